@@ -1,0 +1,3 @@
+//! The `kevel` server.
+
+fn main() {}

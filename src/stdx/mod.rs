@@ -1,0 +1,5 @@
+//! Small things that know nothing of the product: time that cannot read a clock, a seeded generator.
+#![forbid(unsafe_code)]
+
+pub mod prng;
+pub mod time;
