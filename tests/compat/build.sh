@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# Builds the programs that judge Kevel, each from its published Go module, because a server is only compatible when the
+# unmodified tools and suites of etcd and Kubernetes say so. What is already built for the same pins is left alone.
+#
+#   build.sh [etcd] [tools] [suites] [kubernetes]      default: etcd tools
+#
+#   etcd        etcd, etcdctl, etcdutl
+#   tools       benchmark, etcd-dump-logs, etcd-dump-db
+#   suites      common.test, e2e.test, robustness.test and the package folders they run in
+#   kubernetes  kube-apiserver, kubectl (minutes, and 2.3 GB of build cache)
+#
+# Everything lands in $KEVEL_JUDGES (default: target/judges at the root of the repository).
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+judges=${KEVEL_JUDGES:-$here/../../target/judges}
+etcd_version=v3.7.3
+kubernetes_version=v1.36.3
+
+mkdir -p "$judges"
+judges=$(cd "$judges" && pwd)
+
+# fresh NAME FILE...: true when NAME was last built from exactly these pins by this Go.
+pins() { { go env GOVERSION; cat "$@"; } | sha256sum | cut -d' ' -f1; }
+fresh() { [ "$(cat "$judges/.$1.pins" 2>/dev/null)" = "$(pins "${@:2}")" ]; }
+built() { pins "${@:2}" >"$judges/.$1.pins"; }
+
+# build MODULE OUTPUT PACKAGE [FLAG...]: one binary, with the module's own pins.
+build() {
+  local module=$1 output=$2 package=$3
+  echo "building $output" >&2
+  (cd "$module" && nice go build -trimpath "${@:4}" -o "$judges/$output" "$package")
+}
+
+etcd() {
+  local m=$here/judges/etcd
+  fresh etcd "$m"/go.* && return
+  build "$m" etcd go.etcd.io/etcd/server/v3
+  build "$m" etcdctl go.etcd.io/etcd/etcdctl/v3
+  build "$m" etcdutl go.etcd.io/etcd/etcdutl/v3
+  built etcd "$m"/go.*
+}
+
+tools() {
+  local m=$here/judges/tools
+  fresh tools "$m"/go.* && return
+  build "$m" benchmark go.etcd.io/etcd/v3/tools/benchmark
+  build "$m" etcd-dump-logs go.etcd.io/etcd/v3/tools/etcd-dump-logs
+  build "$m" etcd-dump-db go.etcd.io/etcd/v3/tools/etcd-dump-db
+  built tools "$m"/go.*
+}
+
+# The suites are a module that only builds inside etcd's repository (eight replaces to sibling folders): a writable copy
+# without the replaces builds anywhere. Robustness is told that no failpoints exist; it would skip every test otherwise.
+suites() {
+  fresh suites "$here/build.sh" && return
+  local copy=$judges/etcd-tests source m
+  (cd "$here/judges/etcd" && go mod download "go.etcd.io/etcd/tests/v3@$etcd_version")
+  source=$(go env GOMODCACHE)/go.etcd.io/etcd/tests/v3@$etcd_version
+  rm -rf "$copy" && cp -r "$source" "$copy" && chmod -R u+w "$copy"
+  (
+    cd "$copy"
+    export GOFLAGS=-mod=mod
+    for m in $(go mod edit -json | sed -n 's/.*"Path": "\(go.etcd.io\/etcd[^"]*\)".*/\1/p' | sort -u); do
+      [ "$m" = go.etcd.io/etcd/tests/v3 ] || go mod edit -dropreplace "$m"
+    done
+    sed -i 's/WithGoFailEnabled(true)/WithGoFailEnabled(false)/' robustness/scenarios/scenarios.go
+    for m in common e2e robustness; do
+      echo "building $m.test" >&2
+      nice go test -c -tags e2e -o "$judges/$m.test" "./$m"
+    done
+  )
+  built suites "$here/build.sh"
+}
+
+kubernetes() {
+  local m=$here/judges/kubernetes v=k8s.io/component-base/version
+  fresh kubernetes "$m"/go.* && return
+  local flags="-X $v.gitVersion=$kubernetes_version -X $v.gitMajor=1 -X $v.gitMinor=36"
+  build "$m" kube-apiserver k8s.io/kubernetes/cmd/kube-apiserver -ldflags "$flags"
+  build "$m" kubectl k8s.io/kubernetes/cmd/kubectl -ldflags "$flags"
+  built kubernetes "$m"/go.*
+}
+
+[ $# -gt 0 ] || set -- etcd tools
+for what in "$@"; do
+  case $what in
+    etcd | tools | suites | kubernetes) "$what" ;;
+    *) echo "unknown: $what (see the top of $0)" >&2 && exit 2 ;;
+  esac
+done
+echo "$judges"
