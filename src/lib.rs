@@ -7,4 +7,5 @@
 
 pub mod btree;
 pub mod proto;
+pub mod server;
 pub mod stdx;

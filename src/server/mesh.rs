@@ -1,0 +1,173 @@
+//! Bounded lock-free lanes between cores.
+//!
+//! ```text
+//!   session core 1 --Lane<FromSession>--> replica core        every producer may push, one consumer drains
+//!   session core 2 --Lane<FromSession>--^
+//!   replica core   --Lane<FromReplica>--> session core n      one lane per session core
+//! ```
+//!
+//! A lane is FIFO. It never blocks: a producer that meets a full lane gets its message back and decides (a
+//! request is refused, an answer waits in an [`Outbox`]). Waking a sleeping core costs some 30 microseconds, so
+//! consumers take everything that is there before they sleep, and producers wake once per turn where they can.
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+
+use crossbeam_queue::ArrayQueue;
+use futures::task::AtomicWaker;
+
+struct Ring<T> {
+    queue: ArrayQueue<T>,
+    consumer: AtomicWaker,
+}
+
+/// One end that pushes. Any number of them, on any thread.
+pub struct Sender<T>(Arc<Ring<T>>);
+
+impl<T> Clone for Sender<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+/// The end that drains. One, on one core.
+pub struct Receiver<T>(Arc<Ring<T>>);
+
+/// A lane for up to `capacity` messages.
+pub fn lane<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
+    let ring = Arc::new(Ring { queue: ArrayQueue::new(capacity), consumer: AtomicWaker::new() });
+    (Sender(ring.clone()), Receiver(ring))
+}
+
+impl<T> Sender<T> {
+    /// Pushes and wakes the consumer. A full lane gives the message back.
+    pub fn send(&self, message: T) -> Result<(), T> {
+        self.push(message)?;
+        self.wake();
+        Ok(())
+    }
+
+    /// Pushes without waking: the caller wakes once when its turn ends.
+    pub fn push(&self, message: T) -> Result<(), T> {
+        self.0.queue.push(message)
+    }
+
+    /// Wakes the consumer.
+    pub fn wake(&self) {
+        self.0.consumer.wake();
+    }
+}
+
+impl<T> Receiver<T> {
+    /// Takes what is there, up to `limit` messages, without waiting.
+    pub fn take(&self, limit: usize, into: &mut Vec<T>) {
+        while into.len() < limit {
+            let Some(message) = self.0.queue.pop() else { return };
+            into.push(message);
+        }
+    }
+
+    /// Waits until something is there.
+    pub async fn ready(&self) {
+        poll_fn(|cx| {
+            // Registered before the look: a message pushed in between wakes us.
+            self.0.consumer.register(cx.waker());
+            if self.0.queue.is_empty() { Poll::Pending } else { Poll::Ready(()) }
+        })
+        .await;
+    }
+
+    /// Whether a look would find nothing.
+    pub fn is_empty(&self) -> bool {
+        self.0.queue.is_empty()
+    }
+}
+
+/// A sender for messages that may not be lost: what a full lane refuses waits here, in order.
+pub struct Outbox<T> {
+    lane: Sender<T>,
+    waiting: VecDeque<T>,
+    pushed: bool,
+}
+
+impl<T> Outbox<T> {
+    /// An outbox in front of `lane`.
+    pub fn new(lane: Sender<T>) -> Self {
+        Self { lane, waiting: VecDeque::new(), pushed: false }
+    }
+
+    /// Queues a message behind all earlier ones.
+    pub fn push(&mut self, message: T) {
+        self.pushed = true;
+        if self.waiting.is_empty() {
+            if let Err(message) = self.lane.push(message) {
+                self.waiting.push_back(message);
+            }
+        } else {
+            self.waiting.push_back(message);
+        }
+    }
+
+    /// Ends a turn: moves on what now fits and wakes the consumer once. True when everything is on its way.
+    pub fn flush(&mut self) -> bool {
+        while let Some(message) = self.waiting.pop_front() {
+            if let Err(message) = self.lane.push(message) {
+                self.waiting.push_front(message);
+                break;
+            }
+        }
+        if std::mem::take(&mut self.pushed) || !self.waiting.is_empty() {
+            self.lane.wake();
+        }
+        self.waiting.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_lane_gives_back_and_an_outbox_keeps_order() {
+        let (sender, receiver) = lane(2);
+        let mut outbox = Outbox::new(sender.clone());
+        (0..5).for_each(|n| outbox.push(n));
+        assert!(!outbox.flush());
+        assert_eq!(sender.push(9), Err(9));
+        let mut got = Vec::new();
+        while got.len() < 5 {
+            receiver.take(usize::MAX, &mut got);
+            outbox.flush();
+        }
+        assert_eq!(got, [0, 1, 2, 3, 4]);
+        assert!(outbox.flush() && receiver.is_empty());
+    }
+
+    #[test]
+    fn a_push_from_another_thread_wakes_the_consumer() {
+        let (sender, receiver) = lane(64);
+        let producer = std::thread::spawn(move || {
+            for n in 0..10_000u32 {
+                let mut message = n;
+                while let Err(back) = sender.send(message) {
+                    message = back;
+                    std::thread::yield_now();
+                }
+            }
+        });
+        let mut next = 0;
+        let mut batch = Vec::new();
+        while next < 10_000 {
+            futures::executor::block_on(receiver.ready());
+            receiver.take(64, &mut batch);
+            for n in batch.drain(..) {
+                assert_eq!(n, next);
+                next += 1;
+            }
+        }
+        producer.join().unwrap();
+    }
+}

@@ -1,0 +1,7 @@
+//! The real world: executors, sockets, files, clocks, and the translation between etcd's API and the core.
+//!
+//! Nothing in here decides what the database means; that is the deterministic half. What knows glommio stays in
+//! the two loops (`replica_core`, `session_core`) and in `io`.
+
+pub mod cores;
+pub mod mesh;
