@@ -5,3 +5,5 @@
 
 pub mod cores;
 pub mod mesh;
+pub mod signals;
+pub mod tickets;
