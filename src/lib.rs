@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 pub mod btree;
+pub mod lease;
 pub mod proto;
 pub mod server;
 pub mod stdx;
