@@ -77,7 +77,7 @@ func (d *driver) script(name string, halfClose, minusOne bool) {
 	}
 	time.Sleep(500 * time.Millisecond)
 	left, right := p.sides[0], p.sides[1]
-	d.watches.compareResponses(name, create, left.takeControl(), right.takeControl())
+	d.watches.compareResponses(name, create, left.takeControl(100), right.takeControl(100))
 	for _, id := range []int64{0, -1} {
 		d.watches.compareResponses(name, create, left.takeEvents(id), right.takeEvents(id))
 	}

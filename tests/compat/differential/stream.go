@@ -108,11 +108,13 @@ func (b *inbox) await(within time.Duration, ready func() bool) bool {
 	}
 }
 
-func (b *inbox) takeControl() []*pb.WatchResponse {
+// takeControl takes at most n answers; the next one may already be there.
+func (b *inbox) takeControl(n int) []*pb.WatchResponse {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	taken := b.control
-	b.control = nil
+	n = min(n, len(b.control))
+	taken := b.control[:n:n]
+	b.control = b.control[n:]
 	return taken
 }
 

@@ -102,7 +102,7 @@ func (w *watches) answer(p *pair, request proto.Message, n int) []*pb.WatchRespo
 	for _, b := range p.sides {
 		b.await(eventsWithin, func() bool { return len(b.control) >= n })
 	}
-	left, right := p.sides[0].takeControl(), p.sides[1].takeControl()
+	left, right := p.sides[0].takeControl(n), p.sides[1].takeControl(n)
 	if w.d.plant == "control" && w.d.planting() && len(right) > 0 {
 		right[0].Header.Revision++
 	}
