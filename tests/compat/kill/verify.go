@@ -5,13 +5,14 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"google.golang.org/grpc"
 )
 
 // verify compares the restarted store with what the writers know and what the watcher saw.
 func (t *trial) verify(round int) {
 	ctx, cancel := context.WithTimeout(context.Background(), callWithin)
 	defer cancel()
-	r, err := t.kv.Range(ctx, &pb.RangeRequest{Key: []byte(prefix), RangeEnd: []byte(prefixEnd)})
+	r, err := t.kv.Range(ctx, &pb.RangeRequest{Key: []byte(prefix), RangeEnd: []byte(prefixEnd)}, grpc.WaitForReady(true))
 	if err != nil {
 		t.breaks("round %d: reading all keys: %v", round, err)
 		return
