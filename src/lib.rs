@@ -10,3 +10,4 @@ pub mod lease;
 pub mod proto;
 pub mod server;
 pub mod stdx;
+pub mod watch;

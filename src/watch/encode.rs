@@ -1,0 +1,332 @@
+//! Responses by hand: a short head of each watcher's own, and a body of events that watchers share.
+//!
+//! ```text
+//!   WatchResponse = head │ body
+//!   head: 1 header │ 2 watch_id │ 3 created │ 4 canceled │ 5 compact_revision │ 7 fragment
+//!   body: 6 cancel_reason, or any number of 11 events, each: 1 type (a deletion) │ 2 kv │ 3 prev_kv (if wanted)
+//! ```
+//!
+//! An event is encoded when the first watcher matches it, and again with its previous value when the first watcher
+//! that wants it matches. A body that covers most of the encoded events is a reference to them; a small part of
+//! many is copied, so that a slow client holds no more memory than what is on its way to it.
+#![forbid(unsafe_code)]
+
+use bytes::Bytes;
+
+use super::hub::StreamId;
+
+/// Bytes that a head can take: eight varints at their longest, tags and lengths.
+const HEAD_MAX: usize = 80;
+
+/// One `WatchResponse` to write to one stream: the head, then the body.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// Where to.
+    pub stream: StreamId,
+    /// First part of the encoded message.
+    pub head: Head,
+    /// Rest of the encoded message.
+    pub body: Bytes,
+    /// How many events it carries.
+    pub events: u32,
+}
+
+impl Output {
+    /// Length of the encoded message.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.head.len() + self.body.len()
+    }
+}
+
+/// The start of an encoded response.
+#[derive(Clone)]
+pub struct Head {
+    bytes: [u8; HEAD_MAX],
+    len: u8,
+}
+
+impl std::ops::Deref for Head {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
+
+impl std::fmt::Debug for Head {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Debug::fmt(&**self, f)
+    }
+}
+
+/// Who answers; part of every response's header.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Identity {
+    /// Id of the cluster.
+    pub cluster_id: u64,
+    /// Id of this member.
+    pub member_id: u64,
+    /// Current term.
+    pub raft_term: u64,
+}
+
+/// The fields of a head after its header.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Fields {
+    pub(super) watch_id: i64,
+    pub(super) created: bool,
+    pub(super) canceled: bool,
+    pub(super) compact_revision: i64,
+    pub(super) fragment: bool,
+}
+
+impl Head {
+    /// A head that ends after the header; fields are added to copies of it.
+    pub(super) fn header(identity: Identity, revision: i64) -> Self {
+        let mut head = Self { bytes: [0; HEAD_MAX], len: 0 };
+        head.push(&[0x0A, 0]);
+        for (tag, value) in [
+            (0x08, identity.cluster_id),
+            (0x10, identity.member_id),
+            (0x18, revision.cast_unsigned()),
+            (0x20, identity.raft_term),
+        ] {
+            head.number(tag, value);
+        }
+        head.bytes[1] = head.len - 2;
+        head
+    }
+
+    pub(super) fn with(&self, fields: Fields) -> Self {
+        let mut head = self.clone();
+        head.number(0x10, fields.watch_id.cast_unsigned());
+        head.number(0x18, u64::from(fields.created));
+        head.number(0x20, u64::from(fields.canceled));
+        head.number(0x28, fields.compact_revision.cast_unsigned());
+        head.number(0x38, u64::from(fields.fragment));
+        head
+    }
+
+    /// A varint field; absent when zero.
+    fn number(&mut self, tag: u8, value: u64) {
+        if value != 0 {
+            self.push(&[tag]);
+            let (bytes, len) = varint(value);
+            self.push(&bytes[..len]);
+        }
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        let at = usize::from(self.len);
+        self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
+        self.len += bytes.len() as u8;
+    }
+}
+
+fn varint(mut value: u64) -> ([u8; 10], usize) {
+    let (mut bytes, mut len) = ([0; 10], 0);
+    loop {
+        bytes[len] = (value & 0x7F) as u8;
+        value >>= 7;
+        len += 1;
+        if value == 0 {
+            return (bytes, len);
+        }
+        bytes[len - 1] |= 0x80;
+    }
+}
+
+fn varint_len(value: usize) -> usize {
+    (64 - (value as u64 | 1).leading_zeros() as usize).div_ceil(7)
+}
+
+fn put_varint(out: &mut Vec<u8>, value: u64) {
+    let (bytes, len) = varint(value);
+    out.extend_from_slice(&bytes[..len]);
+}
+
+fn put_bytes(out: &mut Vec<u8>, tag: u8, bytes: &[u8]) {
+    out.push(tag);
+    put_varint(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+/// The body of a refusal.
+pub(super) fn cancel_reason(reason: &str) -> Bytes {
+    let mut body = Vec::with_capacity(reason.len() + 4);
+    put_bytes(&mut body, 0x32, reason.as_bytes());
+    body.into()
+}
+
+/// The change that a record is made of.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Change<'a> {
+    pub(super) revision: i64,
+    pub(super) delete: bool,
+    pub(super) key: &'a [u8],
+    pub(super) kv: &'a [u8],
+}
+
+/// Encoded events in order, addressed by their position.
+#[derive(Debug, Default)]
+pub(super) struct Records {
+    bytes: Vec<u8>,
+    /// Where each event ends; an event that nobody wants in this form has no length.
+    ends: Vec<u32>,
+}
+
+impl Records {
+    pub(super) fn clear(&mut self) {
+        // A rare huge batch must not stay reserved.
+        if self.bytes.capacity() > 4 << 20 {
+            self.bytes = Vec::new();
+        }
+        self.bytes.clear();
+        self.ends.clear();
+    }
+
+    /// Bytes encoded so far.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Encodes the event at the next position.
+    pub(super) fn push(&mut self, change: Change<'_>, prev: Option<&[u8]>) {
+        let tombstone;
+        let kv = if change.delete {
+            let mut kv = Vec::with_capacity(change.key.len() + 16);
+            put_bytes(&mut kv, 0x0A, change.key);
+            kv.push(0x18);
+            put_varint(&mut kv, change.revision.cast_unsigned());
+            tombstone = kv;
+            tombstone.as_slice()
+        } else {
+            change.kv
+        };
+        let field = |bytes: &[u8]| 1 + varint_len(bytes.len()) + bytes.len();
+        let len = 2 * usize::from(change.delete) + field(kv) + prev.map_or(0, field);
+        self.bytes.reserve(len + 6);
+        self.bytes.push(0x5A);
+        put_varint(&mut self.bytes, len as u64);
+        if change.delete {
+            self.bytes.extend_from_slice(&[0x08, 1]);
+        }
+        put_bytes(&mut self.bytes, 0x12, kv);
+        if let Some(prev) = prev {
+            put_bytes(&mut self.bytes, 0x1A, prev);
+        }
+        self.skip();
+    }
+
+    /// Leaves the next position empty.
+    pub(super) fn skip(&mut self) {
+        self.ends.push(u32::try_from(self.bytes.len()).expect("one slice of events is far below 4 GiB"));
+    }
+
+    /// Ends the encoding; what follows only refers to it.
+    pub(super) fn freeze(&self) -> Frozen<'_> {
+        Frozen { bytes: Bytes::copy_from_slice(&self.bytes), ends: &self.ends }
+    }
+}
+
+/// Encoded events that no longer change.
+#[derive(Debug)]
+pub(super) struct Frozen<'a> {
+    bytes: Bytes,
+    ends: &'a [u32],
+}
+
+impl Frozen<'_> {
+    fn range(&self, event: u32) -> std::ops::Range<usize> {
+        let event = event as usize;
+        let start = if event == 0 { 0 } else { self.ends[event - 1] };
+        start as usize..self.ends[event] as usize
+    }
+
+    /// Encoded length of one event.
+    pub(super) fn len_of(&self, event: u32) -> usize {
+        self.range(event).len()
+    }
+
+    /// The body that carries these events, given in order.
+    pub(super) fn body(&self, events: impl Iterator<Item = u32> + Clone) -> Bytes {
+        let (mut len, mut span) = (0, None);
+        for range in events.clone().map(|event| self.range(event)) {
+            len += range.len();
+            span = Some(span.map_or(range.start, |(start, _)| start)).map(|start| (start, range.end));
+        }
+        let Some((start, end)) = span else { return Bytes::new() };
+        // Positions nobody wants in this form are empty, so they don't interrupt a run.
+        if len == end - start && 2 * len >= self.bytes.len() {
+            return self.bytes.slice(start..end);
+        }
+        let mut body = Vec::with_capacity(len);
+        events.for_each(|event| body.extend_from_slice(&self.bytes[self.range(event)]));
+        body.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::etcdserverpb::{ResponseHeader, WatchResponse};
+    use crate::proto::mvccpb::{Event, KeyValue};
+    use prost::Message;
+
+    const WORST: u64 = u64::MAX;
+
+    #[test]
+    fn the_longest_head_fits_and_is_what_prost_encodes() {
+        for (watch_id, value, flag) in [(0, 0, false), (-1, WORST, true), (7, 300, true)] {
+            let identity = Identity { cluster_id: value, member_id: value, raft_term: value };
+            let head = Head::header(identity, value.cast_signed()).with(Fields {
+                watch_id,
+                created: flag,
+                canceled: flag,
+                compact_revision: value.cast_signed(),
+                fragment: flag,
+            });
+            let expected = WatchResponse {
+                header: Some(ResponseHeader {
+                    cluster_id: value,
+                    member_id: value,
+                    revision: value.cast_signed(),
+                    raft_term: value,
+                }),
+                watch_id,
+                created: flag,
+                canceled: flag,
+                compact_revision: value.cast_signed(),
+                fragment: flag,
+                ..WatchResponse::default()
+            };
+            assert_eq!(&*head, expected.encode_to_vec());
+        }
+    }
+
+    #[test]
+    fn records_are_what_prost_encodes() {
+        let put =
+            KeyValue { key: "k".into(), mod_revision: 9, value: vec![7; 300].into(), ..KeyValue::default() };
+        let old = KeyValue { key: "k".into(), mod_revision: 4, ..KeyValue::default() };
+        let gone = KeyValue { key: "k".into(), mod_revision: 10, ..KeyValue::default() };
+        let mut records = Records::default();
+        let kv = put.encode_to_vec();
+        records.push(Change { revision: 9, delete: false, key: b"k", kv: &kv }, Some(&old.encode_to_vec()));
+        records.skip();
+        records.push(Change { revision: 10, delete: true, key: b"k", kv: &[] }, None);
+        let expected = WatchResponse {
+            events: vec![
+                Event { r#type: 0, kv: Some(put), prev_kv: Some(old) },
+                Event { r#type: 1, kv: Some(gone), prev_kv: None },
+            ],
+            ..WatchResponse::default()
+        };
+        let frozen = records.freeze();
+        assert_eq!(frozen.body([0, 2].into_iter()), expected.encode_to_vec());
+        assert_eq!(frozen.body([0, 1, 2].into_iter()), expected.encode_to_vec());
+        assert_eq!(frozen.body([2].into_iter()).len(), frozen.len_of(2));
+        assert!(frozen.body([].into_iter()).is_empty());
+    }
+}

@@ -1,0 +1,186 @@
+//! Who watches a key.
+//!
+//! Watchers with equal bounds form a *group*; a thousand watchers of one prefix are one range. Groups of a single
+//! key are found by hash, groups of a range in the [interval tree](super::interval). Each group has two lists, of
+//! its synced watchers and of those that ride a scan, so that publishing never looks at those who are behind and
+//! catching up never looks at those who are not. The lists run through the watchers themselves.
+#![forbid(unsafe_code)]
+
+use std::hash::{DefaultHasher, Hasher};
+
+use hashbrown::HashTable;
+use slab::Slab;
+
+use super::interval::{Bounds, IntervalTree};
+use super::watcher::{NIL, Watcher};
+
+/// Which of a group's lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum List {
+    Synced,
+    Riding,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Key,
+    Range,
+    FromKey,
+}
+
+#[derive(Debug)]
+struct Group {
+    /// The key and, from `split` on, the end of the range.
+    bounds: Box<[u8]>,
+    split: u32,
+    kind: Kind,
+    /// Watchers with these bounds, on a list or not. The group goes with the last of them.
+    watchers: u32,
+    /// First of the synced watchers and of the riders.
+    heads: [u32; 2],
+}
+
+impl Bounds for Slab<Group> {
+    fn start(&self, range: u32) -> &[u8] {
+        let group = &self[range as usize];
+        &group.bounds[..group.split as usize]
+    }
+
+    fn end(&self, range: u32) -> Option<&[u8]> {
+        let group = &self[range as usize];
+        (group.kind == Kind::Range).then(|| &group.bounds[group.split as usize..])
+    }
+}
+
+/// All groups of a hub.
+#[derive(Debug)]
+pub(super) struct KeyIndex {
+    groups: Slab<Group>,
+    keys: HashTable<u32>,
+    ranges: IntervalTree,
+    /// Mixed into every hash, so that a client cannot choose keys that collide.
+    seed: u64,
+}
+
+impl KeyIndex {
+    pub(super) fn new(seed: u64) -> Self {
+        Self { groups: Slab::new(), keys: HashTable::new(), ranges: IntervalTree::new(seed), seed }
+    }
+
+    /// The group of one more watcher of `[key, end)`, or of the key alone if `end` is empty, or of everything from
+    /// `key` on if `end` is a single zero byte.
+    pub(super) fn enter(&mut self, key: &[u8], end: &[u8]) -> u32 {
+        let kind = match end {
+            [] => Kind::Key,
+            [0] => Kind::FromKey,
+            _ => Kind::Range,
+        };
+        let groups = &self.groups;
+        let known = match kind {
+            Kind::Key => self.keys.find(hash(self.seed, key), |&g| groups.start(g) == key).copied(),
+            Kind::Range => self.ranges.find(key, Some(end), groups),
+            Kind::FromKey => self.ranges.find(key, None, groups),
+        };
+        if let Some(group) = known {
+            self.groups[group as usize].watchers += 1;
+            return group;
+        }
+        let end = if kind == Kind::Range { end } else { &[] };
+        let bounds = [key, end].concat().into_boxed_slice();
+        let split = u32::try_from(key.len()).expect("a key is far below 4 GiB");
+        let group = Group { bounds, split, kind, watchers: 1, heads: [NIL; 2] };
+        let group = u32::try_from(self.groups.insert(group)).expect("fewer groups than watchers");
+        if kind == Kind::Key {
+            let (groups, seed) = (&self.groups, self.seed);
+            self.keys.insert_unique(hash(seed, key), group, |&g| hash(seed, groups.start(g)));
+        } else {
+            self.ranges.insert(group, &self.groups);
+        }
+        group
+    }
+
+    /// One watcher less in `group`; it is on none of its lists.
+    pub(super) fn leave(&mut self, group: u32) {
+        self.groups[group as usize].watchers -= 1;
+        if self.groups[group as usize].watchers > 0 {
+            return;
+        }
+        let groups = &self.groups;
+        assert!(groups[group as usize].heads == [NIL; 2], "a listed watcher belongs to its group");
+        if groups[group as usize].kind == Kind::Key {
+            let hash = hash(self.seed, groups.start(group));
+            self.keys.find_entry(hash, |&g| g == group).expect("every group of a key is hashed").remove();
+        } else {
+            self.ranges.remove(group, groups);
+        }
+        self.groups.remove(group as usize);
+    }
+
+    /// Puts a watcher on one of its group's lists; it is on neither.
+    pub(super) fn link(&mut self, list: List, number: u32, watchers: &mut Slab<Watcher>) {
+        let head = &mut self.groups[watchers[number as usize].group as usize].heads[list as usize];
+        let after = std::mem::replace(head, number);
+        let watcher = &mut watchers[number as usize];
+        (watcher.before, watcher.after) = (NIL, after);
+        if after != NIL {
+            watchers[after as usize].before = number;
+        }
+    }
+
+    /// Takes a watcher off the list it is on.
+    pub(super) fn unlink(&mut self, list: List, number: u32, watchers: &mut Slab<Watcher>) {
+        let Watcher { before, after, group, .. } = watchers[number as usize];
+        match before {
+            NIL => {
+                let head = &mut self.groups[group as usize].heads[list as usize];
+                assert!(*head == number, "a watcher is on the list it is taken off");
+                *head = after;
+            }
+            before => watchers[before as usize].after = after,
+        }
+        if after != NIL {
+            watchers[after as usize].before = before;
+        }
+    }
+
+    /// Calls `each` with every watcher on `list` whose bounds contain `key`.
+    pub(super) fn stab(
+        &self,
+        list: List,
+        key: &[u8],
+        watchers: &Slab<Watcher>,
+        mut each: impl FnMut(u32, &Watcher),
+    ) {
+        let mut visit = |group: u32| {
+            let mut number = self.groups[group as usize].heads[list as usize];
+            while number != NIL {
+                let watcher = &watchers[number as usize];
+                each(number, watcher);
+                number = watcher.after;
+            }
+        };
+        if !self.keys.is_empty()
+            && let Some(&group) = self.keys.find(hash(self.seed, key), |&g| self.groups.start(g) == key)
+        {
+            visit(group);
+        }
+        self.ranges.stab(key, &self.groups, &mut visit);
+    }
+}
+
+fn hash(seed: u64, key: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write_u64(seed);
+    hasher.write(key);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_is_small() {
+        assert!(size_of::<Group>() <= 40);
+    }
+}

@@ -1,0 +1,615 @@
+//! Transcripts of `testdata`, and a random world in which every stream is compared with the list of all events.
+//!
+//! `UPDATE=1 cargo test --lib watch::` writes the transcripts' answers anew.
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Write as _;
+use std::ops::ControlFlow;
+
+use prost::Message;
+
+use super::encode::Identity;
+use super::*;
+use crate::proto::etcdserverpb::{WatchCreateRequest, WatchResponse};
+use crate::proto::mvccpb::{self, KeyValue};
+use crate::stdx::prng::Prng;
+use crate::stdx::time::{Duration, Instant};
+
+/// One change in the list of all events.
+#[derive(Clone, Debug)]
+struct Change {
+    revision: i64,
+    sub: i64,
+    /// None for a deletion.
+    kv: Option<KeyValue>,
+    key: Vec<u8>,
+    encoded: Vec<u8>,
+}
+
+/// Every event there was, and a store that forgets what is compacted.
+struct World {
+    all: Vec<Change>,
+    stored: BTreeMap<(i64, i64), Change>,
+    revision: i64,
+    compacted: i64,
+    /// Applied and not yet published.
+    lane: VecDeque<EventBatch>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self { all: vec![], stored: BTreeMap::new(), revision: 1, compacted: -1, lane: VecDeque::new() }
+    }
+
+    fn latest(&self, key: &[u8], revision: i64) -> Option<&Change> {
+        self.all.iter().rev().find(|c| c.key == key && c.revision <= revision).filter(|c| c.kv.is_some())
+    }
+
+    /// One write transaction; a value of `None` deletes. Changes of keys that don't exist are left out.
+    fn apply(&mut self, changes: &[(&[u8], Option<&[u8]>)]) {
+        let revision = self.revision + 1;
+        let mut events = Vec::new();
+        for &(key, value) in changes {
+            let old = self.latest(key, self.revision).cloned();
+            if value.is_none() && old.is_none() {
+                continue;
+            }
+            let before = old.as_ref().and_then(|c| c.kv.as_ref());
+            let kv = value.map(|value| KeyValue {
+                key: key.to_vec().into(),
+                create_revision: before.map_or(revision, |kv| kv.create_revision),
+                mod_revision: revision,
+                version: before.map_or(1, |kv| kv.version + 1),
+                value: value.to_vec().into(),
+                lease: 0,
+            });
+            let tombstone =
+                KeyValue { key: key.to_vec().into(), mod_revision: revision, ..Default::default() };
+            let encoded = kv.as_ref().unwrap_or(&tombstone).encode_to_vec();
+            let sub = events.len() as i64;
+            let change = Change { revision, sub, kv, key: key.to_vec(), encoded };
+            events.push(Event {
+                sub,
+                delete: value.is_none(),
+                create: before.is_none(),
+                key: key.to_vec().into(),
+                kv: change.encoded.clone().into(),
+                prev: old.map(|c| (c.revision, c.sub)),
+            });
+            self.stored.insert((revision, sub), change.clone());
+            self.all.push(change);
+        }
+        if !events.is_empty() {
+            self.revision = revision;
+            self.lane.push_back(EventBatch { revision, compact_revision: self.compacted, events });
+        }
+    }
+
+    fn compact(&mut self, revision: i64) {
+        self.compacted = revision;
+        let mut newest: BTreeMap<&[u8], (i64, i64)> = BTreeMap::new();
+        for change in self.all.iter().filter(|c| c.revision <= revision) {
+            newest.insert(&change.key, (change.revision, change.sub));
+        }
+        self.stored.retain(|&place, change| {
+            place.0 > revision
+                || (newest[change.key.as_slice()] == place && (change.kv.is_some() || place.0 == revision))
+        });
+    }
+}
+
+impl History for World {
+    fn revision(&self) -> i64 {
+        self.revision
+    }
+
+    fn compact_revision(&self) -> i64 {
+        self.compacted
+    }
+
+    fn events(&self, from: i64, to: i64, each: &mut dyn FnMut(PastEvent<'_>) -> ControlFlow<()>) {
+        assert!(from >= self.compacted);
+        for (&(revision, _), change) in self.stored.range((from, 0)..(to + 1, 0)) {
+            let delete = change.kv.is_none();
+            let create = change.kv.as_ref().is_some_and(|kv| kv.create_revision == revision);
+            let kv = if delete { &[][..] } else { &change.encoded };
+            if each(PastEvent { revision, delete, create, key: &change.key, kv }).is_break() {
+                return;
+            }
+        }
+    }
+
+    fn value_at(&self, key: &[u8], revision: i64) -> Option<&[u8]> {
+        if revision < self.compacted {
+            return None;
+        }
+        let found = self.stored.range(..(revision + 1, 0)).rev().find(|(_, c)| c.key == key)?.1;
+        found.kv.is_some().then_some(&found.encoded)
+    }
+
+    fn value_of(&self, main: i64, sub: i64) -> Option<&[u8]> {
+        self.stored.get(&(main, sub)).map(|c| c.encoded.as_slice())
+    }
+}
+
+fn hub(max_request_bytes: usize) -> Hub {
+    let identity = Identity { cluster_id: 1, member_id: 2, raft_term: 3 };
+    Hub::new(HubConfig { identity, max_request_bytes, seed: 9 }, 1)
+}
+
+fn decode(output: &Output) -> WatchResponse {
+    let bytes = [&*output.head, &output.body].concat();
+    assert_eq!(bytes.len(), output.len());
+    let response = WatchResponse::decode(bytes.as_slice()).expect("what the hub encodes is a response");
+    assert_eq!(response.encode_to_vec(), bytes, "fields come in the order etcd writes them");
+    assert_eq!(response.events.len(), output.events as usize);
+    response
+}
+
+// ---- transcripts
+
+struct Script {
+    world: World,
+    hub: Hub,
+    streams: BTreeMap<String, StreamId>,
+    now: Instant,
+    paused: bool,
+}
+
+impl Script {
+    fn run(&mut self, line: &str) -> String {
+        let mut words = line.split_whitespace();
+        let command = words.next().expect("a command");
+        let words: Vec<&str> = words.collect();
+        let option = |name: &str| words.iter().find_map(|w| w.strip_prefix(name)?.strip_prefix('='));
+        let number = |name: &str| option(name).map_or(0, |v| v.parse::<i64>().expect("a number"));
+        let flag = |name: &str| words.contains(&name);
+        match command {
+            "open" => {
+                let room = option("room").map_or(1 << 30, |v| v.parse().unwrap());
+                let interval =
+                    Duration::from_millis(option("interval").map_or(600_000, |v| v.parse().unwrap()));
+                self.streams.insert(words[0].into(), self.hub.open(self.now, interval, room));
+            }
+            "close" => self.hub.close(self.streams.remove(words[0]).unwrap()),
+            "create" => {
+                let bytes = |name: &str| option(name).unwrap_or("").replace("\\0", "\0").into_bytes().into();
+                let mut filters = vec![];
+                filters.extend(flag("noput").then_some(0));
+                filters.extend(flag("nodelete").then_some(1));
+                let request = WatchCreateRequest {
+                    key: bytes("key"),
+                    range_end: bytes("end"),
+                    start_revision: number("start"),
+                    progress_notify: flag("progress"),
+                    filters,
+                    prev_kv: flag("prev"),
+                    watch_id: number("id"),
+                    fragment: flag("fragment"),
+                };
+                self.hub.create(self.now, self.streams[words[0]], &request, &self.world);
+            }
+            "refuse" => self.hub.refuse(self.streams[words[0]], "no"),
+            "cancel" => self.hub.cancel(self.streams[words[0]], words[1].parse().unwrap()),
+            "progress" => self.hub.progress(self.streams[words[0]], &self.world),
+            "window" => self.hub.on_window(self.streams[words[0]], words[1].parse().unwrap()),
+            "tick" => {
+                self.now = self.now + Duration::from_millis(words[0].parse().unwrap());
+                self.hub.tick(self.now);
+            }
+            "txn" => {
+                let changes: Vec<(&[u8], Option<&[u8]>)> = words
+                    .iter()
+                    .map(|word| match word.split_once('=') {
+                        Some((key, value)) => (key.as_bytes(), Some(value.as_bytes())),
+                        None => (word.as_bytes(), None),
+                    })
+                    .collect();
+                self.world.apply(&changes);
+            }
+            "fill" => {
+                for i in 0..words[1].parse::<usize>().unwrap() {
+                    self.world.apply(&[(words[0].as_bytes(), Some(i.to_string().as_bytes()))]);
+                }
+            }
+            "large" => {
+                let value = vec![b'x'; words[1].parse().unwrap()];
+                let keys: Vec<String> =
+                    (0..words[2].parse().unwrap()).map(|i| format!("{}{i}", words[0])).collect();
+                let changes: Vec<_> = keys.iter().map(|k| (k.as_bytes(), Some(value.as_slice()))).collect();
+                self.world.apply(&changes);
+            }
+            "compact" => self.world.compact(words[0].parse().unwrap()),
+            "pause" => self.paused = true,
+            "resume" => self.paused = false,
+            "lose" => drop(self.world.lane.pop_front()),
+            "slice" => {
+                let budget = Budget { revisions: words[0].parse().unwrap(), ..Budget::default() };
+                self.hub.catch_up(&self.world, budget);
+            }
+            "catch_up" => {
+                while self.hub.needs_catch_up() {
+                    self.hub.catch_up(&self.world, Budget::default());
+                }
+            }
+            other => panic!("no command {other}"),
+        }
+        while !self.paused
+            && let Some(batch) = self.world.lane.pop_front()
+        {
+            self.hub.on_publish(&batch, &self.world);
+        }
+        self.hub.check_invariants();
+        self.outputs()
+    }
+
+    fn outputs(&mut self) -> String {
+        let mut text = String::new();
+        while let Some(output) = self.hub.poll_output() {
+            let name =
+                self.streams.iter().find(|(_, id)| **id == output.stream).map_or("?", |(name, _)| name);
+            let r = decode(&output);
+            let header = r.header.as_ref().unwrap();
+            write!(text, "  {name} watch {} at {}", r.watch_id, header.revision).unwrap();
+            for (word, on) in [(" created", r.created), (" canceled", r.canceled), (" fragment", r.fragment)]
+            {
+                text.push_str(if on { word } else { "" });
+            }
+            if r.compact_revision != 0 {
+                write!(text, " compacted {}", r.compact_revision).unwrap();
+            }
+            if !r.cancel_reason.is_empty() {
+                write!(text, " \"{}\"", r.cancel_reason).unwrap();
+            }
+            if r.events.len() > 20 {
+                let revision = |e: &mvccpb::Event| e.kv.as_ref().unwrap().mod_revision;
+                let (first, last) = (revision(&r.events[0]), revision(r.events.last().unwrap()));
+                writeln!(text, " | {} events {first}..{last}", r.events.len()).unwrap();
+                continue;
+            }
+            for event in &r.events {
+                let kv = event.kv.as_ref().unwrap();
+                let show = |kv: &KeyValue| match kv.value.len() {
+                    0..20 => String::from_utf8_lossy(&kv.value).into_owned(),
+                    long => format!("{long} bytes"),
+                };
+                let key = String::from_utf8_lossy(&kv.key);
+                match event.r#type {
+                    0 => write!(text, " | {key}={} @{} v{}", show(kv), kv.mod_revision, kv.version),
+                    _ => write!(text, " | del {key} @{}", kv.mod_revision),
+                }
+                .unwrap();
+                if let Some(prev) = &event.prev_kv {
+                    write!(text, " was {} @{}", show(prev), prev.mod_revision).unwrap();
+                }
+            }
+            text.push('\n');
+        }
+        text
+    }
+}
+
+#[test]
+fn transcripts() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/watch/testdata");
+    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|f| f.unwrap().path()).collect();
+    files.sort();
+    assert!(!files.is_empty());
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let mut script = Script {
+            world: World::new(),
+            hub: hub(0),
+            streams: BTreeMap::new(),
+            now: Instant::default(),
+            paused: false,
+        };
+        let mut out = String::new();
+        for line in text.lines().filter(|line| !line.starts_with("  ")) {
+            writeln!(out, "{line}").unwrap();
+            if !line.is_empty() && !line.starts_with('#') {
+                out.push_str(&script.run(line));
+            }
+        }
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::write(&file, &out).unwrap();
+        } else {
+            assert_eq!(text, out, "{}", file.display());
+        }
+    }
+}
+
+// ---- the random world
+
+/// What a client knows about one of its watchers.
+struct Client {
+    request: WatchCreateRequest,
+    /// Events below this are delivered, or not asked for.
+    next: i64,
+    /// Events of fragments whose last part is to come.
+    partial: Vec<mvccpb::Event>,
+    compacted: bool,
+}
+
+impl Client {
+    fn wants(&self, change: &Change) -> bool {
+        let key: &[u8] = if self.request.key.is_empty() { &[0] } else { &self.request.key };
+        let within = match &*self.request.range_end {
+            [] => change.key == key,
+            [0] => *change.key >= *key,
+            end => *change.key >= *key && *change.key < *end,
+        };
+        within && !self.request.filters.contains(&i32::from(change.kv.is_none()))
+    }
+
+    fn expected<'w>(&self, world: &'w World, through: i64) -> Vec<&'w Change> {
+        let next = self.next;
+        world.all.iter().filter(|c| (next..=through).contains(&c.revision) && self.wants(c)).collect()
+    }
+
+    fn on_response(&mut self, world: &World, response: WatchResponse) {
+        let header = response.header.unwrap().revision;
+        if response.canceled {
+            if response.compact_revision != 0 {
+                assert_eq!(response.compact_revision, world.compacted);
+                assert!(self.next < world.compacted, "compacted away, though it had all that is compacted");
+                self.compacted = true;
+            }
+            return;
+        }
+        if response.created {
+            return;
+        }
+        if response.events.is_empty() {
+            let missing = self.expected(world, header);
+            assert!(missing.is_empty(), "progress at {header} before {missing:?}");
+            return;
+        }
+        assert!(!self.compacted, "events after the end");
+        self.partial.extend(response.events);
+        if response.fragment {
+            assert!(self.request.fragment);
+            return;
+        }
+        let events = std::mem::take(&mut self.partial);
+        let last = events.last().unwrap().kv.as_ref().unwrap().mod_revision;
+        assert!(header >= last);
+        let expected = self.expected(world, last);
+        assert_eq!(events.len(), expected.len(), "{:?} from {}", self.request, self.next);
+        for (event, change) in events.iter().zip(expected) {
+            let kv = event.kv.as_ref().unwrap();
+            assert_eq!(kv.encode_to_vec(), change.encoded);
+            assert_eq!(event.r#type, i32::from(change.kv.is_none()));
+            let before = world.latest(&change.key, change.revision - 1).and_then(|c| c.kv.as_ref());
+            let before = before.filter(|_| self.request.prev_kv);
+            match &event.prev_kv {
+                Some(prev) => assert_eq!(Some(prev), before),
+                None => assert!(before.is_none() || change.revision - 1 < world.compacted),
+            }
+        }
+        self.next = last + 1;
+    }
+}
+
+struct Random {
+    prng: Prng,
+    world: World,
+    hub: Hub,
+    streams: Vec<(StreamId, BTreeMap<i64, Client>)>,
+    now: Instant,
+    delivered: usize,
+}
+
+impl Random {
+    fn key(&mut self) -> Vec<u8> {
+        let len = 1 + self.prng.below(2);
+        (0..len).map(|_| b'a' + self.prng.below(4) as u8).collect()
+    }
+
+    fn create(&mut self, which: usize) {
+        let key = if self.prng.chance(1, 10) { vec![] } else { self.key() };
+        let range_end = match self.prng.below(4) {
+            0 => vec![],
+            1 => vec![0],
+            _ => self.key(),
+        };
+        let mut filters = vec![];
+        filters.extend(self.prng.chance(1, 5).then_some(0));
+        filters.extend(self.prng.chance(1, 5).then_some(1));
+        let start_revision = match self.prng.below(4) {
+            0 => 0,
+            1 => self.world.revision + self.prng.below(4) as i64 - 1,
+            _ => self.prng.below(self.world.revision as u64 + 1) as i64,
+        };
+        let request = WatchCreateRequest {
+            key: key.into(),
+            range_end: range_end.into(),
+            start_revision,
+            progress_notify: self.prng.chance(1, 2),
+            filters,
+            prev_kv: self.prng.chance(1, 2),
+            watch_id: if self.prng.chance(1, 3) { 1 + self.prng.below(9) as i64 } else { 0 },
+            fragment: self.prng.chance(1, 4),
+        };
+        let id = self.streams[which].0;
+        self.hub.create(self.now, id, &request, &self.world);
+        let created = decode(&self.hub.poll_output().expect("every create request is answered at once"));
+        assert!(created.created);
+        assert_eq!(created.header.unwrap().revision, self.world.revision);
+        let clients = &mut self.streams[which].1;
+        if created.canceled {
+            assert_eq!(created.watch_id, -1);
+            let (key, end) = (&*request.key, &*request.range_end);
+            let empty = end.len() > 1 && key >= end || end.len() == 1 && end != [0] && key >= end;
+            assert!(empty || clients.contains_key(&request.watch_id), "{created:?} {request:?}");
+            return;
+        }
+        let next = if start_revision == 0 { self.world.revision + 1 } else { start_revision };
+        let client = Client { request, next, partial: vec![], compacted: false };
+        assert!(clients.insert(created.watch_id, client).is_none());
+    }
+
+    fn act(&mut self) {
+        let which = self.prng.below(self.streams.len() as u64) as usize;
+        let id = self.streams[which].0;
+        match self.prng.below(20) {
+            0..=5 => {
+                let changes: Vec<(Vec<u8>, Option<Vec<u8>>)> = (0..1 + self.prng.below(3))
+                    .map(|_| (self.key(), self.prng.chance(2, 3).then(|| self.value())))
+                    .collect();
+                let mut keys: Vec<_> = changes.iter().map(|(k, v)| (k.as_slice(), v.as_deref())).collect();
+                keys.sort_by_key(|c| c.0);
+                keys.dedup_by_key(|c| c.0);
+                self.world.apply(&keys);
+            }
+            6..=9 => {
+                for _ in 0..self.prng.below(4) {
+                    if let Some(batch) = self.world.lane.pop_front()
+                        && !self.prng.chance(1, 100)
+                    {
+                        self.hub.on_publish(&batch, &self.world);
+                    }
+                }
+            }
+            10 | 11 => self.create(which),
+            12 => {
+                let watch_id = self.prng.below(10) as i64;
+                self.hub.cancel(id, watch_id);
+                // Its last events come before the answer.
+                self.drain();
+                self.streams[which].1.remove(&watch_id);
+            }
+            13 | 14 => {
+                let room = self.prng.below(600) as usize;
+                self.hub.on_window(id, room);
+            }
+            15 => self.hub.progress(id, &self.world),
+            16 => {
+                self.now = self.now + Duration::from_millis(self.prng.below(300));
+                self.hub.tick(self.now);
+            }
+            17 if self.prng.chance(1, 4) => {
+                let low = self.world.compacted.max(0);
+                let revision = low + self.prng.below((self.world.revision - low) as u64 + 1) as i64;
+                if revision > self.world.compacted {
+                    self.world.compact(revision);
+                }
+            }
+            18 if self.prng.chance(1, 8) => {
+                self.hub.close(id);
+                self.drain();
+                self.streams[which] =
+                    (self.hub.open(self.now, Duration::from_millis(200), 300), BTreeMap::new());
+            }
+            _ => {
+                let budget = Budget {
+                    revisions: 1 + self.prng.below(4) as usize,
+                    bytes: self.prng.below(2000) as usize,
+                };
+                // A slice reads the store as it is, which is not older than what was published.
+                self.hub.catch_up(&self.world, budget);
+            }
+        }
+        self.drain();
+        self.hub.check_invariants();
+    }
+
+    fn value(&mut self) -> Vec<u8> {
+        let len = if self.prng.chance(1, 12) { 300_000 } else { self.prng.below(40) };
+        vec![b'v'; len as usize]
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.hub.poll_output() {
+            let response = decode(&output);
+            self.delivered += response.events.len();
+            let Some((_, clients)) = self.streams.iter_mut().find(|(id, _)| *id == output.stream) else {
+                continue;
+            };
+            if response.watch_id == -1 {
+                for client in clients.values_mut() {
+                    assert!(!client.compacted, "no promise while a compacted watcher is registered");
+                    client.on_response(&self.world, response.clone());
+                }
+            } else {
+                let client =
+                    clients.get_mut(&response.watch_id).expect("a response to a watcher of the stream");
+                client.on_response(&self.world, response);
+            }
+        }
+    }
+
+    fn finish(&mut self) {
+        while let Some(batch) = self.world.lane.pop_front() {
+            self.hub.on_publish(&batch, &self.world);
+            self.drain();
+        }
+        // A last change, so that a gap in the lane shows.
+        self.world.apply(&[(b"zz", Some(b"end"))]);
+        let batch = self.world.lane.pop_front().unwrap();
+        self.hub.on_publish(&batch, &self.world);
+        let streams: Vec<StreamId> = self.streams.iter().map(|s| s.0).collect();
+        loop {
+            streams.iter().for_each(|&id| self.hub.on_window(id, 1 << 20));
+            if !self.hub.needs_catch_up() {
+                break;
+            }
+            self.hub.catch_up(&self.world, Budget::default());
+            self.drain();
+        }
+        self.drain();
+        self.hub.check_invariants();
+        let mut slow = 0;
+        for (_, clients) in &self.streams {
+            for client in clients.values() {
+                slow += usize::from(client.compacted);
+                let missing = client.expected(&self.world, self.world.revision);
+                assert!(client.compacted || missing.is_empty(), "never delivered: {missing:?}");
+            }
+        }
+        assert_eq!(self.hub.stats().slow_watchers, slow);
+        for &(id, _) in &self.streams {
+            self.hub.close(id);
+        }
+        assert_eq!(self.hub.stats().watchers, 0);
+        self.hub.check_invariants();
+    }
+}
+
+#[test]
+fn every_stream_is_a_slice_of_history() {
+    let mut delivered = 0;
+    for seed in 0..200 {
+        let mut hub = hub(100_000);
+        let now = Instant::default();
+        let streams =
+            (0..3).map(|_| (hub.open(now, Duration::from_millis(150), 400), BTreeMap::new())).collect();
+        let mut random =
+            Random { prng: Prng::new(seed), world: World::new(), hub, streams, now, delivered: 0 };
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            (0..250).for_each(|_| random.act());
+            random.finish();
+        }));
+        if let Err(panic) = outcome {
+            eprintln!("seed {seed}");
+            std::panic::resume_unwind(panic);
+        }
+        delivered += random.delivered;
+    }
+    assert!(delivered > 10_000, "the world is too quiet to show anything: {delivered}");
+}
+
+#[test]
+fn a_thousand_watchers_of_one_range_share_what_they_are_sent() {
+    let (mut world, mut hub) = (World::new(), hub(1 << 20));
+    let stream = hub.open(Instant::default(), Duration::from_secs(600), 1 << 30);
+    let request = WatchCreateRequest { key: "a".into(), range_end: "b".into(), ..Default::default() };
+    (0..1000).for_each(|_| hub.create(Instant::default(), stream, &request, &world));
+    while hub.poll_output().is_some() {}
+    world.apply(&[(b"a1", Some(b"value"))]);
+    hub.on_publish(&world.lane.pop_front().unwrap(), &world);
+    let outputs: Vec<Output> = std::iter::from_fn(|| hub.poll_output()).collect();
+    assert_eq!(outputs.len(), 1000);
+    assert!(outputs.iter().all(|o| o.body.as_ptr() == outputs[0].body.as_ptr()));
+}

@@ -1,0 +1,80 @@
+//! One watcher: what it asked for and how far it is. Kept small, since most of them idle.
+#![forbid(unsafe_code)]
+
+/// No watcher, no group, no node.
+pub(super) const NIL: u32 = u32::MAX;
+
+/// Where a watcher stands; see the picture in the folder's page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// Gets batches as they are published.
+    Synced,
+    /// Reads the store together with the other riders of this scan.
+    Riding(u8),
+    /// Waits for a scan to become free.
+    Waiting,
+    /// Waits for room in its stream; is on the stream's list of parked watchers.
+    Parked,
+    /// Was told that its revisions are compacted, and not yet cancelled by the client.
+    Compacted,
+}
+
+/// What the client asked for, and marks of the progress interval.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Flags(u8);
+
+impl Flags {
+    pub(super) const NO_PUT: u8 = 1;
+    pub(super) const NO_DELETE: u8 = 2;
+    pub(super) const PREV_KV: u8 = 4;
+    pub(super) const FRAGMENT: u8 = 8;
+    /// Wants progress notifications.
+    pub(super) const PROGRESS: u8 = 16;
+    /// Nothing was sent since the last tick of the interval, so the next one is due a notification.
+    pub(super) const QUIET: u8 = 32;
+    /// Asked for a start revision that had not happened yet; `next` still is that revision.
+    pub(super) const FUTURE: u8 = 64;
+
+    pub(super) fn has(self, flag: u8) -> bool {
+        self.0 & flag != 0
+    }
+
+    pub(super) fn set(&mut self, flag: u8, on: bool) {
+        if on { self.0 |= flag } else { self.0 &= !flag }
+    }
+}
+
+/// One watcher.
+#[derive(Debug)]
+pub(super) struct Watcher {
+    /// The id the client knows, unique within its stream.
+    pub(super) id: i64,
+    /// Events below this revision are not for this watcher, or were sent already.
+    pub(super) next: i64,
+    /// Slot of its stream.
+    pub(super) stream: u32,
+    /// Its range, shared with all watchers of the same range.
+    pub(super) group: u32,
+    /// Neighbours on the group's list of synced watchers or of riders; unused in other states.
+    pub(super) before: u32,
+    pub(super) after: u32,
+    pub(super) state: State,
+    pub(super) flags: Flags,
+}
+
+impl Watcher {
+    /// True if the watcher's filters let this kind of event through.
+    pub(super) fn wants(&self, delete: bool) -> bool {
+        !self.flags.has(if delete { Flags::NO_DELETE } else { Flags::NO_PUT })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watcher_is_small() {
+        assert!(size_of::<Watcher>() <= 40);
+    }
+}
