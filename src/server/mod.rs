@@ -3,7 +3,11 @@
 //! Nothing in here decides what the database means; that is the deterministic half. What knows glommio stays in
 //! the two loops (`replica_core`, `session_core`) and in `io`.
 
+pub mod admin;
 pub mod cores;
+pub mod front;
+pub mod grpc;
+pub mod io;
 pub mod mesh;
 pub mod signals;
 pub mod tickets;

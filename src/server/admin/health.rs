@@ -1,0 +1,84 @@
+//! `/health`, `/livez` and `/readyz`.
+#![forbid(unsafe_code)]
+
+use super::route::{Answer, Query};
+use super::{Admin, AdminSource};
+
+const LIVEZ: &[&str] = &["serializable_read"];
+const READYZ: &[&str] = &["data_corruption", "serializable_read", "linearizable_read", "non_learner"];
+
+/// `/health`: alarms, then the leader, then a read.
+pub(super) async fn health(admin: &Admin, query: &Query<'_>) -> Answer {
+    let source = &*admin.source;
+    let reason = sickness(source, query).await;
+    source.count_health(reason.is_none());
+    match reason {
+        None => Answer::json(200, r#"{"health":"true","reason":""}"#),
+        Some(reason) => {
+            let reason = serde_json::Value::from(reason);
+            // http.Error of Go: a line of plain text, whatever it holds.
+            Answer::error(503, &format!(r#"{{"health":"false","reason":{reason}}}"#))
+        }
+    }
+}
+
+async fn sickness(source: &dyn AdminSource, query: &Query<'_>) -> Option<String> {
+    let excluded: Vec<_> = query.values("exclude").collect();
+    let alarms = source.alarms();
+    if let Some(alarm) = alarms.into_iter().find(|alarm| !excluded.iter().any(|name| name == alarm)) {
+        return Some(format!("ALARM {alarm}"));
+    }
+    let serializable = query.values("serializable").next().is_some_and(|value| value == "true");
+    if !serializable && !source.has_leader() {
+        return Some("RAFT NO LEADER".to_owned());
+    }
+    let read = if serializable { source.serializable_read() } else { source.linearizable_read() };
+    read.await.err().map(|text| format!("RANGE ERROR:{text}"))
+}
+
+/// `/livez` and `/readyz`, all their checks or one. `None` when there is no such check.
+pub(super) async fn checks(
+    admin: &Admin,
+    endpoint: &'static str,
+    one: Option<&str>,
+    query: &Query<'_>,
+) -> Option<Answer> {
+    let all = if endpoint == "livez" { LIVEZ } else { READYZ };
+    let excluded: Vec<_> = query.values("exclude").collect();
+    let chosen: Vec<_> = match one {
+        Some(name) => vec![*all.iter().find(|check| **check == name)?],
+        None => all.iter().copied().filter(|check| !excluded.iter().any(|name| name == check)).collect(),
+    };
+    let mut lines = String::new();
+    let mut failed = false;
+    for check in chosen {
+        let result = run(&*admin.source, check).await;
+        admin.source.count_check(endpoint, check, result.is_ok());
+        match result {
+            Ok(()) => lines.push_str(&format!("[+]{check} ok\n")),
+            Err(error) => {
+                failed = true;
+                lines.push_str(&format!("[-]{check} failed: {error}\n"));
+            }
+        }
+    }
+    Some(if failed {
+        Answer::error(503, &lines)
+    } else if query.has("verbose") {
+        Answer::plain(200, lines + "ok\n")
+    } else {
+        Answer::plain(200, "ok\n".to_owned())
+    })
+}
+
+async fn run(source: &dyn AdminSource, check: &str) -> Result<(), String> {
+    match check {
+        "data_corruption" if source.alarms().contains(&"CORRUPT") => {
+            Err("alarm activated: CORRUPT".to_owned())
+        }
+        "non_learner" if source.is_learner() => Err("not supported for learner".to_owned()),
+        "serializable_read" => source.serializable_read().await,
+        "linearizable_read" => source.linearizable_read().await,
+        _ => Ok(()),
+    }
+}

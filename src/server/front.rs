@@ -1,0 +1,105 @@
+//! The front door of a session core: accepts, looks at the first bytes, and hands the connection over.
+//!
+//! ```text
+//!   first bytes                              handed to
+//!   PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n         grpc::connection
+//!   anything else                            admin::http1, which answers what is no HTTP with an error
+//! ```
+//!
+//! A client that sends nothing, or its first bytes one by one, costs a descriptor and a small task until the
+//! same five minutes have passed that etcd gives a request's head.
+#![forbid(unsafe_code)]
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use glommio::net::TcpListener;
+
+use super::admin::{self, Admin};
+use super::grpc;
+use super::io::accept::{self, Admission, Place};
+use super::io::clock;
+use super::io::sniff::PREFACE;
+use super::io::stop::{Phase, Stop};
+use super::io::task;
+use super::io::wire::ByteStream;
+use crate::stdx::time::{Duration, Instant};
+
+/// What a client may take to send a request's head.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+/// Bytes looked at before the protocol must be known.
+const FIRST_BYTES: usize = 1024;
+
+/// What a listener's connections may ask for.
+#[derive(Clone)]
+pub struct Services {
+    /// gRPC, unless the listener is for HTTP only.
+    pub grpc: Option<Rc<grpc::Core>>,
+    /// The HTTP/1.1 endpoints, unless the listener is for gRPC only.
+    pub admin: Option<Rc<Admin>>,
+    /// Ends the connections.
+    pub stop: Rc<Stop>,
+}
+
+/// Accepts on `listener` until the core stops.
+pub async fn listen(listener: TcpListener, admission: Arc<Admission>, services: Services) {
+    let membership = services.stop.join();
+    let accepting = accept::accept(&listener, &admission, |stream, peer, place| {
+        let services = services.clone();
+        task::spawn(serve(stream, peer, place, services));
+    });
+    let stopping = membership.reached(Phase::Draining);
+    futures::future::select(std::pin::pin!(accepting), std::pin::pin!(stopping)).await;
+}
+
+/// Serves one connection to its end. It keeps its `place` until then.
+pub async fn serve<S: ByteStream>(mut stream: S, peer: SocketAddr, place: Place, services: Services) {
+    let membership = services.stop.join();
+    let deadline = clock::now() + HEAD_TIMEOUT;
+    let first = {
+        let reading = first_bytes(&mut stream, deadline);
+        let stopping = membership.reached(Phase::Draining);
+        match futures::future::select(std::pin::pin!(reading), std::pin::pin!(stopping)).await {
+            futures::future::Either::Left((first, _)) => first,
+            futures::future::Either::Right(_) => None,
+        }
+    };
+    match (first, services.grpc, services.admin) {
+        (Some(First::Http2(bytes)), Some(core), _) => {
+            grpc::connection::serve(core, stream, bytes, peer, membership).await;
+        }
+        (Some(First::Other(bytes)), _, Some(admin)) => {
+            admin::http1::serve(&admin, stream, bytes, &membership).await;
+        }
+        _ => {}
+    }
+    drop(place);
+}
+
+enum First {
+    Http2(Bytes),
+    Other(Bytes),
+}
+
+/// Reads until the bytes are, or cannot become, HTTP/2's preface. `None` when the client goes or takes too long.
+async fn first_bytes<S: ByteStream>(stream: &mut S, deadline: Instant) -> Option<First> {
+    let mut buffer = [0; FIRST_BYTES];
+    let mut have = 0;
+    loop {
+        let read = poll_fn(|cx| Pin::new(&mut *stream).poll_read(cx, &mut buffer[have..]));
+        let n = task::until(deadline, read).await?.ok().filter(|&n| n > 0)?;
+        have += n;
+        let compared = have.min(PREFACE.len());
+        let bytes = || Bytes::copy_from_slice(&buffer[..have]);
+        if buffer[..compared] != PREFACE[..compared] {
+            return Some(First::Other(bytes()));
+        }
+        if compared == PREFACE.len() {
+            return Some(First::Http2(bytes()));
+        }
+    }
+}

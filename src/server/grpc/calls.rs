@@ -1,0 +1,327 @@
+//! The unary calls of one connection that wait for their answer.
+//!
+//! A call sits in a slot of its connection; a [`Responder`] is the right to answer it, from wherever on this core
+//! and whenever. Whoever comes first takes the call out of its slot: the handler's answer, the deadline, or the
+//! end of the connection; the others then find the slot empty or with another stamp and do nothing.
+#![forbid(unsafe_code)]
+
+use std::cell::{Cell, RefCell};
+use std::collections::BinaryHeap;
+use std::net::SocketAddr;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use http::StatusCode;
+use slab::Slab;
+
+use super::account::Account;
+use super::frame::Frame;
+use super::long::LongAnswer;
+use super::method::Method;
+use super::status::{Code, Status};
+use super::stream::StreamState;
+use super::{Core, Metadata};
+use crate::stdx::time::Instant;
+
+/// Bytes of unfinished requests that one connection may make us hold.
+const CONNECTION_PARTIAL_MAX: usize = 64 * 1024 * 1024;
+/// ... and all connections of a core together.
+const CORE_PARTIAL_MAX: usize = 512 * 1024 * 1024;
+
+/// A request as its handler sees it, without the messages.
+pub struct Call {
+    /// What is asked for.
+    pub method: Method,
+    /// The client's headers.
+    pub metadata: Metadata,
+    /// When the client stops waiting. The transport answers then; a handler may use it to stop early.
+    pub deadline: Option<Instant>,
+    /// Who asks.
+    pub peer: SocketAddr,
+}
+
+/// A call in its slot.
+pub(super) struct Pending {
+    stamp: u32,
+    method: Method,
+    respond: SendResponse<Frame>,
+}
+
+/// When to look after which call.
+struct Due {
+    at: Instant,
+    what: What,
+}
+
+enum What {
+    Unary { key: usize, stamp: u32 },
+    Stream(Weak<StreamState>),
+}
+
+impl PartialEq for Due {
+    fn eq(&self, other: &Self) -> bool {
+        self.at == other.at
+    }
+}
+impl Eq for Due {}
+impl PartialOrd for Due {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Due {
+    /// Reversed: the heap's greatest is the earliest.
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        other.at.cmp(&self.at)
+    }
+}
+
+/// What the calls of one connection share.
+pub struct Shared {
+    pub(super) core: Rc<Core>,
+    pub(super) account: Rc<Account>,
+    pub(super) peer: SocketAddr,
+    /// Bytes of requests that are not whole, or wait until they may be answered.
+    partial_bytes: Cell<usize>,
+    pending: RefCell<Slab<Pending>>,
+    stamps: Cell<u32>,
+    deadlines: RefCell<BinaryHeap<Due>>,
+    /// The connection's task, woken when an earlier deadline comes in.
+    task: RefCell<Option<Waker>>,
+}
+
+impl Shared {
+    pub(super) fn new(core: Rc<Core>, peer: SocketAddr) -> Rc<Self> {
+        Rc::new(Self {
+            core,
+            account: Account::new(),
+            peer,
+            partial_bytes: Cell::new(0),
+            pending: RefCell::new(Slab::new()),
+            stamps: Cell::new(0),
+            deadlines: RefCell::new(BinaryHeap::new()),
+            task: RefCell::new(None),
+        })
+    }
+
+    /// Remembers the connection's task, to wake it for an earlier deadline.
+    pub(super) fn set_task(&self, waker: &Waker) {
+        let mut task = self.task.borrow_mut();
+        if !task.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *task = Some(waker.clone());
+        }
+    }
+
+    /// Hands a whole unary request to its handler.
+    pub(super) fn dispatch(self: &Rc<Self>, call: Call, message: Bytes, respond: SendResponse<Frame>) {
+        let (method, deadline) = (call.method, call.deadline);
+        let counts = self.core.counters.of(method);
+        counts.received.add(1);
+        self.core.counters.received_bytes.add(message.len() as u64);
+        let stamp = self.stamps.get().wrapping_add(1);
+        self.stamps.set(stamp);
+        let key = self.pending.borrow_mut().insert(Pending { stamp, method, respond });
+        self.core.api.unary(call, message, Responder { shared: self.clone(), key, stamp });
+        if let Some(at) = deadline
+            && self.holds(key, stamp)
+        {
+            self.expire_at(at, What::Unary { key, stamp });
+        }
+    }
+
+    pub(super) fn expire_stream_at(&self, at: Instant, stream: &Rc<StreamState>) {
+        self.expire_at(at, What::Stream(Rc::downgrade(stream)));
+    }
+
+    fn expire_at(&self, at: Instant, what: What) {
+        let mut deadlines = self.deadlines.borrow_mut();
+        // Most calls are answered long before their deadline: their entries are thrown out in bulk.
+        if deadlines.len() > 2 * self.pending.borrow().len() + 64 {
+            deadlines.retain(|due| match &due.what {
+                What::Unary { key, stamp } => self.holds(*key, *stamp),
+                What::Stream(stream) => stream.strong_count() > 0,
+            });
+        }
+        let earliest = deadlines.peek().is_none_or(|due| at < due.at);
+        deadlines.push(Due { at, what });
+        if earliest && let Some(task) = &*self.task.borrow() {
+            task.wake_by_ref();
+        }
+    }
+
+    /// The earliest deadline.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.borrow().peek().map(|due| due.at)
+    }
+
+    /// Ends the calls whose deadline has passed.
+    pub(super) fn expire(&self, now: Instant) {
+        loop {
+            let due = {
+                let mut deadlines = self.deadlines.borrow_mut();
+                if deadlines.peek().is_none_or(|due| due.at > now) {
+                    return;
+                }
+                deadlines.pop().expect("just seen")
+            };
+            match due.what {
+                What::Unary { key, stamp } => {
+                    if let Some(pending) = self.take(key, stamp) {
+                        self.refuse(pending.method, pending.respond, &Status::deadline_exceeded());
+                    }
+                }
+                What::Stream(stream) => {
+                    if let Some(stream) = stream.upgrade() {
+                        stream.expire();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Answers with an error, as headers that end the stream.
+    pub(super) fn refuse(&self, method: Method, mut respond: SendResponse<Frame>, status: &Status) {
+        self.core.counters.of(method).handled[status.code as usize].add(1);
+        self.account.note_write();
+        let response = self.core.templates.refusal(StatusCode::OK, status);
+        // An error says that the stream is gone already: then nobody waits for this.
+        let _ = respond.send_response(response, true);
+    }
+
+    /// Counts bytes of unfinished requests, `before` of which were counted already. False when it is too much.
+    pub(super) fn count_partial(&self, before: usize, after: usize) -> bool {
+        let (connection, core) = (&self.partial_bytes, &self.core.partial_bytes);
+        connection.set(connection.get() - before + after);
+        core.set(core.get() - before + after);
+        connection.get() <= CONNECTION_PARTIAL_MAX && core.get() <= CORE_PARTIAL_MAX
+    }
+
+    /// Waits until the connection may answer a message of `bytes`, which counts as unfinished meanwhile.
+    pub(super) async fn answerable(&self, bytes: usize) {
+        if !self.account.is_full() {
+            return;
+        }
+        let waiting = PartialBytes::count(self, bytes);
+        std::future::poll_fn(|cx| self.account.poll_answerable(cx)).await;
+        drop(waiting);
+    }
+
+    /// Drops every call: the connection is gone.
+    pub(super) fn abandon(&self) {
+        let pending = std::mem::take(&mut *self.pending.borrow_mut());
+        for (_, call) in pending {
+            self.core.counters.of(call.method).handled[Code::Canceled as usize].add(1);
+        }
+        self.deadlines.borrow_mut().clear();
+    }
+
+    fn holds(&self, key: usize, stamp: u32) -> bool {
+        self.pending.borrow().get(key).is_some_and(|call| call.stamp == stamp)
+    }
+
+    fn take(&self, key: usize, stamp: u32) -> Option<Pending> {
+        let mut pending = self.pending.borrow_mut();
+        if pending.get(key)?.stamp != stamp {
+            return None;
+        }
+        Some(pending.remove(key))
+    }
+}
+
+/// Bytes of requests that are held and not answered; counted until dropped.
+struct PartialBytes<'a> {
+    shared: &'a Shared,
+    bytes: usize,
+}
+
+impl<'a> PartialBytes<'a> {
+    fn count(shared: &'a Shared, bytes: usize) -> Self {
+        shared.count_partial(0, bytes);
+        Self { shared, bytes }
+    }
+}
+
+impl Drop for PartialBytes<'_> {
+    fn drop(&mut self) {
+        self.shared.count_partial(self.bytes, 0);
+    }
+}
+
+/// The right to answer a unary call, once. Dropped without an answer, it answers that the server stops.
+pub struct Responder {
+    shared: Rc<Shared>,
+    key: usize,
+    stamp: u32,
+}
+
+impl Responder {
+    /// Answers with `message`, or with an error.
+    pub fn send(self, result: Result<Bytes, Status>) {
+        match result {
+            Ok(message) => self.send_pieces(message.len(), [message]),
+            Err(status) => self.fail(&status),
+        }
+    }
+
+    /// Answers with one message whose encoding is the concatenation of `pieces`, `total` bytes in all.
+    ///
+    /// For answers of up to a few hundred kilobytes; [`Responder::stream`] is for those without a bound.
+    pub fn send_pieces(self, total: usize, pieces: impl IntoIterator<Item = Bytes>) {
+        let Some(mut call) = self.shared.take(self.key, self.stamp) else { return };
+        let shared = &self.shared;
+        let counts = shared.core.counters.of(call.method);
+        counts.handled[Code::Ok as usize].add(1);
+        counts.sent.add(1);
+        shared.core.counters.sent_bytes.add(total as u64);
+        let Ok(mut stream) = call.respond.send_response(shared.core.templates.head(), false) else { return };
+        let mut pieces = pieces.into_iter();
+        let first = pieces.next().unwrap_or_default();
+        let mut left = total.checked_sub(first.len()).expect("pieces fit into the announced total");
+        // Errors below mean that the client has gone: nobody is left to tell.
+        let _ = stream.send_data(Frame::head(total, first, &shared.account), false);
+        for piece in pieces {
+            left = left.checked_sub(piece.len()).expect("pieces fit into the announced total");
+            let _ = stream.send_data(Frame::slice(piece, &shared.account), false);
+        }
+        assert_eq!(left, 0, "pieces fill the announced total");
+        let _ = stream.send_trailers(shared.core.templates.trailers(Ok(())));
+    }
+
+    /// Answers with an error.
+    pub fn fail(self, status: &Status) {
+        if let Some(call) = self.shared.take(self.key, self.stamp) {
+            self.shared.refuse(call.method, call.respond, status);
+        }
+    }
+
+    /// Begins an answer of one message of `total` bytes that is written in slices, as fast as the client takes
+    /// them.
+    pub fn stream(self, total: usize) -> LongAnswer {
+        let call = self.shared.take(self.key, self.stamp);
+        LongAnswer::begin(&self.shared, call.map(|call| (call.method, call.respond)), total)
+    }
+
+    /// Whether the call still waits; `false` when the client went away or its deadline passed.
+    pub fn is_wanted(&self) -> bool {
+        self.shared.holds(self.key, self.stamp)
+    }
+
+    /// Ready when nobody waits for the answer any more.
+    pub fn poll_canceled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut pending = self.shared.pending.borrow_mut();
+        match pending.get_mut(self.key) {
+            Some(call) if call.stamp == self.stamp => call.respond.poll_reset(cx).map(|_| ()),
+            _ => Poll::Ready(()),
+        }
+    }
+}
+
+impl Drop for Responder {
+    fn drop(&mut self) {
+        if let Some(call) = self.shared.take(self.key, self.stamp) {
+            self.shared.refuse(call.method, call.respond, &Status::stopped());
+        }
+    }
+}

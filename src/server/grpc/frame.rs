@@ -1,0 +1,276 @@
+//! Messages in and out of the byte stream of a call.
+//!
+//! ```text
+//!   byte 0      1..5               5..5+length
+//!   +----------+------------------+-----------
+//!   | 0 plain  | length, u32 BE   | message        ... and the next message follows at once
+//!   | 1 packed |                  |
+//!   +----------+------------------+-----------
+//! ```
+//!
+//! [`Decoder`] is a pure function of the chunks it was fed: it shares a chunk that holds a whole message and
+//! copies only messages that chunks cut. [`Frame`] is what we hand to h2: the five bytes inline, the message
+//! shared, and on drop it tells its account that the bytes are no longer waiting.
+#![forbid(unsafe_code)]
+
+use std::rc::Rc;
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::account::Account;
+use super::status::{Code, Status};
+
+/// Length of a message's head.
+pub const HEAD_BYTES: usize = 5;
+
+/// Cuts a stream of chunks into messages.
+pub struct Decoder {
+    length_max: usize,
+    /// The value of `grpc-encoding`, when the client named one that is not `identity`.
+    encoding: Option<Box<str>>,
+    /// Not decoded yet. Shares the chunk it came from.
+    chunk: Bytes,
+    /// A head or message that chunks cut; copied until it is whole.
+    partial: BytesMut,
+    failed: bool,
+}
+
+impl Decoder {
+    /// A decoder that refuses messages of more than `length_max` bytes.
+    pub fn new(length_max: usize, encoding: Option<Box<str>>) -> Self {
+        Self { length_max, encoding, chunk: Bytes::new(), partial: BytesMut::new(), failed: false }
+    }
+
+    /// Takes the next bytes of the stream.
+    pub fn push(&mut self, chunk: Bytes) {
+        if self.chunk.is_empty() {
+            self.chunk = chunk;
+        } else {
+            self.partial.extend_from_slice(&self.chunk);
+            self.chunk = chunk;
+        }
+    }
+
+    /// The next whole message; `None` until more bytes come. After an error nothing more comes.
+    pub fn take(&mut self) -> Result<Option<Bytes>, Status> {
+        if self.failed {
+            return Ok(None);
+        }
+        let result = if self.partial.is_empty() { self.next_shared() } else { self.next_copied() };
+        self.failed = result.is_err();
+        result
+    }
+
+    fn next_shared(&mut self) -> Result<Option<Bytes>, Status> {
+        if let Some(head) = self.chunk.first_chunk::<HEAD_BYTES>() {
+            let length = self.check(*head)?;
+            if self.chunk.len() - HEAD_BYTES >= length {
+                self.chunk.advance(HEAD_BYTES);
+                return Ok(Some(self.chunk.split_to(length)));
+            }
+            self.partial.reserve(HEAD_BYTES + length.min(self.chunk.len() * 2));
+        }
+        self.partial.extend_from_slice(&std::mem::take(&mut self.chunk));
+        Ok(None)
+    }
+
+    fn next_copied(&mut self) -> Result<Option<Bytes>, Status> {
+        self.fill(HEAD_BYTES);
+        let Some(head) = self.partial.first_chunk::<HEAD_BYTES>() else { return Ok(None) };
+        let length = self.check(*head)?;
+        self.fill(HEAD_BYTES + length);
+        if self.partial.len() < HEAD_BYTES + length {
+            return Ok(None);
+        }
+        // More than one message can be in here: `push` moves an undecoded chunk behind what is partial.
+        self.partial.advance(HEAD_BYTES);
+        Ok(Some(self.partial.split_to(length).freeze()))
+    }
+
+    /// Moves bytes from the chunk until `partial` holds `length` of them.
+    fn fill(&mut self, length: usize) {
+        let step = length.saturating_sub(self.partial.len()).min(self.chunk.len());
+        self.partial.extend_from_slice(&self.chunk.split_to(step));
+    }
+
+    /// The length that a head announces, with grpc-go's errors.
+    fn check(&self, head: [u8; HEAD_BYTES]) -> Result<usize, Status> {
+        let [flag, length @ ..] = head;
+        let length = u32::from_be_bytes(length) as usize;
+        if length > self.length_max {
+            return Err(Status::too_large(length, self.length_max));
+        }
+        match (flag, &self.encoding) {
+            (0, _) => Ok(length),
+            (1, None) => {
+                let message = "grpc: compressed flag set with identity or empty encoding";
+                Err(Status::new(Code::Internal, message))
+            }
+            (1, Some(encoding)) => Err(not_installed(encoding)),
+            (other, _) => {
+                let message = format!("grpc: received unexpected payload format {other}");
+                Err(Status::new(Code::Internal, message))
+            }
+        }
+    }
+
+    /// Bytes held for a message that is not whole yet, or not taken.
+    pub fn held_bytes(&self) -> usize {
+        self.partial.len() + self.chunk.len()
+    }
+
+    /// The stream ended: nothing may be left.
+    pub fn finish(&self) -> Result<(), Status> {
+        if self.held_bytes() == 0 || self.failed {
+            Ok(())
+        } else {
+            Err(Status::new(Code::Internal, "unexpected EOF"))
+        }
+    }
+}
+
+/// The refusal of a compressed request: no compressor is linked in.
+pub fn not_installed(encoding: &str) -> Status {
+    let message = format!("grpc: Decompressor is not installed for grpc-encoding {encoding:?}");
+    Status::new(Code::Unimplemented, message)
+}
+
+/// A piece of outgoing data: a message with its head, or a later slice of a long one.
+pub struct Frame {
+    head: [u8; HEAD_BYTES],
+    /// Bytes of the head that are written already; `HEAD_BYTES` for a slice without head.
+    head_at: u8,
+    body: Bytes,
+    length: usize,
+    account: Rc<Account>,
+}
+
+impl Frame {
+    /// A message, or the first slice of one that is `total` bytes long.
+    pub fn head(total: usize, body: Bytes, account: &Rc<Account>) -> Self {
+        let total = u32::try_from(total).expect("answers stay below 4 GiB");
+        let [a, b, c, d] = total.to_be_bytes();
+        Self::charged([0, a, b, c, d], 0, body, account)
+    }
+
+    /// A later slice.
+    pub fn slice(body: Bytes, account: &Rc<Account>) -> Self {
+        Self::charged([0; HEAD_BYTES], HEAD_BYTES as u8, body, account)
+    }
+
+    fn charged(head: [u8; HEAD_BYTES], head_at: u8, body: Bytes, account: &Rc<Account>) -> Self {
+        let length = body.len() + HEAD_BYTES - usize::from(head_at);
+        account.charge(length);
+        Self { head, head_at, body, length, account: account.clone() }
+    }
+
+    fn head_left(&self) -> &[u8] {
+        &self.head[usize::from(self.head_at)..]
+    }
+}
+
+impl Drop for Frame {
+    fn drop(&mut self) {
+        // h2 holds its lock here: the account may wake tasks but must not touch a stream.
+        self.account.release(self.length);
+    }
+}
+
+impl Buf for Frame {
+    fn remaining(&self) -> usize {
+        self.head_left().len() + self.body.len()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        if self.head_left().is_empty() { &self.body } else { self.head_left() }
+    }
+
+    fn advance(&mut self, count: usize) {
+        let from_head = count.min(self.head_left().len());
+        self.head_at += from_head as u8;
+        self.body.advance(count - from_head);
+    }
+
+    fn chunks_vectored<'a>(&'a self, into: &mut [std::io::IoSlice<'a>]) -> usize {
+        let mut filled = 0;
+        for part in [self.head_left(), &self.body[..]] {
+            if filled < into.len() && !part.is_empty() {
+                into[filled] = std::io::IoSlice::new(part);
+                filled += 1;
+            }
+        }
+        filled
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encoded(messages: &[&[u8]]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for message in messages {
+            bytes.push(0);
+            bytes.extend_from_slice(&(message.len() as u32).to_be_bytes());
+            bytes.extend_from_slice(message);
+        }
+        bytes
+    }
+
+    #[test]
+    fn whole_messages_share_their_chunk() {
+        let chunk = Bytes::from(encoded(&[b"one", b"", b"three"]));
+        let mut decoder = Decoder::new(10, None);
+        decoder.push(chunk.clone());
+        let one = decoder.take().unwrap().unwrap();
+        assert_eq!(one.as_ptr(), chunk[HEAD_BYTES..].as_ptr());
+        assert_eq!(decoder.take().unwrap().unwrap(), "");
+        assert_eq!(decoder.take().unwrap().unwrap(), "three");
+        assert_eq!(decoder.take(), Ok(None));
+        assert_eq!(decoder.finish(), Ok(()));
+    }
+
+    #[test]
+    fn bad_heads_get_the_errors_of_grpc_go() {
+        let error = |bytes: &[u8], encoding: Option<&str>| {
+            let mut decoder = Decoder::new(10, encoding.map(Into::into));
+            decoder.push(Bytes::copy_from_slice(bytes));
+            let status = decoder.take().unwrap_err();
+            assert_eq!(decoder.take(), Ok(None));
+            (status.code, status.message.into_owned())
+        };
+        assert_eq!(
+            error(&[0, 0, 0, 0, 11], None),
+            (Code::ResourceExhausted, "grpc: received message larger than max (11 vs. 10)".into())
+        );
+        assert_eq!(error(&[1, 0, 0, 0, 1], None).0, Code::Internal);
+        assert_eq!(
+            error(&[1, 0, 0, 0, 1], Some("gzip")),
+            (Code::Unimplemented, "grpc: Decompressor is not installed for grpc-encoding \"gzip\"".into())
+        );
+        assert_eq!(error(&[7, 0, 0, 0, 1], None).1, "grpc: received unexpected payload format 7");
+    }
+
+    #[test]
+    fn a_cut_message_is_an_error_at_the_end() {
+        let mut decoder = Decoder::new(10, None);
+        decoder.push(Bytes::from_static(&[0, 0, 0, 0, 3, 1]));
+        assert_eq!(decoder.take(), Ok(None));
+        assert_eq!(decoder.finish().unwrap_err().message, "unexpected EOF");
+    }
+
+    #[test]
+    fn a_frame_is_its_head_and_its_body() {
+        let account = Account::new();
+        let mut frame = Frame::head(3, Bytes::from_static(b"abc"), &account);
+        assert_eq!(account.unsent(), 8);
+        let mut slices = [std::io::IoSlice::new(&[]); 4];
+        assert_eq!(frame.chunks_vectored(&mut slices), 2);
+        assert_eq!(frame.copy_to_bytes(8), &[0, 0, 0, 0, 3, b'a', b'b', b'c'][..]);
+        drop(frame);
+        let slice = Frame::slice(Bytes::from_static(b"d"), &account);
+        assert_eq!((slice.remaining(), account.unsent()), (1, 1));
+        drop(slice);
+        assert_eq!(account.unsent(), 0);
+    }
+}

@@ -1,0 +1,127 @@
+//! A unary answer too long to assemble: written in slices, as fast as the client takes them.
+#![forbid(unsafe_code)]
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use h2::{SendStream, server::SendResponse};
+
+use super::account::Account;
+use super::calls::Shared;
+use super::frame::Frame;
+use super::method::Method;
+use super::status::{Code, Status};
+
+/// Writes one message of a length that is known before its content.
+///
+/// ```text
+///   while there is more { room = answer.has_room().await?; answer.write(slice of at most room) }  answer.finish()
+/// ```
+/// Dropped unfinished, it ends the call with an error: the client throws away what it has.
+pub struct LongAnswer {
+    method: Method,
+    stream: Option<SendStream<Frame>>,
+    shared: Rc<Shared>,
+    account: Rc<Account>,
+    total: usize,
+    written: usize,
+    /// The message's head is out.
+    begun: bool,
+}
+
+impl LongAnswer {
+    pub(super) fn begin(
+        shared: &Rc<Shared>,
+        call: Option<(Method, SendResponse<Frame>)>,
+        total: usize,
+    ) -> Self {
+        let method = call.as_ref().map_or(Method::Range, |call| call.0);
+        let stream =
+            call.and_then(|(_, mut respond)| respond.send_response(shared.core.templates.head(), false).ok());
+        Self {
+            method,
+            stream,
+            shared: shared.clone(),
+            account: Account::of_stream(&shared.account),
+            total,
+            written: 0,
+            begun: false,
+        }
+    }
+
+    /// Bytes still to be written.
+    pub fn left(&self) -> usize {
+        self.total - self.written
+    }
+
+    /// Writes the next slice. More than there is room for is taken too, and waits in memory.
+    ///
+    /// # Panics
+    /// When more is written than was announced: the plan and the walk disagree.
+    pub fn write(&mut self, slice: Bytes) {
+        assert!(slice.len() <= self.left(), "an answer is as long as it was announced");
+        self.written += slice.len();
+        let Some(stream) = &mut self.stream else { return };
+        let frame = if self.begun {
+            Frame::slice(slice, &self.account)
+        } else {
+            Frame::head(self.total, slice, &self.account)
+        };
+        self.begun = true;
+        if stream.send_data(frame, false).is_err() {
+            self.stream = None; // the client has gone; `poll_room` tells
+        }
+    }
+
+    /// Ready with the number of bytes that may be written without piling up.
+    pub fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Status>> {
+        let Some(stream) = &mut self.stream else { return Poll::Ready(Err(Status::canceled())) };
+        if stream.poll_reset(cx).is_ready() {
+            return Poll::Ready(Err(Status::canceled()));
+        }
+        self.account.poll_room(cx).map(Ok)
+    }
+
+    /// [`LongAnswer::poll_room`] as a future.
+    ///
+    /// # Errors
+    /// When the client has gone.
+    pub async fn has_room(&mut self) -> Result<usize, Status> {
+        poll_fn(|cx| self.poll_room(cx)).await
+    }
+
+    /// Ends the answer.
+    ///
+    /// # Panics
+    /// When less was written than announced.
+    pub fn finish(mut self) {
+        assert_eq!(self.left(), 0, "an answer is as long as it was announced");
+        if !self.begun {
+            self.write(Bytes::new());
+        }
+        self.close(Ok(()));
+    }
+
+    /// Breaks the answer off with an error.
+    pub fn fail(mut self, status: &Status) {
+        self.close(Err(status));
+    }
+
+    fn close(&mut self, result: Result<(), &Status>) {
+        let Some(mut stream) = self.stream.take() else { return };
+        let counts = self.shared.core.counters.of(self.method);
+        counts.handled[result.map_or_else(|status| status.code, |()| Code::Ok) as usize].add(1);
+        counts.sent.add(1);
+        self.shared.core.counters.sent_bytes.add(self.written as u64);
+        // An error means that the client has gone: nobody is left to tell.
+        let _ = stream.send_trailers(self.shared.core.templates.trailers(result));
+    }
+}
+
+impl Drop for LongAnswer {
+    fn drop(&mut self) {
+        self.close(Err(&Status::stopped()));
+    }
+}

@@ -1,0 +1,138 @@
+//! gRPC over h2, as far as etcd's clients can tell it from grpc-go.
+//!
+//! ```text
+//!   connection  the task of one HTTP/2 connection: reads, dispatches on the spot, writes, sends once
+//!   head        checks of a request's headers; its metadata            method   the table of methods
+//!   reader      chunks of a body -> messages                           frame    the five-byte message head
+//!   calls       unary calls waiting for an answer; Call, Responder     long     answers too long to assemble
+//!   stream      Incoming and Outgoing of streaming calls               account  what waits for a slow client
+//!   answer      header blocks, built once                              status   codes and texts of errors
+//!   keepalive   pings: too many of the client's, and our own           counters per method, per core
+//! ```
+//!
+//! The whole lives on one core. A handler ([`Api`]) is called synchronously with a whole message and usually
+//! answers before it returns: no task, no allocation for scheduling, and all answers of one wake-up leave in one
+//! send. One that cannot answer keeps its [`Responder`] and answers from the session loop; answers to several
+//! calls of one connection in one turn of the loop again leave in one send.
+//!
+//! Bounds, each named where it is used: the length of a message, unfinished messages per connection and core,
+//! unsent answers per connection and per stream, streams per connection, the size of a header list, requests per
+//! turn. A client that passes one gets an error or waits; it costs the others nothing.
+//!
+//! Absent on purpose: compression (etcd links no compressor either), reflection, server push.
+#![forbid(unsafe_code)]
+
+pub mod account;
+mod answer;
+mod calls;
+pub mod connection;
+pub mod counters;
+pub mod frame;
+pub mod fuzz;
+mod head;
+mod keepalive;
+mod long;
+mod method;
+mod reader;
+pub mod status;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+pub use calls::{Call, Responder};
+pub use head::Metadata;
+pub use long::LongAnswer;
+pub use method::{Kind, Method};
+pub use status::{Code, Status};
+pub use stream::{Incoming, Outgoing};
+
+use crate::stdx::time::Duration;
+
+/// The handlers of all methods, on one core.
+pub trait Api {
+    /// Answers a unary call, at once or later. Must not block.
+    fn unary(&self, call: Call, message: Bytes, reply: Responder);
+
+    /// Takes over a streaming call. Must not block: what reads `incoming` is a task of its own.
+    fn stream(&self, call: Call, incoming: Incoming, outgoing: Outgoing);
+}
+
+/// More streams than this per connection are refused whatever the operator says.
+pub const STREAMS_MAX: u32 = 25_000;
+/// Windows that a client may fill before we read: one stream, and all of a connection.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+/// Decoded headers of one request; room for any token.
+const HEADER_LIST_MAX: u32 = 64 * 1024;
+/// Streams that were reset before we looked at them; more of these at once is an attack.
+const RESETS_PENDING_MAX: usize = 256;
+
+/// What the operator decides about client connections.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Longest message accepted: `--max-request-bytes` and 512 KiB.
+    pub message_bytes_max: usize,
+    /// `--max-concurrent-streams`.
+    pub streams_max: u32,
+    /// `--grpc-keepalive-min-time`: clients may ping this often while calls are open.
+    pub ping_interval_min: Duration,
+    /// `--grpc-keepalive-interval`: we ping after this long a silence.
+    pub ping_after: Duration,
+    /// `--grpc-keepalive-timeout`: how long we then wait.
+    pub ping_timeout: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            message_bytes_max: 1_572_864 + 512 * 1024,
+            streams_max: u32::MAX,
+            ping_interval_min: Duration::from_secs(5),
+            ping_after: Duration::from_secs(2 * 60 * 60),
+            ping_timeout: Duration::from_secs(20),
+        }
+    }
+}
+
+impl Settings {
+    fn builder(&self) -> h2::server::Builder {
+        let mut builder = h2::server::Builder::new();
+        builder
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(HEADER_LIST_MAX)
+            .max_concurrent_streams(self.streams_max.min(STREAMS_MAX))
+            .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
+            .max_send_buffer_size(account::STREAM_UNSENT_MAX);
+        builder
+    }
+}
+
+/// What the connections of one core share.
+pub struct Core {
+    api: Rc<dyn Api>,
+    settings: Settings,
+    counters: Arc<counters::Counters>,
+    templates: answer::Templates,
+    /// Bytes of messages that are not whole yet, of all connections.
+    partial_bytes: Cell<usize>,
+}
+
+impl Core {
+    /// A core that answers with `api` and counts into `counters`.
+    pub fn new(api: Rc<dyn Api>, settings: Settings, counters: Arc<counters::Counters>) -> Rc<Self> {
+        Rc::new(Self {
+            api,
+            settings,
+            counters,
+            templates: answer::Templates::default(),
+            partial_bytes: Cell::new(0),
+        })
+    }
+}

@@ -1,0 +1,248 @@
+//! The two halves of a streaming call, handed to its handler.
+//!
+//! Neither half knows the other: a handler may read in a task of its own and write from the session loop.
+//! [`Outgoing::send`] always takes the message; how much of what was sent still waits for the client shows in
+//! [`Outgoing::room`], and a producer that honours it holds at most 256 KB and one message per slow client.
+#![forbid(unsafe_code)]
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use h2::{RecvStream, SendStream, server::SendResponse};
+
+use super::account::Account;
+use super::calls::Shared;
+use super::frame::Frame;
+use super::method::Method;
+use super::reader::Reader;
+use super::status::{Code, Status};
+
+/// What both halves and the connection's deadlines share.
+pub(super) struct StreamState {
+    expired: Cell<bool>,
+    reader: RefCell<Option<Waker>>,
+    account: Rc<Account>,
+}
+
+impl StreamState {
+    /// The deadline has passed: both halves learn it.
+    pub(super) fn expire(&self) {
+        self.expired.set(true);
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+        self.account.wake();
+    }
+}
+
+/// Both halves of a stream.
+pub(super) fn halves(
+    shared: &Rc<Shared>,
+    method: Method,
+    (body, encoding): (RecvStream, Option<Box<str>>),
+    respond: SendResponse<Frame>,
+) -> (Incoming, Outgoing, Rc<StreamState>) {
+    let account = Account::of_stream(&shared.account);
+    let state = Rc::new(StreamState {
+        expired: Cell::new(false),
+        reader: RefCell::new(None),
+        account: account.clone(),
+    });
+    let reader = Reader::new(body, encoding, shared.clone());
+    let incoming = Incoming { reader, state: state.clone(), shared: shared.clone(), method };
+    let outgoing =
+        Outgoing { sending: Sending::Fresh(respond), state: state.clone(), shared: shared.clone(), method };
+    (incoming, outgoing, state)
+}
+
+/// The client's messages.
+pub struct Incoming {
+    reader: Reader,
+    state: Rc<StreamState>,
+    shared: Rc<Shared>,
+    method: Method,
+}
+
+impl Incoming {
+    /// The next message. `None` when the client has ended its side; an error when it went away, its deadline
+    /// passed, or it sent what is no message: the call should then be finished with that status.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Status>>> {
+        if self.state.expired.get() {
+            return Poll::Ready(Some(Err(Status::deadline_exceeded())));
+        }
+        let polled = self.reader.poll_message(cx);
+        match &polled {
+            Poll::Ready(Some(Ok(message))) => {
+                self.shared.core.counters.of(self.method).received.add(1);
+                self.shared.core.counters.received_bytes.add(message.len() as u64);
+            }
+            Poll::Pending => {
+                let mut reader = self.state.reader.borrow_mut();
+                if !reader.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+                    *reader = Some(cx.waker().clone());
+                }
+            }
+            Poll::Ready(_) => {}
+        }
+        polled
+    }
+
+    /// [`Incoming::poll_next`] as a future.
+    pub async fn next(&mut self) -> Option<Result<Bytes, Status>> {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+}
+
+enum Sending {
+    /// Nothing was sent.
+    Fresh(SendResponse<Frame>),
+    /// The headers are out.
+    Open(SendStream<Frame>),
+    /// Finished, or the client has gone.
+    Over,
+}
+
+/// Our messages. Dropped unfinished, the stream ends with "server stopped", or as canceled if the client has
+/// gone.
+pub struct Outgoing {
+    sending: Sending,
+    state: Rc<StreamState>,
+    shared: Rc<Shared>,
+    method: Method,
+}
+
+impl Outgoing {
+    /// Sends a message.
+    ///
+    /// # Errors
+    /// When the client has gone or its deadline has passed.
+    pub fn send(&mut self, message: Bytes) -> Result<(), Status> {
+        self.send_pieces(message.len(), [message])
+    }
+
+    /// Sends one message whose encoding is the concatenation of `pieces`, `total` bytes in all.
+    ///
+    /// # Errors
+    /// As [`Outgoing::send`].
+    pub fn send_pieces(
+        &mut self,
+        total: usize,
+        pieces: impl IntoIterator<Item = Bytes>,
+    ) -> Result<(), Status> {
+        if self.state.expired.get() {
+            return Err(Status::deadline_exceeded());
+        }
+        let account = self.state.account.clone();
+        let Some(stream) = self.open() else { return Err(Status::canceled()) };
+        let mut pieces = pieces.into_iter();
+        let first = pieces.next().unwrap_or_default();
+        let mut sent = first.len();
+        stream.send_data(Frame::head(total, first, &account), false).map_err(|_| Status::canceled())?;
+        for piece in pieces {
+            sent += piece.len();
+            stream.send_data(Frame::slice(piece, &account), false).map_err(|_| Status::canceled())?;
+        }
+        assert_eq!(sent, total, "pieces fill the announced total");
+        self.shared.core.counters.of(self.method).sent.add(1);
+        self.shared.core.counters.sent_bytes.add(total as u64);
+        Ok(())
+    }
+
+    /// Sends the headers, if they are not out yet.
+    fn open(&mut self) -> Option<&mut SendStream<Frame>> {
+        if let Sending::Fresh(respond) = &mut self.sending {
+            self.sending = match respond.send_response(self.shared.core.templates.head(), false) {
+                Ok(stream) => Sending::Open(stream),
+                Err(_) => Sending::Over,
+            };
+        }
+        match &mut self.sending {
+            Sending::Open(stream) => Some(stream),
+            _ => None,
+        }
+    }
+
+    /// What may be sent now without piling up: zero once 256 KB wait for the client.
+    pub fn room(&self) -> usize {
+        self.state.account.room()
+    }
+
+    /// Bytes sent that the connection has not written yet.
+    pub fn unsent(&self) -> usize {
+        self.state.account.unsent()
+    }
+
+    /// Ready with [`Outgoing::room`] when there is some; once it was used up, when half of it is free again. An
+    /// error when the client has gone. Who waits here is also woken when the client goes.
+    pub fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Status>> {
+        if let Poll::Ready(status) = self.poll_gone(cx) {
+            return Poll::Ready(Err(status));
+        }
+        self.state.account.poll_room(cx).map(Ok)
+    }
+
+    /// [`Outgoing::poll_room`] as a future.
+    ///
+    /// # Errors
+    /// When the client has gone or its deadline has passed.
+    pub async fn has_room(&mut self) -> Result<usize, Status> {
+        poll_fn(|cx| self.poll_room(cx)).await
+    }
+
+    /// Ready when the client has gone or its deadline has passed.
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
+        if self.state.expired.get() {
+            return Poll::Ready(Status::deadline_exceeded());
+        }
+        let reset = match &mut self.sending {
+            Sending::Fresh(respond) => respond.poll_reset(cx).map(|_| ()),
+            Sending::Open(stream) => stream.poll_reset(cx).map(|_| ()),
+            Sending::Over => Poll::Ready(()),
+        };
+        reset.map(|()| Status::canceled())
+    }
+
+    /// Ends the stream.
+    pub fn finish(mut self, result: Result<(), Status>) {
+        self.close(result);
+    }
+
+    fn close(&mut self, result: Result<(), Status>) {
+        let core = &self.shared.core;
+        let code = result.as_ref().map_or_else(|status| status.code, |()| Code::Ok);
+        core.counters.of(self.method).handled[code as usize].add(1);
+        self.shared.account.note_write();
+        // Errors of h2 below mean that the client has gone: nobody is left to tell.
+        match (std::mem::replace(&mut self.sending, Sending::Over), result) {
+            (Sending::Fresh(mut respond), Err(status)) => {
+                let _ = respond.send_response(core.templates.refusal(http::StatusCode::OK, &status), true);
+            }
+            (Sending::Fresh(mut respond), Ok(())) => {
+                if let Ok(mut stream) = respond.send_response(core.templates.head(), false) {
+                    let _ = stream.send_trailers(core.templates.trailers(Ok(())));
+                }
+            }
+            (Sending::Open(mut stream), result) => {
+                let _ = stream.send_trailers(core.templates.trailers(result.as_ref().map(|&()| ())));
+            }
+            (Sending::Over, _) => {}
+        }
+    }
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        if matches!(self.sending, Sending::Over) {
+            return;
+        }
+        let gone = self.poll_gone(&mut Context::from_waker(Waker::noop()));
+        let status = match gone {
+            Poll::Ready(status) => status,
+            Poll::Pending => Status::stopped(),
+        };
+        self.close(Err(status));
+    }
+}

@@ -1,0 +1,33 @@
+//! Sockets, clocks and tasks: the door to the operating system, and with the two loops the only place that
+//! knows glommio.
+//!
+//! ```text
+//!   socket   listening sockets (SO_REUSEPORT on every session core), options of accepted ones
+//!   accept   accept loop: bounded connections, backs off when descriptors run out
+//!   wire     one connection's byte stream as h2 wants it: coalescing writes, bounded reads, replayed first bytes
+//!   sniff    watches HTTP/2 frame headers pass by, to see what h2 does not show (PING)
+//!   stop     drain, then close, the connections of a core
+//!   clock    the monotonic clock as stdx::time::Instant
+//!   task     spawn and sleep
+//!   probe    may this process use io_uring? says in one line what to allow
+//! ```
+//!
+//! What glommio 0.9 needs to be told (all measured):
+//! - a socket write costs a system call, so [`wire`] collects what h2 writes (two writes per DATA frame) and
+//!   sends once per wake-up;
+//! - a task's waker panics beyond 32 766 clones: whoever waits on many things with one task wraps its waker with
+//!   [`task::sturdy`];
+//! - the first sleep of an executor takes 11 ms unless the process registered for membarrier before its first
+//!   thread: [`probe::early_init`].
+//!
+//! Everything here lives on one core and is neither `Send` nor shared, except [`accept::Admission`], one atomic
+//! count of connections for the whole process.
+
+pub mod accept;
+pub mod clock;
+pub mod probe;
+pub mod sniff;
+pub mod socket;
+pub mod stop;
+pub mod task;
+pub mod wire;

@@ -1,0 +1,102 @@
+//! Listening sockets, and the options of accepted ones.
+//!
+//! Unsafe: socket options by descriptor, and handing a listening descriptor to glommio.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+
+use glommio::net::{TcpListener, TcpStream};
+
+/// Connections that may wait for `accept`; the kernel cuts it to `net.core.somaxconn`.
+const BACKLOG: libc::c_int = 4096;
+/// First probe of a silent TCP peer and the distance between probes, as Go's listener sets them.
+const TCP_KEEPALIVE_SECONDS: libc::c_int = 30;
+
+/// Whether a listening address is free, found out by binding it exclusively for a moment.
+///
+/// Every session core listens on the same address with SO_REUSEPORT, with which a second process of the same
+/// user would get a share of the connections instead of an error.
+///
+/// # Errors
+/// `AddrInUse` and whatever else binding meets.
+pub fn claim(address: SocketAddr) -> io::Result<SocketAddr> {
+    std::net::TcpListener::bind(address)?.local_addr()
+}
+
+/// Listens on `address` beside the other cores.
+///
+/// # Errors
+/// What socket, bind and listen answer.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let family = if address.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET };
+    // SAFETY: socket takes integers; the descriptor is ours alone and owned from here on.
+    let socket = unsafe {
+        let descriptor = libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0);
+        if descriptor < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        OwnedFd::from_raw_fd(descriptor)
+    };
+    let descriptor = socket.as_raw_fd();
+    set(descriptor, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    set(descriptor, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+    bind(descriptor, address)?;
+    // SAFETY: listen takes integers.
+    if unsafe { libc::listen(descriptor, BACKLOG) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is an open listening socket and its ownership moves into the listener.
+    Ok(unsafe { TcpListener::from_raw_fd(socket.into_raw_fd()) })
+}
+
+fn bind(descriptor: RawFd, address: SocketAddr) -> io::Result<()> {
+    let result = match address {
+        SocketAddr::V4(v4) => {
+            let name = libc::sockaddr_in {
+                sin_family: libc::AF_INET as libc::sa_family_t,
+                sin_port: v4.port().to_be(),
+                sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(v4.ip().octets()) },
+                sin_zero: [0; 8],
+            };
+            // SAFETY: pointer and length describe the struct above.
+            unsafe { libc::bind(descriptor, (&raw const name).cast(), size_of_val(&name) as libc::socklen_t) }
+        }
+        SocketAddr::V6(v6) => {
+            let name = libc::sockaddr_in6 {
+                sin6_family: libc::AF_INET6 as libc::sa_family_t,
+                sin6_port: v6.port().to_be(),
+                sin6_flowinfo: v6.flowinfo(),
+                sin6_addr: libc::in6_addr { s6_addr: v6.ip().octets() },
+                sin6_scope_id: v6.scope_id(),
+            };
+            // SAFETY: pointer and length describe the struct above.
+            unsafe { libc::bind(descriptor, (&raw const name).cast(), size_of_val(&name) as libc::socklen_t) }
+        }
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// What every accepted connection gets: no delay for small answers, and probes that find a dead peer.
+pub fn tune(stream: &TcpStream) -> io::Result<()> {
+    let descriptor = stream.as_raw_fd();
+    set(descriptor, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+    set(descriptor, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
+    set(descriptor, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, TCP_KEEPALIVE_SECONDS)?;
+    set(descriptor, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, TCP_KEEPALIVE_SECONDS)
+}
+
+fn set(descriptor: RawFd, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    // SAFETY: the value is an int on our stack and its size is passed along.
+    let result = unsafe {
+        libc::setsockopt(
+            descriptor,
+            level,
+            option,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
