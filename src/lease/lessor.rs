@@ -290,10 +290,10 @@ mod tests {
         lessor.grant(&mut txn, at(0), 1, 10).unwrap();
         lessor.grant(&mut txn, at(0), 2, 10).unwrap();
         assert_eq!(lessor.renew(at(6), 2), Ok(10));
-        assert_eq!(lessor.expired(at(9), 10), []);
+        assert_eq!(lessor.expired(at(9), 10), [0i64; 0]);
         assert_eq!(lessor.expired(at(10), 10), [1]);
         assert_eq!(lessor.renew(at(10), 1), Err(Error::NotFound));
-        assert_eq!(lessor.expired(at(12), 10), []);
+        assert_eq!(lessor.expired(at(12), 10), [0i64; 0]);
         assert_eq!(lessor.expired(at(13), 10), [1]);
         lessor.revoke(&mut txn, 1).unwrap();
         assert_eq!(lessor.revoke(&mut txn, 1), Err(Error::NotFound));
@@ -312,10 +312,10 @@ mod tests {
         txn.commit();
         let mut reader = store.readers().register();
         let mut lessor = Lessor::restore(2, &reader.snapshot());
-        assert_eq!(lessor.expired(at(1000), 10), [], "a follower expires nothing");
+        assert_eq!(lessor.expired(at(1000), 10), [0i64; 0], "a follower expires nothing");
         lessor.promote(at(1000), Duration::from_secs(1));
         assert_eq!(lessor.leases(), [1, 2]);
-        assert_eq!(lessor.expired(at(1010), 10), []);
+        assert_eq!(lessor.expired(at(1010), 10), [0i64; 0]);
         assert_eq!(lessor.expired(at(1011), 10), [1]);
         assert_eq!(lessor.time_to_live(at(1001), 2), Ok(LeaseInfo { granted_ttl: 100, ttl: 20 }));
     }
