@@ -9,7 +9,7 @@ set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
 server=$(realpath "${1:?which server binary?}")
-list=${2:-$here/suites/one-member.txt}
+list=$(realpath "${2:-$here/suites/one-member.txt}")
 each=${KEVEL_TEST_SECONDS:-120}
 judges=$("$here/build.sh" etcd suites)
 
