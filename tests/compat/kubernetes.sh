@@ -4,19 +4,16 @@
 # apiserver restarted; the store killed and restarted under it in the middle of writes. Nothing may be lost, and the
 # apiserver may complain of nothing that it does not complain of on etcd.
 #
-#   kubernetes.sh SERVER [COMPLAINTS]
+#   kubernetes.sh SERVER
 #
-# SERVER may be etcd itself. COMPLAINTS is the file of complaints to compare with; without it, the run on etcd is made first
-# (once; it is kept in the judges' folder). About two minutes a run.
+# SERVER may be etcd itself: such a run adds what the apiserver complains of to kubernetes/complaints.txt, which is what runs
+# on other servers are compared with. About two minutes a run.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
 server=$(realpath "${1:?which server binary?}")
 judges=$("$here/build.sh" etcd kubernetes)
-known=${2:-$judges/kubernetes-complaints.txt}
-if [ ! -e "$known" ] && [ "$server" != "$(realpath "$judges/etcd")" ]; then
-  "$0" "$judges/etcd" "$known"
-fi
+known=$here/kubernetes/complaints.txt
 
 dir=$(mktemp -d -t kubernetes-XXXXXX)
 . "$here/kubernetes/cluster.sh"
@@ -115,7 +112,6 @@ step "all deleted"
 stop_all
 complaints >"$dir/complaints.txt"
 if [ "$server" = "$(realpath "$judges/etcd")" ]; then # every run on etcd adds to what is known to happen on etcd
-  touch "$known"
   sort -u "$known" "$dir/complaints.txt" -o "$known"
 fi
 if new=$(comm -23 "$dir/complaints.txt" <(sort -u "$known")) && [ -n "$new" ]; then

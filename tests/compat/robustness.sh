@@ -35,4 +35,4 @@ for traffic in EtcdHighTraffic EtcdTrafficDeleteLeases KubernetesHighTraffic Kub
   done
 done
 echo "$passed passed, $failed failed"
-[ "$failed" = 0 ]
+[ "$failed" = 0 ] && [ "$passed" -gt 0 ] && rm -rf "$logs"

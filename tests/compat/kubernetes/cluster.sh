@@ -95,6 +95,6 @@ wait_for_jobs() {
 
 # complaints are the apiserver's errors and warnings by place in its source and first words, without what varies.
 complaints() {
-  sed -nE 's/^([EW])[0-9]{4} [0-9:.]+ +[0-9]+ ([a-z_0-9]+\.go):[0-9]+\] "?([^":{0-9]*).*/\1 \2 \3/p' "$dir/apiserver.log" |
-    awk '{ print $1, $2, $3, $4, $5, $6 }' | sed 's/ *$//' | sort -u
+  sed -nE 's/^([EW])[0-9]{4} [0-9:.]+ +[0-9]+ ([a-z_0-9]+\.go):[0-9]+\] "?([^":{0-9]*)"?( err="[^":{0-9]*)?.*/\1 \2 \3\4/p' "$dir/apiserver.log" |
+    cut -d' ' -f1-7 | sed 's/ *$//' | sort -u
 }
