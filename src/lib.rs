@@ -7,7 +7,9 @@
 
 pub mod btree;
 pub mod lease;
+pub mod limits;
 pub mod proto;
 pub mod server;
 pub mod stdx;
+pub mod wal;
 pub mod watch;

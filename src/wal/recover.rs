@@ -1,0 +1,306 @@
+//! Reading a log back after a stop, clean or not.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+
+use raft::eraftpb::{Entry, HardState};
+
+use super::record::{
+    Frame, Kind, Metadata, Record, SnapshotMark, decode_entry, decode_state, has_zero_sector, read_frame,
+};
+use super::segment::{BLOCK_BYTES, SegmentName};
+
+/// What a log says.
+#[derive(Debug)]
+pub struct Recovered {
+    /// Whose log it is.
+    pub metadata: Metadata,
+    /// The last state written.
+    pub state: HardState,
+    /// The entries after the index asked for, without gaps.
+    pub entries: Vec<Entry>,
+    /// The last entry written, or the index asked for when there is none after it.
+    pub last_index: u64,
+    /// The newest snapshot mark at or below the commit index.
+    pub mark: SnapshotMark,
+    /// Where to go on writing.
+    pub tail: Tail,
+}
+
+/// The end of the last segment.
+#[derive(Debug)]
+pub struct Tail {
+    /// The last segment.
+    pub segment: SegmentName,
+    /// Where its last whole record ends. Everything after it must be zeroed before the log is written again.
+    pub offset: u64,
+    /// The bytes from the start of the block that contains `offset` up to `offset`.
+    pub block: Vec<u8>,
+    /// The chain's value there.
+    pub crc: u32,
+    /// True when a torn record follows, which counts as never written.
+    pub torn: bool,
+}
+
+/// Why a log cannot be used.
+#[derive(Debug, PartialEq, Eq)]
+pub enum WalError {
+    /// There is no segment, or none that begins early enough.
+    Missing {
+        /// The entry that was looked for.
+        index: u64,
+    },
+    /// Two neighbouring segments don't follow each other.
+    SegmentGap {
+        /// The one.
+        before: SegmentName,
+        /// The one that should follow it.
+        after: SegmentName,
+    },
+    /// An entry leaves out some index before it.
+    EntryGap {
+        /// The segment it is in.
+        segment: SegmentName,
+        /// The index expected.
+        expected: u64,
+        /// The index found.
+        found: u64,
+    },
+    /// Bytes that nobody wrote.
+    Damaged {
+        /// The segment.
+        segment: SegmentName,
+        /// Where the damaged record begins.
+        offset: u64,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// The commit index is beyond the last entry.
+    CommitLost {
+        /// The commit index.
+        commit: u64,
+        /// The last entry.
+        last: u64,
+    },
+}
+
+const ADVICE: &str = "nothing was changed. Keep a copy of the data directory, then restore this member from a \
+                      snapshot, or in a cluster remove it, delete its data directory and add it again";
+
+impl fmt::Display for WalError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing { index } => {
+                write!(f, "the write-ahead log has no segment for entry {index}; {ADVICE}")
+            }
+            Self::SegmentGap { before, after } => {
+                write!(f, "the write-ahead log lacks the segments between {before} and {after}; {ADVICE}")
+            }
+            Self::EntryGap { segment, expected, found } => {
+                write!(
+                    f,
+                    "{segment} in the write-ahead log holds entry {found} where {expected} belongs; {ADVICE}"
+                )
+            }
+            Self::Damaged { segment, offset, what } => {
+                write!(f, "{segment} in the write-ahead log is damaged at offset {offset} ({what}); {ADVICE}")
+            }
+            Self::CommitLost { commit, last } => write!(
+                f,
+                "the write-ahead log ends at entry {last} though entry {commit} was committed; {ADVICE}"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for WalError {}
+
+/// Reads the segments of a log, oldest first, for the entries after `after`.
+///
+/// The first segment is one that [`first_needed`](super::segment::first_needed) chose; the last is the one to go on
+/// writing to. Each is read to its end: a torn record at the end of the last one is dropped, and damage is refused.
+pub fn recover(segments: &[(SegmentName, &[u8])], after: u64) -> Result<Recovered, WalError> {
+    let names: Vec<SegmentName> = segments.iter().map(|&(name, _)| name).collect();
+    match names.first() {
+        Some(first) if first.index <= after + 1 => {}
+        _ => return Err(WalError::Missing { index: after + 1 }),
+    }
+    for pair in names.windows(2) {
+        if pair[1].sequence != pair[0].sequence + 1 {
+            return Err(WalError::SegmentGap { before: pair[0], after: pair[1] });
+        }
+    }
+
+    let mut reader = Reader::new(after, names[0].index.saturating_sub(1));
+    let mut offset = 0;
+    let mut torn = false;
+    for (i, &(name, bytes)) in segments.iter().enumerate() {
+        let is_last = i + 1 == segments.len();
+        (offset, torn) = reader.segment(name, bytes, is_last)?;
+    }
+
+    let (segment, bytes) = *segments.last().expect("at least one segment, as checked above");
+    let last_index = reader.entries.last().map_or(after, |entry| entry.index);
+    let commit = reader.state.commit;
+    let marked = reader.marks.iter().map(|mark| mark.index).max().unwrap_or(0);
+    let reach = reader.seen_index.max(marked);
+    if commit.max(after) > reach {
+        return Err(WalError::CommitLost { commit: commit.max(after), last: reach });
+    }
+    let block_start = offset / BLOCK_BYTES * BLOCK_BYTES;
+    let metadata =
+        reader.metadata.ok_or(WalError::Damaged { segment: names[0], offset: 0, what: "it is empty" })?;
+    Ok(Recovered {
+        metadata,
+        mark: reader.marks.into_iter().rfind(|mark| mark.index <= commit).unwrap_or_default(),
+        state: reader.state,
+        entries: reader.entries,
+        last_index,
+        tail: Tail {
+            segment,
+            offset: offset as u64,
+            block: bytes[block_start..offset].to_vec(),
+            crc: reader.crc,
+            torn,
+        },
+    })
+}
+
+struct Reader {
+    after: u64,
+    crc: u32,
+    /// False until the first crc record: a chain may be picked up at any segment.
+    chained: bool,
+    metadata: Option<Metadata>,
+    state: HardState,
+    /// Entries `after + 1 ..`, without gaps.
+    entries: Vec<Entry>,
+    /// The index of the last entry met, asked for or not.
+    seen_index: u64,
+    marks: Vec<SnapshotMark>,
+}
+
+impl Reader {
+    fn new(after: u64, seen_index: u64) -> Self {
+        Self {
+            after,
+            crc: 0,
+            chained: false,
+            metadata: None,
+            state: HardState::default(),
+            entries: Vec::new(),
+            seen_index,
+            marks: Vec::new(),
+        }
+    }
+
+    /// Reads one segment; answers where its last whole record ends and whether a torn one follows.
+    fn segment(&mut self, name: SegmentName, bytes: &[u8], is_last: bool) -> Result<(usize, bool), WalError> {
+        let mut offset = 0;
+        loop {
+            let damaged = |what| WalError::Damaged { segment: name, offset: offset as u64, what };
+            let (what, end) = match read_frame(bytes, offset) {
+                Frame::End => return Ok((offset, false)),
+                Frame::Record(record) => match self.link(&record) {
+                    true => {
+                        self.record(name, offset, &record)?;
+                        offset = record.end;
+                        continue;
+                    }
+                    false => ("its checksum does not match", record.end),
+                },
+                Frame::Garbled { end } => ("it is no record", end),
+                Frame::Cut if is_last => return Ok((offset, true)),
+                Frame::Cut => return Err(damaged("it runs past the end of the file")),
+                Frame::BadLength => return Err(damaged("its length is impossible")),
+            };
+            // Only the last record of the log can be torn, and a torn one shows a sector that was never written.
+            let start = offset + super::record::FRAME_BYTES;
+            if !is_last || !has_zero_sector(bytes, start, end) {
+                return Err(damaged(what));
+            }
+            if self.was_committed(bytes, offset) {
+                return Err(damaged("a sector of zeros in an entry that was committed"));
+            }
+            return Ok((offset, true));
+        }
+    }
+
+    /// Moves the chain on over `record`; false when it doesn't fit.
+    fn link(&mut self, record: &Record<'_>) -> bool {
+        if record.kind == Kind::Crc {
+            let fits = !self.chained || record.crc == self.crc;
+            if fits {
+                self.crc = record.crc;
+                self.chained = true;
+            }
+            return fits;
+        }
+        let next = crc32c::crc32c_append(self.crc, record.data);
+        let fits = self.chained && next == record.crc;
+        if fits {
+            self.crc = next;
+        }
+        fits
+    }
+
+    fn record(&mut self, name: SegmentName, offset: usize, record: &Record<'_>) -> Result<(), WalError> {
+        let damaged = |what| WalError::Damaged { segment: name, offset: offset as u64, what };
+        match record.kind {
+            Kind::Crc => {}
+            Kind::Metadata => {
+                let metadata = Metadata::decode(record.data).ok_or(damaged("its metadata cannot be read"))?;
+                if *self.metadata.get_or_insert(metadata) != metadata {
+                    return Err(damaged("it belongs to another member or cluster"));
+                }
+            }
+            Kind::State => {
+                self.state = decode_state(record.data).ok_or(damaged("its state cannot be read"))?
+            }
+            Kind::Snapshot => {
+                self.marks.push(SnapshotMark::decode(record.data).ok_or(damaged("its mark cannot be read"))?);
+            }
+            Kind::Entry => {
+                let entry = decode_entry(record.data).ok_or(damaged("its entry cannot be read"))?;
+                self.entry(name, entry)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, segment: SegmentName, entry: Entry) -> Result<(), WalError> {
+        self.seen_index = entry.index;
+        if entry.index <= self.after {
+            self.entries.clear();
+            return Ok(());
+        }
+        let expected = self.after + 1 + self.entries.len() as u64;
+        if entry.index > expected {
+            return Err(WalError::EntryGap { segment, expected, found: entry.index });
+        }
+        self.entries.truncate((entry.index - self.after - 1) as usize);
+        self.entries.push(entry);
+        Ok(())
+    }
+
+    /// True when what follows the broken record at `offset` still chains on to it and names a commit index that
+    /// covers it. A write is followed by such a state only once it was durable, so the record was not torn: it has
+    /// been damaged since.
+    fn was_committed(&self, bytes: &[u8], offset: usize) -> bool {
+        let Frame::Record(broken) = read_frame(bytes, offset) else { return false };
+        let index = self.entries.last().map_or(self.after.max(self.seen_index), |entry| entry.index) + 1;
+        let (mut at, mut crc) = (broken.end, broken.crc);
+        while let Frame::Record(record) = read_frame(bytes, at) {
+            let next = crc32c::crc32c_append(crc, record.data);
+            if next != record.crc {
+                return false;
+            }
+            let state = if record.kind == Kind::State { decode_state(record.data) } else { None };
+            if state.is_some_and(|state| state.commit >= index) {
+                return true;
+            }
+            (at, crc) = (record.end, next);
+        }
+        false
+    }
+}

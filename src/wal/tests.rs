@@ -1,0 +1,170 @@
+//! Stories of a log.
+
+use raft::eraftpb::{Entry, HardState};
+
+use super::fuzz::Files;
+use super::segment::SECTOR_BYTES;
+use super::*;
+
+const METADATA: Metadata = Metadata { node_id: 7, cluster_id: 9 };
+
+fn entry(index: u64, data: &str) -> Entry {
+    Entry { term: 1, index, data: data.to_owned().into(), ..Entry::default() }
+}
+
+fn state(commit: u64) -> HardState {
+    HardState { term: 1, vote: 7, commit }
+}
+
+/// A log of one-entry writes of `bytes` each.
+fn log(entries: u64, bytes: usize) -> (Files, Appender) {
+    let (mut files, mut appender) = (Files::default(), Appender::create(METADATA));
+    for index in 1..=entries {
+        let entry = Entry { data: vec![b'x'; bytes].into(), ..entry(index, "") };
+        files.write(&appender.append(&[entry], Some(&state(index - 1)), None, Vec::new()));
+    }
+    (files, appender)
+}
+
+#[test]
+fn a_log_reads_back_and_goes_on() {
+    let (mut files, _) = log(3, 10);
+    let read = files.recover(0).unwrap();
+    assert_eq!(read.metadata, METADATA);
+    assert_eq!(read.state, state(2));
+    assert_eq!(read.entries.iter().map(|e| e.index).collect::<Vec<_>>(), [1, 2, 3]);
+    assert!(!read.tail.torn);
+
+    let mut appender = Appender::resume(&read, files.names());
+    let write = appender.append(&[entry(4, "four")], None, None, Vec::new());
+    assert!(!write.create && write.sync);
+    files.write(&write);
+    assert_eq!(files.recover(2).unwrap().entries.iter().map(|e| e.index).collect::<Vec<_>>(), [3, 4]);
+}
+
+#[test]
+fn writes_are_whole_blocks_and_carry_the_last_one_again() {
+    let mut appender = Appender::create(METADATA);
+    let first = appender.append(&[entry(1, "a")], None, None, Vec::new());
+    assert!(first.create);
+    assert_eq!((first.offset, first.bytes.len()), (0, BLOCK_BYTES));
+    let big = Entry { data: vec![1; 2 * BLOCK_BYTES].into(), ..entry(2, "") };
+    let second = appender.append(&[big], None, None, Vec::new());
+    assert_eq!((second.offset, second.bytes.len()), (0, 3 * BLOCK_BYTES));
+    let filled = first.bytes.iter().rposition(|&b| b != 0).unwrap();
+    assert_eq!(first.bytes[..filled], second.bytes[..filled]);
+    let third = appender.append(&[entry(3, "c")], None, None, Vec::new());
+    assert_eq!(third.offset, 2 * BLOCK_BYTES as u64);
+}
+
+#[test]
+fn a_full_segment_is_followed_by_one_that_reads_on_its_own() {
+    let (mut files, mut appender) = log(3, 10);
+    appender.set_segment_bytes(1);
+    let write = appender.append(&[entry(4, "four")], Some(&state(3)), None, Vec::new());
+    assert_eq!(write.segment, SegmentName { sequence: 1, index: 4 });
+    assert!(write.create && write.offset == 0);
+    files.write(&write);
+    assert_eq!(files.recover(0).unwrap().entries.len(), 4);
+    let late = files.recover(3).unwrap();
+    assert_eq!((late.entries.len(), late.state), (1, state(3)));
+    files.release(1);
+    assert_eq!(files.recover(3).unwrap().entries.len(), 1);
+    assert_eq!(files.recover(2).unwrap_err(), WalError::Missing { index: 3 });
+}
+
+#[test]
+fn only_a_change_of_commit_need_not_be_durable() {
+    let (_, mut appender) = log(2, 10);
+    assert!(!appender.append(&[], Some(&state(2)), None, Vec::new()).sync);
+    assert!(appender.append(&[], Some(&HardState { term: 2, ..state(2) }), None, Vec::new()).sync);
+}
+
+#[test]
+fn a_state_never_vouches_for_entries_of_its_own_write() {
+    let (_, mut appender) = log(2, 10);
+    appender.append(&[entry(3, "c"), entry(4, "d")], Some(&state(4)), None, Vec::new());
+    assert_eq!(appender.state().commit, 2);
+    appender.append(&[], Some(&state(4)), None, Vec::new());
+    assert_eq!(appender.state().commit, 4);
+}
+
+#[test]
+fn a_torn_last_record_is_dropped() {
+    let (mut files, mut appender) = log(3, 10);
+    let big = Entry { data: vec![b'y'; 3000].into(), ..entry(4, "") };
+    let write = appender.append(&[big], Some(&state(3)), None, Vec::new());
+    files.write_sectors(&write, |sector| sector != 3);
+    let read = files.recover(0).unwrap();
+    assert!(read.tail.torn);
+    assert_eq!((read.entries.len(), read.last_index), (3, 3));
+    assert!(!files.recover(0).unwrap().tail.torn, "the torn bytes are zeroed");
+}
+
+#[test]
+fn a_flipped_bit_is_refused_with_advice() {
+    let (mut files, _) = log(3, 100);
+    let name = files.names()[0];
+    let at = files.bytes_mut(name).iter().position(|&b| b == b'x').unwrap();
+    files.bytes_mut(name)[at] ^= 1;
+    let error = files.recover(0).unwrap_err();
+    assert!(matches!(error, WalError::Damaged { .. }), "{error:?}");
+    assert!(error.to_string().contains("restore this member from a snapshot"), "{error}");
+}
+
+#[test]
+fn a_zeroed_sector_of_a_committed_entry_is_damage_not_a_torn_write() {
+    let (mut files, _) = log(4, 3000);
+    let name = files.names()[0];
+    files.bytes_mut(name)[4 * SECTOR_BYTES..5 * SECTOR_BYTES].fill(0);
+    let error = files.recover(0).unwrap_err();
+    assert!(matches!(error, WalError::Damaged { what, .. } if what.contains("committed")), "{error:?}");
+}
+
+#[test]
+fn a_log_that_ends_before_its_commit_index_is_refused() {
+    let (mut files, _) = log(4, 3000);
+    let name = files.names()[0];
+    files.bytes_mut(name)[4 * SECTOR_BYTES..].fill(0);
+    assert_eq!(files.recover(0).unwrap().entries.len(), 0, "a tail that never was");
+    assert_eq!(files.recover(2).unwrap_err(), WalError::CommitLost { commit: 2, last: 0 });
+}
+
+#[test]
+fn missing_segments_and_entries_are_refused() {
+    let (mut files, mut appender) = log(2, 10);
+    appender.set_segment_bytes(1);
+    for index in 3..=4 {
+        files.write(&appender.append(&[entry(index, "")], None, None, Vec::new()));
+    }
+    let names = files.names();
+    let mut gap = Files::default();
+    for name in [names[0], names[2]] {
+        gap.write(&Write {
+            segment: name,
+            create: true,
+            offset: 0,
+            bytes: files.bytes_mut(name).clone(),
+            sync: true,
+        });
+    }
+    assert!(matches!(gap.recover(0), Err(WalError::SegmentGap { .. })));
+
+    files.write(&appender.append(&[entry(6, "")], None, None, Vec::new()));
+    let error = files.recover(0).unwrap_err();
+    assert!(matches!(error, WalError::EntryGap { expected: 5, found: 6, .. }), "{error:?}");
+}
+
+#[test]
+fn a_later_entry_with_the_same_index_replaces_what_follows() {
+    let (mut files, mut appender) = log(4, 10);
+    files.write(&appender.append(&[Entry { term: 2, ..entry(3, "new") }], None, None, Vec::new()));
+    let read = files.recover(0).unwrap();
+    assert_eq!(read.entries.len(), 3);
+    assert_eq!(&read.entries[2].data[..], b"new");
+}
+
+#[test]
+fn a_hundred_hurt_logs() {
+    (0..100).for_each(fuzz::run);
+}
