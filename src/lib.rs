@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 pub mod btree;
+pub mod config;
 pub mod lease;
 pub mod limits;
 pub mod proto;

@@ -1,0 +1,130 @@
+//! `--initial-cluster`: who founds a cluster, by name and peer URLs.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::url::{self, Url};
+
+/// Founding members by name. A name may come with several URLs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InitialCluster {
+    /// Peer URLs by member name, sorted.
+    pub members: BTreeMap<String, Vec<Url>>,
+}
+
+impl InitialCluster {
+    /// This member alone.
+    pub fn alone(name: &str, peer_urls: &[Url]) -> InitialCluster {
+        InitialCluster { members: BTreeMap::from([(name.to_owned(), peer_urls.to_vec())]) }
+    }
+
+    /// Reads `name=url,name=url,...`.
+    pub fn parse(text: &str) -> Result<InitialCluster, String> {
+        let mut members: BTreeMap<String, Vec<Url>> = BTreeMap::new();
+        for part in text.split(',') {
+            let (name, url) = part.split_once('=').unwrap_or((part, ""));
+            if url.is_empty() {
+                return Err(format!("empty URL given for {name:?}"));
+            }
+            members.entry(name.trim().to_owned()).or_default().push(Url::parse(url)?);
+        }
+        members.values_mut().for_each(|urls| urls.sort_by_cached_key(Url::to_string));
+        Ok(InitialCluster { members })
+    }
+
+    /// What a founding member must fulfil: it is listed, with just the peer URLs it advertises, and no URL is used
+    /// twice. Host names count as equal when `same_place` says they lead to one place.
+    pub fn check(
+        &self,
+        name: &str,
+        advertised: &[Url],
+        same_place: impl Fn(&Url, &Url) -> bool,
+    ) -> Result<(), String> {
+        let Some(listed) = self.members.get(name) else {
+            return Err(format!("couldn't find local name {name:?} in the initial cluster configuration"));
+        };
+        let all: Vec<&Url> = self.members.values().flatten().collect();
+        if let Some((at, _)) = all.iter().enumerate().find(|(at, url)| all[..*at].contains(url)) {
+            return Err(format!("initial cluster {self} has duplicate url {}", all[at]));
+        }
+        let lacks = |these: &[Url], those: &[Url]| {
+            let missing = these.iter().find(|url| !those.iter().any(|other| same_place(url, other)));
+            missing.map(Url::to_string)
+        };
+        if let Some(url) = lacks(advertised, listed) {
+            let all = url::join(advertised);
+            return Err(format!(
+                "--initial-cluster must include {name}={url} given --initial-advertise-peer-urls={all}"
+            ));
+        }
+        match lacks(listed, advertised) {
+            None => Ok(()),
+            Some(url) => {
+                let all = url::join(advertised);
+                let line = format!("{name}={url} but missing from --initial-advertise-peer-urls={all}");
+                Err(format!("--initial-cluster has {line}"))
+            }
+        }
+    }
+}
+
+impl fmt::Display for InitialCluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pairs =
+            self.members.iter().flat_map(|(name, urls)| urls.iter().map(move |url| format!("{name}={url}")));
+        f.write_str(&pairs.collect::<Vec<_>>().join(","))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(cluster: &str, name: &str, advertised: &str) -> Result<(), String> {
+        let cluster = InitialCluster::parse(cluster).unwrap();
+        cluster.check(name, &Url::parse_list(advertised).unwrap(), |a, b| a == b)
+    }
+
+    #[test]
+    fn a_founder_is_listed_with_what_it_advertises() {
+        assert_eq!(check("a=http://h:1,a=http://h:2,b=http://g:1", "a", "http://h:2,http://h:1"), Ok(()));
+        for (cluster, name, advertised, complaint) in [
+            (
+                "a=http://h:1",
+                "b",
+                "http://h:1",
+                "couldn't find local name \"b\" in the initial cluster configuration",
+            ),
+            (
+                "a=http://h:1",
+                "a",
+                "http://h:1,http://h:2",
+                "--initial-cluster must include a=http://h:2 given --initial-advertise-peer-urls=http://h:1,http://h:2",
+            ),
+            (
+                "a=http://h:1,a=http://h:2",
+                "a",
+                "http://h:1",
+                "--initial-cluster has a=http://h:2 but missing from --initial-advertise-peer-urls=http://h:1",
+            ),
+            (
+                "a=http://h:1,b=http://h:1",
+                "a",
+                "http://h:1",
+                "initial cluster a=http://h:1,b=http://h:1 has duplicate url http://h:1",
+            ),
+        ] {
+            assert_eq!(check(cluster, name, advertised).unwrap_err(), complaint);
+        }
+    }
+
+    #[test]
+    fn every_name_needs_a_url() {
+        assert_eq!(InitialCluster::parse("a").unwrap_err(), "empty URL given for \"a\"");
+        assert_eq!(InitialCluster::parse("a=http://h:1,").unwrap_err(), "empty URL given for \"\"");
+        assert!(InitialCluster::parse("a=h:1").is_err());
+        let text = "a=http://h:1,b=http://g:1";
+        assert_eq!(InitialCluster::parse(text).unwrap().to_string(), text);
+    }
+}

@@ -1,0 +1,156 @@
+//! Feature gates: named switches for what etcd calls alpha and beta.
+#![forbid(unsafe_code)]
+
+use super::go;
+
+/// How far etcd vouches for a feature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Off unless asked for.
+    Alpha,
+    /// On unless asked otherwise.
+    Beta,
+}
+
+impl Stage {
+    /// The label value in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Stage::Alpha => "ALPHA",
+            Stage::Beta => "BETA",
+        }
+    }
+}
+
+/// One gate: its name, its stage, and the missing part when switching it on would promise something that is not
+/// built. Off, or without effect on one member, any gate is accepted.
+struct Gate {
+    name: &'static str,
+    stage: Stage,
+    missing: Option<&'static str>,
+}
+
+const ALL_ALPHA: &str = "AllAlpha";
+const ALL_BETA: &str = "AllBeta";
+const CHECKPOINT: &str = "LeaseCheckpoint";
+const CHECKPOINT_PERSIST: &str = "LeaseCheckpointPersist";
+const LEASE_CHECKPOINTS: Option<&str> = Some("lease checkpoints");
+
+const fn gate(name: &'static str, stage: Stage, missing: Option<&'static str>) -> Gate {
+    Gate { name, stage, missing }
+}
+
+/// All gates of etcd 3.7, in the order of their names.
+static GATES: [Gate; 11] = [
+    gate(ALL_ALPHA, Stage::Alpha, None),
+    gate(ALL_BETA, Stage::Beta, None),
+    gate("CompactHashCheck", Stage::Alpha, None),
+    gate("FastLeaseKeepAlive", Stage::Beta, None),
+    gate("InitialCorruptCheck", Stage::Alpha, None),
+    gate(CHECKPOINT, Stage::Alpha, LEASE_CHECKPOINTS),
+    gate(CHECKPOINT_PERSIST, Stage::Alpha, LEASE_CHECKPOINTS),
+    gate("PriorityRequest", Stage::Alpha, None),
+    gate("SetMemberLocalAddr", Stage::Alpha, None),
+    gate("StopGRPCServiceOnDefrag", Stage::Alpha, None),
+    gate("TxnModeWriteWithSharedBuffer", Stage::Beta, None),
+];
+
+/// The position of every gate's switch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gates {
+    on: [bool; GATES.len()],
+}
+
+impl Default for Gates {
+    fn default() -> Self {
+        Gates { on: std::array::from_fn(|at| GATES[at].stage == Stage::Beta && GATES[at].name != ALL_BETA) }
+    }
+}
+
+impl Gates {
+    /// Reads `Name=true,Other=false`; a group switch moves the gates of its stage that are not named themselves.
+    pub fn parse(text: &str) -> Result<Gates, String> {
+        let mut named: Vec<(usize, bool)> = Vec::new();
+        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            let (name, value) =
+                part.split_once('=').ok_or_else(|| format!("missing bool value for feature gate {part}"))?;
+            let (name, value) = (name.trim(), value.trim());
+            let value = go::parse_bool(value).map_err(|_| {
+                format!("invalid value of {name}={value}, err: strconv.ParseBool: parsing {value:?}: invalid syntax")
+            })?;
+            let at = GATES.iter().position(|gate| gate.name == name);
+            named.push((at.ok_or_else(|| format!("unrecognized feature gate: {name}"))?, value));
+        }
+        let mut gates = Gates::default();
+        for (group, stage) in [(ALL_ALPHA, Stage::Alpha), (ALL_BETA, Stage::Beta)] {
+            if let Some((_, value)) = named.iter().rev().find(|(at, _)| GATES[*at].name == group) {
+                for (at, gate) in GATES.iter().enumerate().filter(|(_, gate)| gate.stage == stage) {
+                    gates.on[at] =
+                        if gate.name == ALL_ALPHA || gate.name == ALL_BETA { gates.on[at] } else { *value };
+                }
+            }
+        }
+        named.into_iter().for_each(|(at, value)| gates.on[at] = value);
+        Ok(gates)
+    }
+
+    /// Whether a gate is open. The name must be one of etcd's.
+    pub fn enabled(&self, name: &str) -> bool {
+        let at = GATES.iter().position(|gate| gate.name == name);
+        at.is_some_and(|at| self.on[at])
+    }
+
+    /// What speaks against this combination.
+    pub fn check(&self) -> Result<(), String> {
+        if self.enabled(CHECKPOINT_PERSIST) && !self.enabled(CHECKPOINT) {
+            return Err(format!(
+                "enabling feature gate {CHECKPOINT_PERSIST} requires enabling feature gate {CHECKPOINT}"
+            ));
+        }
+        for (gate, on) in GATES.iter().zip(self.on) {
+            if let (Some(missing), true) = (gate.missing, on) {
+                return Err(format!(
+                    "--feature-gates={}=true is not built yet: it needs {missing}",
+                    gate.name
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Name, stage and position of every gate, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, Stage, bool)> + '_ {
+        GATES.iter().zip(self.on).map(|(gate, on)| (gate.name, gate.stage, on))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beta_is_on_and_groups_yield_to_names() {
+        let gates = Gates::default();
+        assert!(gates.enabled("FastLeaseKeepAlive") && !gates.enabled("InitialCorruptCheck"));
+        let gates = Gates::parse("AllBeta=false, TxnModeWriteWithSharedBuffer=true").unwrap();
+        assert!(!gates.enabled("FastLeaseKeepAlive") && gates.enabled("TxnModeWriteWithSharedBuffer"));
+        let gates = Gates::parse("PriorityRequest=false,AllAlpha=true").unwrap();
+        assert!(gates.enabled("SetMemberLocalAddr") && !gates.enabled("PriorityRequest"));
+    }
+
+    #[test]
+    fn what_is_not_a_gate_is_named() {
+        assert_eq!(Gates::parse("Foo=true").unwrap_err(), "unrecognized feature gate: Foo");
+        assert_eq!(Gates::parse("AllBeta").unwrap_err(), "missing bool value for feature gate AllBeta");
+        assert!(Gates::parse("AllBeta=maybe").unwrap_err().starts_with("invalid value of AllBeta=maybe"));
+    }
+
+    #[test]
+    fn combinations_are_checked() {
+        assert_eq!(Gates::parse("InitialCorruptCheck=true,CompactHashCheck=true").unwrap().check(), Ok(()));
+        let persist = Gates::parse("LeaseCheckpointPersist=true").unwrap().check().unwrap_err();
+        assert!(persist.contains("requires enabling feature gate LeaseCheckpoint"), "{persist}");
+        let checkpoint = Gates::parse("LeaseCheckpoint=true").unwrap().check().unwrap_err();
+        assert!(checkpoint.contains("--feature-gates=LeaseCheckpoint=true is not built yet"), "{checkpoint}");
+    }
+}

@@ -1,0 +1,132 @@
+//! `--help` and `--version`.
+#![forbid(unsafe_code)]
+
+use std::fmt::Write;
+
+use super::flag::{FLAGS, Group, Kind, Standing};
+use super::{ETCD_VERSION, GIT_SHA, KEVEL_VERSION, TOOLCHAIN};
+
+/// How the program is called; also printed under a complaint about the command line.
+pub const USAGE: &str = "\
+Usage:
+  kevel [flags]            run a member
+  kevel check DATA_DIR     prove the store of a stopped member
+  kevel --version          print the version
+  kevel -h | --help        print all flags
+";
+
+const GROUPS: [Group; 9] = [
+    Group::Member,
+    Group::Clustering,
+    Group::Security,
+    Group::Auth,
+    Group::Store,
+    Group::Monitoring,
+    Group::Logging,
+    Group::Unsafe,
+    Group::Kevel,
+];
+
+/// All flags, those that work first in each group; those that are not built only by name.
+pub fn help() -> String {
+    let mut text = String::from("Kevel, an etcd-v3-compatible store for the Kubernetes control plane.\n\n");
+    text.push_str(USAGE);
+    text.push_str(
+        "\nFlags take the forms -f v, --f v and --f=v; booleans --f and --f=false. Each has a variable\n\
+         (--data-dir is ETCD_DATA_DIR), and a key of its name in the YAML or JSON of --config-file,\n\
+         which replaces all of them; durations there are nanoseconds.\n",
+    );
+    for group in GROUPS {
+        let _ = write!(text, "\n{}:\n", group.title());
+        let here = || FLAGS.iter().filter(|flag| flag.group == group);
+        for flag in here().filter(|flag| !matches!(flag.standing, Standing::NotBuilt(_))) {
+            let default = match (flag.kind, flag.default) {
+                (Kind::Bool, "false") | (_, "") => String::new(),
+                (_, default) => format!(" (default {default})"),
+            };
+            let idle = if matches!(flag.standing, Standing::NoEffect(_)) { " [no effect]" } else { "" };
+            let head = format!("  --{}", flag.name);
+            let line = format!("{}{default}{idle}", flag.help);
+            if head.len() < 38 {
+                let _ = writeln!(text, "{head:<38}  {line}");
+            } else {
+                let _ = writeln!(text, "{head}\n{:<38}  {line}", "");
+            }
+        }
+        let missing: Vec<&str> = here()
+            .filter(|flag| matches!(flag.standing, Standing::NotBuilt(_)))
+            .map(|flag| flag.name)
+            .collect();
+        if !missing.is_empty() {
+            text.push_str("  not built yet:");
+            let mut column = 16;
+            for name in missing {
+                if column + name.len() > 98 {
+                    text.push_str("\n                ");
+                    column = 16;
+                }
+                let _ = write!(text, " {name}");
+                column += name.len() + 1;
+            }
+            text.push('\n');
+        }
+    }
+    text
+}
+
+/// The lines of `--version`: etcd's four, which tools parse, and Kevel's.
+pub fn version() -> String {
+    let arch = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    format!(
+        "etcd Version: {ETCD_VERSION}\nGit SHA: {GIT_SHA}\nGo Version: {TOOLCHAIN}\nGo OS/Arch: {}/{arch}\n\
+         Kevel Version: {KEVEL_VERSION}\n",
+        std::env::consts::OS,
+    )
+}
+
+/// The flags as a table in Markdown, for the README.
+pub fn markdown() -> String {
+    let mut text = String::from("| flag | default | state |\n|---|---|---|\n");
+    for group in GROUPS {
+        for flag in FLAGS.iter().filter(|flag| flag.group == group) {
+            let state = match flag.standing {
+                Standing::Works => "works".to_owned(),
+                Standing::NoEffect(why) => format!("no effect: {why}"),
+                Standing::NotBuilt(what) => format!("refused: {what}"),
+            };
+            let default = if flag.default.is_empty() { String::new() } else { format!("`{}`", flag.default) };
+            let _ = writeln!(text, "| --{} | {default} | {state} |", flag.name);
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_names_every_flag_and_stays_readable() {
+        let help = help();
+        for flag in FLAGS {
+            assert!(help.contains(flag.name), "{}", flag.name);
+        }
+        for line in help.lines() {
+            assert!(line.chars().count() <= 140, "{line}");
+        }
+        assert!(markdown().contains("| --cert-file |  | refused: TLS |"));
+    }
+
+    #[test]
+    fn version_has_etcds_four_lines_and_our_own() {
+        let version = version();
+        let heads: Vec<&str> =
+            version.lines().filter_map(|line| line.split_once(": ")).map(|(head, _)| head).collect();
+        assert_eq!(heads, ["etcd Version", "Git SHA", "Go Version", "Go OS/Arch", "Kevel Version"]);
+        assert!(version.starts_with("etcd Version: 3.7.3\n"));
+    }
+}

@@ -1,0 +1,244 @@
+//! Whole command lines: what runs, what is refused, and with which words.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::*;
+
+fn parse_with(words: &str, env: &[(&str, &str)], file: &str) -> Result<Command, Failure> {
+    let args: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
+    let env: Vec<_> = env.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+    parse(&args, &env, |path: &Path| match path == Path::new("f.yml") {
+        true => Ok(file.to_owned()),
+        false => Err(io::Error::from(io::ErrorKind::NotFound)),
+    })
+}
+
+fn run(words: &str) -> (Config, Vec<Notice>) {
+    match parse_with(words, &[], "") {
+        Ok(Command::Run { config, notices }) => (*config, notices),
+        other => panic!("{words}: {other:?}"),
+    }
+}
+
+fn error(words: &str) -> String {
+    match parse_with(words, &[], "") {
+        Err(Failure::Invalid { error, .. }) => error,
+        other => panic!("{words}: {other:?}"),
+    }
+}
+
+#[test]
+fn no_flags_at_all_run_a_member() {
+    let (config, notices) = run("");
+    assert_eq!((config.name.as_str(), config.data_dir.as_path()), ("default", Path::new("default.kevel")));
+    assert_eq!(config.wal_dir(), Path::new("default.kevel/member/wal"));
+    assert_eq!(config.store_path(), Path::new("default.kevel/member/kevel/store"));
+    assert_eq!(url::join(&config.listen_client_urls), "http://localhost:2379");
+    assert_eq!(config.initial_cluster.to_string(), "default=http://localhost:2380");
+    assert_eq!((config.election_ticks(), config.request_timeout()), (10, Duration::from_secs(7)));
+    assert_eq!(config.lease_ttl_min(), Duration::from_secs(2));
+    assert_eq!((config.quota_bytes(), config.compaction_batch_limit), (Some(2 << 30), 1000));
+    assert_eq!(config.watch_progress_notify_interval, Duration::from_secs(600));
+    assert!(config.data_dir_defaulted && !config.unsafe_no_fsync);
+    assert_eq!(notices.len(), 2, "one port and the default name: {notices:?}");
+}
+
+#[test]
+fn a_name_alone_names_the_cluster_too() {
+    let (config, _) = run("--name=m1 --initial-advertise-peer-urls=http://10.0.0.1:2380");
+    assert_eq!(config.initial_cluster.to_string(), "m1=http://10.0.0.1:2380");
+    assert_eq!(config.data_dir, Path::new("m1.kevel"));
+}
+
+#[test]
+fn the_flags_of_etcds_own_test_suites_are_taken() {
+    let (config, _) = run("--name=t-test-0 --listen-client-urls=http://localhost:20000 \
+         --advertise-client-urls=http://localhost:20000 --listen-peer-urls=http://localhost:20001 \
+         --initial-advertise-peer-urls=http://localhost:20001 --initial-cluster-token=new --data-dir=/tmp/d \
+         --snapshot-count=50 --heartbeat-interval=29 --election-timeout=271 --watch-progress-notify-interval=100ms \
+         --compaction-batch-limit=10 --snapshot-catchup-entries=100 --listen-metrics-urls=http://localhost:20002 \
+         --initial-cluster=t-test-0=http://localhost:20001 --initial-cluster-state=new");
+    assert_eq!((config.snapshot_count, config.compaction_batch_limit), (50, 10));
+    assert_eq!(config.election_ticks(), 9);
+    assert_eq!(config.watch_progress_notify_interval, Duration::from_millis(100));
+    assert_eq!(config.listen_metrics_urls.len(), 1);
+}
+
+#[test]
+fn flags_are_checked_against_each_other_in_etcds_words() {
+    for (words, complaint) in [
+        ("positional", "\"positional\" is not a valid flag"),
+        (
+            "--listen-client-urls=http://127.0.0.1:1",
+            "--advertise-client-urls is required when --listen-client-urls is set explicitly",
+        ),
+        (
+            "--heartbeat-interval=1000",
+            "--election-timeout[1000ms] should be at least as 5 times as --heartbeat-interval[1000ms]",
+        ),
+        ("--heartbeat-interval=0", "--heartbeat-interval must be >0 (set to 0ms)"),
+        ("--election-timeout=0", "--election-timeout must be >0 (set to 0ms)"),
+        (
+            "--election-timeout=50001",
+            "--election-timeout[50001ms] is too long, and should be set less than 50000ms",
+        ),
+        ("--auto-compaction-mode=", "undefined auto-compaction-mode"),
+        (
+            "--listen-client-urls=http://foo:1 --advertise-client-urls=http://foo:1",
+            "expected IP in URL for binding (http://foo:1)",
+        ),
+        (
+            "--initial-advertise-peer-urls=http://:1",
+            "--initial-advertise-peer-urls \"http://:1\" must be \"host:port\" (unexpected empty host (http://:1))",
+        ),
+        ("--compact-hash-check-time=0", "--compact-hash-check-time must be >0 (set to 0)"),
+        ("--logger=capnslog", "unknown logger option \"capnslog\""),
+        ("--log-format=xml", "unknown log format: xml, supported values json, console"),
+        ("--cores=0", "--cores: expected a count such as 4 or CPUs such as 0-3 or 0,2 but found \"0\""),
+        ("--metrics=all", "--metrics must be basic or extensive (set to all)"),
+        (
+            "--feature-gates=LeaseCheckpointPersist=true",
+            "enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint",
+        ),
+    ] {
+        assert_eq!(error(words), complaint, "{words}");
+    }
+}
+
+#[test]
+fn what_is_not_built_is_refused_by_name() {
+    for (words, complaint) in [
+        ("--auto-tls", "--auto-tls is not built yet: it needs TLS"),
+        (
+            "--cert-file a --key-file=b --memory-mlock",
+            "--memory-mlock is not built yet: it needs locking the store in memory; \
+             --cert-file, --key-file are not built yet: they need TLS",
+        ),
+        (
+            "--listen-peer-urls=https://127.0.0.1:1",
+            "--listen-peer-urls=https://127.0.0.1:1 is not built yet: it needs TLS",
+        ),
+        (
+            "--listen-client-urls=unix://a:1 --advertise-client-urls=unix://a:1",
+            "--listen-client-urls=unix://a:1 is not built yet: it needs listeners on Unix sockets",
+        ),
+        ("--auth-token=jwt,pub-key=a", "--auth-token=jwt is not built yet: it needs authentication"),
+        (
+            "--auto-compaction-retention=1h",
+            "--auto-compaction-retention is not built yet: it needs automatic compaction",
+        ),
+        (
+            "--initial-cluster=default=http://localhost:2380,b=http://b:2380",
+            "--initial-cluster=b=http://b:2380,default=http://localhost:2380 is not built yet: \
+             it needs clusters of more than one member",
+        ),
+        (
+            "--force-new-cluster",
+            "--force-new-cluster is not built yet: it needs clusters of more than one member",
+        ),
+        ("--enable-pprof=true", "--enable-pprof is not built yet: it needs profiles over HTTP"),
+        ("--discovery-token=x", "--discovery-token is not built yet: it needs discovery"),
+        ("gateway start", "the sub command gateway is not built yet"),
+        (
+            "--discovery-fallback=proxy",
+            "v2 proxy is deprecated, and --discovery-fallback can't be configured as \"proxy\"",
+        ),
+    ] {
+        assert_eq!(error(words), complaint, "{words}");
+    }
+    // Said in so many words, the default is no wish for more.
+    run("--auto-tls=false --cert-file= --enable-distributed-tracing=F --tls-min-version=TLS1.2");
+}
+
+#[test]
+fn every_flag_that_is_not_built_is_refused_by_its_own_name() {
+    for flag in flag::FLAGS.iter().filter(|flag| matches!(flag.standing, flag::Standing::NotBuilt(_))) {
+        let value = match flag.kind {
+            flag::Kind::Bool => {
+                if flag.default == "true" {
+                    "false"
+                } else {
+                    "true"
+                }
+            }
+            flag::Kind::Duration => "77s",
+            flag::Kind::Urls => "http://127.0.0.1:7",
+            _ => "7",
+        };
+        let complaint = error(&format!("--{}={value}", flag.name));
+        assert!(
+            complaint.starts_with(&format!("--{} is not built yet: it needs ", flag.name)),
+            "{complaint}"
+        );
+        assert!(!complaint.contains('\n'));
+    }
+}
+
+#[test]
+fn what_has_no_effect_warns() {
+    let (_, notices) =
+        run("--name=x --backend-batch-limit=5 --max-snapshots=9 --experimental-initial-corrupt-check=true \
+         --enable-v2=true -v --corrupt-check-time=1s");
+    let text: Vec<&str> = notices.iter().map(|notice| notice.message.as_str()).collect();
+    for part in [
+        "--backend-batch-limit has no effect",
+        "--max-snapshots has no effect",
+        "--corrupt-check-time has no",
+    ] {
+        assert!(text.iter().any(|line| line.starts_with(part)), "{part}: {text:?}");
+    }
+    assert!(text.contains(&"flag is no longer supported - ignoring: --enable-v2"));
+    assert!(text.contains(&"flag is no longer supported - ignoring: --v"));
+}
+
+#[test]
+fn a_file_replaces_everything_else() {
+    let env = [("ETCD_NAME", "from-env"), ("ETCD_MAX_WALS", "bad")];
+    let file = "name: from-file\nlisten-client-urls: http://127.0.0.1:9\n";
+    for (words, env) in [
+        ("--name=from-line --config-file=f.yml", &env[..]),
+        ("--config-file=f.yml", &[][..]),
+        ("", &[("ETCD_CONFIG_FILE", "f.yml")][..]),
+    ] {
+        let Ok(Command::Run { config, notices }) = parse_with(words, env, file) else { panic!("{words}") };
+        assert_eq!((config.name.as_str(), config.max_wals), ("from-file", 5));
+        // Unlike on the command line, the default stays beside listeners of one's own.
+        assert_eq!(url::join(&config.advertise_client_urls), "http://localhost:2379");
+        assert!(notices.iter().any(|notice| notice.message.starts_with("loaded server configuration")));
+    }
+    let missing = parse_with("--config-file=none.yml", &[], "");
+    assert!(matches!(missing, Err(Failure::Invalid { error, .. }) if error.starts_with("open none.yml: ")));
+    let tls =
+        parse_with("--config-file=f.yml", &[], "client-transport-security: {cert-file: a, key-file: b}");
+    let Err(Failure::Invalid { error, .. }) = tls else { panic!("{tls:?}") };
+    assert_eq!(error, "--cert-file, --key-file are not built yet: they need TLS");
+}
+
+#[test]
+fn statuses_and_words_around_flags() {
+    assert!(matches!(parse_with("--foo", &[], ""), Err(Failure::Usage(_))));
+    assert!(
+        matches!(parse_with("--name=x", &[("ETCD_NAME", "x")], ""), Err(Failure::Shadowed(v)) if v == "ETCD_NAME")
+    );
+    assert!(
+        matches!(parse_with("--version", &[], ""), Ok(Command::Print(text)) if text.starts_with("etcd Version: "))
+    );
+    assert!(matches!(parse_with("-h", &[], ""), Ok(Command::Print(text)) if text.contains("--data-dir")));
+    assert!(matches!(parse_with("check d", &[], ""), Ok(Command::Check(dir)) if dir == PathBuf::from("d")));
+    assert!(matches!(parse_with("check", &[], ""), Err(Failure::Usage(_))));
+}
+
+#[test]
+fn cores_logs_and_quota() {
+    assert_eq!(run("--cores=3").0.cores, Cores::Count(3));
+    assert_eq!(run("--cores=4-4").0.cores, Cores::Cpus(vec![4]));
+    assert_eq!(run("--cores=0,2-4,3").0.cores, Cores::Cpus(vec![0, 2, 3, 4]));
+    let log = run("--log-outputs=stdout,/tmp/l,stdout --log-level=debug --log-format=console").0.log;
+    assert_eq!(log.outputs, [LogOutput::Stdout, LogOutput::File(PathBuf::from("/tmp/l"))]);
+    assert!(log.console && log.level == LogLevel::Debug);
+    assert_eq!(run("--quota-backend-bytes=-1").0.quota_bytes(), None);
+    assert_eq!(run("--quota-backend-bytes=5").0.quota_bytes(), Some(5));
+    assert_eq!(run("--watch-progress-notify-interval=1ms").0.watch_progress_notify_interval.as_millis(), 100);
+}
