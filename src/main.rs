@@ -1,3 +1,62 @@
-//! The `kevel` server.
+//! The `kevel` server: reads flags, opens the log, runs.
+#![forbid(unsafe_code)]
 
-fn main() {}
+use std::path::Path;
+use std::process::ExitCode;
+
+use kevel::config::{self, Command, Config, Failure, Notice};
+use kevel::server::io::probe;
+use kevel::server::log::{self, lines};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The command line cannot be read.
+const STATUS_USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    probe::early_init();
+    let args: Vec<String> = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
+    let env: Vec<(String, String)> = std::env::vars_os()
+        .map(|(key, value)| (key.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
+        .collect();
+    match config::parse(&args[1..], &env, |path| std::fs::read_to_string(path)) {
+        Ok(Command::Run { config, notices }) => run(*config, &notices, &args),
+        Ok(Command::Print(text)) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Ok(Command::Check(dir)) => check(&dir),
+        Err(Failure::Usage(message)) => {
+            eprint!("{message}\n{}", config::help::USAGE);
+            ExitCode::from(STATUS_USAGE)
+        }
+        Err(Failure::Invalid { error, notices }) => {
+            lines::notices(&notices);
+            lines::running(&args);
+            lines::invalid(&error);
+            ExitCode::FAILURE
+        }
+        Err(Failure::Shadowed(variable)) => {
+            lines::shadowed(&variable);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(config: Config, notices: &[Notice], args: &[String]) -> ExitCode {
+    if let Err(error) = log::init(&config.log) {
+        lines::fatal("cannot open the log", error);
+        return ExitCode::FAILURE;
+    }
+    lines::notices(notices);
+    lines::running(args);
+    lines::fatal("cannot start", format!("{} has no server in it yet", config.name));
+    log::flush();
+    ExitCode::FAILURE
+}
+
+fn check(dir: &Path) -> ExitCode {
+    eprintln!("kevel check {}: not wired yet", dir.display());
+    ExitCode::FAILURE
+}

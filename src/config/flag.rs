@@ -201,7 +201,7 @@ pub static FLAGS: &[Flag] = &[
     flag(Member, "heartbeat-interval", Uint, "100", "Milliseconds between heartbeats."),
     flag(Member, "election-timeout", Uint, "1000", "Milliseconds without a leader before an election."),
     flag(Member, "initial-election-tick-advance", Bool, "true", "Start close to the first election instead of a whole timeout before it."),
-    flag(Member, "listen-client-urls", Urls, "http://localhost:2379", "Where clients connect: gRPC, and HTTP for health, version and metrics."),
+    flag(Member, "listen-client-urls", Urls, "http://localhost:2379", "Where clients connect, by gRPC and HTTP."),
     flag(Member, "listen-peer-urls", Urls, "http://localhost:2380", "Where other members connect."),
     flag(Member, "listen-client-http-urls", Urls, "", "Separate listeners for HTTP, leaving the client URLs to gRPC alone."),
     flag(Member, "listen-metrics-urls", Urls, "", "Additional listeners for metrics and health."),

@@ -74,13 +74,18 @@ pub fn help() -> String {
     text
 }
 
-/// The lines of `--version`: etcd's four, which tools parse, and Kevel's.
-pub fn version() -> String {
-    let arch = match std::env::consts::ARCH {
+/// The processor's kind, in Go's words.
+pub fn arch() -> &'static str {
+    match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
         other => other,
-    };
+    }
+}
+
+/// The lines of `--version`: etcd's four, which tools parse, and Kevel's.
+pub fn version() -> String {
+    let arch = arch();
     format!(
         "etcd Version: {ETCD_VERSION}\nGit SHA: {GIT_SHA}\nGo Version: {TOOLCHAIN}\nGo OS/Arch: {}/{arch}\n\
          Kevel Version: {KEVEL_VERSION}\n",

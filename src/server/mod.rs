@@ -8,6 +8,8 @@ pub mod cores;
 pub mod front;
 pub mod grpc;
 pub mod io;
+pub mod log;
 pub mod mesh;
+pub mod metrics;
 pub mod signals;
 pub mod tickets;

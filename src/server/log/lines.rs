@@ -1,0 +1,251 @@
+//! The lines of a member's life that others wait for or parse: their words and fields are etcd's.
+//!
+//! One function a line. They are called by `main` and `server::run`, in about this order.
+#![forbid(unsafe_code)]
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::Line;
+use crate::config::{Config, ETCD_VERSION, GIT_SHA, LogLevel, Notice, TOOLCHAIN, Url};
+
+/// What configuration had to say.
+pub fn notices(notices: &[Notice]) {
+    for notice in notices {
+        let line = if notice.warning { Line::warn(&notice.message) } else { Line::info(&notice.message) };
+        notice.fields.iter().fold(line, |line, (name, value)| line.text(name, value)).write();
+    }
+}
+
+/// The command line.
+pub fn running(args: &[String]) {
+    Line::info("Running: ").texts("args", args).write();
+}
+
+/// The configuration makes no sense; status 1 follows.
+pub fn invalid(error: &str) {
+    Line::warn("failed to verify flags").text("error", error).write();
+}
+
+/// A variable repeats a flag; status 1 follows.
+pub fn shadowed(variable: &str) {
+    let message = "conflicting environment variable is shadowed by corresponding command-line flag (either unset \
+                   environment variable or disable flag))";
+    Line::new(LogLevel::Fatal, message).text("environment-variable", variable).write();
+}
+
+/// The process cannot go on; the caller exits with status 1.
+#[track_caller]
+pub fn fatal(message: &str, error: impl std::fmt::Display) {
+    Line::new(LogLevel::Fatal, message).text("error", error.to_string()).write();
+}
+
+/// Which data directory, and whether a member lives in it.
+pub fn data_dir(config: &Config, initialized: bool) {
+    let dir = config.data_dir.display().to_string();
+    if config.data_dir_defaulted {
+        Line::warn("'data-dir' was empty; using default").text("data-dir", &dir).write();
+    }
+    let (message, kind) = match initialized {
+        true => ("server has already been initialized", "member"),
+        false => ("Initialize and start etcd server", "empty"),
+    };
+    Line::info(message).text("data-dir", &dir).text("dir-type", kind).write();
+}
+
+/// A file in the data directory that is not ours.
+pub fn stray_file(name: &str, dir: &Path) {
+    let line = Line::warn("found invalid file under data directory");
+    line.text("filename", name).text("data-dir", dir.display().to_string()).write();
+}
+
+fn urls(urls: &[Url]) -> Vec<String> {
+    urls.iter().map(Url::to_string).collect()
+}
+
+/// Listeners are about to be opened.
+pub fn configuring_listeners(config: &Config) {
+    let peer = urls(&config.listen_peer_urls);
+    Line::info("configuring peer listeners").texts("listen-peer-urls", peer).write();
+    let client = urls(&config.listen_client_urls);
+    Line::info("configuring client listeners").texts("listen-client-urls", client).write();
+}
+
+/// The whole configuration, once.
+pub fn starting(config: &Config, initialized: bool, cores_used: usize, cores_available: usize) {
+    let gates: Vec<String> = config.gates.iter().map(|(name, _, on)| format!("{name}={on}")).collect();
+    let initial_cluster = if initialized { String::new() } else { config.initial_cluster.to_string() };
+    Line::info("starting an etcd server")
+        .text("etcd-version", ETCD_VERSION)
+        .text("kevel-version", crate::config::KEVEL_VERSION)
+        .text("git-sha", GIT_SHA)
+        .text("go-version", TOOLCHAIN)
+        .text("go-os", std::env::consts::OS)
+        .text("go-arch", crate::config::help::arch())
+        .value("max-cpu-set", cores_used)
+        .value("max-cpu-available", cores_available)
+        .value("member-initialized", initialized)
+        .text("name", &config.name)
+        .text("data-dir", config.data_dir.display().to_string())
+        .text("wal-dir", config.wal_dir().display().to_string())
+        .text("wal-dir-dedicated", dedicated(config))
+        .text("member-dir", config.member_dir().display().to_string())
+        .value("force-new-cluster", false)
+        .duration("heartbeat-interval", config.heartbeat_interval)
+        .duration("election-timeout", config.election_timeout)
+        .value("initial-election-tick-advance", config.initial_election_tick_advance)
+        .value("snapshot-count", config.snapshot_count)
+        .value("max-wals", config.max_wals)
+        .value("snapshot-catchup-entries", config.snapshot_catchup_entries)
+        .texts("initial-advertise-peer-urls", urls(&config.initial_advertise_peer_urls))
+        .texts("listen-peer-urls", urls(&config.listen_peer_urls))
+        .texts("advertise-client-urls", urls(&config.advertise_client_urls))
+        .texts("listen-client-urls", urls(&config.listen_client_urls))
+        .texts("listen-metrics-urls", urls(&config.listen_metrics_urls))
+        .text("local-address", "")
+        .texts("cors", &config.cors)
+        .texts("host-whitelist", &config.host_whitelist)
+        .text("initial-cluster", initial_cluster)
+        .text("initial-cluster-state", if config.join_existing { "existing" } else { "new" })
+        .text("initial-cluster-token", &config.initial_cluster_token)
+        .value("quota-backend-bytes", config.quota_backend_bytes)
+        .value("max-request-bytes", config.max_request_bytes)
+        .value("max-concurrent-streams", config.max_concurrent_streams)
+        .value("pre-vote", config.pre_vote)
+        .text("feature-gates", gates.join(","))
+        .text("auto-compaction-mode", &config.auto_compaction_mode)
+        .text("auto-compaction-retention", "0s")
+        .value("unsafe-no-fsync", config.unsafe_no_fsync)
+        .write();
+}
+
+fn dedicated(config: &Config) -> String {
+    config.dedicated_wal_dir.as_deref().map(|dir| dir.display().to_string()).unwrap_or_default()
+}
+
+/// Who this is.
+pub fn local_member(member: u64, cluster: u64) {
+    Line::info("starting local member").id("local-member-id", member).id("cluster-id", cluster).write();
+}
+
+/// Raft found a leader.
+pub fn elected(member: u64, leader: u64, term: u64) {
+    let message = format!("raft.node: {member:x} elected leader {leader:x} at term {term}");
+    Line::info(message).logger("raft").write();
+}
+
+/// The member's name and URLs are in the log.
+pub fn published(config: &Config, member: u64, cluster: u64) {
+    let client_urls = urls(&config.advertise_client_urls).join(" ");
+    Line::info("published local member to cluster through raft")
+        .id("local-member-id", member)
+        .text("local-member-attributes", format!("{{Name:{} ClientURLs:[{client_urls}]}}", config.name))
+        .id("cluster-id", cluster)
+        .duration("publish-timeout", config.request_timeout())
+        .write();
+}
+
+/// The cluster's version is decided; `version` is `3.7`.
+pub fn cluster_version(member: u64, cluster: u64, version: &str) {
+    Line::info("set initial cluster version")
+        .id("cluster-id", cluster)
+        .id("local-member-id", member)
+        .text("cluster-version", version)
+        .write();
+    Line::info("enabled capabilities for version").text("cluster-version", version).write();
+}
+
+/// Clients are answered from now on. etcd's test frameworks wait for these words; once per client listener.
+pub fn ready() {
+    Line::info("ready to serve client requests").write();
+}
+
+/// A listener serves without TLS. `traffic` is `grpc+http`, `grpc` or `http`.
+pub fn serving_insecurely(traffic: &str, address: &str) {
+    Line::info("serving client traffic insecurely; this is strongly discouraged!")
+        .text("traffic", traffic)
+        .text("address", address)
+        .write();
+}
+
+/// A listener serves metrics and health.
+pub fn serving_metrics(address: &str) {
+    Line::info("serving metrics").text("address", address).write();
+}
+
+/// SIGTERM or SIGINT; `name` is `terminated` or `interrupt`.
+pub fn signal(name: &str) {
+    Line::info("received signal; shutting down").text("signal", name).write();
+}
+
+/// Shutting down begins.
+pub fn closing(config: &Config) {
+    end_line("closing etcd server", config).write();
+}
+
+/// Everything is closed.
+pub fn closed(config: &Config) {
+    end_line("closed etcd server", config).write();
+}
+
+#[track_caller]
+fn end_line(message: &str, config: &Config) -> Line {
+    Line::info(message)
+        .text("name", &config.name)
+        .text("data-dir", config.data_dir.display().to_string())
+        .texts("advertise-peer-urls", urls(&config.initial_advertise_peer_urls))
+        .texts("advertise-client-urls", urls(&config.advertise_client_urls))
+}
+
+/// A unary request that took longer than `--warning-unary-request-duration`.
+#[derive(Debug)]
+pub struct SlowRequest<'a> {
+    /// The method's path.
+    pub method: &'a str,
+    /// The client.
+    pub remote: &'a str,
+    /// How long it took.
+    pub took: Duration,
+    /// Its size.
+    pub request_bytes: usize,
+    /// The answer's size.
+    pub response_bytes: usize,
+    /// Operations in it, where they are counted.
+    pub request_count: i64,
+    /// Answers in it.
+    pub response_count: i64,
+    /// What it asked for, without values.
+    pub content: &'a str,
+}
+
+/// Logs a slow request.
+pub fn slow_request(request: &SlowRequest<'_>) {
+    Line::warn("request stats")
+        .duration("time spent", request.took)
+        .text("remote", request.remote)
+        .text("response type", request.method)
+        .value("request count", request.request_count)
+        .value("request size", request.request_bytes)
+        .value("response count", request.response_count)
+        .value("response size", request.response_bytes)
+        .text("request content", request.content)
+        .write();
+}
+
+/// Applying an entry, or a range, took longer than `--warning-apply-duration`.
+pub fn slow_apply(took: Duration, expected: Duration, prefix: &str, request: &str) {
+    Line::warn("apply request took too long")
+        .duration("took", took)
+        .duration("expected-duration", expected)
+        .text("prefix", prefix)
+        .text("request", request)
+        .write();
+}
+
+/// The disk took longer than a second to make a write durable.
+pub fn slow_sync(took: Duration) {
+    Line::warn("slow fdatasync")
+        .duration("took", took)
+        .duration("expected-duration", Duration::from_secs(1))
+        .write();
+}
