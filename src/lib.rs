@@ -7,9 +7,13 @@
 
 pub mod btree;
 pub mod config;
+pub mod error;
 pub mod lease;
 pub mod limits;
+pub mod mvcc;
 pub mod proto;
+pub mod replica;
+pub mod request;
 pub mod server;
 pub mod stdx;
 pub mod wal;

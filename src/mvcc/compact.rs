@@ -1,0 +1,84 @@
+//! Forgetting history: first logically, in one step; then physically, in slices.
+//!
+//! A compaction to C moves the compaction revision: from then on no request reads below it. What nobody can read
+//! any more is found in tree `Garbage` in the order in which it died, so the sweep costs what died and nothing for
+//! what lives, and stops after as many removals as it is allowed between two turns.
+#![forbid(unsafe_code)]
+
+use super::revision::Revision;
+use super::schema::{index_key, split_garbage_key, split_kv_value};
+use super::wire::key_of;
+use crate::btree::{Applied, Read, Tree, WriteTxn};
+use crate::error::Error;
+
+/// Moves the compaction revision.
+pub fn mark(txn: &mut WriteTxn<'_>, revision: i64) -> Result<(), Error> {
+    let applied = txn.applied();
+    if revision <= applied.compact_revision {
+        return Err(Error::Compacted);
+    }
+    if revision > applied.revision {
+        return Err(Error::FutureRevision);
+    }
+    txn.set_applied(Applied { compact_revision: revision, ..applied });
+    Ok(())
+}
+
+/// True if a sweep would find something to do that `pinned` does not hold back.
+pub fn is_sweep_due(applied: Applied, pinned: Option<i64>) -> bool {
+    applied.swept_revision < limit(applied, pinned)
+}
+
+fn limit(applied: Applied, pinned: Option<i64>) -> i64 {
+    applied.compact_revision.min(pinned.unwrap_or(i64::MAX))
+}
+
+/// What a slice of the sweep did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Revisions removed.
+    pub removed: usize,
+    /// Nothing is left that may go: `Applied::swept_revision` has reached what the pins allow.
+    pub done: bool,
+}
+
+/// Removes up to `budget` revisions that neither the compaction revision nor `pinned`, the lowest revision that
+/// some reader still reads at, lets anyone see.
+pub fn sweep(txn: &mut WriteTxn<'_>, pinned: Option<i64>, budget: usize) -> Swept {
+    let applied = txn.applied();
+    let limit = limit(applied, pinned);
+    if applied.swept_revision >= limit {
+        return Swept { removed: 0, done: true };
+    }
+    let mut dead = Vec::new();
+    let mut cursor = txn.cursor(Tree::Garbage);
+    cursor.seek(&[]);
+    while cursor.valid() && dead.len() < budget {
+        let (due, revision) = split_garbage_key(cursor.key());
+        if due > limit {
+            break;
+        }
+        dead.push((due, revision));
+        cursor.next();
+    }
+    // The first entry that stays tells how far everything is gone.
+    let next_due = cursor.valid().then(|| split_garbage_key(cursor.key()).0);
+    let done = next_due.is_none_or(|due| due > limit);
+    for &(due, revision) in &dead {
+        remove(txn, due, revision);
+    }
+    let swept_revision = if done { limit } else { next_due.map_or(limit, |due| due - 1) };
+    let swept_revision = swept_revision.max(applied.swept_revision);
+    txn.set_applied(Applied { swept_revision, ..applied });
+    Swept { removed: dead.len(), done }
+}
+
+fn remove(txn: &mut WriteTxn<'_>, due: i64, dead: Revision) {
+    let kv_key = dead.to_bytes();
+    let value = txn.get(Tree::Kv, &kv_key).expect("garbage is stored until it is swept");
+    let index = index_key(key_of(split_kv_value(value).1), dead);
+    let removed = txn.delete(Tree::Kv, &kv_key)
+        && txn.delete(Tree::Index, &index)
+        && txn.delete(Tree::Garbage, &super::schema::garbage_key(due, dead));
+    assert!(removed, "garbage of revision {dead:?} was not in all three trees");
+}

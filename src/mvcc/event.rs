@@ -1,0 +1,90 @@
+//! Changes as watchers see them: pushed at apply, or read back from the store by revision.
+#![forbid(unsafe_code)]
+
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+
+use super::revision::Revision;
+use super::schema::split_kv_value;
+use super::view::View;
+use super::wire::key_of;
+use crate::btree::{Read, Tree};
+
+/// All changes of one main revision, in sub-revision order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventBatch {
+    /// The main revision of every event here.
+    pub revision: i64,
+    /// The store's compaction revision when the batch was applied; -1 before the first compaction.
+    pub compact_revision: i64,
+    /// The changes; never empty.
+    pub events: Vec<Event>,
+}
+
+/// One change of one key. Key and encoding share one allocation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Sub revision.
+    pub sub: i64,
+    /// True for a deletion.
+    pub delete: bool,
+    /// True if the key was created in this main revision.
+    pub create: bool,
+    /// The key.
+    pub key: Bytes,
+    /// The encoded `KeyValue` to send; for a deletion: key and mod revision.
+    pub kv: Bytes,
+    /// Revision of the value that the key had before this main revision.
+    pub prev: Option<Revision>,
+}
+
+/// One change read back from the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PastEvent<'a> {
+    /// Where it stands.
+    pub revision: Revision,
+    /// True for a deletion.
+    pub delete: bool,
+    /// The key.
+    pub key: &'a [u8],
+    /// The encoded `KeyValue` as stored; for a deletion it holds the key alone.
+    pub kv: &'a [u8],
+}
+
+impl<'a, R: Read> View<'a, R> {
+    /// Calls `each` with every stored event of the main revisions `from..=to`, in order, until it breaks.
+    ///
+    /// Every change at or above the compaction revision is there, but those that a later change of the same key
+    /// within the compaction revision itself superseded.
+    pub fn events(&self, from: i64, to: i64, each: &mut dyn FnMut(PastEvent<'a>) -> ControlFlow<()>) {
+        let mut cursor = self.read().cursor(Tree::Kv);
+        cursor.seek(&Revision::new(from.max(0), 0).to_bytes());
+        while cursor.valid() {
+            let revision = Revision::from_bytes(cursor.key());
+            if revision.main > to {
+                return;
+            }
+            let (delete, kv) = split_kv_value(cursor.value());
+            if each(PastEvent { revision, delete, key: key_of(kv), kv }).is_break() {
+                return;
+            }
+            cursor.next();
+        }
+    }
+
+    /// The encoded `KeyValue` that `key` has at main revision `revision`; none if it does not exist there or that
+    /// revision is compacted. Asked with the revision before an event's own, this is the event's `prev_kv`.
+    pub fn value_at(&self, key: &[u8], revision: i64) -> Option<&'a [u8]> {
+        if revision < self.compact_revision() {
+            return None;
+        }
+        self.find(key, revision).map(|found| self.kv(found.revision))
+    }
+
+    /// The encoded `KeyValue` put at exactly this revision, if it is still stored.
+    pub fn value_of(&self, revision: Revision) -> Option<&'a [u8]> {
+        let (delete, kv) = split_kv_value(self.read().get(Tree::Kv, &revision.to_bytes())?);
+        (!delete).then_some(kv)
+    }
+}

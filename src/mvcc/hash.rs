@@ -1,0 +1,172 @@
+//! HashKV: the number by which members find out whether they hold the same history.
+//!
+//! It is etcd's number: CRC-32C over the name of etcd's bucket, then storage key and stored value of every change
+//! up to a revision, in order, in etcd's own storage layout. What a compaction has condemned is left out whether it
+//! is still there or not, so the number does not depend on how far a sweep has got.
+#![forbid(unsafe_code)]
+
+use super::revision::Revision;
+use super::schema::split_kv_value;
+use super::view::View;
+use super::walk::{Interval, Position, Step, Walk};
+use super::wire::key_of;
+use crate::btree::{Read, Tree};
+use crate::error::Error;
+
+/// A HashKV being computed, in legs. Between two, the caller keeps [`HashKv::pin`] pinned.
+pub struct HashKv {
+    /// Changes above it do not count.
+    revision: i64,
+    /// Changes not above it count only if a read at `revision` shows them.
+    compact_revision: i64,
+    /// The store's revision at the start: the header's.
+    current: i64,
+    stage: Stage,
+    crc: u32,
+}
+
+enum Stage {
+    /// Looking for one live key: if there is none, nothing at all is condemned.
+    AnyLive(Position),
+    /// Digesting changes, from this one on.
+    Digest {
+        from: Revision,
+        any_live: bool,
+    },
+    Done,
+}
+
+/// What HashKV answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvHash {
+    /// The digest.
+    pub hash: u32,
+    /// The compaction revision it stands for; -1 if there was none.
+    pub compact_revision: i64,
+    /// The revision up to which it digests.
+    pub hash_revision: i64,
+    /// The store's revision: the header's.
+    pub revision: i64,
+}
+
+fn everything() -> Interval {
+    Interval::new(&[0], &[0])
+}
+
+impl HashKv {
+    /// The hash up to `revision`; zero for all.
+    pub fn new<R: Read>(view: &View<'_, R>, revision: i64) -> Result<Self, Error> {
+        // Unlike Range, etcd takes a negative revision at its word here: nothing is below it.
+        if revision > 0 && revision < view.compact_revision() {
+            return Err(Error::Compacted);
+        }
+        if revision > view.revision() {
+            return Err(Error::FutureRevision);
+        }
+        let revision = if revision == 0 { view.revision() } else { revision };
+        Ok(Self {
+            revision,
+            compact_revision: view.compact_revision(),
+            current: view.revision(),
+            stage: Stage::AnyLive(everything().start()),
+            crc: crc32c::crc32c(b"key"),
+        })
+    }
+
+    /// The revision to pin while this is under way: nothing that died above it may be swept.
+    pub fn pin(&self) -> i64 {
+        self.compact_revision
+    }
+
+    /// Digests on for about `budget` changes; the hash, once it is there.
+    pub fn step<R: Read>(&mut self, view: &View<'_, R>, budget: usize) -> Option<KvHash> {
+        if let Stage::AnyLive(position) = &self.stage {
+            let interval = everything();
+            let mut walk = Walk::resume(view, &interval, self.revision, position, budget);
+            self.stage = match walk.next() {
+                Step::Paused => Stage::AnyLive(walk.position()),
+                step => Stage::Digest { from: Revision::default(), any_live: matches!(step, Step::Live(..)) },
+            };
+        } else if let Stage::Digest { from, any_live } = self.stage {
+            self.stage = match self.digest(view, from, any_live, budget) {
+                Some(from) => Stage::Digest { from, any_live },
+                None => Stage::Done,
+            };
+        }
+        matches!(self.stage, Stage::Done).then_some(KvHash {
+            hash: self.crc,
+            compact_revision: self.compact_revision,
+            hash_revision: self.revision,
+            revision: self.current,
+        })
+    }
+
+    /// One leg; where the next one starts.
+    fn digest<R: Read>(
+        &mut self,
+        view: &View<'_, R>,
+        from: Revision,
+        any_live: bool,
+        budget: usize,
+    ) -> Option<Revision> {
+        let mut cursor = view.read().cursor(Tree::Kv);
+        cursor.seek(&from.to_bytes());
+        for _ in 0..budget {
+            if !cursor.valid() {
+                return None;
+            }
+            let revision = Revision::from_bytes(cursor.key());
+            if revision.main > self.revision {
+                return None;
+            }
+            let (tombstone, kv) = split_kv_value(cursor.value());
+            if self.counts(view, revision, tombstone, kv, any_live) {
+                self.crc = crc32c::crc32c_append(self.crc, &etcd_key(revision, tombstone));
+                self.crc = crc32c::crc32c_append(self.crc, kv);
+            }
+            cursor.next();
+        }
+        cursor.valid().then(|| Revision::from_bytes(cursor.key()))
+    }
+
+    fn counts<R: Read>(
+        &self,
+        view: &View<'_, R>,
+        revision: Revision,
+        tombstone: bool,
+        kv: &[u8],
+        any_live: bool,
+    ) -> bool {
+        if revision.main > self.compact_revision {
+            return true;
+        }
+        // A tombstone below the compaction is condemned. One at it is kept by some versions of etcd and not by
+        // others, and never counts.
+        if tombstone {
+            return false;
+        }
+        // With nothing alive etcd digests whatever its compaction has left, which is what is alive at it.
+        let at = if any_live { self.revision } else { self.compact_revision };
+        view.find(key_of(kv), at).is_some_and(|found| found.revision == revision)
+    }
+}
+
+/// A storage key of etcd's bucket `key`: both parts of the revision, big endian, and a mark on tombstones.
+fn etcd_key(revision: Revision, tombstone: bool) -> impl core::ops::Deref<Target = [u8]> {
+    let mut key = [0; 18];
+    key[..8].copy_from_slice(&revision.main.to_be_bytes());
+    key[8] = b'_';
+    key[9..17].copy_from_slice(&revision.sub.to_be_bytes());
+    key[17] = b't';
+    EtcdKey(key, if tombstone { 18 } else { 17 })
+}
+
+struct EtcdKey([u8; 18], usize);
+
+impl core::ops::Deref for EtcdKey {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0[..self.1]
+    }
+}

@@ -1,0 +1,520 @@
+//! Answering a Range: first its exact length, from the index alone; then its bytes, slice by slice.
+//!
+//! A unary gRPC message states its length before its first byte, and a list may be a gigabyte long. So an answer is
+//! *planned* by a walk over the index, which knows the length of every value without touching it, and then
+//! *emitted* by a second walk that copies values from their pages into whatever slice the connection has room for.
+//! Both go in bounded legs and hold no snapshot between two: they read at a revision which the caller pins, so
+//! that a compaction takes nothing away under them.
+#![forbid(unsafe_code)]
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::revision::Revision;
+use super::schema::{IndexEntry, split_kv_value};
+use super::view::View;
+use super::walk::{Interval, Position, Step, Walk};
+use super::wire::{KeyValue, bytes_field_len, int_field_len, put_bytes_field, put_bytes_head, put_int_field};
+use crate::btree::{Cursor, Read, Tree};
+use crate::error::Error;
+use crate::proto::etcdserverpb::RangeRequest;
+use crate::proto::etcdserverpb::range_request::{SortOrder, SortTarget};
+use crate::request::Header;
+
+/// How many values the plan remembers for the emission. Answers up to this size walk the index once.
+const REMEMBERED: usize = 1024;
+
+/// Index entries that one leg of an emission looks at.
+const LEG: usize = 8192;
+
+/// A Range being answered.
+pub struct Range {
+    interval: Interval,
+    shape: Shape,
+    filter: Filter,
+    order: Order,
+    /// Main revision that is read.
+    at: i64,
+    /// The store's revision when the request arrived: what the header says.
+    revision: i64,
+    /// Pairs to answer with, at most.
+    limit: u64,
+    /// Live keys to consider, in key order, at most.
+    fetch: u64,
+    /// Walk to the end of the interval even when nothing more is to be fetched.
+    count_all: bool,
+
+    /// Where the plan, then the emission goes on.
+    position: Position,
+    planned: bool,
+    /// Live keys seen.
+    total: u64,
+    /// Those considered that passed the filter.
+    matched: u64,
+    /// Encoded length of the pairs to answer with, tags and lengths included.
+    kvs_len: usize,
+    /// Sorted: all pairs, in order of the answer. By key: the first [`REMEMBERED`].
+    items: Vec<Item>,
+    /// Where the emission leaves the remembered pairs and walks.
+    unremembered: Position,
+    /// Behind the last pair of the answer, once `limit` is reached.
+    behind: Position,
+
+    /// Pairs written.
+    emitted: u64,
+    written: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    /// Whole pairs.
+    Full,
+    /// Pairs without their values; `lease` survives only where etcd reads the values to sort by them.
+    Keys { lease: bool },
+    /// Nothing but the count.
+    Count,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Order {
+    Key,
+    By { target: SortTarget, descending: bool },
+}
+
+/// Inclusive bounds; zero is none.
+#[derive(Clone, Copy)]
+struct Filter {
+    min_mod: i64,
+    max_mod: i64,
+    min_create: i64,
+    max_create: i64,
+}
+
+impl Filter {
+    fn is_none(&self) -> bool {
+        self.min_mod == 0 && self.max_mod == 0 && self.min_create == 0 && self.max_create == 0
+    }
+
+    fn passes(&self, revision: Revision, entry: &IndexEntry) -> bool {
+        (self.max_mod == 0 || revision.main <= self.max_mod)
+            && (self.min_mod == 0 || revision.main >= self.min_mod)
+            && (self.max_create == 0 || entry.create_revision <= self.max_create)
+            && (self.min_create == 0 || entry.create_revision >= self.min_create)
+    }
+}
+
+/// A pair of the answer.
+#[derive(Clone, Copy)]
+struct Item {
+    /// Ascending in order of the answer.
+    rank: (i64, i64),
+    revision: Revision,
+    /// Length of its encoding in the answer.
+    len: usize,
+}
+
+/// True for the orderings that the index already has: etcd API guarantee, with its quirk that a target without an
+/// order still cuts to the limit before it sorts.
+pub fn is_default_ordering(request: &RangeRequest) -> bool {
+    let none = request.sort_order == SortOrder::None as i32;
+    let ascending = request.sort_order == SortOrder::Ascend as i32;
+    none || (request.sort_target == SortTarget::Key as i32 && ascending)
+}
+
+impl Range {
+    /// A Range as the client asked for it. Its enums have been checked.
+    pub fn new<R: Read>(view: &View<'_, R>, request: &RangeRequest) -> Result<Self, Error> {
+        let interval = Interval::new(&request.key, &request.range_end);
+        let position = interval.start();
+        Self::from(view, request, interval, position, true)
+    }
+
+    /// A Range over the part of `interval` from `position` on.
+    pub(super) fn from<R: Read>(
+        view: &View<'_, R>,
+        request: &RangeRequest,
+        interval: Interval,
+        position: Position,
+        count_all: bool,
+    ) -> Result<Self, Error> {
+        let at = view.resolve(request.revision)?;
+        let filter = Filter {
+            min_mod: request.min_mod_revision,
+            max_mod: request.max_mod_revision,
+            min_create: request.min_create_revision,
+            max_create: request.max_create_revision,
+        };
+        let target = request.sort_target();
+        let order = match (request.sort_order(), target) {
+            (SortOrder::None | SortOrder::Ascend, SortTarget::Key) => Order::Key,
+            (order, target) => Order::By { target, descending: order == SortOrder::Descend },
+        };
+        let shape = match request {
+            _ if request.count_only => Shape::Count,
+            _ if request.keys_only => Shape::Keys { lease: target == SortTarget::Value },
+            _ => Shape::Full,
+        };
+        let limit = if request.limit > 0 { request.limit as u64 } else { u64::MAX };
+        let fetch = match limit {
+            u64::MAX => u64::MAX,
+            _ if is_default_ordering(request) && filter.is_none() => limit + 1,
+            _ => u64::MAX,
+        };
+        Ok(Self {
+            unremembered: position.clone(),
+            interval,
+            shape,
+            filter,
+            order: if shape == Shape::Count { Order::Key } else { order },
+            at,
+            revision: view.revision(),
+            limit,
+            fetch: if shape == Shape::Count { 0 } else { fetch },
+            count_all: count_all || shape == Shape::Count,
+            position,
+            planned: false,
+            total: 0,
+            matched: 0,
+            kvs_len: 0,
+            items: Vec::new(),
+            behind: Position::default(),
+            emitted: 0,
+            written: 0,
+        })
+    }
+
+    /// Main revision that is read: pin it before the first snapshot goes, unless the answer is complete by then.
+    pub fn at(&self) -> i64 {
+        self.at
+    }
+
+    /// The header's revision.
+    pub fn revision(&self) -> i64 {
+        self.revision
+    }
+
+    /// Goes on with the plan, looking at up to `budget` index entries; true once it stands.
+    ///
+    /// Sorting by value is the exception: it needs all values at once, so it runs to its end in one call.
+    pub fn plan<R: Read>(&mut self, view: &View<'_, R>, budget: usize) -> bool {
+        if self.planned {
+            return true;
+        }
+        if let Order::By { target: SortTarget::Value, descending } = self.order {
+            self.plan_by_value(view, descending);
+            self.planned = true;
+            return true;
+        }
+        let interval = self.interval.clone();
+        let mut walk = Walk::resume(view, &interval, self.at, &self.position, budget);
+        loop {
+            if !self.count_all && self.total == self.fetch {
+                break;
+            }
+            match walk.next() {
+                Step::Live(revision, entry) => self.consider(&walk, revision, &entry),
+                Step::Paused => {
+                    self.position = walk.position();
+                    return false;
+                }
+                Step::End => break,
+            }
+        }
+        if let Order::By { .. } = self.order {
+            self.items.sort_unstable_by_key(|item| item.rank);
+            self.items.truncate(usize::try_from(self.limit).unwrap_or(usize::MAX));
+            self.kvs_len = self.items.iter().map(|item| bytes_field_len(item.len)).sum();
+        }
+        self.planned = true;
+        true
+    }
+
+    /// Takes account of the next live key.
+    fn consider(&mut self, walk: &Walk<'_, '_>, revision: Revision, entry: &IndexEntry) {
+        let fetched = self.total < self.fetch;
+        self.total += 1;
+        if !fetched || !self.filter.passes(revision, entry) {
+            return;
+        }
+        self.matched += 1;
+        let len = self.item_len(walk, revision, entry);
+        let Order::By { target, descending } = self.order else {
+            if self.matched <= self.limit {
+                self.kvs_len += bytes_field_len(len);
+                if self.shape == Shape::Full && self.items.len() < REMEMBERED {
+                    self.items.push(Item { rank: (0, 0), revision, len });
+                    if self.items.len() == REMEMBERED {
+                        self.unremembered = walk.position();
+                    }
+                }
+                if self.matched == self.limit {
+                    self.behind = walk.position();
+                }
+            }
+            return;
+        };
+        let number = match target {
+            SortTarget::Version => entry.version,
+            SortTarget::Create => entry.create_revision,
+            SortTarget::Mod => revision.main,
+            SortTarget::Key | SortTarget::Value => self.matched as i64,
+        };
+        // Ties keep key order in both directions, which is what a stable sort of the walk would do.
+        let rank = (if descending { !number } else { number }, self.matched as i64);
+        self.items.push(Item { rank, revision, len });
+        self.drop_surplus();
+    }
+
+    /// Keeps a sorted plan within a small multiple of what the client wants to see.
+    fn drop_surplus(&mut self) {
+        let keep = self.limit.saturating_add(REMEMBERED as u64);
+        if self.items.len() as u64 >= keep.saturating_mul(2) {
+            let keep = keep as usize;
+            self.items.select_nth_unstable_by_key(keep, |item| item.rank);
+            self.items.truncate(keep);
+        }
+    }
+
+    /// Length of the encoded pair, as the answer will have it.
+    fn item_len(&self, walk: &Walk<'_, '_>, revision: Revision, entry: &IndexEntry) -> usize {
+        let Shape::Keys { lease } = self.shape else { return entry.kv_len };
+        bytes_field_len(walk.key_len())
+            + int_field_len(entry.create_revision)
+            + int_field_len(revision.main)
+            + int_field_len(entry.version)
+            + if lease { int_field_len(entry.lease) } else { 0 }
+    }
+
+    fn plan_by_value<R: Read>(&mut self, view: &View<'_, R>, descending: bool) {
+        let interval = self.interval.clone();
+        let mut walk = Walk::resume(view, &interval, self.at, &self.position, usize::MAX);
+        let mut values = Vec::new();
+        while let Step::Live(revision, entry) = walk.next() {
+            if self.total < self.fetch && self.filter.passes(revision, &entry) {
+                let len = self.item_len(&walk, revision, &entry);
+                values
+                    .push((KeyValue::decode(view.kv(revision)).value, Item { rank: (0, 0), revision, len }));
+            }
+            self.total += 1;
+        }
+        self.matched = values.len() as u64;
+        values.sort_by(|a, b| if descending { b.0.cmp(a.0) } else { a.0.cmp(b.0) });
+        values.truncate(usize::try_from(self.limit).unwrap_or(usize::MAX));
+        self.items = values.into_iter().map(|(_, item)| item).collect();
+        self.kvs_len = self.items.iter().map(|item| bytes_field_len(item.len)).sum();
+    }
+
+    /// Live keys in the interval, whatever limit and filters say.
+    pub fn count(&self) -> i64 {
+        self.total as i64
+    }
+
+    /// True if the limit left something out.
+    pub fn more(&self) -> bool {
+        self.matched > self.limit
+    }
+
+    /// Pairs in the answer.
+    pub fn kvs(&self) -> u64 {
+        self.matched.min(self.limit)
+    }
+
+    /// Encoded length of those pairs.
+    pub(super) fn kvs_len(&self) -> usize {
+        self.kvs_len
+    }
+
+    /// Behind the last pair, if the limit was reached.
+    pub(super) fn behind(&self) -> &Position {
+        &self.behind
+    }
+
+    /// Exact length of the encoded RangeResponse.
+    pub fn encoded_len(&self, header: &Header) -> usize {
+        assert!(self.planned, "the length of an answer is known once it is planned");
+        header.field_len(self.revision) + self.kvs_len + Self::tail_len(self.more(), self.count())
+    }
+
+    pub(super) fn tail_len(more: bool, count: i64) -> usize {
+        int_field_len(i64::from(more)) + int_field_len(count)
+    }
+
+    pub(super) fn put_tail(out: &mut BytesMut, more: bool, count: i64) {
+        put_int_field(out, 3, i64::from(more));
+        put_int_field(out, 4, count);
+    }
+
+    /// Appends the next slice of the encoded RangeResponse: about `bytes` more, a large value whole. True once it
+    /// is complete; all slices together have the length that was promised.
+    pub fn emit<R: Read>(
+        &mut self,
+        view: &View<'_, R>,
+        header: &Header,
+        out: &mut BytesMut,
+        bytes: usize,
+    ) -> bool {
+        let before = out.len();
+        if self.written == 0 {
+            header.put_field(self.revision, out);
+        }
+        let complete = self.emit_kvs(view, out, bytes);
+        if complete {
+            Self::put_tail(out, self.more(), self.count());
+        }
+        self.written += out.len() - before;
+        assert!(
+            !complete || self.written == self.encoded_len(header),
+            "an answer of {} bytes was promised, {} were written",
+            self.encoded_len(header),
+            self.written
+        );
+        complete
+    }
+
+    /// Appends pairs until about `bytes` are there; true once it has appended the last.
+    pub(super) fn emit_kvs<R: Read>(&mut self, view: &View<'_, R>, out: &mut BytesMut, bytes: usize) -> bool {
+        assert!(self.planned, "an answer is written once it is planned");
+        let full = out.len().saturating_add(bytes);
+        let kvs = self.kvs();
+        let mut reader = KvReader::new(view);
+        while let Some(item) = self.items.get(self.emitted as usize) {
+            if self.emitted == kvs || out.len() >= full {
+                return self.emitted == kvs;
+            }
+            let kv = reader.kv(item.revision);
+            put_bytes_head(out, 2, item.len);
+            match self.shape {
+                Shape::Keys { lease } => put_without_value(out, kv, lease),
+                _ => out.put_slice(kv),
+            }
+            self.emitted += 1;
+        }
+        if self.emitted == kvs || out.len() >= full {
+            return self.emitted == kvs;
+        }
+        let interval = self.interval.clone();
+        let mut walk = Walk::resume(view, &interval, self.at, &self.unremembered, LEG);
+        while self.emitted < kvs {
+            match walk.next() {
+                Step::Live(revision, entry) if self.filter.passes(revision, &entry) => {
+                    if self.shape == Shape::Full {
+                        put_bytes_field(out, 2, reader.kv(revision));
+                    } else {
+                        let kv = KeyValue {
+                            key: &walk.key(),
+                            create_revision: entry.create_revision,
+                            mod_revision: revision.main,
+                            version: entry.version,
+                            ..KeyValue::default()
+                        };
+                        put_bytes_head(out, 2, kv.encoded_len());
+                        kv.encode(out);
+                    }
+                    self.emitted += 1;
+                    if out.len() >= full {
+                        break;
+                    }
+                }
+                Step::Live(..) => {}
+                Step::Paused => break,
+                Step::End => panic!("keys of a pinned revision went away between plan and emission"),
+            }
+        }
+        if self.emitted < kvs {
+            self.unremembered = walk.position();
+        }
+        self.emitted == kvs
+    }
+}
+
+/// Appends an encoded `KeyValue` without its value, and without its lease unless that is wanted.
+fn put_without_value(out: &mut BytesMut, kv: &[u8], lease: bool) {
+    let decoded = KeyValue::decode(kv);
+    out.put_slice(&kv[..decoded.head_len()]);
+    if lease {
+        put_int_field(out, 6, decoded.lease);
+    }
+}
+
+/// Reads values by revision. Keys that were written one after the other lie one after the other, so it tries one
+/// step before it seeks.
+struct KvReader<'a> {
+    cursor: Cursor<'a>,
+    last: Option<Revision>,
+}
+
+impl<'a> KvReader<'a> {
+    fn new<R: Read>(view: &View<'a, R>) -> Self {
+        Self { cursor: view.read().cursor(Tree::Kv), last: None }
+    }
+
+    fn kv(&mut self, revision: Revision) -> &'a [u8] {
+        let key = revision.to_bytes();
+        if self.last.is_some_and(|last| last.may_precede(revision)) {
+            self.cursor.next();
+        }
+        if !self.cursor.valid() || self.cursor.key() != key {
+            self.cursor.seek(&key);
+        }
+        assert!(
+            self.cursor.valid() && self.cursor.key() == key,
+            "the index knows revision {revision:?}, which tree Kv does not have: stop and run `kevel check`"
+        );
+        self.last = Some(revision);
+        split_kv_value(self.cursor.value()).1
+    }
+}
+
+/// A whole RangeResponse at once: for one key, and for answers known to be small.
+pub fn answer<R: Read>(view: &View<'_, R>, header: &Header, request: &RangeRequest) -> Result<Bytes, Error> {
+    if request.range_end.is_empty() {
+        return answer_one(view, header, request);
+    }
+    let mut range = Range::new(view, request)?;
+    while !range.plan(view, usize::MAX) {}
+    let mut out = BytesMut::with_capacity(range.encoded_len(header));
+    while !range.emit(view, header, &mut out, usize::MAX) {}
+    Ok(out.freeze())
+}
+
+/// A Range of one key: neither order nor limit matter, and nothing is allocated but the answer.
+fn answer_one<R: Read>(view: &View<'_, R>, header: &Header, request: &RangeRequest) -> Result<Bytes, Error> {
+    let at = view.resolve(request.revision)?;
+    let filter = Filter {
+        min_mod: request.min_mod_revision,
+        max_mod: request.max_mod_revision,
+        min_create: request.min_create_revision,
+        max_create: request.max_create_revision,
+    };
+    let found = view.find(&request.key, at);
+    let count = i64::from(found.is_some());
+    let shown = found.filter(|found| !request.count_only && filter.passes(found.revision, &found.entry));
+    let fixed = header.field_len(view.revision()) + Range::tail_len(false, count);
+    let Some(found) = shown else {
+        let mut out = BytesMut::with_capacity(fixed);
+        header.put_field(view.revision(), &mut out);
+        Range::put_tail(&mut out, false, count);
+        return Ok(out.freeze());
+    };
+    let lease = request.sort_target() == SortTarget::Value;
+    let keys_only = KeyValue {
+        key: &request.key,
+        create_revision: found.entry.create_revision,
+        mod_revision: found.revision.main,
+        version: found.entry.version,
+        value: &[],
+        lease: if lease { found.entry.lease } else { 0 },
+    };
+    let len = if request.keys_only { keys_only.encoded_len() } else { found.entry.kv_len };
+    let mut out = BytesMut::with_capacity(fixed + bytes_field_len(len));
+    header.put_field(view.revision(), &mut out);
+    put_bytes_head(&mut out, 2, len);
+    if request.keys_only {
+        keys_only.encode(&mut out);
+    } else {
+        let kv = view.kv(found.revision);
+        assert_eq!(kv.len(), len, "the index knows the length of every value");
+        out.put_slice(kv);
+    }
+    Range::put_tail(&mut out, false, count);
+    Ok(out.freeze())
+}

@@ -1,0 +1,71 @@
+//! The order of all changes.
+#![forbid(unsafe_code)]
+
+/// Where a change stands: the write it belongs to, and its place within that write.
+///
+/// Only main revisions are visible to clients. The sub revision orders the changes of one transaction, and is
+/// part of what `HashKV` digests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Revision {
+    /// The write.
+    pub main: i64,
+    /// The change within it, from 0.
+    pub sub: i64,
+}
+
+/// Length of an encoded [`Revision`].
+pub const REVISION_BYTES: usize = 16;
+
+impl Revision {
+    /// A revision from its parts.
+    pub const fn new(main: i64, sub: i64) -> Self {
+        Self { main, sub }
+    }
+
+    /// The key of tree `Kv`: both parts big endian, so that byte order is revision order.
+    pub fn to_bytes(self) -> [u8; REVISION_BYTES] {
+        let mut bytes = [0; REVISION_BYTES];
+        bytes[..8].copy_from_slice(&self.main.to_be_bytes());
+        bytes[8..].copy_from_slice(&self.sub.to_be_bytes());
+        bytes
+    }
+
+    /// The inverse of [`Revision::to_bytes`].
+    ///
+    /// # Panics
+    /// When `bytes` has another length.
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        assert_eq!(bytes.len(), REVISION_BYTES, "a key of tree Kv has {REVISION_BYTES} bytes");
+        let part = |at: usize| i64::from_be_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+        Self { main: part(0), sub: part(8) }
+    }
+
+    /// True if `other` is the very next change that can follow this one without a gap in main revisions, which
+    /// is where a cursor over tree `Kv` probably stands after one step.
+    pub const fn may_precede(self, other: Revision) -> bool {
+        (other.main == self.main && other.sub == self.sub + 1)
+            || (other.main == self.main + 1 && other.sub == 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_keep_the_order() {
+        let revisions = [
+            Revision::new(1, 0),
+            Revision::new(1, 1),
+            Revision::new(2, 0),
+            Revision::new(256, 0),
+            Revision::new(256, 255),
+            Revision::new(256, 256),
+            Revision::new(i64::MAX, i64::MAX),
+        ];
+        for pair in revisions.windows(2) {
+            assert!(pair[0] < pair[1] && pair[0].to_bytes() < pair[1].to_bytes());
+            assert_eq!(Revision::from_bytes(&pair[0].to_bytes()), pair[0]);
+        }
+    }
+}

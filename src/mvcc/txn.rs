@@ -1,0 +1,271 @@
+//! Transactions: conditions on the state before, then operations that see each other.
+//!
+//! Evaluation has three phases, as etcd has them. The *path* says for the transaction and every nested one on the
+//! way which branch is taken; all conditions look at the state before. The *check* finds out whether every
+//! operation on that path can succeed, again on the state before. Only then are operations executed, in order, and
+//! nothing can fail any more.
+#![forbid(unsafe_code)]
+
+use std::cmp::Ordering;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::event::EventBatch;
+use super::range::Range;
+use super::view::View;
+use super::walk::{Interval, Step, Walk};
+use super::wire::{KeyValue, bytes_field_len, int_field_len, put_bytes_field, put_bytes_head, put_int_field};
+use super::write::{Writer, put_put_response, put_response_len};
+use crate::btree::{Read, WriteTxn};
+use crate::error::Error;
+use crate::proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
+use crate::proto::etcdserverpb::request_op::Request as Op;
+use crate::proto::etcdserverpb::{Compare, PutRequest, RangeRequest, RequestOp, TxnRequest};
+use crate::request::Header;
+
+/// True if no operation of either branch can write: such a transaction is answered like a Range. etcd API
+/// guarantee: a nested transaction counts as a write, whatever is in it.
+pub fn is_read_only(request: &TxnRequest) -> bool {
+    ops(request).all(|op| matches!(op.request, Some(Op::RequestRange(_))))
+}
+
+/// True if every operation is a serializable Range, so that local state will do.
+pub fn is_serializable(request: &TxnRequest) -> bool {
+    ops(request).all(|op| matches!(&op.request, Some(Op::RequestRange(range)) if range.serializable))
+}
+
+fn ops(request: &TxnRequest) -> impl Iterator<Item = &RequestOp> {
+    request.success.iter().chain(&request.failure)
+}
+
+/// A transaction's answer without its header.
+pub struct Outcome {
+    /// The header's revision.
+    pub revision: i64,
+    /// The encoded TxnResponse without its header.
+    pub body: Bytes,
+}
+
+/// Answers a read-only transaction from one state of the store.
+pub fn read<R: Read>(view: &View<'_, R>, request: &TxnRequest) -> Result<Outcome, Error> {
+    assert!(is_read_only(request), "a transaction that can write is proposed");
+    let mut path = Vec::new();
+    take_path(view, request, &mut path);
+    check(view, request, &mut path.iter(), &|_| true)?;
+    let mut body = BytesMut::new();
+    put_int_field(&mut body, 2, i64::from(path[0]));
+    for op in branch(request, path[0]) {
+        let Some(Op::RequestRange(range)) = &op.request else { unreachable!("checked above") };
+        put_range_op(&mut body, view, range);
+    }
+    Ok(Outcome { revision: view.revision(), body: body.freeze() })
+}
+
+/// Applies a transaction. `reply_wanted` is false where no client waits: Ranges are skipped then.
+pub fn apply(
+    txn: &mut WriteTxn<'_>,
+    request: &TxnRequest,
+    lease_exists: &dyn Fn(i64) -> bool,
+    reply_wanted: bool,
+) -> Result<(Outcome, Option<EventBatch>), Error> {
+    let mut path = Vec::new();
+    let view = View::new(&*txn);
+    take_path(&view, request, &mut path);
+    check(&view, request, &mut path.iter(), lease_exists)?;
+    let mut writer = Writer::begin(txn);
+    let mut body = BytesMut::new();
+    execute(&mut writer, request, &mut path.iter(), reply_wanted, &mut body);
+    let revision = writer.revision();
+    Ok((Outcome { revision, body: body.freeze() }, writer.finish()))
+}
+
+fn branch(request: &TxnRequest, succeeded: bool) -> &[RequestOp] {
+    if succeeded { &request.success } else { &request.failure }
+}
+
+/// Which branch is taken, here and in every nested transaction on the way, in the order they are met.
+fn take_path<R: Read>(view: &View<'_, R>, request: &TxnRequest, path: &mut Vec<bool>) {
+    let succeeded = request.compare.iter().all(|compare| holds(view, compare));
+    path.push(succeeded);
+    for op in branch(request, succeeded) {
+        if let Some(Op::RequestTxn(nested)) = &op.request {
+            take_path(view, nested, path);
+        }
+    }
+}
+
+/// Whether everything on the path can succeed.
+fn check<R: Read>(
+    view: &View<'_, R>,
+    request: &TxnRequest,
+    path: &mut core::slice::Iter<'_, bool>,
+    lease_exists: &dyn Fn(i64) -> bool,
+) -> Result<(), Error> {
+    for op in branch(request, *path.next().expect("the path covers every transaction on it")) {
+        match &op.request {
+            Some(Op::RequestRange(range)) => check_range(view, range)?,
+            Some(Op::RequestPut(put)) => check_put(view, put, lease_exists)?,
+            Some(Op::RequestTxn(nested)) => check(view, nested, path, lease_exists)?,
+            Some(Op::RequestDeleteRange(_)) | None => {}
+        }
+    }
+    Ok(())
+}
+
+/// Unlike a plain Range, etcd compares a negative revision with the compaction too.
+fn check_range<R: Read>(view: &View<'_, R>, range: &RangeRequest) -> Result<(), Error> {
+    if range.revision == 0 {
+        Ok(())
+    } else if range.revision > view.revision() {
+        Err(Error::FutureRevision)
+    } else if range.revision < view.compact_revision() {
+        Err(Error::Compacted)
+    } else {
+        Ok(())
+    }
+}
+
+/// Whether a put can succeed on this state.
+pub fn check_put<R: Read>(
+    view: &View<'_, R>,
+    put: &PutRequest,
+    lease_exists: &dyn Fn(i64) -> bool,
+) -> Result<(), Error> {
+    if put.lease != 0 && !lease_exists(put.lease) {
+        return Err(Error::LeaseNotFound);
+    }
+    if (put.ignore_value || put.ignore_lease) && view.find(&put.key, view.revision()).is_none() {
+        return Err(Error::KeyNotFound);
+    }
+    Ok(())
+}
+
+fn holds<R: Read>(view: &View<'_, R>, compare: &Compare) -> bool {
+    let by_value = compare.target == CompareTarget::Value as i32;
+    let load = |found: super::view::Found| {
+        let value = if by_value { KeyValue::decode(view.kv(found.revision)).value } else { &[] };
+        KeyValue {
+            key: &[],
+            create_revision: found.entry.create_revision,
+            mod_revision: found.revision.main,
+            version: found.entry.version,
+            value,
+            lease: found.entry.lease,
+        }
+    };
+    // A missing key has no value to compare with, not even an unequal one; everything else of it is zero.
+    let missing = || !by_value && relation_holds(compare, &KeyValue::default());
+    let at = view.revision();
+    if compare.range_end.is_empty() {
+        return match view.find(&compare.key, at) {
+            Some(found) => relation_holds(compare, &load(found)),
+            None => missing(),
+        };
+    }
+    let interval = Interval::new(&compare.key, &compare.range_end);
+    let mut walk = Walk::resume(view, &interval, at, &interval.start(), usize::MAX);
+    let mut none = true;
+    while let Step::Live(revision, entry) = walk.next() {
+        none = false;
+        if !relation_holds(compare, &load(super::view::Found { revision, entry })) {
+            return false;
+        }
+    }
+    !none || missing()
+}
+
+fn relation_holds(compare: &Compare, kv: &KeyValue<'_>) -> bool {
+    // An operand of another type than the target counts as absent, hence zero.
+    let number = |actual: i64, operand: Option<i64>| actual.cmp(&operand.unwrap_or(0));
+    let operand = compare.target_union.as_ref();
+    let ordering = match CompareTarget::try_from(compare.target) {
+        Ok(CompareTarget::Value) => kv.value.cmp(match operand {
+            Some(TargetUnion::Value(value)) => value,
+            _ => &[],
+        }),
+        Ok(CompareTarget::Create) => number(
+            kv.create_revision,
+            operand.and_then(|o| if let TargetUnion::CreateRevision(n) = o { Some(*n) } else { None }),
+        ),
+        Ok(CompareTarget::Mod) => number(
+            kv.mod_revision,
+            operand.and_then(|o| if let TargetUnion::ModRevision(n) = o { Some(*n) } else { None }),
+        ),
+        Ok(CompareTarget::Version) => number(
+            kv.version,
+            operand.and_then(|o| if let TargetUnion::Version(n) = o { Some(*n) } else { None }),
+        ),
+        Ok(CompareTarget::Lease) => number(
+            kv.lease,
+            operand.and_then(|o| if let TargetUnion::Lease(n) = o { Some(*n) } else { None }),
+        ),
+        Err(_) => Ordering::Equal,
+    };
+    match CompareResult::try_from(compare.result) {
+        Ok(CompareResult::Equal) => ordering.is_eq(),
+        Ok(CompareResult::NotEqual) => ordering.is_ne(),
+        Ok(CompareResult::Greater) => ordering.is_gt(),
+        Ok(CompareResult::Less) => ordering.is_lt(),
+        Err(_) => true,
+    }
+}
+
+/// Executes what the check has found possible, and appends fields 2 and 3 of the TxnResponse.
+fn execute(
+    writer: &mut Writer<'_, '_>,
+    request: &TxnRequest,
+    path: &mut core::slice::Iter<'_, bool>,
+    reply_wanted: bool,
+    out: &mut BytesMut,
+) {
+    let succeeded = *path.next().expect("the path covers every transaction on it");
+    put_int_field(out, 2, i64::from(succeeded));
+    for op in branch(request, succeeded) {
+        match &op.request {
+            Some(Op::RequestRange(range)) if reply_wanted => put_range_op(out, &writer.view(), range),
+            Some(Op::RequestRange(_)) => {}
+            Some(Op::RequestPut(put)) => {
+                let prev_kv = writer.put(put);
+                put_op_head(out, 2, put_response_len(writer.revision(), prev_kv.as_ref()));
+                put_put_response(out, writer.revision(), prev_kv.as_ref());
+            }
+            Some(Op::RequestDeleteRange(delete)) => {
+                let deleted = writer.delete_range(delete);
+                let header = Header::default();
+                let len = header.field_len(writer.revision())
+                    + int_field_len(deleted.keys)
+                    + deleted.prev_kvs.len();
+                put_op_head(out, 3, len);
+                header.put_field(writer.revision(), out);
+                put_int_field(out, 2, deleted.keys);
+                out.put_slice(&deleted.prev_kvs);
+            }
+            Some(Op::RequestTxn(nested)) => {
+                let mut body = BytesMut::new();
+                // etcd API guarantee: the header of a nested answer is there, and empty.
+                put_bytes_head(&mut body, 1, 0);
+                execute(writer, nested, path, reply_wanted, &mut body);
+                put_op_head(out, 4, body.len());
+                out.put_slice(&body);
+            }
+            None => put_bytes_field(out, 3, &[]),
+        }
+    }
+}
+
+/// Appends the answer of a Range inside a transaction, whose header has only a revision.
+fn put_range_op<R: Read>(out: &mut BytesMut, view: &View<'_, R>, request: &RangeRequest) {
+    let header = Header::default();
+    let mut range = Range::new(view, request).expect("a checked Range succeeds");
+    while !range.plan(view, usize::MAX) {}
+    let len = range.encoded_len(&header);
+    put_op_head(out, 1, len);
+    out.reserve(len);
+    while !range.emit(view, &header, out, usize::MAX) {}
+}
+
+/// Tag and length of a ResponseOp (field 3 of a TxnResponse) and of the response in its field `field`.
+fn put_op_head(out: &mut BytesMut, field: u8, len: usize) {
+    put_bytes_head(out, 3, bytes_field_len(len));
+    put_bytes_head(out, field, len);
+}

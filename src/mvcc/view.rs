@@ -1,0 +1,98 @@
+//! Reading the store at a revision.
+#![forbid(unsafe_code)]
+
+use super::revision::Revision;
+use super::schema::{IndexEntry, index_prefix, push_index_tail, split_index_key, split_kv_value};
+use crate::btree::{Read, Tree};
+use crate::error::Error;
+
+/// One consistent state of the store: a snapshot on a session core, or a write transaction in the middle of it.
+pub struct View<'a, R: Read> {
+    read: &'a R,
+    /// Main revision of the newest change that is visible here.
+    revision: i64,
+    compact_revision: i64,
+}
+
+/// A live revision of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Where it was put.
+    pub revision: Revision,
+    /// What the index knows about it.
+    pub entry: IndexEntry,
+}
+
+impl<'a, R: Read> View<'a, R> {
+    /// The state that `read` shows.
+    pub fn new(read: &'a R) -> Self {
+        Self::at(read, read.applied().revision)
+    }
+
+    /// The state that `read` shows, whose newest change has main revision `revision`: within a write, one more
+    /// than what is applied.
+    pub(super) fn at(read: &'a R, revision: i64) -> Self {
+        Self { read, revision, compact_revision: read.applied().compact_revision }
+    }
+
+    /// The state underneath.
+    pub fn read(&self) -> &'a R {
+        self.read
+    }
+
+    /// Main revision of the newest change; 1 in a fresh store.
+    pub fn revision(&self) -> i64 {
+        self.revision
+    }
+
+    /// The compaction revision; -1 before the first compaction.
+    pub fn compact_revision(&self) -> i64 {
+        self.compact_revision
+    }
+
+    /// The revision that a request for `revision` reads at.
+    pub fn resolve(&self, revision: i64) -> Result<i64, Error> {
+        if revision > self.revision {
+            Err(Error::FutureRevision)
+        } else if revision <= 0 {
+            Ok(self.revision)
+        } else if revision < self.compact_revision {
+            Err(Error::Compacted)
+        } else {
+            Ok(revision)
+        }
+    }
+
+    /// The live value of `key` at main revision `at`.
+    pub fn find(&self, key: &[u8], at: i64) -> Option<Found> {
+        self.find_any(key, Revision::new(at, i64::MAX)).filter(|found| !found.entry.tombstone)
+    }
+
+    /// The newest change of `key` that is not above `at`, a deletion too.
+    pub fn find_any(&self, key: &[u8], at: Revision) -> Option<Found> {
+        let mut seek = index_prefix(key);
+        let prefix_len = seek.len();
+        push_index_tail(&mut seek, at);
+        let mut cursor = self.read.cursor(Tree::Index);
+        cursor.seek(&seek);
+        if !cursor.valid() {
+            return None;
+        }
+        let (prefix, revision) = split_index_key(cursor.key());
+        (prefix == &seek[..prefix_len])
+            .then(|| Found { revision, entry: IndexEntry::decode(cursor.value(), revision.main) })
+    }
+
+    /// The encoded `KeyValue` that the index says was put at `revision`.
+    ///
+    /// # Panics
+    /// When it is not there: index and values are changed together, and the revision is pinned.
+    pub fn kv(&self, revision: Revision) -> &'a [u8] {
+        let Some(value) = self.read.get(Tree::Kv, &revision.to_bytes()) else {
+            panic!(
+                "the index knows revision {revision:?}, which tree Kv does not have: stop and run `kevel check`"
+            )
+        };
+        split_kv_value(value).1
+    }
+}

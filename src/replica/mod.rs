@@ -1,0 +1,4 @@
+//! One member's brain.
+#![forbid(unsafe_code)]
+
+pub mod apply;

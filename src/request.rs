@@ -1,0 +1,383 @@
+//! The command that is proposed, logged and applied, and what comes back from applying it.
+//!
+//! A log entry is an encoded `etcdserverpb.InternalRaftRequest` (etcd's proto message: its tools read our log). It
+//! is read here field by field instead of by generated code: of its forty optional messages an entry has one.
+//! [`Response`] is the other end: what apply found out, in pieces that are already encoded where values are large;
+//! [`encode`] adds the header of the member that answers.
+#![forbid(unsafe_code)]
+
+use bytes::{BufMut, Bytes, BytesMut};
+use prost::Message;
+
+use crate::mvcc::wire::{
+    bytes_field_len, int_field_len, put_bytes_field, put_bytes_head, put_int_field, put_varint, varint_len,
+};
+use crate::proto::etcdserverpb::{
+    AlarmMember, AlarmRequest, CompactionRequest, DeleteRangeRequest, LeaseCheckpointRequest,
+    LeaseGrantRequest, LeaseRevokeRequest, PutRequest, RangeRequest, RequestHeader, TxnRequest,
+};
+use crate::proto::membershippb::{
+    ClusterMemberAttrSetRequest, ClusterVersionSetRequest, DowngradeInfoSetRequest,
+};
+
+macro_rules! requests {
+    ($($(#[$doc:meta])* $name:ident($message:ty) = $field:literal;)*) => {
+        /// A command.
+        #[derive(Clone, Debug, PartialEq)]
+        #[allow(missing_docs)]
+        pub enum Request {
+            $($(#[$doc])* $name($message),)*
+            /// An entry that some test of etcd's writes to move the log's version; means nothing.
+            DowngradeVersionTest,
+        }
+
+        /// Which message of an entry is set: its field number.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[allow(missing_docs)]
+        #[repr(u32)]
+        pub enum Kind { $($name = $field,)* DowngradeVersionTest = 9900 }
+
+        impl Request {
+            /// Which message it is.
+            pub fn kind(&self) -> Kind {
+                match self {
+                    $(Request::$name(_) => Kind::$name,)*
+                    Request::DowngradeVersionTest => Kind::DowngradeVersionTest,
+                }
+            }
+
+            /// The message's own encoding.
+            fn encode_message(&self) -> Vec<u8> {
+                match self {
+                    $(Request::$name(message) => message.encode_to_vec(),)*
+                    Request::DowngradeVersionTest => Vec::new(),
+                }
+            }
+
+            fn decode_message(field: u32, message: Bytes) -> Result<Self, EntryError> {
+                match field {
+                    $($field => Ok(Request::$name(<$message>::decode(message)?)),)*
+                    9900 => Ok(Request::DowngradeVersionTest),
+                    _ => Err(EntryError::UnknownKind(field)),
+                }
+            }
+        }
+    };
+}
+
+requests! {
+    /// Never proposed, but entries of it are legal.
+    Range(RangeRequest) = 3;
+    Put(PutRequest) = 4;
+    DeleteRange(DeleteRangeRequest) = 5;
+    Txn(TxnRequest) = 6;
+    Compaction(CompactionRequest) = 7;
+    LeaseGrant(LeaseGrantRequest) = 8;
+    LeaseRevoke(LeaseRevokeRequest) = 9;
+    Alarm(AlarmRequest) = 10;
+    LeaseCheckpoint(LeaseCheckpointRequest) = 11;
+    ClusterVersionSet(ClusterVersionSetRequest) = 1300;
+    ClusterMemberAttrSet(ClusterMemberAttrSetRequest) = 1301;
+    DowngradeInfoSet(DowngradeInfoSetRequest) = 1302;
+}
+
+/// A log entry's command with who asked for it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// Chosen by the proposer; its reply waits under it.
+    pub id: u64,
+    /// The authenticated user; empty for none.
+    pub username: String,
+    /// The auth revision that the user was checked against.
+    pub auth_revision: u64,
+    /// The command.
+    pub request: Request,
+}
+
+/// Why the bytes of a log entry are no command that this version can apply.
+#[derive(Debug)]
+pub enum EntryError {
+    /// Not the encoding of an InternalRaftRequest.
+    Malformed(prost::DecodeError),
+    /// It ends inside a field.
+    Truncated,
+    /// A message whose meaning is not built: skipping it would make this member differ from its peers.
+    UnknownKind(u32),
+    /// No message at all.
+    Empty,
+    /// More than one message.
+    Ambiguous,
+}
+
+impl From<prost::DecodeError> for EntryError {
+    fn from(error: prost::DecodeError) -> Self {
+        EntryError::Malformed(error)
+    }
+}
+
+impl core::fmt::Display for EntryError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            EntryError::Malformed(error) => write!(f, "not an InternalRaftRequest: {error}"),
+            EntryError::Truncated => f.write_str("an InternalRaftRequest that ends inside a field"),
+            EntryError::UnknownKind(field) => {
+                write!(f, "field {field} of InternalRaftRequest is of a kind that this version cannot apply")
+            }
+            EntryError::Empty => f.write_str("an InternalRaftRequest without a request"),
+            EntryError::Ambiguous => f.write_str("an InternalRaftRequest with more than one request"),
+        }
+    }
+}
+
+impl std::error::Error for EntryError {}
+
+const HEADER_FIELD: u32 = 100;
+const LEGACY_ID_FIELD: u32 = 1;
+
+impl Entry {
+    /// A command of nobody in particular.
+    pub fn new(id: u64, request: Request) -> Self {
+        Self { id, username: String::new(), auth_revision: 0, request }
+    }
+
+    /// The encoded InternalRaftRequest.
+    pub fn encode(&self) -> Bytes {
+        let message = self.request.encode_message();
+        let header =
+            RequestHeader { id: self.id, username: self.username.clone(), auth_revision: self.auth_revision };
+        wrap_with(&header, self.request.kind(), &message)
+    }
+
+    /// Reads an encoded InternalRaftRequest; keys and values stay in `bytes`.
+    pub fn decode(mut bytes: Bytes) -> Result<Self, EntryError> {
+        use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+        let mut header = RequestHeader::default();
+        let mut request = None;
+        while !bytes.is_empty() {
+            let (field, wire_type) = decode_key(&mut bytes)?;
+            match (field, wire_type) {
+                (LEGACY_ID_FIELD, WireType::Varint) => {
+                    let id = decode_varint(&mut bytes)?;
+                    header.id = if header.id == 0 { id } else { header.id };
+                }
+                (_, WireType::LengthDelimited) => {
+                    let len = decode_varint(&mut bytes)? as usize;
+                    if len > bytes.len() {
+                        return Err(EntryError::Truncated);
+                    }
+                    let message = bytes.split_to(len);
+                    if field == HEADER_FIELD {
+                        header.merge(message)?;
+                    } else if request.replace(Request::decode_message(field, message)?).is_some() {
+                        return Err(EntryError::Ambiguous);
+                    }
+                }
+                _ => skip_field(wire_type, field, &mut bytes, DecodeContext::default())?,
+            }
+        }
+        let RequestHeader { id, username, auth_revision } = header;
+        Ok(Self { id, username, auth_revision, request: request.ok_or(EntryError::Empty)? })
+    }
+}
+
+/// The entry of a request whose message is at hand as the client encoded it.
+pub fn wrap(id: u64, kind: Kind, message: &[u8]) -> Bytes {
+    wrap_with(&RequestHeader { id, ..RequestHeader::default() }, kind, message)
+}
+
+fn wrap_with(header: &RequestHeader, kind: Kind, message: &[u8]) -> Bytes {
+    let tag = |field: u32| u64::from(field << 3 | 2);
+    let header_len = header.encoded_len();
+    let total = varint_len(tag(kind as u32))
+        + varint_len(message.len() as u64)
+        + message.len()
+        + varint_len(tag(HEADER_FIELD))
+        + varint_len(header_len as u64)
+        + header_len;
+    let mut out = BytesMut::with_capacity(total);
+    let put_message = |out: &mut BytesMut| {
+        put_varint(out, tag(kind as u32));
+        put_varint(out, message.len() as u64);
+        out.put_slice(message);
+    };
+    // Fields in number order, as every protobuf encoder writes them.
+    if (kind as u32) < HEADER_FIELD {
+        put_message(&mut out);
+    }
+    put_varint(&mut out, tag(HEADER_FIELD));
+    put_varint(&mut out, header_len as u64);
+    header.encode_raw(&mut out);
+    if (kind as u32) > HEADER_FIELD {
+        put_message(&mut out);
+    }
+    debug_assert_eq!(out.len(), total);
+    out.freeze()
+}
+
+/// Who answers: the part of a ResponseHeader that is the member's own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Header {
+    /// The cluster.
+    pub cluster_id: u64,
+    /// The member that answers.
+    pub member_id: u64,
+    /// Its current term.
+    pub raft_term: u64,
+}
+
+impl Header {
+    fn message_len(&self, revision: i64) -> usize {
+        int_field_len(self.cluster_id as i64)
+            + int_field_len(self.member_id as i64)
+            + int_field_len(revision)
+            + int_field_len(self.raft_term as i64)
+    }
+
+    /// Length of field 1 of every response.
+    pub fn field_len(&self, revision: i64) -> usize {
+        bytes_field_len(self.message_len(revision))
+    }
+
+    /// Appends field 1 of every response.
+    pub fn put_field(&self, revision: i64, out: &mut BytesMut) {
+        put_bytes_head(out, 1, self.message_len(revision));
+        put_int_field(out, 1, self.cluster_id as i64);
+        put_int_field(out, 2, self.member_id as i64);
+        put_int_field(out, 3, revision);
+        put_int_field(out, 4, self.raft_term as i64);
+    }
+}
+
+/// What applying a request found out. `revision` is the header's.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Response {
+    /// To a Range in the log.
+    Range {
+        /// The store's revision.
+        revision: i64,
+        /// The encoded RangeResponse without its header.
+        body: Bytes,
+    },
+    /// To a Put.
+    Put {
+        /// The put's own revision.
+        revision: i64,
+        /// The encoded KeyValue that was there before, if asked for.
+        prev_kv: Option<Bytes>,
+    },
+    /// To a DeleteRange.
+    DeleteRange {
+        /// The deletion's revision, or the store's if nothing was there.
+        revision: i64,
+        /// Keys deleted.
+        deleted: i64,
+        /// Fields 3 of the DeleteRangeResponse, encoded, if asked for.
+        prev_kvs: Bytes,
+    },
+    /// To a Txn.
+    Txn {
+        /// The transaction's revision, or the store's if it changed nothing.
+        revision: i64,
+        /// The encoded TxnResponse without its header.
+        body: Bytes,
+    },
+    /// To a Compaction. If it was to be physical, the reply waits until the store is swept up to `compacted`.
+    Compact {
+        /// The store's revision.
+        revision: i64,
+        /// The compaction's revision.
+        compacted: i64,
+        /// The client waits for the garbage to be gone.
+        physical: bool,
+    },
+    /// To a LeaseGrant.
+    LeaseGrant {
+        /// The store's revision.
+        revision: i64,
+        /// The lease.
+        id: i64,
+        /// Its time to live in seconds, raised to the minimum.
+        ttl: i64,
+    },
+    /// To a LeaseRevoke.
+    LeaseRevoke {
+        /// The revision of the deletions, or the store's if no key was attached.
+        revision: i64,
+    },
+    /// To a LeaseCheckpoint.
+    LeaseCheckpoint {
+        /// The store's revision.
+        revision: i64,
+    },
+    /// To an Alarm.
+    Alarm {
+        /// The store's revision.
+        revision: i64,
+        /// Those asked for, or the one that was raised or cleared.
+        alarms: Vec<AlarmMember>,
+    },
+    /// To what no client waits for: facts about the cluster.
+    Done,
+}
+
+impl Response {
+    /// The revision that the header will have.
+    pub fn revision(&self) -> i64 {
+        match *self {
+            Response::Range { revision, .. }
+            | Response::Put { revision, .. }
+            | Response::DeleteRange { revision, .. }
+            | Response::Txn { revision, .. }
+            | Response::Compact { revision, .. }
+            | Response::LeaseGrant { revision, .. }
+            | Response::LeaseRevoke { revision }
+            | Response::LeaseCheckpoint { revision }
+            | Response::Alarm { revision, .. } => revision,
+            Response::Done => 0,
+        }
+    }
+}
+
+/// The message that a client gets: the response under the answering member's header.
+pub fn encode(response: &Response, header: &Header) -> Bytes {
+    let revision = response.revision();
+    let body_len = match response {
+        Response::Range { body, .. } | Response::Txn { body, .. } => body.len(),
+        Response::Put { prev_kv, .. } => prev_kv.as_ref().map_or(0, |kv| bytes_field_len(kv.len())),
+        Response::DeleteRange { deleted, prev_kvs, .. } => int_field_len(*deleted) + prev_kvs.len(),
+        Response::LeaseGrant { id, ttl, .. } => int_field_len(*id) + int_field_len(*ttl),
+        Response::Alarm { alarms, .. } => alarms.iter().map(|a| bytes_field_len(a.encoded_len())).sum(),
+        Response::Compact { .. }
+        | Response::LeaseRevoke { .. }
+        | Response::LeaseCheckpoint { .. }
+        | Response::Done => 0,
+    };
+    let mut out = BytesMut::with_capacity(header.field_len(revision) + body_len);
+    header.put_field(revision, &mut out);
+    match response {
+        Response::Range { body, .. } | Response::Txn { body, .. } => out.put_slice(body),
+        Response::Put { prev_kv, .. } => {
+            if let Some(kv) = prev_kv {
+                put_bytes_field(&mut out, 2, kv);
+            }
+        }
+        Response::DeleteRange { deleted, prev_kvs, .. } => {
+            put_int_field(&mut out, 2, *deleted);
+            out.put_slice(prev_kvs);
+        }
+        Response::LeaseGrant { id, ttl, .. } => {
+            put_int_field(&mut out, 2, *id);
+            put_int_field(&mut out, 3, *ttl);
+        }
+        Response::Alarm { alarms, .. } => {
+            for alarm in alarms {
+                put_bytes_field(&mut out, 2, &alarm.encode_to_vec());
+            }
+        }
+        Response::Compact { .. }
+        | Response::LeaseRevoke { .. }
+        | Response::LeaseCheckpoint { .. }
+        | Response::Done => {}
+    }
+    out.freeze()
+}
