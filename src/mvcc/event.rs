@@ -29,14 +29,14 @@ pub struct Event {
     pub sub: i64,
     /// True for a deletion.
     pub delete: bool,
-    /// True if the key was created in this main revision.
+    /// True if the key was created in this main revision; what etcd calls a create event has no previous value.
     pub create: bool,
     /// The key.
     pub key: Bytes,
     /// The encoded `KeyValue` to send; for a deletion: key and mod revision.
     pub kv: Bytes,
-    /// Revision of the value that the key had before this main revision.
-    pub prev: Option<Revision>,
+    /// Main and sub revision of the value that the key had before this main revision.
+    pub prev: Option<(i64, i64)>,
 }
 
 /// One change read back from the store.

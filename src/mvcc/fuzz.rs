@@ -240,12 +240,12 @@ impl World {
             kv.mod_revision = change.main;
             assert_eq!(event.kv, kv.encode_to_vec());
             let before = self.model.live(&change.kv.key, &[], change.main - 1);
-            let prev = before.first().map(|c| Revision::new(c.main, c.sub));
+            let prev = before.first().map(|c| (c.main, c.sub));
             assert_eq!(event.create, !change.delete && change.kv.create_revision == change.main);
             // A key that this very write deleted and created again is new: its former value is not a previous one.
             if !event.create {
                 assert_eq!(event.prev, prev);
-                let value = prev.and_then(|revision| view.value_of(revision));
+                let value = prev.and_then(|(main, sub)| view.value_of(Revision::new(main, sub)));
                 assert_eq!(value.map(<[u8]>::to_vec), before.first().map(|c| c.kv.encode_to_vec()));
             }
         }

@@ -204,12 +204,26 @@ impl Range {
             self.planned = true;
             return true;
         }
-        let interval = self.interval.clone();
-        let mut walk = Walk::resume(view, &interval, self.at, &self.position, budget);
-        loop {
-            if !self.count_all && self.total == self.fetch {
-                break;
-            }
+        // The walk borrows the interval while the plan grows.
+        let interval = core::mem::take(&mut self.interval);
+        let complete = self.walk_leg(view, &interval, budget);
+        self.interval = interval;
+        if !complete {
+            return false;
+        }
+        if let Order::By { .. } = self.order {
+            self.items.sort_unstable_by_key(|item| item.rank);
+            self.items.truncate(usize::try_from(self.limit).unwrap_or(usize::MAX));
+            self.kvs_len = self.items.iter().map(|item| bytes_field_len(item.len)).sum();
+        }
+        self.planned = true;
+        true
+    }
+
+    /// One leg of the walk; true if it was the last.
+    fn walk_leg<R: Read>(&mut self, view: &View<'_, R>, interval: &Interval, budget: usize) -> bool {
+        let mut walk = Walk::resume(view, interval, self.at, &self.position, budget);
+        while self.count_all || self.total < self.fetch {
             match walk.next() {
                 Step::Live(revision, entry) => self.consider(&walk, revision, &entry),
                 Step::Paused => {
@@ -219,12 +233,6 @@ impl Range {
                 Step::End => break,
             }
         }
-        if let Order::By { .. } = self.order {
-            self.items.sort_unstable_by_key(|item| item.rank);
-            self.items.truncate(usize::try_from(self.limit).unwrap_or(usize::MAX));
-            self.kvs_len = self.items.iter().map(|item| bytes_field_len(item.len)).sum();
-        }
-        self.planned = true;
         true
     }
 
@@ -391,8 +399,23 @@ impl Range {
         if self.emitted == kvs || out.len() >= full {
             return self.emitted == kvs;
         }
-        let interval = self.interval.clone();
-        let mut walk = Walk::resume(view, &interval, self.at, &self.unremembered, LEG);
+        let interval = core::mem::take(&mut self.interval);
+        self.emit_walking(view, &interval, reader, out, full);
+        self.interval = interval;
+        self.emitted == kvs
+    }
+
+    /// One leg of the emission behind the remembered pairs.
+    fn emit_walking<'a, R: Read>(
+        &mut self,
+        view: &View<'a, R>,
+        interval: &Interval,
+        mut reader: KvReader<'a>,
+        out: &mut BytesMut,
+        full: usize,
+    ) {
+        let kvs = self.kvs();
+        let mut walk = Walk::resume(view, interval, self.at, &self.unremembered, LEG);
         while self.emitted < kvs {
             match walk.next() {
                 Step::Live(revision, entry) if self.filter.passes(revision, &entry) => {
@@ -422,7 +445,6 @@ impl Range {
         if self.emitted < kvs {
             self.unremembered = walk.position();
         }
-        self.emitted == kvs
     }
 }
 

@@ -38,7 +38,7 @@ enum Stage {
     /// Walking the index for the next chunk.
     Chunk(Range),
     /// The last chunk is known; counting the keys behind it.
-    Rest { chunk: Range, rest: Range },
+    Rest { chunk: Range, rest: Box<Range> },
     /// A message stands.
     Message { chunk: Range, last: Option<Last>, begun: bool },
     /// The last message has been written.
@@ -113,7 +113,7 @@ impl RangeStream {
                     let count_request = RangeRequest { count_only: true, ..self.request.clone() };
                     let behind = chunk.behind().clone();
                     let rest = Range::from(view, &count_request, self.interval.clone(), behind, true)?;
-                    self.stage = Stage::Rest { chunk, rest };
+                    self.stage = Stage::Rest { chunk, rest: Box::new(rest) };
                     return Ok(false);
                 } else {
                     self.adjust(&chunk);

@@ -10,45 +10,45 @@ use super::view::View;
 use crate::btree::{Cursor, Read, Tree};
 
 /// An interval of user keys, as requests name them.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Interval {
-    start: KeyBuf,
+    start: Vec<u8>,
     end: End,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 enum End {
     /// Below this index key.
-    Before(KeyBuf),
+    Before(Vec<u8>),
     /// No end.
+    #[default]
     Never,
 }
 
 impl Interval {
     /// The keys from `key` on: that one if `range_end` is empty, all if it is one zero byte, else those below it.
     pub fn new(key: &[u8], range_end: &[u8]) -> Self {
-        let start = index_prefix(key);
+        let start = index_prefix(key).to_vec();
         let end = match range_end {
             [] => {
-                let mut past = KeyBuf::default();
-                past.push(&start);
-                past.push(&[0x80]);
+                let mut past = start.clone();
+                past_index_prefix(&mut past);
                 End::Before(past)
             }
             [0] => End::Never,
-            _ => End::Before(index_prefix(range_end)),
+            _ => End::Before(index_prefix(range_end).to_vec()),
         };
         Self { start, end }
     }
 
     /// Where a walk over all of it starts.
     pub fn start(&self) -> Position {
-        Position { seek: self.start.to_vec() }
+        Position { seek: self.start.clone() }
     }
 
     fn admits(&self, index_key: &[u8]) -> bool {
         match &self.end {
-            End::Before(end) => *index_key < **end,
+            End::Before(end) => *index_key < end[..],
             End::Never => true,
         }
     }

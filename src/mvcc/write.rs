@@ -219,12 +219,12 @@ impl<'t, 's> Writer<'t, 's> {
     }
 
     /// What the key held before this write. Only where one write changes a key twice does it have to look.
-    fn prev(&self, key: &[u8], live: Option<Found>) -> Option<Revision> {
-        let revision = live?.revision;
-        if revision.main <= self.begin {
-            return Some(revision);
+    fn prev(&self, key: &[u8], live: Option<Found>) -> Option<(i64, i64)> {
+        let mut revision = live?.revision;
+        if revision.main > self.begin {
+            revision = View::at(&*self.txn, self.begin).find(key, self.begin)?.revision;
         }
-        View::at(&*self.txn, self.begin).find(key, self.begin).map(|found| found.revision)
+        Some((revision.main, revision.sub))
     }
 
     /// Ends the write: if it changed anything, its revision is the store's.

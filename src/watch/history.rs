@@ -3,35 +3,10 @@
 
 use std::ops::ControlFlow;
 
-use bytes::Bytes;
-
-/// All changes of one main revision, in sub-revision order.
-#[derive(Clone, Debug, Default)]
-pub struct EventBatch {
-    /// The main revision of every event here.
-    pub revision: i64,
-    /// The store's compaction revision when the batch was applied; -1 before the first compaction.
-    pub compact_revision: i64,
-    /// The changes; never empty.
-    pub events: Vec<Event>,
-}
-
-/// One change of one key.
-#[derive(Clone, Debug)]
-pub struct Event {
-    /// Sub revision.
-    pub sub: i64,
-    /// True for a deletion.
-    pub delete: bool,
-    /// True if the key did not exist at the revision before.
-    pub create: bool,
-    /// The key.
-    pub key: Bytes,
-    /// The encoded `KeyValue` to send; for a deletion: key and mod revision.
-    pub kv: Bytes,
-    /// Revision of the value that this change replaced, in an earlier main revision.
-    pub prev: Option<(i64, i64)>,
-}
+use crate::btree::Read;
+use crate::mvcc::wire::KeyValue;
+pub use crate::mvcc::{Event, EventBatch};
+use crate::mvcc::{Revision, View};
 
 /// One change read back from the store.
 #[derive(Clone, Copy, Debug)]
@@ -66,4 +41,30 @@ pub trait History {
 
     /// The encoded `KeyValue` written at exactly this revision, if it is still stored.
     fn value_of(&self, main: i64, sub: i64) -> Option<&[u8]>;
+}
+
+impl<R: Read> History for View<'_, R> {
+    fn revision(&self) -> i64 {
+        View::revision(self)
+    }
+
+    fn compact_revision(&self) -> i64 {
+        View::compact_revision(self)
+    }
+
+    fn events(&self, from: i64, to: i64, each: &mut dyn FnMut(PastEvent<'_>) -> ControlFlow<()>) {
+        View::events(self, from, to, &mut |event| {
+            let revision = event.revision.main;
+            let create = !event.delete && KeyValue::decode(event.kv).create_revision == revision;
+            each(PastEvent { revision, delete: event.delete, create, key: event.key, kv: event.kv })
+        });
+    }
+
+    fn value_at(&self, key: &[u8], revision: i64) -> Option<&[u8]> {
+        View::value_at(self, key, revision)
+    }
+
+    fn value_of(&self, main: i64, sub: i64) -> Option<&[u8]> {
+        View::value_of(self, Revision::new(main, sub))
+    }
 }
