@@ -1,0 +1,173 @@
+//! Reading a tree: one key, or one after the other.
+#![forbid(unsafe_code)]
+
+use crate::page::node::{Node, Value};
+use crate::page::table::View;
+use crate::page::{PAGE_SIZE, Page, PageRef};
+
+/// Levels of a tree. A branch has at least three children as long as keys are long and the tree grows, and dozens
+/// otherwise: 3^20 leaves are more than a file can hold.
+pub(super) const DEPTH_MAX: usize = 24;
+
+static NO_PAGE: Page = [0; PAGE_SIZE];
+
+/// The value under `key`.
+pub(super) fn get<'a>(view: View<'a>, root: PageRef, key: &[u8]) -> Option<&'a [u8]> {
+    if root.is_none() {
+        return None;
+    }
+    let mut node = Node::new(view.page(root));
+    while !node.is_leaf() {
+        node = Node::new(view.page(node.child(node.child_index(view, key))));
+    }
+    node.find(view, key).ok().map(|at| resolve(view, node.value(at)))
+}
+
+fn resolve<'a>(view: View<'a>, value: Value<'a>) -> &'a [u8] {
+    match value {
+        Value::Inline(value) => value,
+        Value::Run(run) => view.run(run),
+    }
+}
+
+/// A position in a tree.
+pub struct Cursor<'a> {
+    view: View<'a>,
+    root: PageRef,
+    /// The way to the leaf: each branch, and which of its children.
+    path: [(Node<'a>, u16); DEPTH_MAX],
+    depth: usize,
+    leaf: Node<'a>,
+    /// The pair in the leaf; none when the cursor points nowhere.
+    at: Option<usize>,
+    /// The key it points at, assembled from prefix and suffix.
+    key: Vec<u8>,
+}
+
+impl<'a> Cursor<'a> {
+    pub(super) fn new(view: View<'a>, root: PageRef) -> Self {
+        let nothing = Node::new(&NO_PAGE);
+        Self {
+            view,
+            root,
+            path: [(nothing, 0); DEPTH_MAX],
+            depth: 0,
+            leaf: nothing,
+            at: None,
+            key: Vec::new(),
+        }
+    }
+
+    /// To the first key not below `key`.
+    pub fn seek(&mut self, key: &[u8]) {
+        if !self.descend(|node, view| node.child_index(view, key)) {
+            return;
+        }
+        let at = self.leaf.find(self.view, key).unwrap_or_else(|at| at);
+        if at < self.leaf.count() {
+            self.point(at, false);
+        } else {
+            self.next_leaf();
+        }
+    }
+
+    /// To the last key.
+    pub fn seek_last(&mut self) {
+        if self.descend(|node, _| node.count()) {
+            self.point(self.leaf.count() - 1, false);
+        }
+    }
+
+    /// One key forward; past the last it points nowhere.
+    pub fn next(&mut self) {
+        let Some(at) = self.at else { return };
+        if at + 1 < self.leaf.count() {
+            self.point(at + 1, true);
+        } else {
+            self.next_leaf();
+        }
+    }
+
+    /// One key back; before the first it points nowhere.
+    pub fn prev(&mut self) {
+        match self.at {
+            None => {}
+            Some(0) => self.prev_leaf(),
+            Some(at) => self.point(at - 1, true),
+        }
+    }
+
+    /// True when it points at a pair.
+    pub fn valid(&self) -> bool {
+        self.at.is_some()
+    }
+
+    /// The key it points at.
+    pub fn key(&self) -> &[u8] {
+        assert!(self.valid(), "a cursor that points nowhere has no key");
+        &self.key
+    }
+
+    /// The value it points at; lives as long as the state, not the cursor.
+    pub fn value(&self) -> &'a [u8] {
+        let at = self.at.expect("a cursor that points nowhere has no value");
+        resolve(self.view, self.leaf.value(at))
+    }
+
+    fn point(&mut self, at: usize, same_leaf: bool) {
+        self.at = Some(at);
+        self.leaf.key_into(self.view, at, &mut self.key, same_leaf);
+    }
+
+    /// From the root to a leaf; false for an empty tree.
+    fn descend(&mut self, choose: impl Fn(Node<'a>, View<'a>) -> usize) -> bool {
+        (self.at, self.depth) = (None, 0);
+        if self.root.is_none() {
+            return false;
+        }
+        self.descend_from(self.root, choose);
+        true
+    }
+
+    fn descend_from(&mut self, from: PageRef, choose: impl Fn(Node<'a>, View<'a>) -> usize) {
+        let mut node = Node::new(self.view.page(from));
+        while !node.is_leaf() {
+            let index = choose(node, self.view);
+            self.path[self.depth] = (node, index as u16);
+            self.depth += 1;
+            node = Node::new(self.view.page(node.child(index)));
+        }
+        assert!(node.count() > 0, "an empty leaf is taken out of its tree");
+        self.leaf = node;
+    }
+
+    fn next_leaf(&mut self) {
+        self.at = None;
+        while let Some(level) = self.depth.checked_sub(1) {
+            let (node, index) = &mut self.path[level];
+            if usize::from(*index) < node.count() {
+                *index += 1;
+                let child = node.child(usize::from(*index));
+                self.descend_from(child, |_, _| 0);
+                self.point(0, false);
+                return;
+            }
+            self.depth = level;
+        }
+    }
+
+    fn prev_leaf(&mut self) {
+        self.at = None;
+        while let Some(level) = self.depth.checked_sub(1) {
+            let (node, index) = &mut self.path[level];
+            if *index > 0 {
+                *index -= 1;
+                let child = node.child(usize::from(*index));
+                self.descend_from(child, |node, _| node.count());
+                self.point(self.leaf.count() - 1, false);
+                return;
+            }
+            self.depth = level;
+        }
+    }
+}

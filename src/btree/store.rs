@@ -1,0 +1,189 @@
+//! The store and its handles: one writer, a reader per core, snapshots.
+#![forbid(unsafe_code)]
+
+use super::cursor::{self, Cursor};
+use super::{Read, Tree, insert, remove};
+use crate::page::pager::Pager;
+use crate::page::readers::{PageReader, Pinned, Pins};
+use crate::page::table::Table;
+use crate::page::{Applied, CheckpointJob, MemoryFile, OpenError, PAGE_SIZE, PageFile, PageRef, TREES};
+use std::sync::Arc;
+
+/// The store: one writer. Lives on the replica core.
+pub struct Store {
+    pager: Pager,
+}
+
+/// Sizes of a store, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StoreStats {
+    /// Length of the store file.
+    pub file_bytes: u64,
+    /// Part of it that is free.
+    pub free_bytes: u64,
+    /// Memory held by pages that no checkpoint has made durable yet.
+    pub dirty_bytes: u64,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self::in_memory()
+    }
+}
+
+impl Store {
+    /// An empty store on a file in memory.
+    pub fn in_memory() -> Self {
+        Self::open(Arc::new(MemoryFile::default())).expect("memory has no misfortunes")
+    }
+
+    /// Opens a store file; an empty one becomes a store without content.
+    pub fn open(file: Arc<dyn PageFile>) -> Result<Self, OpenError> {
+        Ok(Self { pager: Pager::open(file)? })
+    }
+
+    /// Starts the turn's transaction.
+    pub fn write(&mut self) -> WriteTxn<'_> {
+        WriteTxn { pager: &mut self.pager, edges: [PageRef::NONE; TREES], committed: false }
+    }
+
+    /// A handle from which each core registers its reader.
+    pub fn readers(&self) -> Readers {
+        let (table, pins) = self.pager.reader_source();
+        Readers { table, pins }
+    }
+
+    /// What the published state contains.
+    pub fn applied(&self) -> Applied {
+        self.pager.published().applied
+    }
+
+    /// Sizes, for status and metrics.
+    pub fn stats(&self) -> StoreStats {
+        let sizes = self.pager.sizes();
+        StoreStats {
+            file_bytes: sizes.file * PAGE_SIZE as u64,
+            free_bytes: sizes.free * PAGE_SIZE as u64,
+            dirty_bytes: sizes.dirty * PAGE_SIZE as u64,
+        }
+    }
+
+    /// Begins to make the published state durable. None while one is under way, or when there is nothing to do.
+    pub fn begin_checkpoint(&mut self) -> Option<CheckpointJob> {
+        self.pager.begin_checkpoint()
+    }
+
+    /// To be called when the job of this generation has been executed.
+    pub fn finish_checkpoint(&mut self, generation: u64) {
+        self.pager.finish_checkpoint(generation);
+    }
+}
+
+/// A handle for registering readers on any core.
+#[derive(Clone)]
+pub struct Readers {
+    table: Arc<Table>,
+    pins: Arc<Pins>,
+}
+
+impl Readers {
+    /// A reader for one core.
+    pub fn register(&self) -> Reader {
+        Reader { pages: PageReader::new(self.table.clone(), &self.pins) }
+    }
+}
+
+/// One core's way into published states.
+pub struct Reader {
+    pages: PageReader,
+}
+
+impl Reader {
+    /// The newest published state, pinned until dropped. Not to be held across an await.
+    pub fn snapshot(&mut self) -> Snapshot<'_> {
+        Snapshot { pinned: self.pages.pin() }
+    }
+}
+
+/// A pinned published state.
+pub struct Snapshot<'r> {
+    pinned: Pinned<'r>,
+}
+
+impl Read for Snapshot<'_> {
+    fn get(&self, tree: Tree, key: &[u8]) -> Option<&[u8]> {
+        cursor::get(self.pinned.view(), self.pinned.state().roots[tree as usize], key)
+    }
+
+    fn cursor(&self, tree: Tree) -> Cursor<'_> {
+        Cursor::new(self.pinned.view(), self.pinned.state().roots[tree as usize])
+    }
+
+    fn applied(&self) -> Applied {
+        self.pinned.state().applied
+    }
+}
+
+/// The turn's transaction. Dropped without commit, it leaves no trace.
+pub struct WriteTxn<'s> {
+    pager: &'s mut Pager,
+    /// The last leaf of each tree, if it is this turn's already: where appended keys go without a descent.
+    edges: [PageRef; TREES],
+    committed: bool,
+}
+
+impl WriteTxn<'_> {
+    /// Inserts or replaces.
+    pub fn put(&mut self, tree: Tree, key: &[u8], value: &[u8]) {
+        let edge = &mut self.edges[tree as usize];
+        if !edge.is_none() && insert::append(self.pager, *edge, key, value) {
+            return;
+        }
+        let last = insert::put(self.pager, tree, key, value);
+        if !last.is_none() {
+            *edge = last;
+        }
+    }
+
+    /// Removes; true if the key was there.
+    pub fn delete(&mut self, tree: Tree, key: &[u8]) -> bool {
+        let removed = remove::delete(self.pager, tree, key);
+        if removed {
+            self.edges[tree as usize] = PageRef::NONE;
+        }
+        removed
+    }
+
+    /// Sets what the state will contain once committed.
+    pub fn set_applied(&mut self, applied: Applied) {
+        self.pager.draft.applied = applied;
+    }
+
+    /// Publishes roots and [`Applied`] to all readers at once.
+    pub fn commit(mut self) {
+        self.pager.commit();
+        self.committed = true;
+    }
+}
+
+impl Drop for WriteTxn<'_> {
+    fn drop(&mut self) {
+        if !self.committed {
+            self.pager.rollback();
+        }
+    }
+}
+
+impl Read for WriteTxn<'_> {
+    fn get(&self, tree: Tree, key: &[u8]) -> Option<&[u8]> {
+        cursor::get(self.pager.view(), self.pager.draft.roots[tree as usize], key)
+    }
+
+    fn cursor(&self, tree: Tree) -> Cursor<'_> {
+        Cursor::new(self.pager.view(), self.pager.draft.roots[tree as usize])
+    }
+
+    fn applied(&self) -> Applied {
+        self.pager.draft.applied
+    }
+}

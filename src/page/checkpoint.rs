@@ -1,0 +1,217 @@
+//! Checkpoints: how the published state gets into the file.
+//!
+//! ```text
+//! replica core    begin ─► job ─┐                                ┌─► finish: copies dropped, held pages released
+//! checkpointer                  └─ pages ─ sync ─ meta ─ sync ───┘
+//! ```
+//!
+//! The pages go to places that the checkpoint before has no use for, so until the meta page is written the file is
+//! the old checkpoint, and the write of that one sector makes it the new one. The first sync keeps the disk from
+//! doing the second before the first.
+//!
+//! The world's errors come back from [`CheckpointJob::execute`]. Before the first sync was tried, the job can be
+//! executed again as it is (a full disk, say, once there is room). After a sync has failed nobody knows what the
+//! disk holds, also if a second one succeeds: the process has to end, and start again from what it finds.
+#![forbid(unsafe_code)]
+
+use super::file::PageFile;
+use super::layout::{self, HEADER, Kind, PAGE_SIZE, PageId, RunRef, run_pages};
+use super::meta::Meta;
+use super::pager::{Extent, Pager};
+use super::set::PageSet;
+use super::table::FrozenPages;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+/// Bytes written with one call.
+const WRITE_BYTES_MAX: usize = 512 << 10;
+
+/// A checkpoint that has begun and not been finished.
+pub(super) struct Running {
+    pub(super) generation: u64,
+    frozen: Arc<FrozenPages>,
+    meta: Meta,
+    /// Freed before it began: the checkpoint before has them, this one has not.
+    releasing: Vec<Extent>,
+}
+
+/// What has to be done to the file. Any thread may execute it; the writer goes on meanwhile.
+pub struct CheckpointJob {
+    frozen: Arc<FrozenPages>,
+    /// The bitmap of free pages, sealed.
+    free: (PageId, Vec<u8>),
+    meta: Meta,
+}
+
+/// What went wrong with a job.
+#[derive(Debug)]
+pub enum CheckpointError {
+    /// Nothing is lost: execute the job again when there is hope.
+    Write(io::Error),
+    /// What the disk holds is unknown: end the process.
+    Sync(io::Error),
+}
+
+impl fmt::Display for CheckpointError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Write(error) => write!(f, "writing the store file: {error}"),
+            Self::Sync(error) => write!(f, "syncing the store file: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for CheckpointError {}
+
+impl CheckpointJob {
+    /// What [`finish_checkpoint`](crate::btree::Store::finish_checkpoint) wants to hear when it is done.
+    pub fn generation(&self) -> u64 {
+        self.meta.state.generation
+    }
+
+    /// Raft index that the file will hold, everything up to it.
+    pub fn applied_index(&self) -> u64 {
+        self.meta.state.applied.index
+    }
+
+    /// Bytes it writes.
+    pub fn bytes(&self) -> u64 {
+        (self.frozen.pages() + 1) * PAGE_SIZE as u64 + self.free.1.len() as u64
+    }
+
+    /// Writes everything into the file the store was opened on.
+    pub fn execute(&self) -> Result<(), CheckpointError> {
+        self.execute_on(&**self.frozen.file())
+    }
+
+    /// Writes everything into `file`.
+    pub fn execute_on(&self, file: &dyn PageFile) -> Result<(), CheckpointError> {
+        self.write_pages(file).map_err(CheckpointError::Write)?;
+        file.sync().map_err(CheckpointError::Sync)?;
+        let slot = self.meta.slot();
+        // A torn meta page is as unknown as a failed sync: the slot's old content is gone.
+        file.write(slot.0, &self.meta.encode(slot)[..]).map_err(CheckpointError::Sync)?;
+        file.sync().map_err(CheckpointError::Sync)?;
+        // What lies behind is free in both meta pages. If it cannot be cut off now, the next checkpoint will.
+        if file.pages() > self.meta.page_count {
+            let _ = file.resize(self.meta.page_count);
+        }
+        Ok(())
+    }
+
+    fn write_pages(&self, file: &dyn PageFile) -> io::Result<()> {
+        if file.pages() < self.meta.page_count {
+            file.resize(self.meta.page_count)?;
+        }
+        let mut batch = Batch { file, first: 0, bytes: Vec::new() };
+        for (id, bytes) in self.frozen.iter() {
+            batch.add(id, bytes, true)?;
+        }
+        batch.add(self.free.0, &self.free.1, false)?;
+        batch.flush()
+    }
+}
+
+/// Neighbouring pages on their way to one write. Pages are sealed in this copy, since readers look at the originals.
+struct Batch<'f> {
+    file: &'f dyn PageFile,
+    first: u32,
+    bytes: Vec<u8>,
+}
+
+impl Batch<'_> {
+    fn add(&mut self, id: PageId, bytes: &[u8], seal: bool) -> io::Result<()> {
+        let end = self.first as usize + self.bytes.len() / PAGE_SIZE;
+        if end != id.index() || self.bytes.len() + bytes.len() > WRITE_BYTES_MAX {
+            self.flush()?;
+            self.first = id.0;
+        }
+        let at = self.bytes.len();
+        self.bytes.extend_from_slice(bytes);
+        if seal {
+            let page = &mut self.bytes[at..];
+            assert_eq!(layout::id(page), id, "a page goes where it says it is");
+            layout::seal(page);
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if !self.bytes.is_empty() {
+            self.file.write(self.first, &self.bytes)?;
+            self.bytes.clear();
+        }
+        Ok(())
+    }
+}
+
+impl Pager {
+    /// Freezes the published state. None if one is under way, or nothing has changed since the last.
+    pub(crate) fn begin_checkpoint(&mut self) -> Option<CheckpointJob> {
+        if self.running.is_some() || !self.changed {
+            return None;
+        }
+        self.reclaim();
+        self.page_count = self.free.trim_tail(self.page_count);
+        // The bitmap has no place in the tree, so the one of the last checkpoint is freed here.
+        if let Some(run) = self.free_run {
+            self.held.push(Extent { id: run.id, pages: run.pages() });
+        }
+        let (run, bytes) = self.make_free_list();
+        let meta = Meta {
+            state: self.published,
+            sequence: self.sequence + 1,
+            page_count: self.page_count,
+            free: Some(run),
+        };
+        let frozen = self.freeze_dirty();
+        self.changed = false;
+        self.running = Some(Running {
+            generation: meta.state.generation,
+            frozen: frozen.clone(),
+            meta,
+            releasing: std::mem::take(&mut self.held),
+        });
+        Some(CheckpointJob { frozen, free: (run.id, bytes), meta })
+    }
+
+    /// The bitmap of pages that the published state does not reach, and its place.
+    fn make_free_list(&mut self) -> (RunRef, Vec<u8>) {
+        // Its own pages may lie at the end, and then count.
+        let end_max = self.page_count + run_pages(PageSet::encoded_len(self.page_count)) + 1;
+        let pages = run_pages(PageSet::encoded_len(end_max));
+        let id = self.take_unpublished(pages);
+        let bytes = PageSet::encoded_len(self.page_count);
+        assert!(run_pages(bytes) <= pages);
+        if run_pages(bytes) < pages {
+            self.free.insert(PageId(id.0 + pages - 1));
+        }
+        let run = RunRef { id, bytes: bytes as u32, born: self.published.generation };
+        let mut content = vec![0; run.pages() as usize * PAGE_SIZE];
+        layout::set_header(&mut content, id, run.born, Kind::Run);
+        layout::set_run_bytes(&mut content, run.bytes);
+        self.unreachable().encode(self.page_count, &mut content[HEADER..HEADER + bytes]);
+        layout::seal(&mut content);
+        (run, content)
+    }
+
+    /// Hears that the job of this generation has been executed.
+    pub(crate) fn finish_checkpoint(&mut self, generation: u64) {
+        let running = self.running.take().expect("a checkpoint is under way");
+        assert_eq!(running.generation, generation, "another checkpoint is under way");
+        self.durable = generation;
+        self.sequence = running.meta.sequence;
+        self.free_run = running.meta.free;
+        self.drop_copies(running.frozen);
+        self.release(running.releasing);
+        // A generation of its own, so that readers who may still look at the copies can be told from later ones.
+        self.publish();
+        self.reclaim();
+    }
+
+    /// Pages in memory that the checkpoint under way writes.
+    pub(super) fn running_pages(&self) -> u64 {
+        self.running.as_ref().map_or(0, |running| running.frozen.pages())
+    }
+}

@@ -1,0 +1,459 @@
+//! The writer's side of pages: makes them, copies them, gives them back, and publishes the result of each turn.
+//!
+//! The life of a page is the interval [born, freed) of generations in which it can be reached. Its id and memory are
+//! used again when nothing looks into that interval:
+//!
+//! ```text
+//!                 taken and given back in one turn ─────────────────────────────► free
+//! free() ──commit─┤ born after the newest checkpoint ────────────► limbo ──pins──► free
+//!                 └ a checkpoint, durable or under way, has it ─► held ──finish──► limbo
+//! ```
+//!
+//! - *limbo*: a reader pinned before the page was freed may look at it; waits until the oldest pin is past that.
+//! - *held*: the checkpoint that a restart would begin from has the page; waits until a later one is durable.
+//!
+//! So a page born and freed between two checkpoints never reaches the disk, and steady overwrites do not grow the file.
+//!
+//! One pager per store, on the replica core. What it does depends on calls and pins alone, so a seed repeats it.
+#![allow(unsafe_code)]
+
+use super::checkpoint::Running;
+use super::file::PageFile;
+use super::layout::{self, HEADER, Kind, PAGE_SIZE, Page, PageId, PageRef, RunRef};
+use super::meta::{self, OpenError, State};
+use super::readers::{PageReader, PinWatch, Pins};
+use super::set::PageSet;
+use super::table::{Birth, Frame, FrozenPages, PAGES_MAX, Table, View, verify};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Page buffers kept for the next turns; more go back to the allocator.
+const POOL_PAGES_MAX: usize = 4096;
+
+/// Pages that belong together: one, or a run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Extent {
+    pub(super) id: PageId,
+    pub(super) pages: u32,
+}
+
+/// Counts of pages.
+pub(crate) struct Sizes {
+    pub(crate) file: u64,
+    pub(crate) free: u64,
+    /// In memory, and in no durable checkpoint.
+    pub(crate) dirty: u64,
+}
+
+/// What waits for readers.
+enum Limbo {
+    /// An id, and the bytes it still leads to.
+    Pages(Extent),
+    /// Memory that no id leads to any more.
+    Memory(Frame),
+    /// Nothing behind this is touched while somebody else still writes these pages to the disk.
+    Job(Arc<FrozenPages>),
+}
+
+/// The pager.
+pub(crate) struct Pager {
+    pub(super) table: Arc<Table>,
+    pub(super) pins: PinWatch,
+    /// What readers see.
+    pub(super) published: State,
+    /// What the turn under way has made of it.
+    pub(crate) draft: State,
+
+    /// Pages in use or free: ids from here on were never given out.
+    pub(super) page_count: u32,
+    /// Ids that can be given out.
+    pub(super) free: PageSet,
+    /// First pages of what was born since the last checkpoint began, published, and not freed again.
+    pub(super) dirty: PageSet,
+    pub(super) dirty_pages: u64,
+    /// Freed since the last checkpoint began, but it has them.
+    pub(super) held: Vec<Extent>,
+    /// Ordered by the generation in which they were freed.
+    limbo: VecDeque<(u64, Limbo)>,
+
+    /// Generation of the newest durable checkpoint.
+    pub(super) durable: u64,
+    pub(super) sequence: u64,
+    /// Where that checkpoint's bitmap of free pages is.
+    pub(super) free_run: Option<RunRef>,
+    pub(super) running: Option<Running>,
+    /// Something was published that no checkpoint has.
+    pub(super) changed: bool,
+
+    /// Everything this turn has taken, given back or not.
+    fresh: Vec<Extent>,
+    /// What this turn has freed of earlier turns' pages, with the generation of birth.
+    freed: Vec<(Extent, u64)>,
+    /// Single pages that this turn took and gave back, to be taken again.
+    spare: Vec<PageId>,
+    pool: Vec<Frame>,
+}
+
+impl Pager {
+    /// Opens a store file, or makes an empty file one.
+    pub(crate) fn open(file: Arc<dyn PageFile>) -> Result<Self, OpenError> {
+        let meta = match meta::read(&*file)? {
+            Some(meta) => meta,
+            None => meta::create(&*file)?,
+        };
+        let free = match meta.free {
+            Some(run) => read_free(&*file, run)?,
+            None => PageSet::default(),
+        };
+        check_extent(&*file, &meta, &free)?;
+        let table = Arc::new(Table::new(file));
+        let mut pager = Self {
+            pins: PinWatch::new(Arc::new(Pins::default())),
+            published: meta.state,
+            draft: meta.state,
+            page_count: meta.page_count,
+            free,
+            dirty: PageSet::default(),
+            dirty_pages: 0,
+            held: Vec::new(),
+            limbo: VecDeque::new(),
+            durable: meta.state.generation,
+            sequence: meta.sequence,
+            free_run: meta.free,
+            running: None,
+            changed: false,
+            fresh: Vec::new(),
+            freed: Vec::new(),
+            spare: Vec::new(),
+            pool: Vec::new(),
+            table,
+        };
+        pager.show(meta.state);
+        Ok(pager)
+    }
+
+    pub(crate) fn reader(&self) -> PageReader {
+        PageReader::new(self.table.clone(), self.pins.pins())
+    }
+
+    pub(crate) fn reader_source(&self) -> (Arc<Table>, Arc<Pins>) {
+        (self.table.clone(), self.pins.pins().clone())
+    }
+
+    pub(crate) fn sizes(&self) -> Sizes {
+        Sizes {
+            file: u64::from(self.table.file().pages()),
+            free: u64::from(self.free.len()),
+            dirty: self.dirty_pages + self.running_pages(),
+        }
+    }
+
+    pub(crate) fn published(&self) -> &State {
+        &self.published
+    }
+
+    /// All pages that the writer can reach, its own included.
+    #[inline]
+    pub(crate) fn view(&self) -> View<'_> {
+        // SAFETY: only the pager recycles pages, only `page_mut` gives way to change one; both need `&mut self`.
+        unsafe { self.table.view() }
+    }
+
+    /// The generation that this turn will publish.
+    #[inline]
+    pub(crate) fn generation(&self) -> u64 {
+        self.published.generation + 1
+    }
+
+    /// True for a page of this turn, which may be changed in place.
+    #[inline]
+    pub(crate) fn is_fresh(&self, page: &Page) -> bool {
+        layout::born(page) == self.generation()
+    }
+
+    /// A page of this turn, to be changed.
+    #[inline]
+    pub(crate) fn page_mut(&mut self, id: PageId) -> &mut Page {
+        let generation = self.generation();
+        // SAFETY: `&mut self` is the writer and excludes every view it gave out; the assert keeps published pages from
+        // being changed.
+        let page = unsafe { self.table.page_mut(id) };
+        assert!(layout::born(page) == generation, "page {} was published and may not change", id.0);
+        page
+    }
+
+    #[inline]
+    fn reference(&self, id: PageId) -> PageRef {
+        PageRef { id, stamp: self.generation() as u16 }
+    }
+
+    /// A new page with nothing but a header.
+    pub(crate) fn make(&mut self, kind: Kind) -> PageRef {
+        let (id, mut frame) = self.take_page();
+        layout::set_header(frame.bytes_mut(), id, self.generation(), kind);
+        self.table.install(id, frame);
+        self.reference(id)
+    }
+
+    /// A copy of a published page, which is freed.
+    pub(crate) fn copy(&mut self, r: PageRef) -> PageRef {
+        let (id, mut frame) = self.take_page();
+        frame.bytes_mut().copy_from_slice(self.view().page(r));
+        layout::set_identity(frame.bytes_mut(), id, self.generation());
+        self.table.install(id, frame);
+        self.free_page(r);
+        self.reference(id)
+    }
+
+    /// A run with this content.
+    pub(crate) fn make_run(&mut self, parts: &[&[u8]]) -> RunRef {
+        let bytes = parts.iter().map(|p| p.len()).sum::<usize>();
+        let run = RunRef { id: PageId::NONE, bytes: bytes as u32, born: self.generation() };
+        assert_eq!(run.bytes as usize, bytes, "a run stays below 4 GB");
+        let pages = run.pages();
+        let (id, mut frame) =
+            if pages == 1 { self.take_page() } else { (self.take_ids(pages), Frame::new(pages)) };
+        let run = RunRef { id, ..run };
+        let page = frame.bytes_mut();
+        layout::set_header(page, id, run.born, Kind::Run);
+        layout::set_run_bytes(page, run.bytes);
+        let mut at = HEADER;
+        for part in parts {
+            page[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+        }
+        page[at..].fill(0);
+        self.table.install(id, frame);
+        run
+    }
+
+    fn take_page(&mut self) -> (PageId, Frame) {
+        if let Some(id) = self.spare.pop() {
+            return (id, self.table.take(id).expect("a page of this turn is in memory"));
+        }
+        let frame = self.pool.pop().unwrap_or_else(|| Frame::new(1));
+        (self.take_ids(1), frame)
+    }
+
+    fn take_ids(&mut self, pages: u32) -> PageId {
+        let found = if pages == 1 { self.free.pop_first() } else { self.free.take_run(pages) };
+        let id = found.unwrap_or_else(|| {
+            let id = PageId(self.page_count);
+            self.page_count += pages;
+            assert!(self.page_count <= PAGES_MAX, "the store file would grow beyond 1 TiB");
+            id
+        });
+        self.fresh.push(Extent { id, pages });
+        id
+    }
+
+    /// Gives a node back.
+    pub(crate) fn free_page(&mut self, r: PageRef) {
+        let born = layout::born(self.view().page(r));
+        if born == self.generation() {
+            layout::set_kind(self.page_mut(r.id), Kind::Free);
+            self.spare.push(r.id);
+        } else {
+            self.freed.push((Extent { id: r.id, pages: 1 }, born));
+        }
+    }
+
+    /// Gives a run back.
+    pub(crate) fn free_run(&mut self, run: RunRef) {
+        if run.born != self.generation() {
+            self.freed.push((Extent { id: run.id, pages: run.pages() }, run.born));
+            return;
+        }
+        // Its size is needed until the end of the turn, so it is told apart by having been born in no turn.
+        layout::set_identity(self.page_mut(run.id), run.id, u64::MAX);
+    }
+
+    /// Publishes the turn.
+    pub(crate) fn commit(&mut self) {
+        if self.fresh.is_empty() && self.freed.is_empty() && self.draft == self.published {
+            return;
+        }
+        let generation = self.generation();
+        self.spare.clear();
+        let mut fresh = std::mem::take(&mut self.fresh);
+        for extent in fresh.drain(..) {
+            let page = self.view_fresh(extent.id);
+            if is_discarded(page) {
+                let frame = self.table.take(extent.id);
+                self.recycle(extent, frame);
+            } else {
+                self.dirty.insert(extent.id);
+                self.dirty_pages += u64::from(extent.pages);
+            }
+        }
+        self.fresh = fresh;
+        self.changed = true;
+        let mut freed = std::mem::take(&mut self.freed);
+        // The newest generation that a restart may begin from, now or when the checkpoint under way is done.
+        let kept = self.running.as_ref().map_or(self.durable, |running| running.generation);
+        for (extent, born) in freed.drain(..) {
+            if born <= kept {
+                self.held.push(extent);
+                continue;
+            }
+            assert!(
+                self.dirty.remove(extent.id),
+                "page {} is newer than the checkpoint but not dirty",
+                extent.id.0
+            );
+            self.dirty_pages -= u64::from(extent.pages);
+            self.limbo.push_back((generation, Limbo::Pages(extent)));
+        }
+        self.freed = freed;
+        self.publish();
+        self.reclaim();
+    }
+
+    /// Makes the draft what readers see from now on.
+    pub(super) fn publish(&mut self) {
+        self.draft.generation = self.generation();
+        self.published = self.draft;
+        self.show(self.published);
+    }
+
+    fn show(&mut self, state: State) {
+        let mut frame = self.pool.pop().unwrap_or_else(|| Frame::new(1));
+        layout::set_header(frame.bytes_mut(), PageId::NONE, state.generation, Kind::Meta);
+        state.encode(frame.bytes_mut());
+        if let Some(old) = self.table.replace(PageId::NONE, frame) {
+            self.limbo.push_back((state.generation, Limbo::Memory(old)));
+        }
+        self.pins.publish(state.generation);
+    }
+
+    /// Takes back everything this turn has done.
+    pub(crate) fn rollback(&mut self) {
+        self.draft = self.published;
+        self.freed.clear();
+        self.spare.clear();
+        let mut fresh = std::mem::take(&mut self.fresh);
+        for extent in fresh.drain(..) {
+            let frame = self.table.take(extent.id);
+            self.recycle(extent, frame);
+        }
+        self.fresh = fresh;
+    }
+
+    fn view_fresh(&self, id: PageId) -> &Page {
+        self.view().page(self.reference(id))
+    }
+
+    /// Gives ids out again, and their memory if they had some.
+    fn recycle(&mut self, extent: Extent, frame: Option<Frame>) {
+        self.free.insert_run(extent.id, extent.pages);
+        if let Some(frame) = frame {
+            self.keep(frame);
+        }
+    }
+
+    fn keep(&mut self, frame: Frame) {
+        if frame.pages() == 1 && self.pool.len() < POOL_PAGES_MAX {
+            self.pool.push(frame);
+        }
+    }
+
+    /// Moves what readers have left behind from limbo to where it is used again.
+    pub(super) fn reclaim(&mut self) {
+        let oldest = self.pins.oldest();
+        while self.limbo.front().is_some_and(|(freed, _)| *freed <= oldest) {
+            match self.limbo.pop_front() {
+                Some((_, Limbo::Pages(extent))) => {
+                    let frame = self.table.take(extent.id);
+                    self.recycle(extent, frame);
+                }
+                Some((_, Limbo::Memory(frame))) => self.keep(frame),
+                Some((freed, Limbo::Job(job))) => {
+                    if let Err(job) = Arc::try_unwrap(job) {
+                        self.limbo.push_front((freed, Limbo::Job(job)));
+                        return;
+                    }
+                }
+                None => unreachable!("the front was there"),
+            }
+        }
+    }
+
+    /// The dirty pages, clean from now on in the sense that the checkpoint has them.
+    pub(super) fn freeze_dirty(&mut self) -> Arc<FrozenPages> {
+        // SAFETY: dirty pages are published and in memory; they are held until the checkpoint is finished, and then
+        // `Limbo::Job` keeps their frames until the job is gone.
+        let frozen = Arc::new(unsafe { FrozenPages::freeze(&self.table, self.dirty.iter()) });
+        self.dirty.clear();
+        self.dirty_pages = 0;
+        frozen
+    }
+
+    /// Hands ids that a finished checkpoint has released to the readers' leave.
+    pub(super) fn release(&mut self, extents: Vec<Extent>) {
+        let generation = self.published.generation;
+        self.limbo.extend(extents.into_iter().map(|extent| (generation, Limbo::Pages(extent))));
+    }
+
+    /// Drops the memory of pages that a checkpoint has made durable: they are read from the file from now on.
+    pub(super) fn drop_copies(&mut self, frozen: Arc<FrozenPages>) {
+        let ids = frozen.ids().collect::<Vec<_>>();
+        // A reader pinned at the present generation may have found such a copy already; one pinned at the next has not.
+        let generation = self.generation();
+        self.limbo.push_back((generation, Limbo::Job(frozen)));
+        for id in ids {
+            let frame = self.table.take(id).expect("a page of a checkpoint stays in memory until its end");
+            self.limbo.push_back((generation, Limbo::Memory(frame)));
+        }
+    }
+
+    /// Everything that cannot be reached in the published state, for the bitmap of a checkpoint.
+    pub(super) fn unreachable(&self) -> PageSet {
+        let mut set = self.free.clone();
+        let limbo = self.limbo.iter().filter_map(|(_, limbo)| match limbo {
+            Limbo::Pages(extent) => Some(extent),
+            _ => None,
+        });
+        for extent in limbo.chain(&self.held) {
+            set.insert_run(extent.id, extent.pages);
+        }
+        set
+    }
+
+    /// Ids for something that is no part of the published state, to be installed by nobody.
+    pub(super) fn take_unpublished(&mut self, pages: u32) -> PageId {
+        assert!(self.fresh.is_empty(), "between turns");
+        let id = self.take_ids(pages);
+        self.fresh.clear();
+        id
+    }
+}
+
+fn is_discarded(page: &Page) -> bool {
+    layout::kind(page) == Some(Kind::Free) || layout::born(page) == u64::MAX
+}
+
+fn read_free(file: &dyn PageFile, run: RunRef) -> Result<PageSet, OpenError> {
+    let mut bytes = vec![0; run.pages() as usize * PAGE_SIZE];
+    file.read(run.id.0, &mut bytes)?;
+    verify(run.id, Birth::Run(run), &bytes).map_err(|what| {
+        OpenError::Refused(format!(
+            "{}: the list of free pages at page {} {what}. Restore the data directory from a snapshot, or remove this \
+             member from the cluster and add it anew with an empty one",
+            file.name(),
+            run.id.0
+        ))
+    })?;
+    Ok(PageSet::decode(&bytes[HEADER..HEADER + run.bytes as usize]))
+}
+
+/// A file may be shorter than its meta page says only by free pages: the tail is cut off when they are.
+fn check_extent(file: &dyn PageFile, meta: &meta::Meta, free: &PageSet) -> Result<(), OpenError> {
+    match (file.pages()..meta.page_count).find(|&id| !free.contains(PageId(id))) {
+        None => Ok(()),
+        Some(id) => Err(OpenError::Refused(format!(
+            "{}: page {id} is in use but lies beyond the end of the file, which was cut off. Restore the data directory \
+             from a snapshot, or remove this member from the cluster and add it anew with an empty one",
+            file.name()
+        ))),
+    }
+}

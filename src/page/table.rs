@@ -1,0 +1,439 @@
+//! Where the bytes of a page are: memory of its own, or the mapped file.
+//!
+//! ```text
+//! id ──► top[id / 4096] ──► chunk[id % 4096] ──► null                 nobody has read it since it was written
+//!                                            ├─► frame              a page that no checkpoint has dropped yet
+//!                                            └─► mapping + id * 4 K  verified, and read from the file ever after
+//! ```
+//!
+//! The writer stores frames, and takes them away by storing null. A reader who finds null reads the file, verifies
+//! the checksum and swaps null for what it found, so that each page is verified once. It cannot put back what the
+//! writer has just taken away: the writer gives an id new bytes only when no reader can still hold the old meaning
+//! of that id (`pager`), so a reader's swap is always about the present one.
+//!
+//! Lives on every core. This file owns the unsafety of pages: raw pointers become slices here and nowhere else.
+#![allow(unsafe_code)]
+
+use super::file::PageFile;
+use super::layout::{self, HEADER, Kind, PAGE_SIZE, Page, PageId, PageRef, RunRef};
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::ptr::{NonNull, null_mut};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+const CHUNK: usize = 1 << 12;
+const CHUNKS: usize = 1 << 16;
+
+/// Pages that a process can address: 1 TiB. The format could hold 16.
+pub const PAGES_MAX: u32 = (CHUNK * CHUNKS) as u32;
+
+/// Bytes of a file as a range of memory.
+#[derive(Clone, Copy)]
+pub struct Mapping {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: by the promise made to `new`, the range is plain memory that every thread may read.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// # Safety
+    /// From `base` on, `len` bytes of address space belong to the file for as long as the [`PageFile`] that hands
+    /// this out lives, all pages below its `pages()` are readable, and they change only through its `write` and
+    /// `resize`.
+    pub unsafe fn new(base: NonNull<u8>, len: usize) -> Self {
+        assert!(base.as_ptr().addr().is_multiple_of(PAGE_SIZE), "a mapping begins at a page");
+        Self { base, len }
+    }
+
+    fn contains(&self, ptr: *const u8) -> bool {
+        ptr.addr().wrapping_sub(self.base.as_ptr().addr()) < self.len
+    }
+
+    fn page(&self, id: PageId) -> *mut u8 {
+        let at = id.index() * PAGE_SIZE;
+        assert!(at + PAGE_SIZE <= self.len, "page {} lies beyond the mapping", id.0);
+        // SAFETY: within the range, by the line above.
+        unsafe { self.base.as_ptr().add(at) }
+    }
+}
+
+/// Memory for a page or a run: aligned, initialised, owned.
+pub(crate) struct Frame {
+    ptr: NonNull<u8>,
+    pages: u32,
+}
+
+// SAFETY: a frame is owned memory without ties to a thread.
+unsafe impl Send for Frame {}
+
+impl Frame {
+    /// Zeroed memory of `pages` pages.
+    pub(crate) fn new(pages: u32) -> Self {
+        let layout = Self::layout(pages);
+        // SAFETY: the size is not zero: `layout` asserts it.
+        let Some(ptr) = NonNull::new(unsafe { alloc_zeroed(layout) }) else { handle_alloc_error(layout) };
+        Self { ptr, pages }
+    }
+
+    fn layout(pages: u32) -> Layout {
+        assert!(pages > 0);
+        Layout::from_size_align(pages as usize * PAGE_SIZE, PAGE_SIZE)
+            .expect("a size below the address space")
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: the frame owns these bytes, and they were zeroed when it was made.
+        unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.pages as usize * PAGE_SIZE) }
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and `&mut self` is the only way to them.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.pages as usize * PAGE_SIZE) }
+    }
+
+    pub(crate) fn pages(&self) -> u32 {
+        self.pages
+    }
+
+    fn into_raw(self) -> *mut u8 {
+        let ptr = self.ptr.as_ptr();
+        std::mem::forget(self);
+        ptr
+    }
+
+    /// # Safety
+    /// `ptr` came from `into_raw` and nobody else turns it into a frame again or still uses it. Its first page's
+    /// header says how many pages it has, as `Table::install` asserted.
+    unsafe fn from_raw(ptr: *mut u8) -> Self {
+        // SAFETY: by the contract the pointer leads to at least one initialised page.
+        let pages = layout::page_span(unsafe { std::slice::from_raw_parts(ptr, PAGE_SIZE) });
+        Self { ptr: NonNull::new(ptr).expect("a frame's pointer"), pages }
+    }
+}
+
+impl Drop for Frame {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with the same layout.
+        unsafe { dealloc(self.ptr.as_ptr(), Self::layout(self.pages)) };
+    }
+}
+
+type Chunk = [AtomicPtr<u8>; CHUNK];
+
+/// The table of one store.
+pub(crate) struct Table {
+    top: Box<[AtomicPtr<Chunk>]>,
+    file: Arc<dyn PageFile>,
+    mapping: Option<Mapping>,
+}
+
+impl Table {
+    pub(crate) fn new(file: Arc<dyn PageFile>) -> Self {
+        // SAFETY: an `AtomicPtr` of all zeros is null.
+        let top = unsafe { Box::<[AtomicPtr<Chunk>]>::new_zeroed_slice(CHUNKS).assume_init() };
+        Self { top, mapping: file.mapping(), file }
+    }
+
+    pub(crate) fn file(&self) -> &Arc<dyn PageFile> {
+        &self.file
+    }
+
+    fn entry(&self, id: PageId) -> &AtomicPtr<u8> {
+        assert!(id.0 < PAGES_MAX, "page {} is beyond 1 TiB", id.0);
+        let chunk = self.top[id.index() / CHUNK].load(Ordering::Acquire);
+        let chunk = if chunk.is_null() { self.make_chunk(id) } else { chunk };
+        // SAFETY: a chunk, once there, lives as long as the table.
+        unsafe { &(*chunk)[id.index() % CHUNK] }
+    }
+
+    #[cold]
+    fn make_chunk(&self, id: PageId) -> *mut Chunk {
+        // SAFETY: null pointers, as in `new`.
+        let chunk = Box::into_raw(unsafe { Box::<Chunk>::new_zeroed().assume_init() });
+        let slot = &self.top[id.index() / CHUNK];
+        match slot.compare_exchange(null_mut(), chunk, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => chunk,
+            Err(theirs) => {
+                // SAFETY: made above and never shown to anybody.
+                drop(unsafe { Box::from_raw(chunk) });
+                theirs
+            }
+        }
+    }
+
+    /// Gives `id` its bytes. Writer only.
+    pub(crate) fn install(&self, id: PageId, frame: Frame) {
+        assert_eq!(layout::page_span(frame.bytes()), frame.pages, "a frame's header must tell its size");
+        let old = self.entry(id).swap(frame.into_raw(), Ordering::AcqRel);
+        assert!(old.is_null(), "page {} got new bytes while its old ones could be seen", id.0);
+    }
+
+    /// Takes the bytes of `id` away; the frame if they were in memory. Writer only.
+    pub(crate) fn take(&self, id: PageId) -> Option<Frame> {
+        self.owned(self.entry(id).swap(null_mut(), Ordering::AcqRel))
+    }
+
+    /// Puts `frame` in the place of what `id` has, which is handed back. Writer only.
+    pub(crate) fn replace(&self, id: PageId, frame: Frame) -> Option<Frame> {
+        self.owned(self.entry(id).swap(frame.into_raw(), Ordering::AcqRel))
+    }
+
+    /// The returned frame is unreachable for whoever comes later; who came earlier may still read it, so the caller
+    /// keeps it until the pins say otherwise, and writes into it only then.
+    fn owned(&self, ptr: *mut u8) -> Option<Frame> {
+        if ptr.is_null() || self.mapping.is_some_and(|m| m.contains(ptr)) {
+            return None;
+        }
+        // SAFETY: only frames and mapped addresses are ever stored, and the swap took this one out of the table.
+        Some(unsafe { Frame::from_raw(ptr) })
+    }
+
+    /// The bytes of a page that this turn made.
+    ///
+    /// # Safety
+    /// Writer only; the page was born in the turn that is not published yet, so no reader knows it; the borrow that
+    /// yields the result excludes every other reference into the page.
+    #[allow(clippy::mut_from_ref)]
+    pub(crate) unsafe fn page_mut(&self, id: PageId) -> &mut Page {
+        let ptr = self.entry(id).load(Ordering::Relaxed);
+        assert!(
+            !ptr.is_null() && !self.mapping.is_some_and(|m| m.contains(ptr)),
+            "page {} is not ours",
+            id.0
+        );
+        // SAFETY: a frame of at least one page; exclusive by contract.
+        unsafe { &mut *ptr.cast::<Page>() }
+    }
+
+    /// # Safety
+    /// As long as the view lives, no page it is used to reach may be taken away and reused or written to: a pin or
+    /// being the writer sees to that.
+    pub(crate) unsafe fn view(&self) -> View<'_> {
+        View { table: self }
+    }
+
+    #[cold]
+    fn load(&self, id: PageId, birth: Birth) -> *mut u8 {
+        let entry = self.entry(id);
+        let loaded = match self.mapping {
+            Some(mapping) => self.load_mapped(&mapping, id, birth),
+            None => self.load_copy(id, birth).into_raw(),
+        };
+        match entry.compare_exchange(null_mut(), loaded, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => loaded,
+            Err(theirs) => {
+                drop(self.owned(loaded));
+                theirs
+            }
+        }
+    }
+
+    fn load_mapped(&self, mapping: &Mapping, id: PageId, birth: Birth) -> *mut u8 {
+        self.demand(id, 1);
+        let ptr = mapping.page(id);
+        // SAFETY: below `pages()`, as `demand` has seen, the mapping is readable; nobody writes to a page that can
+        // still be reached.
+        let first = unsafe { std::slice::from_raw_parts(ptr, PAGE_SIZE) };
+        let span = layout::page_span(first);
+        self.demand(id, span);
+        // SAFETY: as above, for the whole run.
+        let bytes = unsafe { std::slice::from_raw_parts(ptr, span as usize * PAGE_SIZE) };
+        self.verify(id, birth, bytes);
+        ptr
+    }
+
+    fn load_copy(&self, id: PageId, birth: Birth) -> Frame {
+        self.demand(id, 1);
+        let mut frame = Frame::new(1);
+        self.read(id, frame.bytes_mut());
+        let span = layout::page_span(frame.bytes());
+        self.demand(id, span);
+        if span > 1 {
+            frame = Frame::new(span);
+            self.read(id, frame.bytes_mut());
+            // The disk may answer differently the second time.
+            assert_eq!(
+                layout::page_span(frame.bytes()),
+                span,
+                "{}",
+                self.broken(id, "changed while it was read")
+            );
+        }
+        self.verify(id, birth, frame.bytes());
+        frame
+    }
+
+    fn read(&self, id: PageId, into: &mut [u8]) {
+        if let Err(error) = self.file.read(id.0, into) {
+            panic!("{}", self.broken(id, &format!("cannot be read: {error}")));
+        }
+    }
+
+    fn demand(&self, id: PageId, span: u32) {
+        let end = id.0.checked_add(span);
+        if end.is_none_or(|end| end > self.file.pages()) {
+            panic!("{}", self.broken(id, "lies beyond the end of the file"));
+        }
+    }
+
+    fn verify(&self, id: PageId, birth: Birth, bytes: &[u8]) {
+        if let Err(what) = verify(id, birth, bytes) {
+            panic!("{}", self.broken(id, &what));
+        }
+    }
+
+    fn broken(&self, id: PageId, what: &str) -> String {
+        format!(
+            "page {} of {} {what}: the disk does not hold what was written, and it is not served. Stop this member; then \
+             restore its data directory from a snapshot, or remove the member from the cluster and add it anew with an \
+             empty one",
+            id.0,
+            self.file.name()
+        )
+    }
+}
+
+/// What a reference knows of the birth of what it refers to.
+#[derive(Clone, Copy)]
+pub(crate) enum Birth {
+    Stamp(u16),
+    Run(RunRef),
+}
+
+/// Says why bytes from the file are not the page that a reference asks for.
+pub(crate) fn verify(id: PageId, birth: Birth, bytes: &[u8]) -> Result<(), String> {
+    let (stored, computed) = (layout::stored_checksum(bytes), layout::checksum(bytes));
+    if stored != computed {
+        return Err(format!("fails its checksum (stored {stored:08x}, computed {computed:08x})"));
+    }
+    if layout::id(bytes) != id {
+        return Err(format!("says that it is page {}", layout::id(bytes).0));
+    }
+    let born = layout::born(bytes);
+    match birth {
+        Birth::Stamp(stamp) if born as u16 == stamp => Ok(()),
+        Birth::Run(run) if born == run.born && layout::run_bytes(bytes) == run.bytes => Ok(()),
+        _ => Err(format!("is of generation {born}, not the one that was written last")),
+    }?;
+    match (birth, layout::kind(bytes)) {
+        (Birth::Stamp(_), Some(Kind::Leaf | Kind::Branch)) | (Birth::Run(_), Some(Kind::Run)) => Ok(()),
+        (_, kind) => Err(format!("is of kind {kind:?}, which it cannot be")),
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        for slot in &self.top {
+            let chunk = slot.load(Ordering::Acquire);
+            if chunk.is_null() {
+                continue;
+            }
+            // SAFETY: made by `Box::into_raw` in `make_chunk`; whoever drops the table is its last user.
+            let chunk = unsafe { Box::from_raw(chunk) };
+            for entry in chunk.iter() {
+                drop(self.owned(entry.load(Ordering::Acquire)));
+            }
+        }
+    }
+}
+
+/// The pages that one pinned state, or the writer, can reach.
+#[derive(Clone, Copy)]
+pub(crate) struct View<'a> {
+    table: &'a Table,
+}
+
+impl<'a> View<'a> {
+    /// The node behind `r`.
+    #[inline]
+    pub(crate) fn page(self, r: PageRef) -> &'a Page {
+        let ptr = self.pointer(r.id, || Birth::Stamp(r.stamp));
+        // SAFETY: what the table leads to is at least a page; it stays as it is by the contract of `Table::view`.
+        unsafe { &*ptr.cast::<Page>() }
+    }
+
+    /// The content of a run.
+    #[inline]
+    pub(crate) fn run(self, r: RunRef) -> &'a [u8] {
+        let ptr = self.pointer(r.id, || Birth::Run(r));
+        // SAFETY: as above; a run has as many pages as its reference says, which `install` or `verify` compared.
+        let bytes = unsafe { std::slice::from_raw_parts(ptr, HEADER + r.bytes as usize) };
+        assert_eq!(layout::run_bytes(bytes), r.bytes, "a reference and its run disagree");
+        &bytes[HEADER..]
+    }
+
+    /// The state published last. Readers call it pinned.
+    pub(crate) fn published(self) -> &'a Page {
+        let ptr = self.table.entry(PageId::NONE).load(Ordering::Acquire);
+        assert!(!ptr.is_null(), "a store is born with a published state");
+        // SAFETY: as in `page`.
+        unsafe { &*ptr.cast::<Page>() }
+    }
+
+    #[inline]
+    fn pointer(self, id: PageId, birth: impl FnOnce() -> Birth) -> *mut u8 {
+        let ptr = self.table.entry(id).load(Ordering::Acquire);
+        if ptr.is_null() { self.table.load(id, birth()) } else { ptr }
+    }
+}
+
+/// Pages as they were when a checkpoint began. Nobody changes them or reuses their memory while this lives.
+pub(crate) struct FrozenPages {
+    table: Arc<Table>,
+    list: Vec<(PageId, NonNull<u8>)>,
+    pages: u64,
+}
+
+// SAFETY: the pointers lead to immutable memory that the pager keeps while this lives (see `freeze`).
+unsafe impl Send for FrozenPages {}
+// SAFETY: as above.
+unsafe impl Sync for FrozenPages {}
+
+impl FrozenPages {
+    /// # Safety
+    /// Writer only. Each id has a frame, born in a published turn. The caller recycles none of these frames before
+    /// every clone of the `Arc` around the result is gone.
+    pub(crate) unsafe fn freeze(table: &Arc<Table>, ids: impl Iterator<Item = PageId>) -> Self {
+        let mut pages = 0;
+        let list = ids
+            .map(|id| {
+                let ptr = table.entry(id).load(Ordering::Relaxed);
+                assert!(!table.mapping.is_some_and(|m| m.contains(ptr)), "a dirty page is in memory");
+                let ptr = NonNull::new(ptr).expect("a dirty page is in memory");
+                // SAFETY: a frame has at least one page.
+                pages += u64::from(layout::page_span(unsafe {
+                    std::slice::from_raw_parts(ptr.as_ptr(), PAGE_SIZE)
+                }));
+                (id, ptr)
+            })
+            .collect();
+        Self { table: table.clone(), list, pages }
+    }
+
+    /// The pages and runs, by ascending id, not sealed yet.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (PageId, &[u8])> {
+        self.list.iter().map(|&(id, ptr)| {
+            // SAFETY: by the contract of `freeze` the memory is there and still.
+            let span = layout::page_span(unsafe { std::slice::from_raw_parts(ptr.as_ptr(), PAGE_SIZE) });
+            // SAFETY: a frame is as large as its first page says.
+            (id, unsafe { std::slice::from_raw_parts(ptr.as_ptr(), span as usize * PAGE_SIZE) })
+        })
+    }
+
+    pub(crate) fn ids(&self) -> impl Iterator<Item = PageId> {
+        self.list.iter().map(|&(id, _)| id)
+    }
+
+    /// Pages in all, runs counted whole.
+    pub(crate) fn pages(&self) -> u64 {
+        self.pages
+    }
+
+    pub(crate) fn file(&self) -> &Arc<dyn PageFile> {
+        self.table.file()
+    }
+}
