@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use kevel::config::{self, Command, Config, Failure, Notice};
 use kevel::server::io::probe;
 use kevel::server::log::{self, lines};
+use kevel::server::run;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -51,9 +52,7 @@ fn run(config: Config, notices: &[Notice], args: &[String]) -> ExitCode {
     }
     lines::notices(notices);
     lines::running(args);
-    lines::fatal("cannot start", format!("{} has no server in it yet", config.name));
-    log::flush();
-    ExitCode::FAILURE
+    run::run(config)
 }
 
 fn check(dir: &Path) -> ExitCode {

@@ -316,6 +316,35 @@ pub enum Response {
         /// Those asked for, or the one that was raised or cleared.
         alarms: Vec<AlarmMember>,
     },
+    /// To a LeaseKeepAlive.
+    LeaseKeepAlive {
+        /// The store's revision.
+        revision: i64,
+        /// The lease.
+        id: i64,
+        /// Seconds it has again; 0 for one that is gone.
+        ttl: i64,
+    },
+    /// To a LeaseTimeToLive.
+    LeaseTimeToLive {
+        /// The store's revision.
+        revision: i64,
+        /// The lease.
+        id: i64,
+        /// Whole seconds left; -1 for one that is gone.
+        ttl: i64,
+        /// Seconds granted.
+        granted_ttl: i64,
+        /// The keys attached, if asked for.
+        keys: Vec<Vec<u8>>,
+    },
+    /// To a LeaseLeases.
+    LeaseLeases {
+        /// The store's revision.
+        revision: i64,
+        /// All leases, the soonest to expire first.
+        ids: Vec<i64>,
+    },
     /// To what no client waits for: facts about the cluster.
     Done,
 }
@@ -332,6 +361,9 @@ impl Response {
             | Response::LeaseGrant { revision, .. }
             | Response::LeaseRevoke { revision }
             | Response::LeaseCheckpoint { revision }
+            | Response::LeaseKeepAlive { revision, .. }
+            | Response::LeaseTimeToLive { revision, .. }
+            | Response::LeaseLeases { revision, .. }
             | Response::Alarm { revision, .. } => revision,
             Response::Done => 0,
         }
@@ -347,6 +379,12 @@ pub fn encode(response: &Response, header: &Header) -> Bytes {
         Response::DeleteRange { deleted, prev_kvs, .. } => int_field_len(*deleted) + prev_kvs.len(),
         Response::LeaseGrant { id, ttl, .. } => int_field_len(*id) + int_field_len(*ttl),
         Response::Alarm { alarms, .. } => alarms.iter().map(|a| bytes_field_len(a.encoded_len())).sum(),
+        Response::LeaseKeepAlive { id, ttl, .. } => int_field_len(*id) + int_field_len(*ttl),
+        Response::LeaseTimeToLive { id, ttl, granted_ttl, keys, .. } => {
+            let keys: usize = keys.iter().map(|key| bytes_field_len(key.len())).sum();
+            int_field_len(*id) + int_field_len(*ttl) + int_field_len(*granted_ttl) + keys
+        }
+        Response::LeaseLeases { ids, .. } => ids.iter().map(|id| bytes_field_len(int_field_len(*id))).sum(),
         Response::Compact { .. }
         | Response::LeaseRevoke { .. }
         | Response::LeaseCheckpoint { .. }
@@ -365,13 +403,25 @@ pub fn encode(response: &Response, header: &Header) -> Bytes {
             put_int_field(&mut out, 2, *deleted);
             out.put_slice(prev_kvs);
         }
-        Response::LeaseGrant { id, ttl, .. } => {
+        Response::LeaseGrant { id, ttl, .. } | Response::LeaseKeepAlive { id, ttl, .. } => {
             put_int_field(&mut out, 2, *id);
             put_int_field(&mut out, 3, *ttl);
         }
         Response::Alarm { alarms, .. } => {
             for alarm in alarms {
                 put_bytes_field(&mut out, 2, &alarm.encode_to_vec());
+            }
+        }
+        Response::LeaseTimeToLive { id, ttl, granted_ttl, keys, .. } => {
+            put_int_field(&mut out, 2, *id);
+            put_int_field(&mut out, 3, *ttl);
+            put_int_field(&mut out, 4, *granted_ttl);
+            keys.iter().for_each(|key| put_bytes_field(&mut out, 5, key));
+        }
+        Response::LeaseLeases { ids, .. } => {
+            for &id in ids {
+                put_bytes_head(&mut out, 2, int_field_len(id));
+                put_int_field(&mut out, 1, id);
             }
         }
         Response::Compact { .. }

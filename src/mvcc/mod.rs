@@ -7,6 +7,7 @@ pub mod event;
 pub mod fuzz;
 pub mod hash;
 pub mod model;
+pub mod pin;
 pub mod range;
 pub mod range_stream;
 pub mod revision;

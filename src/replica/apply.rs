@@ -345,3 +345,8 @@ impl Cluster {
         self.removed.insert(id);
     }
 }
+
+/// The version that the cluster has agreed on, as a published state says.
+pub fn cluster_version(read: &impl Read) -> Option<String> {
+    read.get(Tree::Meta, CLUSTER_VERSION).map(|version| String::from_utf8_lossy(version).into_owned())
+}

@@ -1,4 +1,44 @@
-//! One member's brain.
+//! One member's brain: raft, the log, apply, leases, checkpoints. Lives on the replica core; does nothing itself.
+//!
+//! ```text
+//!   inputs ──▶ step ──▶ waiting proposals, reads, lease questions; raft messages; what became durable
+//!                         │
+//!              drain ◀────┘   1 propose all that waits as one append        propose
+//!                │            2 raft's readies: log write, messages         ready
+//!                │            3 committed entries, in one transaction       apply
+//!                │            4 replies, events, reads, sweep, checkpoint   replica, checkpoint
+//!                ▼
+//!            outputs
+//! ```
+//!
+//! The contract with the world is one file, [`port`]. No clock, no random source, no I/O: the server and the
+//! simulator drive the same code.
+//!
+//! Laws:
+//! - Nothing is answered before the entry it came from is durable on a quorum: replies are made by applying, and
+//!   raft hands out only what is committed and persisted here.
+//! - The store contains exactly the entries up to `Applied::index`, in the same atomic write. Recovery applies the
+//!   entries after it, no other.
+//! - A checkpoint holds only what the log holds too: it freezes published states, and those are of committed,
+//!   persisted entries.
+//!
+//! Written for many members, run with one: peers' messages have inputs and outputs, snapshots between members have
+//! not.
 #![forbid(unsafe_code)]
 
 pub mod apply;
+pub mod bootstrap;
+pub mod port;
+pub mod read_gate;
+
+mod checkpoint;
+mod commit;
+mod election;
+mod read_index;
+mod ready;
+mod recover;
+mod replica;
+mod tail;
+
+pub use recover::Opening;
+pub use replica::{Replica, Settings};

@@ -4,12 +4,19 @@
 //! the two loops (`replica_core`, `session_core`) and in `io`.
 
 pub mod admin;
+pub mod api;
+pub mod checkpointer;
 pub mod cores;
 pub mod front;
 pub mod grpc;
+pub mod health;
 pub mod io;
 pub mod log;
 pub mod mesh;
 pub mod metrics;
+pub mod replica_core;
+pub mod run;
+pub mod session;
+pub mod session_core;
 pub mod signals;
 pub mod tickets;

@@ -25,9 +25,12 @@
 
 pub mod accept;
 pub mod clock;
+pub mod page_file;
 pub mod probe;
 pub mod sniff;
 pub mod socket;
 pub mod stop;
 pub mod task;
+pub mod wal_dir;
+pub mod wal_file;
 pub mod wire;

@@ -1,0 +1,126 @@
+//! The first entries of a new cluster, and the ids that follow from its configuration, as etcd derives them: an
+//! operator's scripts know them, and a member started with the same flags is the same member.
+#![forbid(unsafe_code)]
+
+use prost::Message;
+use raft::eraftpb::{ConfChange, ConfChangeType, Entry, EntryType};
+use serde::{Deserialize, Serialize};
+use sha1::{Digest, Sha1};
+
+use crate::proto::membershippb::{Member, RaftAttributes};
+
+/// A founding member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Founder {
+    /// Its id.
+    pub id: u64,
+    /// Its name.
+    pub name: String,
+    /// Where the others reach it.
+    pub peer_urls: Vec<String>,
+}
+
+/// A new cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Foundation {
+    /// Its id.
+    pub cluster_id: u64,
+    /// Its members, by id.
+    pub founders: Vec<Founder>,
+}
+
+impl Foundation {
+    /// The cluster of these members, given by name and peer URLs, under a token.
+    pub fn new(members: impl IntoIterator<Item = (String, Vec<String>)>, token: &str) -> Self {
+        let mut founders: Vec<Founder> = members
+            .into_iter()
+            .map(|(name, peer_urls)| Founder { id: member_id(&peer_urls, token), name, peer_urls })
+            .collect();
+        founders.sort_by_key(|founder| founder.id);
+        let ids: Vec<u8> = founders.iter().flat_map(|founder| founder.id.to_be_bytes()).collect();
+        Self { cluster_id: first_eight(&Sha1::digest(ids)), founders }
+    }
+
+    /// The entries that a log begins with: each founder is added, at term 1, and all that is committed.
+    pub fn entries(&self) -> Vec<Entry> {
+        let entry = |(index, founder): (u64, &Founder)| {
+            let context = MemberContext {
+                id: founder.id,
+                peer_urls: founder.peer_urls.clone(),
+                is_learner: false,
+                name: founder.name.clone(),
+                client_urls: Vec::new(),
+            };
+            let change = ConfChange {
+                change_type: ConfChangeType::AddNode.into(),
+                node_id: founder.id,
+                context: serde_json::to_vec(&context).expect("a member has a JSON form").into(),
+                ..ConfChange::default()
+            };
+            Entry {
+                entry_type: EntryType::EntryConfChange.into(),
+                term: 1,
+                index,
+                data: change.encode_to_vec().into(),
+                ..Entry::default()
+            }
+        };
+        (1..).zip(&self.founders).map(entry).collect()
+    }
+}
+
+/// A member in the JSON that membership entries carry.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberContext {
+    /// Its id.
+    pub id: u64,
+    /// Where the others reach it.
+    #[serde(rename = "peerURLs", default)]
+    pub peer_urls: Vec<String>,
+    /// Whether it has no vote.
+    #[serde(rename = "isLearner", default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_learner: bool,
+    /// Its name.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// Where clients reach it.
+    #[serde(rename = "clientURLs", default, skip_serializing_if = "Vec::is_empty")]
+    pub client_urls: Vec<String>,
+}
+
+impl MemberContext {
+    /// The member as the store keeps it. Its attributes come with an entry of its own.
+    pub fn into_member(self) -> Member {
+        let raft_attributes = RaftAttributes { peer_urls: self.peer_urls, is_learner: self.is_learner };
+        Member { id: self.id, raft_attributes: Some(raft_attributes), member_attributes: None }
+    }
+}
+
+/// SHA-1 over the sorted peer URLs and the token; the first eight bytes, big endian.
+fn member_id(peer_urls: &[String], token: &str) -> u64 {
+    let mut sorted: Vec<&str> = peer_urls.iter().map(String::as_str).collect();
+    sorted.sort_unstable();
+    let mut hash = Sha1::new();
+    sorted.iter().for_each(|url| hash.update(url));
+    hash.update(token);
+    first_eight(&hash.finalize())
+}
+
+fn first_eight(digest: &[u8]) -> u64 {
+    u64::from_be_bytes(digest[..8].try_into().expect("a digest is longer"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The ids that etcd 3.7.3 prints for its default configuration.
+    #[test]
+    fn ids_are_etcds() {
+        let urls = vec!["http://localhost:2380".to_owned()];
+        let foundation = Foundation::new([("default".to_owned(), urls)], "etcd-cluster");
+        assert_eq!(format!("{:x}", foundation.founders[0].id), "8e9e05c52164694d");
+        assert_eq!(format!("{:x}", foundation.cluster_id), "cdf818194e3a8c32");
+        assert_eq!(foundation.entries()[0].index, 1);
+    }
+}

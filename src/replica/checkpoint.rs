@@ -1,0 +1,120 @@
+//! When to write the store file: when a restart would replay too much log, when pages hold too much memory, or
+//! when nothing else is going on. Never by a fast clock, which would write every random page again and again.
+#![forbid(unsafe_code)]
+
+use super::port::{Output, Outputs};
+use super::replica::Replica;
+use crate::stdx::time::{Duration, Instant};
+use crate::wal::segment::releasable;
+
+/// Log that a restart may have to replay.
+const REPLAY_BYTES_MAX: u64 = 64 << 20;
+/// Memory that pages without a place in the file may hold before they are written.
+const DIRTY_BYTES_MAX: u64 = 64 << 20;
+/// Beyond this, proposals wait for the checkpoint under way.
+const DIRTY_BYTES_LIMIT: u64 = 512 << 20;
+/// Quiet time after which what is left is written.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// What has happened since the last checkpoint.
+#[derive(Debug, Default)]
+pub struct Policy {
+    log_bytes: u64,
+    changed: Option<Instant>,
+}
+
+impl Policy {
+    /// Bytes went to the log.
+    pub fn logged(&mut self, bytes: u64) {
+        self.log_bytes += bytes;
+    }
+
+    /// The store changed.
+    pub fn applied(&mut self, now: Instant) {
+        self.changed = Some(now);
+    }
+
+    /// Whether to begin a checkpoint.
+    pub fn is_due(&self, now: Instant, dirty_bytes: u64) -> bool {
+        let idle = self.changed.is_some_and(|changed| now.since(changed) >= IDLE);
+        idle || self.log_bytes >= REPLAY_BYTES_MAX || dirty_bytes >= DIRTY_BYTES_MAX
+    }
+
+    /// A checkpoint has begun.
+    pub fn begun(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Whether proposals have to wait for memory.
+    pub fn is_pressed(dirty_bytes: u64) -> bool {
+        dirty_bytes >= DIRTY_BYTES_LIMIT
+    }
+}
+
+impl Replica {
+    /// Begins a checkpoint if it is time.
+    pub(super) fn checkpoint_if_due(&mut self, now: Instant, outputs: &mut Outputs) {
+        if self.checkpointing.is_none() && self.checkpoints.is_due(now, self.store.stats().dirty_bytes) {
+            self.begin_checkpoint(outputs);
+        }
+    }
+
+    fn begin_checkpoint(&mut self, outputs: &mut Outputs) {
+        self.checkpoints.begun();
+        if let Some(job) = self.store.begin_checkpoint() {
+            self.checkpointing = Some(job.applied_index());
+            outputs.push(Output::WriteCheckpoint(job));
+        }
+    }
+
+    pub(super) fn on_checkpoint_synced(&mut self, generation: u64) {
+        self.store.finish_checkpoint(generation);
+        let index = self.checkpointing.take().expect("a checkpoint was under way");
+        self.checkpointed = index;
+    }
+
+    /// Lets go of log segments that neither a restart nor a lagging member needs.
+    pub(super) fn release_log(&mut self, outputs: &mut Outputs) {
+        if self.settings.segments_kept == 0 {
+            return;
+        }
+        let needed = self.checkpointed.saturating_sub(self.settings.catchup_entries);
+        let count = releasable(self.log.segments(), needed, self.settings.segments_kept);
+        if count > 0 {
+            let segments = self.log.segments()[..count].to_vec();
+            self.log.release(count);
+            outputs.push(Output::ReleaseWal { segments });
+        }
+    }
+
+    /// For a member that stops: writes what is left. True once nothing is on its way; with nothing in `outputs`
+    /// then, all is done.
+    pub fn settle(&mut self, outputs: &mut Outputs) -> bool {
+        if self.checkpointing.is_some() || !self.unsynced.is_empty() {
+            return false;
+        }
+        if !self.settled {
+            self.settled = true;
+            self.begin_checkpoint(outputs);
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replay_memory_and_idleness_each_suffice() {
+        let start = Instant::default();
+        let mut policy = Policy::default();
+        assert!(!policy.is_due(start + IDLE, 0), "nothing has changed");
+        policy.applied(start);
+        assert!(!policy.is_due(start + Duration::from_secs(4), 0) && policy.is_due(start + IDLE, 0));
+        assert!(policy.is_due(start, DIRTY_BYTES_MAX));
+        policy.begun();
+        policy.logged(REPLAY_BYTES_MAX);
+        assert!(policy.is_due(start, 0));
+    }
+}

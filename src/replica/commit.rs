@@ -1,0 +1,136 @@
+//! Committed entries become state: one transaction for all of a turn, then replies and events.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+use prost::Message;
+use raft::eraftpb::{ConfChange, ConfChangeType, Entry as LogEntry, EntryType};
+
+use super::apply::{self, apply};
+use super::bootstrap::MemberContext;
+use super::port::{Output, Outputs};
+use super::replica::Replica;
+use crate::btree::{Applied, Read};
+use crate::mvcc::compact;
+use crate::request::{Entry, Request, Response};
+use crate::stdx::time::Instant;
+
+/// Entries applied in one turn, so that a long replay or a burst lets others run.
+const APPLY_MAX: usize = 4096;
+
+impl Replica {
+    /// Applies what is committed and removes a slice of garbage, in one transaction.
+    pub(super) fn apply_committed(&mut self, now: Instant, outputs: &mut Outputs) {
+        let sweep = self.is_sweep_due();
+        if self.committed.is_empty() && !sweep {
+            return;
+        }
+        let count = self.committed.len().min(APPLY_MAX);
+        let entries: Vec<LogEntry> = self.committed.drain(..count).collect();
+        let mut told = Vec::with_capacity(2 * count);
+        let mut changes = Vec::new();
+        let mut txn = self.store.write();
+        for entry in &entries {
+            let before = txn.applied();
+            assert_eq!(entry.index, before.index + 1, "entries are applied one after the other");
+            match entry.entry_type() {
+                EntryType::EntryNormal if entry.data.is_empty() => {}
+                EntryType::EntryNormal => {
+                    let command = Entry::decode(entry.data.clone()).unwrap_or_else(|error| {
+                        panic!(
+                            "log entry {} cannot be applied: {error}; it was written by another version: start the \
+                             member with that version, or restore it from a snapshot",
+                            entry.index
+                        )
+                    });
+                    let ticket = self.tickets.remove(&command.id);
+                    if ticket.is_none() && matches!(command.request, Request::LeaseRevoke(_)) {
+                        self.revoking = self.revoking.saturating_sub(1);
+                    }
+                    let apply::Applied { reply, events } =
+                        apply(&mut txn, &mut self.state, now, &command.request, ticket.is_some());
+                    if let Some(batch) = events {
+                        told.push(Output::Publish(Arc::new(batch)));
+                    }
+                    match (ticket, reply) {
+                        (Some(ticket), Ok(Response::Compact { revision, compacted, physical: true })) => {
+                            let response = Response::Compact { revision, compacted, physical: true };
+                            self.sweeping.push((compacted, ticket, response));
+                        }
+                        (Some(ticket), result) => told.push(Output::Reply { ticket, result }),
+                        (None, _) => {}
+                    }
+                }
+                EntryType::EntryConfChange => {
+                    let change = ConfChange::decode(entry.data.clone()).unwrap_or_else(|error| {
+                        panic!("membership entry {} cannot be read: {error}", entry.index)
+                    });
+                    change_member(&mut txn, &mut self.state, &change);
+                    changes.push(change);
+                }
+                EntryType::EntryConfChangeV2 => {
+                    panic!("log entry {} changes several members at once, which nobody proposes", entry.index)
+                }
+            }
+            let after = txn.applied();
+            txn.set_applied(Applied { index: entry.index, term: entry.term, ..after });
+        }
+        let swept = if sweep {
+            compact::sweep(&mut txn, self.pins.lowest(), Self::sweep_slice())
+        } else {
+            compact::Swept::default()
+        };
+        txn.commit();
+        self.checkpoints.applied(now);
+        if let Some(last) = entries.last() {
+            for change in &changes {
+                self.node.apply_conf_change(change).expect("a committed membership change is possible");
+            }
+            self.node.advance_apply_to(last.index);
+            self.trim_tail();
+        }
+        outputs.append(&mut told);
+        self.swept += swept.removed as u64;
+        self.tell_swept(outputs);
+    }
+
+    fn tell_swept(&mut self, outputs: &mut Outputs) {
+        let applied = self.store.applied();
+        if applied.swept_revision < applied.compact_revision {
+            return;
+        }
+        if self.swept_told < applied.compact_revision {
+            self.swept_told = applied.compact_revision;
+            let removed = std::mem::take(&mut self.swept);
+            outputs.push(Output::Compacted { revision: applied.compact_revision, removed });
+        }
+        for (_, ticket, response) in self.sweeping.drain(..) {
+            outputs.push(Output::Reply { ticket, result: Ok(response) });
+        }
+    }
+
+    /// Keeps in memory what a lagging member may need, within bounds.
+    fn trim_tail(&mut self) {
+        let applied = self.store.applied().index;
+        let kept = if self.is_sole_voter() { 0 } else { self.settings.catchup_entries };
+        let tail = self.node.mut_store();
+        if tail.len() as u64 > 2 * kept + 1024 || tail.bytes() > TAIL_BYTES_MAX {
+            tail.compact(applied.saturating_sub(kept));
+        }
+    }
+}
+
+/// Entries kept in memory beyond what raft needs.
+const TAIL_BYTES_MAX: usize = 4 << 20;
+
+/// What a membership entry says about the members themselves; raft hears of it after the commit.
+fn change_member(txn: &mut crate::btree::WriteTxn<'_>, state: &mut apply::State, change: &ConfChange) {
+    match change.change_type() {
+        ConfChangeType::RemoveNode => state.cluster.remove_member(txn, change.node_id),
+        ConfChangeType::AddNode | ConfChangeType::AddLearnerNode => {
+            let context: MemberContext = serde_json::from_slice(&change.context)
+                .unwrap_or_else(|error| panic!("a membership entry's member cannot be read: {error}"));
+            state.cluster.set_member(txn, context.into_member());
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! The replica's whole contract with the world: what it is told, and what it then wants done.
+//!
+//! A *turn* is: [`step`](super::Replica::step) every input that waits, then [`drain`](super::Replica::drain) once.
+//! Outputs are in order; the world may do them in any order but for these:
+//!
+//! - WAL writes one after the other, each reported with [`Input::WalSynced`] once durable;
+//! - replies, read permissions and events to one session core in the order given.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use raft::eraftpb::Message;
+
+use crate::error::Error;
+use crate::mvcc::EventBatch;
+use crate::page::CheckpointJob;
+use crate::request::Response;
+use crate::wal::{SegmentName, Write};
+
+/// Names a request on its way. Opaque here: it comes back with the reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// A question to the lessor, answered without the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaseCall {
+    /// Renew a lease.
+    KeepAlive {
+        /// Which.
+        id: i64,
+    },
+    /// What is left of a lease.
+    TimeToLive {
+        /// Which.
+        id: i64,
+        /// With the keys attached to it.
+        keys: bool,
+    },
+    /// All leases.
+    Leases,
+}
+
+/// What the replica is told.
+pub enum Input {
+    /// One tick of raft's clock has passed.
+    Tick,
+    /// A request to replicate.
+    Propose {
+        /// Where the reply goes.
+        ticket: Ticket,
+        /// The id in the entry's header; no other request has it.
+        id: u64,
+        /// The encoded `InternalRaftRequest`.
+        entry: Bytes,
+    },
+    /// A read wants to know when it may look.
+    ReadIndex {
+        /// Where the permission goes.
+        ticket: Ticket,
+    },
+    /// A question to the lessor.
+    Lease {
+        /// Where the reply goes.
+        ticket: Ticket,
+        /// The question.
+        call: LeaseCall,
+    },
+    /// A message from another member.
+    PeerMessage(Box<Message>),
+    /// The write of that number, and all before it, are durable.
+    WalSynced {
+        /// [`Output::AppendWal`]'s number.
+        ready: u64,
+        /// The write's memory, to be used again.
+        buffer: Vec<u8>,
+    },
+    /// The checkpoint of that generation is durable.
+    CheckpointSynced {
+        /// [`CheckpointJob::generation`].
+        generation: u64,
+    },
+}
+
+/// What the world is to do.
+pub enum Output {
+    /// Write to the log.
+    AppendWal {
+        /// Reported back when durable.
+        ready: u64,
+        /// Where and what.
+        write: Write,
+    },
+    /// Write the store file.
+    WriteCheckpoint(CheckpointJob),
+    /// Delete log segments.
+    ReleaseWal {
+        /// Which.
+        segments: Vec<SegmentName>,
+    },
+    /// Send to another member.
+    Send {
+        /// Whom.
+        to: u64,
+        /// What.
+        message: Box<Message>,
+    },
+    /// Answer a request.
+    Reply {
+        /// Whose.
+        ticket: Ticket,
+        /// With what.
+        result: Result<Response, Error>,
+    },
+    /// Let a read look at the published state.
+    ReadReady {
+        /// Whose.
+        ticket: Ticket,
+    },
+    /// Tell all watchers.
+    Publish(Arc<EventBatch>),
+    /// Everything that a compaction allowed to go has gone.
+    Compacted {
+        /// Up to here.
+        revision: i64,
+        /// So many revisions.
+        removed: u64,
+    },
+}
+
+/// Outputs of a turn, in order.
+pub type Outputs = Vec<Output>;

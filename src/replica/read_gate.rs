@@ -1,0 +1,68 @@
+//! What session cores know of raft without asking: a few atomics, written by the replica core alone.
+//!
+//! The gate is open while this member is the leader, its only voter, and has committed an entry in its term. Then
+//! every acknowledged write was applied here before it was acknowledged, nobody else can have acknowledged any, and
+//! the newest published state is linearizable: ReadIndex would return at once (raft thesis 6.4, with a quorum of
+//! one). A second voter closes it: the configuration takes effect here, under this member's leadership, before
+//! any quorum without this member exists.
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// Raft's state as other cores see it.
+#[derive(Debug, Default)]
+pub struct ReadGate {
+    open: AtomicBool,
+    published: AtomicBool,
+    term: AtomicU64,
+    leader: AtomicU64,
+    committed: AtomicU64,
+    applied: AtomicU64,
+}
+
+impl ReadGate {
+    /// Whether the newest published state may be read linearizably without a round.
+    pub fn is_open(&self) -> bool {
+        self.open.load(Ordering::Acquire)
+    }
+
+    /// Whether this member has published its name and URLs: from then on it serves.
+    pub fn is_published(&self) -> bool {
+        self.published.load(Ordering::Acquire)
+    }
+
+    /// The current term.
+    pub fn term(&self) -> u64 {
+        self.term.load(Ordering::Relaxed)
+    }
+
+    /// The leader's id; 0 for none.
+    pub fn leader(&self) -> u64 {
+        self.leader.load(Ordering::Relaxed)
+    }
+
+    /// Index of the last committed entry.
+    pub fn committed(&self) -> u64 {
+        self.committed.load(Ordering::Relaxed)
+    }
+
+    /// Index of the last applied entry.
+    pub fn applied(&self) -> u64 {
+        self.applied.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_open(&self, open: bool) {
+        self.open.store(open, Ordering::Release);
+    }
+
+    pub(super) fn set_published(&self) {
+        self.published.store(true, Ordering::Release);
+    }
+
+    pub(super) fn set(&self, term: u64, leader: u64, committed: u64, applied: u64) {
+        self.term.store(term, Ordering::Relaxed);
+        self.leader.store(leader, Ordering::Relaxed);
+        self.committed.store(committed, Ordering::Relaxed);
+        self.applied.store(applied, Ordering::Relaxed);
+    }
+}

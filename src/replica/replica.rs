@@ -1,0 +1,396 @@
+//! The replica: what it holds, and a turn.
+#![forbid(unsafe_code)]
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::BuildHasherDefault;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use raft::eraftpb::{Entry as LogEntry, Message, MessageType};
+use raft::{RawNode, StateRole};
+
+use super::apply::State;
+use super::checkpoint::Policy;
+use super::election::Timeouts;
+use super::port::{Input, LeaseCall, Output, Outputs, Ticket};
+use super::read_gate::ReadGate;
+use super::read_index::Reads;
+use super::tail::Tail;
+use crate::btree::{Applied, Store};
+use crate::error::Error;
+use crate::lease;
+use crate::mvcc::compact;
+use crate::mvcc::pin::Pins;
+use crate::mvcc::write::lease_keys;
+use crate::proto::etcdserverpb::LeaseRevokeRequest;
+use crate::proto::membershippb::{Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest};
+use crate::request::{Entry, Request, Response};
+use crate::stdx::time::{Duration, Instant};
+use crate::wal::Appender;
+
+/// Proposals that may be on their way: beyond, clients are told to come back.
+const PROPOSALS_MAX: usize = 5000 * 4;
+/// Bytes of entries in one append.
+const APPEND_BYTES_MAX: usize = 8 << 20;
+/// Leases revoked in one turn.
+const EXPIRE_MAX: usize = 1000;
+/// Expired leases whose revocation is on its way; the next are taken when these are gone.
+const REVOKING_MAX: usize = 8000;
+/// Revisions removed between two turns while a sweep is due.
+const SWEEP_SLICE: usize = 128;
+/// The version that the cluster agrees on.
+const CLUSTER_VERSION: &str = "3.7.0";
+
+/// Ids of requests are unique, so any spread of bits does.
+#[derive(Default)]
+pub(super) struct IdHash(u64);
+
+impl std::hash::Hasher for IdHash {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("ids are u64");
+    }
+    fn write_u64(&mut self, id: u64) {
+        self.0 = id.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+}
+
+/// What a member is told once.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// This member's id.
+    pub member_id: u64,
+    /// Its name, to be published.
+    pub name: String,
+    /// Its client URLs, to be published.
+    pub client_urls: Vec<String>,
+    /// `--election-timeout` in ticks.
+    pub election_ticks: usize,
+    /// One tick.
+    pub tick: Duration,
+    /// `--pre-vote`.
+    pub pre_vote: bool,
+    /// Entries kept behind a checkpoint for members that lag.
+    pub catchup_entries: u64,
+    /// Log segments kept at least; 0 keeps all.
+    pub segments_kept: usize,
+    /// The shortest lease, in seconds.
+    pub lease_ttl_min: i64,
+    /// Ids for the replica's own proposals: first, and distance.
+    pub request_ids: (u64, u64),
+    /// Seed of election timeouts.
+    pub seed: u64,
+}
+
+/// One member's brain. See the folder's page.
+pub struct Replica {
+    pub(super) settings: Settings,
+    pub(super) node: RawNode<Tail>,
+    pub(super) store: Store,
+    pub(super) state: State,
+    pub(super) log: Appender,
+    pub(super) pins: Pins,
+    pub(super) gate: Arc<ReadGate>,
+    pub(super) timeouts: Timeouts,
+    pub(super) reads: Reads,
+    pub(super) checkpoints: Policy,
+
+    /// Proposals that are not in raft yet.
+    pub(super) proposals: VecDeque<LogEntry>,
+    /// Where replies go, by the entry's id. Contains exactly the proposals of ours that are not applied.
+    pub(super) tickets: HashMap<u64, Ticket, BuildHasherDefault<IdHash>>,
+    /// Log writes that are not durable: raft's number, the messages that must wait for it, bytes.
+    pub(super) unsynced: VecDeque<(u64, Vec<Message>)>,
+    /// The number of raft's last ready.
+    pub(super) last_ready: u64,
+    /// Proposals that were refused, to be told.
+    pub(super) refused: Vec<(Ticket, Error)>,
+    /// Questions to the lessor that wait for the end of the turn.
+    pub(super) lease_calls: Vec<(Ticket, LeaseCall)>,
+    /// Messages that waited for the log, to be sent.
+    pub(super) outbox: Vec<Message>,
+    /// The first entries of a new cluster, until they are on their way to the log.
+    pub(super) founding: Option<Vec<LogEntry>>,
+    /// Committed entries that are not applied.
+    pub(super) committed: VecDeque<LogEntry>,
+    /// Memory for log writes.
+    pub(super) buffers: Vec<Vec<u8>>,
+    /// Replies to physical compactions, waiting for the sweep to reach their revision.
+    pub(super) sweeping: Vec<(i64, Ticket, Response)>,
+    /// Revisions removed since the compaction under way began.
+    pub(super) swept: u64,
+    /// The compaction whose end was told last.
+    pub(super) swept_told: i64,
+    /// A checkpoint is under way; it will have made this index durable.
+    pub(super) checkpointing: Option<u64>,
+    /// The store file holds everything up to this index.
+    pub(super) checkpointed: u64,
+    /// The last checkpoint of a member that stops was begun.
+    pub(super) settled: bool,
+    /// Revocations of expired leases on their way.
+    pub(super) revoking: usize,
+    /// Own facts were proposed in this term.
+    pub(super) introduced: u64,
+    pub(super) next_id: u64,
+    /// The lessor runs since this term; 0 while this member does not lead.
+    pub(super) leading: u64,
+}
+
+impl Replica {
+    /// Takes one input. Misfortune arrives as an input too; a broken law of ours panics.
+    pub fn step(&mut self, now: Instant, input: Input) {
+        match input {
+            Input::Tick => self.on_tick(now),
+            Input::Propose { ticket, id, entry } => self.on_propose(ticket, id, entry),
+            Input::ReadIndex { ticket } => self.reads.wait(ticket),
+            Input::Lease { ticket, call } => self.lease_calls.push((ticket, call)),
+            Input::PeerMessage(message) => {
+                // raft refuses messages of strangers and of the past; nothing else is to be done about them.
+                let _ = self.node.step(*message);
+            }
+            Input::WalSynced { ready, buffer } => self.on_wal_synced(ready, buffer),
+            Input::CheckpointSynced { generation } => self.on_checkpoint_synced(generation),
+        }
+    }
+
+    /// Ends a turn: appends to `outputs` everything the world must now do. True if there is more to do without
+    /// further input.
+    pub fn drain(&mut self, now: Instant, outputs: &mut Outputs) -> bool {
+        self.found(outputs);
+        self.campaign_if_alone();
+        self.propose_waiting(outputs);
+        self.ask_reads(now);
+        self.process_readies(outputs);
+        self.send_persisted(outputs);
+        self.apply_committed(now, outputs);
+        self.follow_leadership(now);
+        self.answer_leases(now, outputs);
+        for ticket in self.reads.ready(self.store.applied().index) {
+            outputs.push(Output::ReadReady { ticket });
+        }
+        self.checkpoint_if_due(now, outputs);
+        self.release_log(outputs);
+        self.show_gate();
+        self.has_more()
+    }
+
+    /// Raft's state as other cores see it.
+    pub fn gate(&self) -> &Arc<ReadGate> {
+        &self.gate
+    }
+
+    /// A handle from which each core registers its reader.
+    pub fn readers(&self) -> crate::btree::Readers {
+        self.store.readers()
+    }
+
+    /// What the store contains.
+    pub fn applied(&self) -> Applied {
+        self.store.applied()
+    }
+
+    /// Sizes of the store.
+    pub fn store_stats(&self) -> crate::btree::StoreStats {
+        self.store.stats()
+    }
+
+    /// Whether this member leads.
+    pub fn is_leader(&self) -> bool {
+        self.node.raft.state == StateRole::Leader
+    }
+
+    fn on_tick(&mut self, now: Instant) {
+        self.timeouts.draw(&mut self.node);
+        self.node.tick();
+        if self.is_leader() && self.revoking < REVOKING_MAX {
+            for id in self.state.lessor.expired(now, EXPIRE_MAX) {
+                self.revoking += 1;
+                self.propose_own(Request::LeaseRevoke(LeaseRevokeRequest { id }));
+            }
+        }
+    }
+
+    fn on_propose(&mut self, ticket: Ticket, id: u64, entry: Bytes) {
+        if self.tickets.len() >= PROPOSALS_MAX {
+            self.refused.push((ticket, Error::TooManyRequests));
+            return;
+        }
+        let known = self.tickets.insert(id, ticket);
+        assert!(known.is_none(), "request id {id:x} is used twice");
+        self.proposals.push_back(LogEntry { data: entry, ..LogEntry::default() });
+    }
+
+    /// Proposes something that no client waits for.
+    pub(super) fn propose_own(&mut self, request: Request) {
+        let (_, step) = self.settings.request_ids;
+        let id = self.next_id;
+        self.next_id = id.wrapping_add(step);
+        let data = Entry::new(id, request).encode();
+        self.proposals.push_back(LogEntry { data, ..LogEntry::default() });
+    }
+
+    /// The only voter need not wait for an election timeout: there is nobody to disturb.
+    fn campaign_if_alone(&mut self) {
+        let raft = &self.node.raft;
+        if raft.state != StateRole::Leader
+            && self.is_sole_voter()
+            && self.unsynced.is_empty()
+            && raft.promotable()
+        {
+            // Refused while a membership entry is committed but not applied: tried again next turn.
+            let _ = self.node.campaign();
+        }
+    }
+
+    pub(super) fn is_sole_voter(&self) -> bool {
+        let voters = self.node.raft.prs().conf().voters().ids();
+        voters.len() == 1 && voters.contains(self.settings.member_id)
+    }
+
+    /// All that waits becomes one append. While a log write is on its way the next batch gathers.
+    fn propose_waiting(&mut self, outputs: &mut Outputs) {
+        for (ticket, error) in self.refused.drain(..) {
+            outputs.push(Output::Reply { ticket, result: Err(error) });
+        }
+        let leader = self.node.raft.leader_id;
+        if self.proposals.is_empty()
+            || leader == 0
+            || !self.unsynced.is_empty()
+            || Policy::is_pressed(self.store.stats().dirty_bytes)
+        {
+            return;
+        }
+        let mut bytes = 0;
+        let mut entries = Vec::with_capacity(self.proposals.len());
+        while let Some(entry) = self.proposals.front()
+            && (entries.is_empty() || bytes + entry.data.len() <= APPEND_BYTES_MAX)
+        {
+            bytes += entry.data.len();
+            entries.extend(self.proposals.pop_front());
+        }
+        let mut message = Message { from: self.settings.member_id, ..Message::default() };
+        message.set_msg_type(MessageType::MsgPropose);
+        message.entries = entries.into();
+        let kept = message.entries.clone();
+        if self.node.raft.step(message).is_err() {
+            // No leader after all, or one that is about to hand over: they wait for the next.
+            for entry in kept.into_iter().rev() {
+                self.proposals.push_front(entry);
+            }
+        }
+    }
+
+    fn ask_reads(&mut self, now: Instant) {
+        if let Some(context) = self.reads.ask(now) {
+            self.node.read_index(context);
+        }
+    }
+
+    /// The lessor runs on the leader alone.
+    fn follow_leadership(&mut self, now: Instant) {
+        let term = self.node.raft.term;
+        if !self.is_leader() {
+            if self.leading != 0 {
+                self.leading = 0;
+                self.state.lessor.demote();
+            }
+            return;
+        }
+        if self.leading != term && self.has_committed_in_term() {
+            self.leading = term;
+            let extend = self.settings.tick * u32::try_from(self.settings.election_ticks).unwrap_or(u32::MAX);
+            self.state.lessor.promote(now, extend);
+        }
+        if self.leading == term && self.introduced != term {
+            self.introduced = term;
+            self.introduce();
+        }
+    }
+
+    /// Publishes name and URLs, and the cluster's version, where the log does not say so already.
+    fn introduce(&mut self) {
+        let id = self.settings.member_id;
+        let attributes =
+            Attributes { name: self.settings.name.clone(), client_urls: self.settings.client_urls.clone() };
+        let known = self.state.cluster.members.get(&id).and_then(|member| member.member_attributes.as_ref());
+        if known != Some(&attributes) {
+            self.propose_own(Request::ClusterMemberAttrSet(ClusterMemberAttrSetRequest {
+                member_id: id,
+                member_attributes: Some(attributes),
+            }));
+        }
+        if self.state.cluster.version != CLUSTER_VERSION {
+            let ver = CLUSTER_VERSION.to_owned();
+            self.propose_own(Request::ClusterVersionSet(ClusterVersionSetRequest { ver }));
+        }
+    }
+
+    fn has_committed_in_term(&self) -> bool {
+        let applied = self.store.applied();
+        applied.term == self.node.raft.term
+    }
+
+    fn answer_leases(&mut self, now: Instant, outputs: &mut Outputs) {
+        let revision = self.store.applied().revision;
+        for (ticket, call) in std::mem::take(&mut self.lease_calls) {
+            let lessor = &mut self.state.lessor;
+            let result = match call {
+                _ if self.leading == 0 && !matches!(call, LeaseCall::Leases) => Err(Error::NoLeader),
+                // An unknown lease is no error: the stream goes on, and the answer says TTL 0.
+                LeaseCall::KeepAlive { id } => {
+                    let ttl = lessor.renew(now, id).unwrap_or(0);
+                    Ok(Response::LeaseKeepAlive { revision, id, ttl })
+                }
+                LeaseCall::TimeToLive { id, keys } => {
+                    let info = lessor.time_to_live(now, id);
+                    let keys = if keys && info.is_ok() { self.attached(id) } else { Vec::new() };
+                    let lease::LeaseInfo { granted_ttl, ttl } =
+                        info.unwrap_or(lease::LeaseInfo { granted_ttl: 0, ttl: -1 });
+                    Ok(Response::LeaseTimeToLive { revision, id, ttl, granted_ttl, keys })
+                }
+                LeaseCall::Leases => Ok(Response::LeaseLeases { revision, ids: lessor.leases() }),
+            };
+            outputs.push(Output::Reply { ticket, result });
+        }
+    }
+
+    fn attached(&mut self, id: i64) -> Vec<Vec<u8>> {
+        // Dropped without commit: a look at what is published.
+        let txn = self.store.write();
+        lease_keys(&txn, id)
+    }
+
+    fn show_gate(&mut self) {
+        let applied = self.store.applied();
+        let raft = &self.node.raft;
+        self.gate.set(raft.term, raft.leader_id, raft.raft_log.committed, applied.index);
+        let leads = raft.state == StateRole::Leader && applied.term == raft.term;
+        self.gate.set_open(leads && self.is_sole_voter());
+        let id = self.settings.member_id;
+        let published = self.state.cluster.members.get(&id).is_some_and(|m| m.member_attributes.is_some());
+        if published && leads && !self.state.cluster.version.is_empty() {
+            self.gate.set_published();
+        }
+    }
+
+    /// Whether the next drain has something to do without input.
+    fn has_more(&self) -> bool {
+        let proposals = !self.proposals.is_empty()
+            && self.unsynced.is_empty()
+            && self.node.raft.leader_id != 0
+            && !Policy::is_pressed(self.store.stats().dirty_bytes);
+        proposals || !self.committed.is_empty() || self.is_sweep_due()
+    }
+
+    pub(super) fn is_sweep_due(&self) -> bool {
+        let applied = self.store.applied();
+        applied.swept_revision < applied.compact_revision
+            && compact::is_sweep_due(applied, self.pins.lowest())
+    }
+
+    pub(super) const fn sweep_slice() -> usize {
+        SWEEP_SLICE
+    }
+}

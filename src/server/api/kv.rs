@@ -1,0 +1,220 @@
+//! The KV service.
+//!
+//! Reads are answered from the newest published state on this core. A small answer is assembled and sent in the
+//! same wake-up; a large one is planned, its length announced, and then written slice by slice as the client takes
+//! it, with no more than a pinned revision held between two slices.
+#![forbid(unsafe_code)]
+
+use std::rc::Rc;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::error::Error;
+use crate::mvcc::range::Range;
+use crate::mvcc::{RangeStream, check, range, txn};
+use crate::proto::etcdserverpb::{DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest};
+use crate::request::{self, Header, Kind, Response};
+use crate::server::grpc::{Incoming, Outgoing, Responder, Status};
+use crate::server::io::task;
+use crate::server::session::{Session, decode};
+
+/// Index entries looked at before other tasks of the core run.
+const PLAN_SLICE: usize = 4096;
+/// An answer up to this size is assembled and sent at once.
+const WHOLE_BYTES_MAX: usize = 64 * 1024;
+/// How much of a larger one is copied at a time.
+const SLICE_BYTES: usize = 128 * 1024;
+
+/// `KV/Range`.
+pub fn range(session: &Rc<Session>, message: Bytes, reply: Responder) {
+    let request = match decode::<RangeRequest>(message) {
+        Ok(request) => request,
+        Err(status) => return reply.fail(&status),
+    };
+    if let Err(error) = check::range(&request) {
+        return reply.fail(&error.into());
+    }
+    if request.serializable || session.gate().is_open() {
+        return answer_range(session, &request, reply);
+    }
+    session.linearizable(move |session, ready| match ready {
+        Ok(()) => answer_range(session, &request, reply),
+        Err(status) => reply.fail(&status),
+    });
+}
+
+fn answer_range(session: &Rc<Session>, request: &RangeRequest, reply: Responder) {
+    let header = session.header();
+    if request.range_end.is_empty() {
+        let answer = session.view(|view| range::answer(view, &header, request));
+        return reply.send(answer.map_err(Status::from));
+    }
+    // What fits into one slice of planning and one of writing needs neither task nor pin.
+    let begun = session.view(|view| {
+        let mut range = Range::new(view, request)?;
+        if !range.plan(view, PLAN_SLICE) || range.encoded_len(&header) > WHOLE_BYTES_MAX {
+            return Ok(Err(range));
+        }
+        let mut out = BytesMut::with_capacity(range.encoded_len(&header));
+        while !range.emit(view, &header, &mut out, usize::MAX) {}
+        Ok(Ok(out.freeze()))
+    });
+    match begun {
+        Err(error) => reply.fail(&Error::into(error)),
+        Ok(Ok(answer)) => reply.send(Ok(answer)),
+        Ok(Err(range)) => task::spawn(answer_long(session.clone(), range, reply)),
+    }
+}
+
+/// Writes an answer as long as memory and longer: only slices of it are ever in ours.
+async fn answer_long(session: Rc<Session>, mut range: Range, reply: Responder) {
+    let header = session.header();
+    let Some(_pin) = session.pin(range.at()) else { return reply.fail(&Error::Compacted.into()) };
+    while !session.view(|view| range.plan(view, PLAN_SLICE)) {
+        if !reply.is_wanted() {
+            return;
+        }
+        task::yield_now().await;
+    }
+    let mut answer = reply.stream(range.encoded_len(&header));
+    loop {
+        let Ok(room) = answer.has_room().await else { return };
+        let mut slice = BytesMut::with_capacity(room.min(SLICE_BYTES));
+        let complete = session.view(|view| range.emit(view, &header, &mut slice, room.min(SLICE_BYTES)));
+        answer.write(slice.freeze());
+        if complete {
+            return answer.finish();
+        }
+        task::yield_now().await;
+    }
+}
+
+/// `KV/RangeStream`.
+pub fn range_stream(session: &Rc<Session>, mut incoming: Incoming, outgoing: Outgoing) {
+    let session = session.clone();
+    task::spawn(async move {
+        let request = match incoming.next().await {
+            Some(Ok(message)) => decode::<RangeRequest>(message),
+            Some(Err(status)) => Err(status),
+            None => Err(Status::undecodable()),
+        };
+        match request {
+            Ok(request) => answer_stream(session, request, outgoing).await,
+            Err(status) => outgoing.finish(Err(status)),
+        }
+    });
+}
+
+async fn answer_stream(session: Rc<Session>, request: RangeRequest, mut outgoing: Outgoing) {
+    if let Err(error) = check::range_stream(&request) {
+        return outgoing.finish(Err(error.into()));
+    }
+    if !request.serializable
+        && let Err(status) = session.read_barrier().await
+    {
+        return outgoing.finish(Err(status));
+    }
+    let header = session.header();
+    let max_request_bytes = session.member.max_request_bytes;
+    let begun = session.view(|view| RangeStream::new(view, &request, max_request_bytes));
+    let mut stream = match begun {
+        Ok(stream) => stream,
+        Err(error) => return outgoing.finish(Err(Error::into(error))),
+    };
+    let Some(_pin) = session.pin(stream.at()) else {
+        return outgoing.finish(Err(Error::Compacted.into()));
+    };
+    while !stream.is_finished() {
+        let sent = match send_chunk(&session, &mut stream, &header, &mut outgoing).await {
+            Ok(sent) => sent,
+            Err(status) => return outgoing.finish(Err(status)),
+        };
+        if !sent {
+            break;
+        }
+    }
+    outgoing.finish(Ok(()));
+}
+
+/// Plans, assembles and sends the next message. False if there is none left.
+async fn send_chunk(
+    session: &Rc<Session>,
+    stream: &mut RangeStream,
+    header: &Header,
+    outgoing: &mut Outgoing,
+) -> Result<bool, Status> {
+    while !session.view(|view| stream.plan(view, PLAN_SLICE))? {
+        task::yield_now().await;
+    }
+    if stream.is_finished() {
+        return Ok(false);
+    }
+    outgoing.has_room().await?;
+    let mut chunk = BytesMut::with_capacity(stream.message_len(header));
+    while !session.view(|view| stream.emit(view, header, &mut chunk, SLICE_BYTES))? {
+        task::yield_now().await;
+    }
+    outgoing.send(chunk.freeze())?;
+    Ok(true)
+}
+
+/// `KV/Put`.
+pub fn put(session: &Rc<Session>, message: &Bytes, reply: Responder) {
+    propose_checked::<PutRequest>(session, Kind::Put, message, check::put, reply);
+}
+
+/// `KV/DeleteRange`.
+pub fn delete_range(session: &Rc<Session>, message: &Bytes, reply: Responder) {
+    propose_checked::<DeleteRangeRequest>(session, Kind::DeleteRange, message, check::delete_range, reply);
+}
+
+fn propose_checked<M: prost::Message + Default>(
+    session: &Rc<Session>,
+    kind: Kind,
+    message: &Bytes,
+    check: impl FnOnce(&M) -> Result<(), Error>,
+    reply: Responder,
+) {
+    match decode::<M>(message.clone()) {
+        Err(status) => reply.fail(&status),
+        Ok(request) => match check(&request) {
+            Err(error) => reply.fail(&error.into()),
+            Ok(()) => session.propose(kind, message, reply),
+        },
+    }
+}
+
+/// `KV/Txn`. One that cannot write is answered like a Range.
+pub fn txn(session: &Rc<Session>, message: Bytes, reply: Responder) {
+    let request = match decode::<TxnRequest>(message.clone()) {
+        Ok(request) => request,
+        Err(status) => return reply.fail(&status),
+    };
+    if let Err(error) = check::txn(&request, session.member.max_txn_ops) {
+        return reply.fail(&error.into());
+    }
+    if !txn::is_read_only(&request) {
+        return session.propose(Kind::Txn, &message, reply);
+    }
+    if txn::is_serializable(&request) || session.gate().is_open() {
+        return answer_txn(session, &request, reply);
+    }
+    session.linearizable(move |session, ready| match ready {
+        Ok(()) => answer_txn(session, &request, reply),
+        Err(status) => reply.fail(&status),
+    });
+}
+
+fn answer_txn(session: &Rc<Session>, request: &TxnRequest, reply: Responder) {
+    let outcome = session.view(|view| txn::read(view, request));
+    let answer = outcome.map(|txn::Outcome { revision, body }| {
+        request::encode(&Response::Txn { revision, body }, &session.header())
+    });
+    reply.send(answer.map_err(Status::from));
+}
+
+/// `KV/Compact`.
+pub fn compact(session: &Rc<Session>, message: &Bytes, reply: Responder) {
+    use crate::proto::etcdserverpb::CompactionRequest;
+    propose_checked::<CompactionRequest>(session, Kind::Compaction, message, |_| Ok(()), reply);
+}

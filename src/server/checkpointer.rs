@@ -1,0 +1,71 @@
+//! The thread that writes the store file behind the log. Nothing waits for it but the next checkpoint.
+#![forbid(unsafe_code)]
+
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::mesh::Sender;
+use crate::page::{CheckpointError, CheckpointJob};
+use crate::replica::port::Input;
+
+/// How long to wait before a full disk is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Starts the thread; it ends when the sender is dropped. `observe` hears how long each checkpoint took.
+///
+/// # Errors
+/// When the thread cannot be started.
+pub fn start(
+    replica: Sender<Input>,
+    observe: impl Fn(Duration) + Send + 'static,
+) -> std::io::Result<mpsc::Sender<CheckpointJob>> {
+    let (jobs, inbox) = mpsc::channel::<CheckpointJob>();
+    thread::Builder::new().name("checkpointer".into()).spawn(move || {
+        while let Ok(job) = inbox.recv() {
+            let began = Instant::now();
+            execute(&job);
+            observe(began.elapsed());
+            tracing::debug!(
+                generation = job.generation(),
+                bytes = job.bytes(),
+                took = ?began.elapsed(),
+                "wrote a checkpoint"
+            );
+            tell(&replica, Input::CheckpointSynced { generation: job.generation() });
+        }
+    })?;
+    Ok(jobs)
+}
+
+/// Executes the job. What is not written stays in the log, so a full disk only makes the next start longer.
+///
+/// # Panics
+/// When a sync fails: what the disk holds is unknown, and only a restart finds out.
+fn execute(job: &CheckpointJob) {
+    let mut warned = false;
+    loop {
+        match job.execute() {
+            Ok(()) => return,
+            Err(CheckpointError::Write(error)) => {
+                if !warned {
+                    tracing::warn!(error = %error, "cannot write a checkpoint, trying again until it succeeds");
+                    warned = true;
+                }
+                thread::sleep(RETRY);
+            }
+            Err(error @ CheckpointError::Sync(_)) => panic!(
+                "{error}; the member stops because what the disk holds is unknown; check the disk, then start the \
+                 member again: it falls back to the last checkpoint and replays its log"
+            ),
+        }
+    }
+}
+
+/// The lane to the replica is never full for long.
+fn tell(replica: &Sender<Input>, mut input: Input) {
+    while let Err(back) = replica.send(input) {
+        input = back;
+        thread::sleep(Duration::from_millis(1));
+    }
+}

@@ -1,0 +1,115 @@
+//! Writing the log: one write at a time, each durable when it returns.
+//!
+//! The segment being filled is open for direct I/O with O_DSYNC: one write is one device flush and no journal
+//! commit. Where the filesystem refuses O_DIRECT (tmpfs, some network filesystems) it is a buffered write and an
+//! fdatasync. A write that fails ends the process: after a failed fsync nobody knows what is on the disk, and
+//! the kernel would call the next one a success.
+//!
+//! A segment is opened only after it was filled with zeros by `wal_dir`. That also avoids a trap of glommio 0.9:
+//! it takes a device for pollable, and then busy-polls every write, if the first file opened on it is empty.
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::rc::Rc;
+
+use glommio::io::{BufferedFile, DmaFile, OpenOptions};
+
+use super::task;
+use super::wal_dir::{Prepared, WalDir};
+use crate::stdx::time::Duration;
+use crate::wal::{SegmentName, Write};
+
+/// The segment being filled.
+enum Segment {
+    Direct(Rc<DmaFile>),
+    Buffered(BufferedFile),
+}
+
+/// The log's writer, on the replica core.
+pub struct WalFile {
+    dir: WalDir,
+    prepared: Prepared,
+    current: Option<(SegmentName, Segment)>,
+    /// False with `--unsafe-no-fsync`: a write counts as done when the kernel has it.
+    durable: bool,
+}
+
+impl WalFile {
+    /// A writer into `dir`.
+    ///
+    /// # Errors
+    /// When the thread that prepares segments cannot be started.
+    pub fn new(dir: WalDir, durable: bool) -> io::Result<Self> {
+        let prepared = dir.prepare_ahead()?;
+        Ok(Self { dir, prepared, current: None, durable })
+    }
+
+    /// Does one write. When it returns, the write is durable if it has to be. Gives the buffer back.
+    ///
+    /// # Panics
+    /// When the write fails or is short: see above.
+    pub async fn write(&mut self, write: Write) -> Vec<u8> {
+        let result = self.try_write(&write).await;
+        if let Err(error) = result {
+            panic!(
+                "writing {} bytes at {} of {} failed: {error}; the member stops so as not to lose what it \
+                 acknowledges; free space on the disk or replace it, then start the member again",
+                write.bytes.len(),
+                write.offset,
+                self.dir.file(write.segment).display()
+            );
+        }
+        write.bytes
+    }
+
+    async fn try_write(&mut self, write: &Write) -> io::Result<()> {
+        if self.current.as_ref().is_none_or(|(name, _)| *name != write.segment) {
+            let segment = self.open(write.segment, write.create).await?;
+            self.current = Some((write.segment, segment));
+        }
+        let (_, segment) = self.current.as_ref().expect("opened above");
+        let written = match segment {
+            Segment::Direct(file) => {
+                let mut buffer = file.alloc_dma_buffer(write.bytes.len());
+                buffer.as_bytes_mut().copy_from_slice(&write.bytes);
+                file.write_at(buffer, write.offset).await?
+            }
+            Segment::Buffered(file) => {
+                let written = file.write_at(write.bytes.clone(), write.offset).await?;
+                if self.durable && write.sync {
+                    file.fdatasync().await?;
+                }
+                written
+            }
+        };
+        if written == write.bytes.len() { Ok(()) } else { Err(io::Error::other("the write was short")) }
+    }
+
+    async fn open(&self, name: SegmentName, create: bool) -> io::Result<Segment> {
+        if create {
+            let prepared = loop {
+                if let Some(file) = self.prepared.try_take() {
+                    break file?;
+                }
+                // Only when segments fill faster than the disk can be zeroed.
+                task::sleep(Duration::from_millis(1)).await;
+            };
+            self.dir.adopt(&prepared, name)?;
+        }
+        let path = self.dir.file(name);
+        if !self.durable {
+            return Ok(Segment::Buffered(
+                OpenOptions::new().read(true).write(true).buffered_open(&path).await?,
+            ));
+        }
+        let direct =
+            OpenOptions::new().read(true).write(true).custom_flags(libc::O_DSYNC).dma_open(&path).await;
+        match direct {
+            Ok(file) => Ok(Segment::Direct(Rc::new(file))),
+            Err(error) => {
+                tracing::warn!(error = %error, path = %path.display(), "no direct I/O here, using fdatasync");
+                Ok(Segment::Buffered(OpenOptions::new().read(true).write(true).buffered_open(&path).await?))
+            }
+        }
+    }
+}

@@ -1,0 +1,465 @@
+//! A member's life: open, recover, serve, stop.
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::unix::fs::DirBuilderExt;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+use std::time::SystemTime;
+
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+
+use super::admin::{self, Admin};
+use super::api::Api;
+use super::cores::{Cores, Place, Plan};
+use super::front::{self, Services};
+use super::health::MemberHealth;
+use super::io::accept::Admission;
+use super::io::page_file::MappedFile;
+use super::io::stop::{Phase, Stop};
+use super::io::wal_dir::WalDir;
+use super::io::wal_file::WalFile;
+use super::io::{clock, probe, socket, task};
+use super::log::lines;
+use super::mesh::{self, Outbox, Receiver};
+use super::replica_core::ReplicaCore;
+use super::session::{Member, Parts, Session};
+use super::session_core::{self, FromReplica};
+use super::{checkpointer, grpc, metrics, signals};
+use crate::btree::Store;
+use crate::config::{Config, Scheme, Url};
+use crate::mvcc::pin::Pins;
+use crate::replica::bootstrap::Foundation;
+use crate::replica::port::Input;
+use crate::replica::{Opening, Replica, Settings};
+use crate::stdx::prng::Prng;
+use crate::stdx::time::Duration;
+use crate::wal;
+
+/// Messages in a lane: what a core may get ahead of another.
+const LANE: usize = 16 * 1024;
+/// How long connections may take to finish what is in flight when the member stops.
+const DRAIN: Duration = Duration::from_secs(5);
+/// How often a core looks whether the member stops.
+const STOP_POLL: Duration = Duration::from_millis(20);
+/// Memory that each executor registers for direct I/O, and the depth of its rings.
+const IO_MEMORY: usize = 1 << 20;
+const RING_DEPTH: usize = 512;
+
+/// What the executors of a member share.
+struct Shared {
+    /// The signal that ends the member; 0 while it runs.
+    signal: AtomicI32,
+    /// Session cores that have not finished.
+    draining: AtomicUsize,
+    /// The replica has written its last checkpoint.
+    stopped: AtomicBool,
+}
+
+/// Runs a member until it is told to stop.
+pub fn run(config: Config) -> ExitCode {
+    match try_run(&config) {
+        Ok(signal) => {
+            lines::closed(&config);
+            super::log::flush();
+            signals::end(signal)
+        }
+        Err(error) => {
+            lines::fatal("discovery failed", error);
+            super::log::flush();
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn try_run(config: &Config) -> Result<i32, String> {
+    probe::probe()?;
+    let allowed = allowed_cpus();
+    let plan = Plan::new(&config.cores, &allowed)?;
+    let sessions = plan.sessions();
+    let initialized = config.store_path().exists() || has_log(config);
+    lines::data_dir(config, initialized);
+    lines::configuring_listeners(config);
+    let listeners = Listeners::claim(config)?;
+    lines::starting(config, initialized, sessions, allowed.len());
+
+    let mut prng = Prng::new(entropy());
+    let foundation = foundation(config);
+    let own = foundation.founders.iter().find(|founder| founder.name == config.name);
+    let founded_id = own.ok_or("this member is not part of --initial-cluster")?.id;
+    if foundation.founders.len() > 1 {
+        return Err(
+            "--initial-cluster names several members: clusters of more than one are not built yet".into()
+        );
+    }
+
+    let opened = open(config, &foundation)?;
+    let member_id = opened.metadata.map_or(founded_id, |metadata| metadata.node_id);
+    let cluster_id = opened.metadata.map_or(foundation.cluster_id, |metadata| metadata.cluster_id);
+    lines::local_member(member_id, cluster_id);
+
+    let millis = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_millis());
+    let first_id = (member_id & 0xffff) << 48 | (millis as u64 & 0xff_ffff_ffff) << 8;
+    let id_step = sessions as u64 + 1;
+    let pins = Pins::new(sessions);
+    let settings = Settings {
+        member_id,
+        name: config.name.clone(),
+        client_urls: config.advertise_client_urls.iter().map(Url::to_string).collect(),
+        election_ticks: config.election_ticks(),
+        tick: config.heartbeat_interval,
+        pre_vote: config.pre_vote,
+        catchup_entries: config.snapshot_catchup_entries,
+        segments_kept: config.max_wals as usize,
+        lease_ttl_min: config.lease_ttl_min().as_secs() as i64,
+        request_ids: (first_id + sessions as u64, id_step),
+        seed: prng.next_u64(),
+    };
+    let replica = Replica::open(settings, opened.store, opened.opening, pins.clone());
+    let gate = replica.gate().clone();
+    let readers = replica.readers();
+
+    let (to_replica, replica_lane) = mesh::lane::<Input>(LANE);
+    let (outboxes, lanes): (Vec<_>, Vec<_>) = (0..sessions)
+        .map(|_| mesh::lane::<FromReplica>(LANE))
+        .map(|(sender, receiver)| (Outbox::new(sender), receiver))
+        .unzip();
+    let counts: Vec<Arc<metrics::Core>> = (0..=sessions).map(|_| metrics::Core::new()).collect();
+    let rpc: Vec<_> = (0..sessions).map(|_| grpc::counters::Counters::new()).collect();
+    let replica_counts = counts[sessions].clone();
+    let observed = replica_counts.clone();
+    let checkpoints = checkpointer::start(to_replica.clone(), move |took| observed.store_committed(took))
+        .map_err(|error| format!("cannot start the checkpointer: {error}"))?;
+
+    let member = Arc::new(Member {
+        cluster_id,
+        member_id,
+        max_request_bytes: config.max_request_bytes as usize,
+        max_txn_ops: config.max_txn_ops as usize,
+        progress_interval: config.watch_progress_notify_interval,
+        request_timeout: config.request_timeout(),
+        slow_request: config.warning_unary_request_duration,
+        name: config.name.clone(),
+        quota_bytes: config.quota_backend_bytes,
+        metrics: counts.clone(),
+        rpc: rpc.clone(),
+        gates: config.gates.clone(),
+    });
+    let shared = Arc::new(Shared {
+        signal: AtomicI32::new(0),
+        draining: AtomicUsize::new(sessions),
+        stopped: AtomicBool::new(false),
+    });
+    let told = shared.clone();
+    signals::watch(move |signal| {
+        lines::signal(signals::name(signal));
+        told.signal.store(signal, Ordering::Release);
+    })
+    .map_err(|error| format!("cannot watch for signals: {error}"))?;
+
+    let admission = Admission::from_descriptor_limit();
+    let mut session_parts: Vec<SessionCore> = lanes
+        .into_iter()
+        .enumerate()
+        .map(|(core, lane)| SessionCore {
+            parts: Parts {
+                member: member.clone(),
+                core: (core as u16, id_step as u16),
+                reader: readers.register(),
+                pins: pins.slot(core),
+                replica: to_replica.clone(),
+                gate: gate.clone(),
+                first_id,
+                seed: prng.next_u64(),
+                metrics: counts[core].clone(),
+                counters: rpc[core].clone(),
+            },
+            lane,
+            listeners: listeners.clone(),
+            admission: admission.clone(),
+            config: config.clone(),
+            shared: shared.clone(),
+            first: core == 0,
+        })
+        .collect();
+    let replica_parts = ReplicaParts {
+        replica,
+        lane: replica_lane,
+        outboxes,
+        checkpoints,
+        wal_dir: opened.wal_dir,
+        durable: !config.unsafe_no_fsync,
+        tick: config.heartbeat_interval,
+        metrics: replica_counts,
+        shared: shared.clone(),
+    };
+
+    let executors = match plan {
+        Plan::Shared(place) => {
+            let session = session_parts.remove(0);
+            vec![spawn("member", place, move || async move {
+                task::spawn(replica_parts.run());
+                session.run().await;
+            })?]
+        }
+        Plan::Parted { replica, sessions } => {
+            let mut executors = vec![spawn("replica", replica, move || replica_parts.run())?];
+            for (number, (place, session)) in sessions.into_iter().zip(session_parts).enumerate() {
+                executors.push(spawn(&format!("session-{number}"), place, move || session.run())?);
+            }
+            executors
+        }
+    };
+    for executor in executors {
+        executor.join().map_err(|error| format!("an executor ended: {error}"))?;
+    }
+    Ok(shared.signal.load(Ordering::Acquire))
+}
+
+fn spawn<F: Future<Output = ()> + 'static>(
+    name: &str,
+    place: Place,
+    start: impl FnOnce() -> F + Send + 'static,
+) -> Result<ExecutorJoinHandle<()>, String> {
+    let placement = place.map_or(Placement::Unbound, Placement::Fixed);
+    LocalExecutorBuilder::new(placement)
+        .name(name)
+        .io_memory(IO_MEMORY)
+        .ring_depth(RING_DEPTH)
+        .spawn(start)
+        .map_err(|error| format!("cannot start executor {name}: {error}"))
+}
+
+/// The CPUs that this process may run on, as the kernel lists them.
+fn allowed_cpus() -> Vec<usize> {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap_or("").trim();
+    match format!("{list},").parse() {
+        Ok(Cores::Cpus(cpus)) => cpus,
+        _ => (0..std::thread::available_parallelism().map_or(1, usize::from)).collect(),
+    }
+}
+
+/// A seed that nobody can guess: the kernel's.
+fn entropy() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    // The standard library seeds its hasher from the kernel's generator.
+    std::collections::hash_map::RandomState::new().build_hasher().finish()
+}
+
+fn foundation(config: &Config) -> Foundation {
+    let members = config.initial_cluster.members.iter();
+    let members = members.map(|(name, urls)| (name.clone(), urls.iter().map(Url::to_string).collect()));
+    Foundation::new(members, &config.initial_cluster_token)
+}
+
+fn has_log(config: &Config) -> bool {
+    fs::read_dir(config.wal_dir()).is_ok_and(|mut files| files.next().is_some())
+}
+
+/// What was on the disk.
+struct Opened {
+    store: Store,
+    opening: Opening,
+    metadata: Option<wal::Metadata>,
+    wal_dir: WalDir,
+}
+
+fn open(config: &Config, foundation: &Foundation) -> Result<Opened, String> {
+    let failed = |what: &str, path: &std::path::Path, error: &dyn std::fmt::Display| {
+        format!("cannot {what} {}: {error}", path.display())
+    };
+    let store_path = config.store_path();
+    let store_dir = store_path.parent().expect("a file is in a directory");
+    fs::DirBuilder::new()
+        .mode(0o700)
+        .recursive(true)
+        .create(store_dir)
+        .map_err(|error| failed("create", store_dir, &error))?;
+    let file = MappedFile::open(&store_path).map_err(|error| failed("open", &store_path, &error))?;
+    let store = Store::open(Arc::new(file)).map_err(|error| failed("open", &store_path, &error))?;
+    let wal_path = config.wal_dir();
+    let wal_dir = WalDir::open(&wal_path).map_err(|error| failed("open", &wal_path, &error))?;
+    let names = wal_dir.segments().map_err(|error| failed("read", &wal_path, &error))?;
+    let applied = store.applied().index;
+    if names.is_empty() {
+        if applied > 0 {
+            return Err(format!(
+                "{} holds data, but the log in {} is gone: put it back, or restore this member from a snapshot",
+                store_path.display(),
+                wal_path.display()
+            ));
+        }
+        return Ok(Opened { store, opening: Opening::Found(foundation.clone()), metadata: None, wal_dir });
+    }
+    let content = wal_dir.read_after(&names, applied).map_err(|error| failed("read", &wal_path, &error))?;
+    let segments: Vec<_> = content.iter().map(|(name, bytes)| (*name, bytes.as_slice())).collect();
+    let recovered = wal::recover(&segments, applied).map_err(|error| error.to_string())?;
+    drop(content);
+    wal_dir.mend_tail(&recovered.tail).map_err(|error| failed("mend", &wal_path, &error))?;
+    let metadata = Some(recovered.metadata);
+    Ok(Opened { store, opening: Opening::Recover(recovered, names), metadata, wal_dir })
+}
+
+/// Where clients are served.
+#[derive(Clone)]
+struct Listeners {
+    /// Address and whether HTTP/1.1 is answered there, gRPC, and only metrics.
+    addresses: Arc<Vec<(SocketAddr, Kind)>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Client { http: bool },
+    Http,
+    Metrics,
+}
+
+impl Listeners {
+    fn claim(config: &Config) -> Result<Self, String> {
+        let http = config.listen_client_http_urls.is_empty();
+        let mut addresses = Vec::new();
+        let kinds = [
+            (&config.listen_client_urls, Kind::Client { http }),
+            (&config.listen_client_http_urls, Kind::Http),
+            (&config.listen_metrics_urls, Kind::Metrics),
+        ];
+        for (urls, kind) in kinds {
+            for url in urls {
+                for address in resolve(url)? {
+                    let address =
+                        socket::claim(address).map_err(|error| format!("listen {address}: {error}"))?;
+                    addresses.push((address, kind));
+                }
+            }
+        }
+        Ok(Self { addresses: Arc::new(addresses) })
+    }
+}
+
+/// `localhost` is one address, as in Go.
+fn resolve(url: &Url) -> Result<Vec<SocketAddr>, String> {
+    if url.scheme != Scheme::Http {
+        return Err(format!("{url}: only http is built yet"));
+    }
+    let host = if url.host == "localhost" { "127.0.0.1" } else { &url.host };
+    let found =
+        (host, url.port).to_socket_addrs().map_err(|error| format!("cannot resolve {url}: {error}"))?;
+    Ok(found.take(1).collect())
+}
+
+/// A session core before its executor runs.
+struct SessionCore {
+    parts: Parts,
+    lane: Receiver<FromReplica>,
+    listeners: Listeners,
+    admission: Arc<Admission>,
+    config: Config,
+    shared: Arc<Shared>,
+    /// The core that logs what is said once.
+    first: bool,
+}
+
+impl SessionCore {
+    async fn run(self) {
+        let counters = self.parts.counters.clone();
+        let session = Session::new(self.parts);
+        task::spawn(session_core::run(session.clone(), self.lane));
+        task::spawn(session_core::keep_house(session.clone()));
+        while !session.gate().is_published() && self.shared.signal.load(Ordering::Acquire) == 0 {
+            task::sleep(Duration::from_millis(1)).await;
+        }
+        let stop = Stop::new();
+        let settings = grpc::Settings {
+            message_bytes_max: self.config.max_request_bytes as usize + 512 * 1024,
+            streams_max: self.config.max_concurrent_streams,
+            ping_interval_min: self.config.grpc_keepalive_min_time,
+            ping_after: self.config.grpc_keepalive_interval,
+            ping_timeout: self.config.grpc_keepalive_timeout,
+        };
+        let core = grpc::Core::new(Rc::new(Api(session.clone())), settings, counters);
+        for &(address, kind) in self.listeners.addresses.iter() {
+            let admin = |metrics_only| {
+                let settings = admin::Settings {
+                    cors: self.config.cors.clone(),
+                    host_whitelist: self.config.host_whitelist.clone(),
+                    metrics_only,
+                };
+                Rc::new(Admin::new(settings, Box::new(MemberHealth(session.clone()))))
+            };
+            let services = Services {
+                grpc: matches!(kind, Kind::Client { .. }).then(|| core.clone()),
+                admin: (kind != Kind::Client { http: false }).then(|| admin(kind == Kind::Metrics)),
+                stop: stop.clone(),
+            };
+            let listener = socket::listen(address)
+                .unwrap_or_else(|error| panic!("cannot listen on {address}: {error}; is it in use?"));
+            task::spawn(front::listen(listener, self.admission.clone(), services));
+            if self.first {
+                match kind {
+                    Kind::Client { http: true } => {
+                        lines::serving_insecurely("grpc+http", &address.to_string())
+                    }
+                    Kind::Client { http: false } => lines::serving_insecurely("grpc", &address.to_string()),
+                    Kind::Http => lines::serving_insecurely("http", &address.to_string()),
+                    Kind::Metrics => lines::serving_metrics(&address.to_string()),
+                }
+            }
+        }
+        if self.first {
+            let header = session.header();
+            lines::published(&self.config, header.member_id, header.cluster_id);
+            let clients =
+                self.listeners.addresses.iter().filter(|(_, kind)| matches!(kind, Kind::Client { .. }));
+            clients.for_each(|_| lines::ready());
+        }
+        while self.shared.signal.load(Ordering::Acquire) == 0 {
+            task::sleep(STOP_POLL).await;
+        }
+        stop.advance(Phase::Draining);
+        session.watches.close_all();
+        task::until(clock::now() + DRAIN, stop.drained()).await;
+        stop.advance(Phase::Closed);
+        task::until(clock::now() + Duration::from_secs(1), stop.drained()).await;
+        self.shared.draining.fetch_sub(1, Ordering::AcqRel);
+        while !self.shared.stopped.load(Ordering::Acquire) {
+            task::sleep(Duration::from_millis(2)).await;
+        }
+    }
+}
+
+/// The replica core before its executor runs.
+struct ReplicaParts {
+    replica: Replica,
+    lane: Receiver<Input>,
+    outboxes: Vec<Outbox<FromReplica>>,
+    checkpoints: std::sync::mpsc::Sender<crate::page::CheckpointJob>,
+    wal_dir: WalDir,
+    durable: bool,
+    tick: Duration,
+    metrics: Arc<metrics::Core>,
+    shared: Arc<Shared>,
+}
+
+impl ReplicaParts {
+    async fn run(self) {
+        let wal = WalFile::new(self.wal_dir.clone(), self.durable)
+            .unwrap_or_else(|error| panic!("cannot prepare the log: {error}"));
+        let core = ReplicaCore {
+            replica: self.replica,
+            lane: self.lane,
+            sessions: self.outboxes,
+            checkpoints: self.checkpoints,
+            wal,
+            wal_dir: self.wal_dir,
+            tick: self.tick,
+            metrics: self.metrics,
+        };
+        let shared = self.shared.clone();
+        core.run(move || shared.draining.load(Ordering::Acquire) == 0).await;
+        self.shared.stopped.store(true, Ordering::Release);
+    }
+}

@@ -1,0 +1,322 @@
+//! What one session core shares between its connections: its way into the store, the requests it waits for, its
+//! watchers, and the lane to the replica. Lives on one core; nothing in it is locked.
+#![forbid(unsafe_code)]
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use futures::channel::oneshot;
+
+use super::api::watch::Watches;
+use super::grpc::counters::Counters;
+use super::grpc::{Code, Responder, Status};
+use super::io::clock;
+use super::mesh::Sender;
+use super::metrics;
+use super::tickets::Tickets;
+use crate::btree::{Read, Reader, Snapshot};
+use crate::config::Gates;
+use crate::error::Error;
+use crate::mvcc::View;
+use crate::mvcc::pin::PinSlot;
+use crate::replica::port::{Input, LeaseCall, Ticket};
+use crate::replica::read_gate::ReadGate;
+use crate::request::{self, Header, Kind, Response};
+use crate::stdx::time::Duration;
+
+/// What is the same on every session core of a member.
+pub struct Member {
+    /// The cluster's id.
+    pub cluster_id: u64,
+    /// This member's id.
+    pub member_id: u64,
+    /// Longest entry that is proposed: `--max-request-bytes`.
+    pub max_request_bytes: usize,
+    /// Operations per transaction: `--max-txn-ops`.
+    pub max_txn_ops: usize,
+    /// `--watch-progress-notify-interval`.
+    pub progress_interval: Duration,
+    /// How long a proposal or a ReadIndex may take.
+    pub request_timeout: Duration,
+    /// Unary calls slower than this are logged.
+    pub slow_request: Duration,
+    /// Name and URLs, as `member list` shows them before they are published.
+    pub name: String,
+    /// `--quota-backend-bytes`, as Status reports it.
+    pub quota_bytes: i64,
+    /// Feature gates, for metrics.
+    pub gates: Gates,
+    /// The counts of all cores, the replica's last.
+    pub metrics: Vec<Arc<metrics::Core>>,
+    /// The counts of gRPC calls of all session cores.
+    pub rpc: Vec<Arc<Counters>>,
+}
+
+type OnReply = Box<dyn FnOnce(&Rc<Session>, Result<Response, Status>)>;
+type OnRead = Box<dyn FnOnce(&Rc<Session>, Result<(), Status>)>;
+
+/// What a ticket stands for.
+enum Waiting {
+    /// A client waits for the proposal's response.
+    Client(Responder),
+    /// One of our own handlers does.
+    Handler(OnReply),
+    /// A read waits until the replica has applied what was committed when it arrived.
+    Read(OnRead),
+}
+
+/// One session core.
+pub struct Session {
+    /// Facts about the member.
+    pub member: Arc<Member>,
+    /// This core's number.
+    pub core: u16,
+    /// This core's watch streams.
+    pub watches: Watches,
+    /// This core's counts of gRPC calls.
+    pub counters: Arc<Counters>,
+    /// This core's other counts.
+    pub metrics: Arc<metrics::Core>,
+    reader: RefCell<Reader>,
+    pins: RefCell<PinSlot>,
+    tickets: RefCell<Tickets<Waiting>>,
+    replica: Sender<Input>,
+    gate: Arc<ReadGate>,
+    next_id: Cell<u64>,
+    id_step: u64,
+    /// Someone asked for a turn of the session loop.
+    called: Cell<bool>,
+    loop_task: RefCell<Option<Waker>>,
+}
+
+/// The parts that a core is made of.
+pub struct Parts {
+    /// Facts about the member.
+    pub member: Arc<Member>,
+    /// This core's number, and the distance between its request ids.
+    pub core: (u16, u16),
+    /// This core's way into the store.
+    pub reader: Reader,
+    /// This core's pins.
+    pub pins: PinSlot,
+    /// The lane to the replica.
+    pub replica: Sender<Input>,
+    /// Whether reads need a round.
+    pub gate: Arc<ReadGate>,
+    /// Where request ids begin; the same on all cores.
+    pub first_id: u64,
+    /// Seed of what must not be guessed or synchronised (jitter, hash secrets).
+    pub seed: u64,
+    /// This core's counts.
+    pub metrics: Arc<metrics::Core>,
+    /// This core's counts of gRPC calls.
+    pub counters: Arc<Counters>,
+}
+
+impl Session {
+    /// A core without connections.
+    pub fn new(mut parts: Parts) -> Rc<Self> {
+        let revision = parts.reader.snapshot().applied().revision;
+        let (core, id_step) = parts.core;
+        let watches = Watches::new(&parts.member, revision, parts.seed);
+        Rc::new(Self {
+            watches,
+            core,
+            counters: parts.counters,
+            metrics: parts.metrics,
+            reader: RefCell::new(parts.reader),
+            pins: RefCell::new(parts.pins),
+            tickets: RefCell::new(Tickets::new(core, parts.member.request_timeout)),
+            replica: parts.replica,
+            gate: parts.gate,
+            next_id: Cell::new(parts.first_id + u64::from(core)),
+            id_step: u64::from(id_step),
+            called: Cell::new(false),
+            loop_task: RefCell::new(None),
+            member: parts.member,
+        })
+    }
+
+    /// The header that this member's answers carry now.
+    pub fn header(&self) -> Header {
+        Header {
+            cluster_id: self.member.cluster_id,
+            member_id: self.member.member_id,
+            raft_term: self.gate.term(),
+        }
+    }
+
+    /// Shows `look` the newest published state. Not to be held across an await: nothing can be.
+    pub fn view<T>(&self, look: impl FnOnce(&View<'_, Snapshot<'_>>) -> T) -> T {
+        let mut reader = self.reader.borrow_mut();
+        let snapshot = reader.snapshot();
+        look(&View::new(&snapshot))
+    }
+
+    /// An id that no other request of this member has had.
+    pub fn request_id(&self) -> u64 {
+        let id = self.next_id.get();
+        self.next_id.set(id.wrapping_add(self.id_step));
+        id
+    }
+
+    /// The state of the lane and of raft that reads go by.
+    pub fn gate(&self) -> &ReadGate {
+        &self.gate
+    }
+
+    /// Proposes a request for a client. `message` is its own encoding, checked before.
+    pub fn propose(self: &Rc<Self>, kind: Kind, message: &[u8], reply: Responder) {
+        let id = self.request_id();
+        let entry = request::wrap(id, kind, message);
+        if entry.len() > self.member.max_request_bytes {
+            return reply.fail(&Error::RequestTooLarge.into());
+        }
+        self.submit(Waiting::Client(reply), |ticket| Input::Propose { ticket, id, entry });
+    }
+
+    /// Proposes a request and hands its response to `then`.
+    pub fn propose_then(
+        self: &Rc<Self>,
+        kind: Kind,
+        message: &[u8],
+        then: impl FnOnce(&Rc<Session>, Result<Response, Status>) + 'static,
+    ) {
+        let id = self.request_id();
+        let entry = request::wrap(id, kind, message);
+        self.submit(Waiting::Handler(Box::new(then)), |ticket| Input::Propose { ticket, id, entry });
+    }
+
+    /// Asks the lessor.
+    pub fn lease(
+        self: &Rc<Self>,
+        call: LeaseCall,
+        then: impl FnOnce(&Rc<Session>, Result<Response, Status>) + 'static,
+    ) {
+        self.submit(Waiting::Handler(Box::new(then)), |ticket| Input::Lease { ticket, call });
+    }
+
+    /// Runs `then` once the published state contains everything that was committed before this call: at once
+    /// while this member alone decides, else after a ReadIndex round that all reads of this turn share.
+    pub fn linearizable(self: &Rc<Self>, then: impl FnOnce(&Rc<Session>, Result<(), Status>) + 'static) {
+        if self.gate.is_open() {
+            return then(self, Ok(()));
+        }
+        self.submit(Waiting::Read(Box::new(then)), |ticket| Input::ReadIndex { ticket });
+    }
+
+    fn submit(self: &Rc<Self>, waiting: Waiting, input: impl FnOnce(Ticket) -> Input) {
+        let ticket = self.tickets.borrow_mut().issue(clock::now(), waiting);
+        if self.replica.send(input(Ticket(ticket))).is_err() {
+            let waiting = self.tickets.borrow_mut().redeem(ticket).expect("issued above");
+            self.end(waiting, Error::TooManyRequests.into());
+        }
+    }
+
+    /// A reply from the replica.
+    pub fn on_reply(self: &Rc<Self>, ticket: Ticket, result: Result<Response, Error>) {
+        let Some(waiting) = self.tickets.borrow_mut().redeem(ticket.0) else { return };
+        match (waiting, result) {
+            (Waiting::Client(reply), Ok(response)) => {
+                reply.send(Ok(request::encode(&response, &self.header())));
+            }
+            (waiting, Err(error)) => self.end(waiting, error.into()),
+            (Waiting::Handler(then), Ok(response)) => then(self, Ok(response)),
+            (Waiting::Read(then), Ok(_)) => then(self, Ok(())),
+        }
+    }
+
+    /// The state that a read waits for is published.
+    pub fn on_read_ready(self: &Rc<Self>, ticket: Ticket) {
+        let Some(waiting) = self.tickets.borrow_mut().redeem(ticket.0) else { return };
+        let Waiting::Read(then) = waiting else { panic!("only reads wait for an index") };
+        then(self, Ok(()));
+    }
+
+    /// Gives up on what has waited too long.
+    pub fn expire(self: &Rc<Self>) {
+        let now = clock::now();
+        loop {
+            // Taken out in a statement of its own: ending it may issue new tickets.
+            let expired = self.tickets.borrow_mut().expire(now);
+            let Some(waiting) = expired else { return };
+            self.end(waiting, Error::Timeout.into());
+        }
+    }
+
+    fn end(self: &Rc<Self>, waiting: Waiting, status: Status) {
+        match waiting {
+            Waiting::Client(reply) => reply.fail(&status),
+            Waiting::Handler(then) => then(self, Err(status)),
+            Waiting::Read(then) => then(self, Err(status)),
+        }
+    }
+
+    /// Requests that wait for the replica.
+    pub fn waiting(&self) -> usize {
+        self.tickets.borrow().len()
+    }
+
+    /// Asks for a turn of the session loop.
+    pub fn wake_loop(&self) {
+        self.called.set(true);
+        if let Some(task) = self.loop_task.borrow_mut().take() {
+            task.wake();
+        }
+    }
+
+    /// Ready when a turn was asked for; registers the loop's task otherwise.
+    pub fn poll_called(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.called.take() {
+            return Poll::Ready(());
+        }
+        *self.loop_task.borrow_mut() = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// [`Session::linearizable`] for a task that waits.
+    ///
+    /// # Errors
+    /// When no quorum confirms in time.
+    pub async fn read_barrier(self: &Rc<Self>) -> Result<(), Status> {
+        let (done, wait) = oneshot::channel();
+        self.linearizable(move |_, ready| {
+            // The task may have ended: nobody is left to tell.
+            let _ = done.send(ready);
+        });
+        wait.await.unwrap_or_else(|_| Err(Status::stopped()))
+    }
+
+    /// Keeps what is readable at `revision` until the guard goes. None if it is compacted meanwhile.
+    pub fn pin(self: &Rc<Self>, revision: i64) -> Option<Pin> {
+        let mut pins = self.pins.borrow_mut();
+        let holds = pins.pin(revision, || self.reader.borrow_mut().snapshot().applied().compact_revision);
+        holds.then(|| Pin { session: self.clone(), revision })
+    }
+}
+
+/// A pinned revision.
+pub struct Pin {
+    session: Rc<Session>,
+    revision: i64,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.session.pins.borrow_mut().unpin(self.revision);
+    }
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        Status::new(Code::ALL[error.code() as usize], error.message())
+    }
+}
+
+/// A message that is not what its method takes.
+pub fn decode<M: prost::Message + Default>(message: Bytes) -> Result<M, Status> {
+    M::decode(message).map_err(|_| Status::undecodable())
+}
