@@ -25,6 +25,9 @@ const BODY_BYTES_MAX: u64 = 1024 * 1024;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// How long a client may take to receive an answer.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long, and for how many bytes, a closed connection is read on.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES_MAX: u64 = 4 * 1024 * 1024;
 const READ_BYTES: usize = 4 * 1024;
 
 /// A parsed head and what follows from it for the connection.
@@ -41,7 +44,11 @@ pub async fn serve<S: ByteStream>(admin: &Admin, mut stream: S, first: Bytes, me
     let mut input = BytesMut::from(&first[..]);
     // An error means that the client has gone.
     while let Ok(true) = serve_one(admin, &mut stream, &mut input, membership).await {}
-    let _ = poll_fn(|cx| Pin::new(&mut stream).poll_close(cx)).await;
+    if poll_fn(|cx| Pin::new(&mut stream).poll_close(cx)).await.is_ok() {
+        // Closing a socket with unread bytes would throw away what the client has not read yet.
+        let rest = skip(&mut stream, &mut input, LINGER_BYTES_MAX);
+        let _ = task::until(clock::now() + LINGER, rest).await;
+    }
 }
 
 /// One request; false when the connection ends after it.

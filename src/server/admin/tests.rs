@@ -1,1 +1,220 @@
+//! The endpoints through a connection of bytes in memory.
 #![forbid(unsafe_code)]
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures::future::{FutureExt, LocalBoxFuture};
+
+use super::{Admin, AdminSource, Settings, Versions, http1};
+use crate::server::io::stop::Stop;
+
+/// A member whose state tests choose.
+#[derive(Clone)]
+struct Member {
+    alarms: Vec<&'static str>,
+    leader: bool,
+    learner: bool,
+    read: Result<(), String>,
+    checks: Rc<RefCell<Vec<(&'static str, &'static str, bool)>>>,
+}
+
+impl Default for Member {
+    fn default() -> Self {
+        Self { alarms: vec![], leader: true, learner: false, read: Ok(()), checks: Rc::default() }
+    }
+}
+
+impl AdminSource for Member {
+    fn alarms(&self) -> Vec<&'static str> {
+        self.alarms.clone()
+    }
+    fn has_leader(&self) -> bool {
+        self.leader
+    }
+    fn is_learner(&self) -> bool {
+        self.learner
+    }
+    fn serializable_read(&self) -> LocalBoxFuture<'static, Result<(), String>> {
+        std::future::ready(Ok(())).boxed_local()
+    }
+    fn linearizable_read(&self) -> LocalBoxFuture<'static, Result<(), String>> {
+        std::future::ready(self.read.clone()).boxed_local()
+    }
+    fn versions(&self) -> Versions {
+        Versions { server: "3.7.3".into(), cluster: Some("3.7.0".into()), storage: None }
+    }
+    fn metrics(&self) -> LocalBoxFuture<'static, String> {
+        std::future::ready("up 1\n".to_owned()).boxed_local()
+    }
+    fn count_check(&self, endpoint: &'static str, check: &'static str, passed: bool) {
+        self.checks.borrow_mut().push((endpoint, check, passed));
+    }
+}
+
+/// What a client sends, a few bytes at a time, and what it got.
+struct Pipe {
+    input: Bytes,
+    step: usize,
+    output: Rc<RefCell<Vec<u8>>>,
+}
+
+impl futures::io::AsyncRead for Pipe {
+    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        let n = self.step.min(into.len()).min(self.input.len());
+        into[..n].copy_from_slice(&self.input.split_to(n));
+        Poll::Ready(Ok(n))
+    }
+}
+
+impl futures::io::AsyncWrite for Pipe {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.output.borrow_mut().extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Sends `requests` on one connection, `step` bytes a read, and returns all that came back.
+fn talk_in_steps(settings: Settings, member: Member, requests: &str, step: usize) -> String {
+    let admin = Admin::new(settings, Box::new(member));
+    let output = Rc::new(RefCell::new(Vec::new()));
+    let mut bytes = Bytes::copy_from_slice(requests.as_bytes());
+    let first = bytes.split_to(step.min(bytes.len()));
+    let pipe = Pipe { input: bytes, step, output: output.clone() };
+    let stop = Stop::new();
+    let membership = stop.join();
+    let executor = glommio::LocalExecutorBuilder::default().io_memory(64 << 10).ring_depth(8).make().unwrap();
+    executor.run(http1::serve(&admin, pipe, first, &membership));
+    String::from_utf8(output.take()).unwrap()
+}
+
+fn talk(member: Member, requests: &str) -> String {
+    talk_in_steps(Settings::default(), member, requests, 4096)
+}
+
+/// Status, headers and body of a single answer to `GET target`.
+fn get(member: Member, target: &str) -> (String, String, String) {
+    let text = talk(member, &format!("GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"));
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    let (line, headers) = head.split_once("\r\n").unwrap();
+    let length = format!("Content-Length: {}", body.len());
+    assert!(headers.contains(&length), "{headers}");
+    (line.strip_prefix("HTTP/1.1 ").unwrap().to_owned(), headers.to_owned(), body.to_owned())
+}
+
+#[test]
+fn health_says_what_is_wrong_first() {
+    let body = |member, target| {
+        let (status, _, body) = get(member, target);
+        (status[..3].to_owned(), body)
+    };
+    let sick =
+        |reason: &str| ("503".to_owned(), format!("{{\"health\":\"false\",\"reason\":\"{reason}\"}}\n"));
+    let well = ("200".to_owned(), r#"{"health":"true","reason":""}"#.to_owned());
+    assert_eq!(body(Member::default(), "/health"), well);
+    let alarmed = Member { alarms: vec!["NOSPACE"], ..Member::default() };
+    assert_eq!(body(alarmed.clone(), "/health"), sick("ALARM NOSPACE"));
+    assert_eq!(body(alarmed, "/health?exclude=NOSPACE"), well);
+    let lost = Member { leader: false, ..Member::default() };
+    assert_eq!(body(lost.clone(), "/health"), sick("RAFT NO LEADER"));
+    assert_eq!(body(lost, "/health?serializable=true"), well);
+    let slow = Member { read: Err("etcdserver: request timed out".into()), ..Member::default() };
+    assert_eq!(body(slow, "/health"), sick("RANGE ERROR:etcdserver: request timed out"));
+    let (status, headers, _) = get(Member::default(), "/health");
+    assert!(status == "200 OK" && headers.contains("Content-Type: application/json"));
+}
+
+#[test]
+fn probes_run_their_checks() {
+    let (status, headers, body) = get(Member::default(), "/livez");
+    assert_eq!((status.as_str(), body.as_str()), ("200 OK", "ok\n"));
+    assert!(headers.contains("text/plain; charset=utf-8") && headers.contains("nosniff"));
+    let verbose =
+        "[+]data_corruption ok\n[+]serializable_read ok\n[+]linearizable_read ok\n[+]non_learner ok\nok\n";
+    assert_eq!(get(Member::default(), "/readyz?verbose").2, verbose);
+    assert_eq!(get(Member::default(), "/livez/serializable_read?verbose").2, "[+]serializable_read ok\nok\n");
+    let sick = Member { alarms: vec!["CORRUPT"], learner: true, ..Member::default() };
+    let (status, _, body) = get(sick.clone(), "/readyz");
+    assert_eq!(status, "503 Service Unavailable");
+    let failed = "[-]data_corruption failed: alarm activated: CORRUPT\n[+]serializable_read ok\n\
+                  [+]linearizable_read ok\n[-]non_learner failed: not supported for learner\n\n";
+    assert_eq!(body, failed);
+    assert_eq!(sick.checks.borrow().len(), 4);
+    assert_eq!(
+        get(sick.clone(), "/readyz?exclude=data_corruption&exclude=non_learner&exclude=x").0,
+        "200 OK"
+    );
+    assert_eq!(get(sick.clone(), "/livez").0, "200 OK");
+    assert_eq!(get(sick, "/readyz/non_learner").0, "503 Service Unavailable");
+    assert_eq!(get(Member::default(), "/livez/linearizable_read").0, "404 Not Found");
+}
+
+#[test]
+fn the_other_paths_answer_as_etcd_does() {
+    let (_, headers, body) = get(Member::default(), "/version");
+    assert_eq!(body, r#"{"etcdserver":"3.7.3","etcdcluster":"3.7.0","storage":"unknown"}"#);
+    assert!(headers.contains("Access-Control-Allow-Origin: *"));
+    assert!(headers.contains("Access-Control-Allow-Methods: POST, GET, OPTIONS, PUT, DELETE"));
+    assert_eq!(get(Member::default(), "/metrics").2, "up 1\n");
+    let (status, _, body) = get(Member::default(), "/v2/keys");
+    assert_eq!((status.as_str(), body.as_str()), ("404 Not Found", "404 page not found\n"));
+    let (status, _, body) = get(Member::default(), "/v3/kv/range");
+    assert_eq!(status, "501 Not Implemented");
+    assert!(body.starts_with(r#"{"code":12,"#));
+    let posted = talk(Member::default(), "POST /version HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}");
+    assert!(posted.starts_with("HTTP/1.1 405 ") && posted.contains("Allow: GET\r\n"));
+    assert!(posted.ends_with("Method Not Allowed\n"));
+    let options = talk(Member::default(), "OPTIONS /anything HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert!(options.starts_with("HTTP/1.1 200 OK") && options.ends_with("\r\n\r\n"));
+}
+
+#[test]
+fn cors_and_host_lists_are_honoured() {
+    let settings =
+        Settings { cors: vec!["http://a".into()], host_whitelist: vec!["good".into()], metrics_only: false };
+    let ask = |host: &str, origin: &str| {
+        let request = format!("GET /version HTTP/1.1\r\nHost: {host}\r\nOrigin: {origin}\r\n\r\n");
+        talk_in_steps(settings.clone(), Member::default(), &request, 4096)
+    };
+    assert!(ask("good:2379", "http://a").contains("Access-Control-Allow-Origin: http://a"));
+    assert!(!ask("good", "http://b").contains("Access-Control"));
+    assert!(ask("127.0.0.1:2379", "http://a").starts_with("HTTP/1.1 421 Misdirected Request"));
+    let metrics = Settings { metrics_only: true, ..Settings::default() };
+    let text = talk_in_steps(metrics, Member::default(), "GET /version HTTP/1.1\r\nHost: x\r\n\r\n", 9);
+    assert!(text.starts_with("HTTP/1.1 404"));
+}
+
+#[test]
+fn connections_are_kept_whatever_way_bytes_arrive() {
+    let two = "GET /health HTTP/1.1\r\nHost: x\r\n\r\nPOST /health HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello\
+               GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
+    for step in [1, 2, 7, 4096] {
+        let text = talk_in_steps(Settings::default(), Member::default(), two, step);
+        let statuses: Vec<_> = text.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect();
+        assert_eq!(statuses, ["200", "405", "200"]);
+    }
+    let head = talk(Member::default(), "HEAD /version HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert!(head.starts_with("HTTP/1.1 405") && head.ends_with("\r\n\r\n"));
+}
+
+#[test]
+fn what_is_no_http_is_refused() {
+    let endless = format!("GET / HTTP/1.1\r\nx: {}", "y".repeat(100_000));
+    let lines = format!("GET / HTTP/1.1\r\n{}", "x: y\r\n".repeat(1000));
+    for (request, status) in
+        [("\u{16}\u{3}\u{1}", "400"), ("hello\r\n\r\n", "400"), (&endless, "431"), (&lines, "431")]
+    {
+        assert!(talk(Member::default(), request).starts_with(&format!("HTTP/1.1 {status} ")));
+    }
+    assert_eq!(talk(Member::default(), "GET /health"), "");
+}
