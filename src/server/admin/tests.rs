@@ -13,6 +13,9 @@ use futures::future::{FutureExt, LocalBoxFuture};
 use super::{Admin, AdminSource, Settings, Versions, http1};
 use crate::server::io::stop::Stop;
 
+/// Endpoint, check, and whether it passed.
+type Checked = (&'static str, &'static str, bool);
+
 /// A member whose state tests choose.
 #[derive(Clone)]
 struct Member {
@@ -20,7 +23,7 @@ struct Member {
     leader: bool,
     learner: bool,
     read: Result<(), String>,
-    checks: Rc<RefCell<Vec<(&'static str, &'static str, bool)>>>,
+    checks: Rc<RefCell<Vec<Checked>>>,
 }
 
 impl Default for Member {
