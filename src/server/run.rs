@@ -43,6 +43,8 @@ use crate::wal;
 const LANE: usize = 16 * 1024;
 /// How long connections may take to finish what is in flight when the member stops.
 const DRAIN: Duration = Duration::from_secs(5);
+/// How long to wait for an address that is in use.
+const CLAIM: Duration = Duration::from_secs(2);
 /// How often a core looks whether the member stops.
 const STOP_POLL: Duration = Duration::from_millis(20);
 /// Memory that each executor registers for direct I/O, and the depth of its rings.
@@ -330,13 +332,28 @@ impl Listeners {
         for (urls, kind) in kinds {
             for url in urls {
                 for address in resolve(url)? {
-                    let address =
-                        socket::claim(address).map_err(|error| format!("listen {address}: {error}"))?;
+                    let address = claim(address).map_err(|error| format!("listen {address}: {error}"))?;
                     addresses.push((address, kind));
                 }
             }
         }
         Ok(Self { addresses: Arc::new(addresses) })
+    }
+}
+
+/// Claims an address. A member that was killed a moment ago may still hold it: the kernel takes down rings, and the
+/// sockets they were waiting on, after the process is gone.
+fn claim(address: SocketAddr) -> std::io::Result<SocketAddr> {
+    let deadline = std::time::Instant::now() + CLAIM;
+    loop {
+        match socket::claim(address) {
+            Err(error)
+                if error.kind() == std::io::ErrorKind::AddrInUse && std::time::Instant::now() < deadline =>
+            {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            result => return result,
+        }
     }
 }
 
