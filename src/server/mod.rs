@@ -7,6 +7,8 @@ pub mod admin;
 pub mod api;
 pub mod checkpointer;
 pub mod cores;
+pub mod counting;
+pub mod data_dir;
 pub mod front;
 pub mod grpc;
 pub mod health;

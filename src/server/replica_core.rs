@@ -17,9 +17,9 @@ use super::io::wal_dir::WalDir;
 use super::io::wal_file::WalFile;
 use super::io::{clock, task};
 use super::mesh::{Outbox, Receiver};
-use super::metrics;
 use super::session_core::FromReplica;
 use super::tickets::core_of;
+use super::{counting, metrics};
 use crate::page::CheckpointJob;
 use crate::replica::Replica;
 use crate::replica::port::{Input, Output, Outputs};
@@ -70,11 +70,13 @@ impl ReplicaCore {
             }
             if now >= next_tick {
                 self.replica.step(now, Input::Tick);
+                counting::replica(&self.metrics, &self.replica);
                 next_tick = now + self.tick;
                 alarm = task::Alarm::at(next_tick);
             }
             let more = self.replica.drain(now, &mut outputs);
             for output in outputs.drain(..) {
+                counting::output(&self.metrics, &output);
                 match output {
                     Output::AppendWal { ready, write } => waiting.push_back((ready, write)),
                     Output::WriteCheckpoint(job) => {

@@ -28,7 +28,7 @@ use super::mesh::{self, Outbox, Receiver};
 use super::replica_core::ReplicaCore;
 use super::session::{Member, Parts, Session};
 use super::session_core::{self, FromReplica};
-use super::{checkpointer, grpc, metrics, signals};
+use super::{checkpointer, data_dir, grpc, metrics, signals};
 use crate::btree::Store;
 use crate::config::{Config, Scheme, Url};
 use crate::mvcc::pin::Pins;
@@ -82,7 +82,7 @@ fn try_run(config: &Config) -> Result<i32, String> {
     let allowed = allowed_cpus();
     let plan = Plan::new(&config.cores, &allowed)?;
     let sessions = plan.sessions();
-    let initialized = config.store_path().exists() || has_log(config);
+    let initialized = data_dir::prepare(config)?;
     lines::data_dir(config, initialized);
     lines::configuring_listeners(config);
     let listeners = Listeners::claim(config)?;
@@ -256,10 +256,6 @@ fn foundation(config: &Config) -> Foundation {
     let members = config.initial_cluster.members.iter();
     let members = members.map(|(name, urls)| (name.clone(), urls.iter().map(Url::to_string).collect()));
     Foundation::new(members, &config.initial_cluster_token)
-}
-
-fn has_log(config: &Config) -> bool {
-    fs::read_dir(config.wal_dir()).is_ok_and(|mut files| files.next().is_some())
 }
 
 /// What was on the disk.
@@ -438,6 +434,7 @@ impl SessionCore {
         }
         stop.advance(Phase::Draining);
         session.watches.close_all();
+        session.streams.close_all();
         task::until(clock::now() + DRAIN, stop.drained()).await;
         stop.advance(Phase::Closed);
         task::until(clock::now() + Duration::from_secs(1), stop.drained()).await;

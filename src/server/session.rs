@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use futures::channel::oneshot;
 
+use super::api::streams::Streams;
 use super::api::watch::Watches;
 use super::grpc::counters::Counters;
 use super::grpc::{Code, Responder, Status};
@@ -55,6 +56,14 @@ pub struct Member {
     pub rpc: Vec<Arc<Counters>>,
 }
 
+impl Member {
+    /// Size of the store file and of its part that holds data, as the replica's core counts them.
+    pub fn store_bytes(&self) -> (i64, i64) {
+        let sum = |read: fn(&metrics::Core) -> i64| self.metrics.iter().map(|core| read(core)).sum();
+        (sum(|core| core.store_bytes.get()), sum(|core| core.store_used_bytes.get()))
+    }
+}
+
 type OnReply = Box<dyn FnOnce(&Rc<Session>, Result<Response, Status>)>;
 type OnRead = Box<dyn FnOnce(&Rc<Session>, Result<(), Status>)>;
 
@@ -76,6 +85,8 @@ pub struct Session {
     pub core: u16,
     /// This core's watch streams.
     pub watches: Watches,
+    /// This core's other long streams.
+    pub streams: Streams,
     /// This core's counts of gRPC calls.
     pub counters: Arc<Counters>,
     /// This core's other counts.
@@ -124,6 +135,7 @@ impl Session {
         let watches = Watches::new(&parts.member, revision, parts.seed);
         Rc::new(Self {
             watches,
+            streams: Streams::default(),
             core,
             counters: parts.counters,
             metrics: parts.metrics,

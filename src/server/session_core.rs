@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
+use super::counting;
 use super::io::{clock, task};
 use super::mesh::Receiver;
 use super::session::Session;
@@ -73,6 +74,7 @@ pub async fn keep_house(session: Rc<Session>) {
     loop {
         task::sleep(HOUSEKEEPING).await;
         session.expire();
+        counting::session(&session);
         session.watches.tick(clock::now());
         session.watches.pump();
     }

@@ -34,6 +34,10 @@ pub trait AdminSource {
     fn versions(&self) -> Versions;
     /// All metrics as Prometheus text.
     fn metrics(&self) -> LocalBoxFuture<'static, String>;
+    /// What `/debug/vars` shows as `raft.status`.
+    fn raft_status(&self) -> serde_json::Value {
+        serde_json::Value::Null
+    }
     /// A check of `/livez` (`livez`) or `/readyz` (`readyz`) has run.
     fn count_check(&self, _endpoint: &'static str, _check: &'static str, _passed: bool) {}
     /// `/health` was asked.

@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 
 use super::{Admin, health};
+use crate::server::io::probe;
 
 /// A parsed request head. Bodies are read and ignored: no endpoint here has one.
 pub(super) struct Head<'a> {
@@ -168,6 +169,14 @@ async fn endpoint(admin: &Admin, head: &Head<'_>) -> Answer {
                 "storage": versions.storage.as_deref().unwrap_or("unknown"),
             });
             return Answer::json(200, ordered_versions(&body));
+        }
+        "/debug/vars" if !admin.settings.metrics_only && is_get => {
+            let variables = serde_json::json!({
+                "cmdline": std::env::args().collect::<Vec<_>>(),
+                "file_descriptor_limit": probe::descriptor_limit(),
+                "raft.status": admin.source.raft_status(),
+            });
+            return Answer::json(200, variables.to_string());
         }
         "/health" => return method_not_allowed(),
         "/version" if !admin.settings.metrics_only => return method_not_allowed(),

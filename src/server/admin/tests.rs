@@ -169,6 +169,9 @@ fn the_other_paths_answer_as_etcd_does() {
     assert!(headers.contains("Access-Control-Allow-Origin: *"));
     assert!(headers.contains("Access-Control-Allow-Methods: POST, GET, OPTIONS, PUT, DELETE"));
     assert_eq!(get(Member::default(), "/metrics").2, "up 1\n");
+    let variables: serde_json::Value =
+        serde_json::from_str(&get(Member::default(), "/debug/vars").2).unwrap();
+    assert!(variables["file_descriptor_limit"].as_u64() > Some(0));
     let (status, _, body) = get(Member::default(), "/v2/keys");
     assert_eq!((status.as_str(), body.as_str()), ("404 Not Found", "404 page not found\n"));
     let (status, _, body) = get(Member::default(), "/v3/kv/range");

@@ -4,7 +4,12 @@
 //! the published state has the answer, else when the replica has replied (`Session::propose`).
 #![forbid(unsafe_code)]
 
+pub mod cluster;
+pub mod health;
 pub mod kv;
+pub mod lease;
+pub mod maintenance;
+pub mod streams;
 pub mod watch;
 
 use std::rc::Rc;
@@ -26,6 +31,18 @@ impl grpc::Api for Api {
             Method::DeleteRange => kv::delete_range(session, &message, reply),
             Method::Txn => kv::txn(session, message, reply),
             Method::Compact => kv::compact(session, &message, reply),
+            Method::LeaseGrant => lease::grant(session, message, reply),
+            Method::LeaseRevoke => lease::revoke(session, message, reply),
+            Method::LeaseTimeToLive => lease::time_to_live(session, message, reply),
+            Method::LeaseLeases => lease::leases(session, message, reply),
+            Method::MemberList => cluster::member_list(session, message, reply),
+            Method::Alarm => maintenance::alarm(session, message, reply),
+            Method::Status => maintenance::status(session, message, reply),
+            Method::Defragment => maintenance::defragment(message, reply),
+            Method::Hash => maintenance::hash(session, message, reply),
+            Method::HashKv => maintenance::hash_kv(session, message, reply),
+            Method::MoveLeader => maintenance::move_leader(session, message, reply),
+            Method::HealthCheck => health::check(message, reply),
             method => reply.fail(&Status::unimplemented(method)),
         }
     }
@@ -35,6 +52,8 @@ impl grpc::Api for Api {
         match call.method {
             Method::Watch => watch::serve(session, incoming, outgoing),
             Method::RangeStream => kv::range_stream(session, incoming, outgoing),
+            Method::LeaseKeepAlive => lease::keep_alive(session, incoming, outgoing),
+            Method::HealthWatch => health::watch(session, incoming, outgoing),
             method => outgoing.finish(Err(Status::unimplemented(method))),
         }
     }

@@ -2,7 +2,15 @@
 //!
 //! h2 takes any amount of data and keeps what the client's windows or the socket do not take. Each [`Frame`]
 //! charges its account when it is handed to h2 and releases it when h2 has written it, so a slow client shows as
-//! unsent bytes: the connection then answers no further requests, and a stream's producer waits.
+//! unsent bytes:
+//!
+//! ```text
+//!   unary answers    4 MB per connection, then its further requests wait
+//!   streams and      256 KB each, then their producers wait; 16 KB each while those of one connection
+//!   long answers     together hold more than 16 MB
+//! ```
+//!
+//! Streams do not make requests wait: a few slow LISTs must not stop the gets beside them.
 //!
 //! [`Frame`]: super::frame::Frame
 #![forbid(unsafe_code)]
@@ -13,25 +21,31 @@ use std::task::{Context, Poll, Waker};
 
 /// Unsent bytes of one stream from which on its producer waits.
 pub const STREAM_UNSENT_MAX: usize = 256 * 1024;
-/// ... and down to which it waits.
+/// ... and down to which it then waits.
 const STREAM_UNSENT_LOW: usize = STREAM_UNSENT_MAX / 2;
-/// Unsent bytes of all answers of one connection from which on its requests wait.
+/// Unsent bytes of unary answers from which on a connection's requests wait.
 pub const CONNECTION_UNSENT_MAX: usize = 4 * 1024 * 1024;
+/// Unsent bytes of all streams of a connection from which on each may only hold ...
+const STREAMS_UNSENT_MAX: usize = 16 * 1024 * 1024;
+/// ... this much.
+const CROWDED_UNSENT_MAX: usize = 16 * 1024;
 
 /// Bytes that are in h2 and not yet in the connection's output.
 pub struct Account {
     unsent: Cell<usize>,
+    /// Unsent bytes of the streams of a connection, which its own do not include.
+    of_streams: Cell<usize>,
     /// Something was written since the connection last asked; see `keepalive`.
     wrote: Cell<bool>,
     /// The connection's account, when this is a stream's.
-    parent: Option<Rc<Account>>,
+    connection: Option<Rc<Account>>,
     /// Waiters are woken when no more than this is unsent.
     low: usize,
     waiters: RefCell<Vec<Waker>>,
 }
 
 impl Account {
-    /// A connection's account.
+    /// A connection's account: its unary answers.
     pub fn new() -> Rc<Self> {
         Self::with(None, CONNECTION_UNSENT_MAX)
     }
@@ -41,16 +55,22 @@ impl Account {
         Self::with(Some(connection.clone()), STREAM_UNSENT_LOW)
     }
 
-    fn with(parent: Option<Rc<Account>>, low: usize) -> Rc<Self> {
-        let (unsent, wrote) = (Cell::new(0), Cell::new(false));
-        Rc::new(Self { unsent, wrote, parent, low, waiters: RefCell::new(Vec::new()) })
+    fn with(connection: Option<Rc<Account>>, low: usize) -> Rc<Self> {
+        Rc::new(Self {
+            unsent: Cell::new(0),
+            of_streams: Cell::new(0),
+            wrote: Cell::new(false),
+            connection,
+            low,
+            waiters: RefCell::new(Vec::new()),
+        })
     }
 
     /// Bytes went to h2.
     pub fn charge(&self, bytes: usize) {
         self.unsent.set(self.unsent.get() + bytes);
-        if let Some(parent) = &self.parent {
-            parent.charge(bytes);
+        if let Some(connection) = &self.connection {
+            connection.of_streams.set(connection.of_streams.get() + bytes);
         }
     }
 
@@ -59,21 +79,29 @@ impl Account {
         let unsent = self.unsent.get();
         assert!(unsent >= bytes, "what is released was charged");
         self.unsent.set(unsent - bytes);
-        self.wrote.set(true);
         if self.unsent.get() <= self.low {
             self.wake();
         }
-        if let Some(parent) = &self.parent {
-            parent.release(bytes);
+        match &self.connection {
+            Some(connection) => {
+                connection.of_streams.set(connection.of_streams.get() - bytes);
+                connection.note_write();
+            }
+            None => self.note_write(),
         }
     }
 
-    /// Something went out that is not counted in bytes.
+    /// Something went out, counted in bytes or not.
     pub fn note_write(&self) {
         self.wrote.set(true);
     }
 
-    /// Wakes whoever waits for room.
+    /// Whether anything was written since the last call.
+    pub fn take_wrote(&self) -> bool {
+        self.wrote.replace(false)
+    }
+
+    /// Wakes whoever waits.
     pub fn wake(&self) {
         // Waking only queues a task: nobody comes back here while the list is borrowed.
         self.waiters.borrow_mut().drain(..).for_each(Waker::wake);
@@ -84,14 +112,14 @@ impl Account {
         self.unsent.get()
     }
 
-    /// Whether anything was written since the last call.
-    pub fn take_wrote(&self) -> bool {
-        self.wrote.replace(false)
-    }
-
     /// What a stream's producer may add now.
     pub fn room(&self) -> usize {
-        STREAM_UNSENT_MAX.saturating_sub(self.unsent.get())
+        let crowded = |connection: &Rc<Account>| connection.of_streams.get() > STREAMS_UNSENT_MAX;
+        let unsent_max = match &self.connection {
+            Some(connection) if crowded(connection) => CROWDED_UNSENT_MAX,
+            _ => STREAM_UNSENT_MAX,
+        };
+        unsent_max.saturating_sub(self.unsent.get())
     }
 
     /// Ready when there is room; once it was used up, when half of it is free again.
@@ -103,6 +131,11 @@ impl Account {
         Poll::Pending
     }
 
+    /// Whether so much is unsent that a connection's further requests wait.
+    pub fn is_full(&self) -> bool {
+        self.unsent.get() > CONNECTION_UNSENT_MAX
+    }
+
     /// Ready when a connection may answer further requests.
     pub fn poll_answerable(&self, cx: &mut Context<'_>) -> Poll<()> {
         if self.is_full() {
@@ -110,11 +143,6 @@ impl Account {
             return Poll::Pending;
         }
         Poll::Ready(())
-    }
-
-    /// Whether so much is unsent that a connection's further requests wait.
-    pub fn is_full(&self) -> bool {
-        self.unsent.get() > CONNECTION_UNSENT_MAX
     }
 
     fn wait(&self, cx: &Context<'_>) {
@@ -130,18 +158,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stream_charges_its_connection_and_waits_when_full() {
+    fn a_stream_waits_when_full_and_its_connection_does_not() {
         let connection = Account::new();
         let stream = Account::of_stream(&connection);
         let mut cx = Context::from_waker(Waker::noop());
         stream.charge(STREAM_UNSENT_MAX);
-        assert_eq!(connection.unsent(), STREAM_UNSENT_MAX);
+        assert_eq!((connection.unsent(), connection.of_streams.get()), (0, STREAM_UNSENT_MAX));
         assert!(stream.poll_room(&mut cx).is_pending());
-        assert_eq!(stream.waiters.borrow().len(), 1);
         stream.release(10);
         assert_eq!(stream.waiters.borrow().len(), 1, "still above the low mark");
         stream.release(STREAM_UNSENT_MAX - 10);
         assert!(stream.waiters.borrow().is_empty() && stream.poll_room(&mut cx).is_ready());
         assert!(connection.take_wrote() && !connection.take_wrote());
+        assert_eq!(connection.of_streams.get(), 0);
+    }
+
+    #[test]
+    fn unary_answers_fill_their_connection() {
+        let connection = Account::new();
+        let mut cx = Context::from_waker(Waker::noop());
+        connection.charge(CONNECTION_UNSENT_MAX + 1);
+        assert!(connection.is_full() && connection.poll_answerable(&mut cx).is_pending());
+        connection.release(1);
+        assert!(connection.poll_answerable(&mut cx).is_ready());
+    }
+
+    #[test]
+    fn many_slow_streams_get_less_room_each() {
+        let connection = Account::new();
+        let streams: Vec<_> = (0..65).map(|_| Account::of_stream(&connection)).collect();
+        streams.iter().for_each(|stream| stream.charge(STREAM_UNSENT_MAX));
+        assert_eq!(Account::of_stream(&connection).room(), CROWDED_UNSENT_MAX);
+        streams.iter().for_each(|stream| stream.release(STREAM_UNSENT_MAX));
+        assert_eq!(Account::of_stream(&connection).room(), STREAM_UNSENT_MAX);
     }
 }

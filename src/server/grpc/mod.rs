@@ -108,8 +108,7 @@ impl Settings {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(HEADER_LIST_MAX)
             .max_concurrent_streams(self.streams_max.min(STREAMS_MAX))
-            .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
-            .max_send_buffer_size(account::STREAM_UNSENT_MAX);
+            .max_pending_accept_reset_streams(RESETS_PENDING_MAX);
         builder
     }
 }

@@ -61,8 +61,6 @@ struct State<S> {
     /// What may still be read in this turn.
     read_left: usize,
     last_read: Instant,
-    received_bytes: u64,
-    sent_bytes: u64,
 }
 
 /// A shared handle: h2 owns one as its transport, the connection task another to push and to look.
@@ -85,8 +83,6 @@ impl<S: ByteStream> Wire<S> {
             sniffer: Sniffer::default(),
             read_left: READ_TURN_BYTES,
             last_read: clock::now(),
-            received_bytes: 0,
-            sent_bytes: 0,
         })))
     }
 
@@ -140,12 +136,6 @@ impl<S: ByteStream> Wire<S> {
     pub fn last_read(&self) -> Instant {
         self.0.borrow().last_read
     }
-
-    /// Bytes received and sent since the last call.
-    pub fn take_traffic(&self) -> (u64, u64) {
-        let mut state = self.0.borrow_mut();
-        (std::mem::take(&mut state.received_bytes), std::mem::take(&mut state.sent_bytes))
-    }
 }
 
 impl<S: ByteStream> State<S> {
@@ -156,7 +146,6 @@ impl<S: ByteStream> State<S> {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.sent += sent;
-            self.sent_bytes += sent as u64;
         }
         if self.out.capacity() > 0 {
             self.sent = 0;
@@ -210,7 +199,6 @@ impl<S: ByteStream> tokio::io::AsyncRead for Wire<S> {
             let n = ready!(Pin::new(&mut state.stream).poll_read(cx, &mut scratch[..room]))?;
             let bytes = &scratch[..n];
             state.read_left -= n;
-            state.received_bytes += n as u64;
             state.last_read = clock::now();
             state.sniffer.feed(bytes);
             into.put_slice(bytes);

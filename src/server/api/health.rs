@@ -1,0 +1,65 @@
+//! `grpc.health.v1`: load balancers and etcd's own robustness tests ask it.
+#![forbid(unsafe_code)]
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use futures::future::{Either, poll_fn, select};
+use prost::Message;
+
+use crate::proto::health::health_check_response::ServingStatus;
+use crate::proto::health::{HealthCheckRequest, HealthCheckResponse};
+use crate::server::grpc::{Code, Incoming, Outgoing, Responder, Status};
+use crate::server::io::task;
+use crate::server::session::{Session, decode};
+
+/// The one service that has a status: the whole server.
+const WHOLE: &str = "";
+
+fn answer(status: ServingStatus) -> Bytes {
+    HealthCheckResponse { status: status as i32 }.encode_to_vec().into()
+}
+
+/// `Health/Check`. Whoever is answered is served.
+pub fn check(message: Bytes, reply: Responder) {
+    match decode::<HealthCheckRequest>(message) {
+        Ok(request) if request.service == WHOLE => reply.send(Ok(answer(ServingStatus::Serving))),
+        Ok(_) => reply.fail(&Status::new(Code::NotFound, "unknown service")),
+        Err(status) => reply.fail(&status),
+    }
+}
+
+/// `Health/Watch`: the status now and whenever it changes, which it does when the member stops.
+pub fn watch(session: &Rc<Session>, mut incoming: Incoming, mut outgoing: Outgoing) {
+    let session = session.clone();
+    task::spawn(async move {
+        let request = match incoming.next().await {
+            Some(message) => message.and_then(decode::<HealthCheckRequest>),
+            None => Err(Status::undecodable()),
+        };
+        let known = match request {
+            Ok(request) => request.service == WHOLE,
+            Err(status) => return outgoing.finish(Err(status)),
+        };
+        let first = if known { ServingStatus::Serving } else { ServingStatus::ServiceUnknown };
+        if let Err(status) = outgoing.send(answer(first)) {
+            return outgoing.finish(Err(status));
+        }
+        let ended = {
+            let gone = std::pin::pin!(poll_fn(|cx| outgoing.poll_gone(cx)));
+            let closing = std::pin::pin!(session.streams.closed());
+            match select(gone, closing).await {
+                Either::Left((status, _)) => Some(status),
+                Either::Right(_) => None,
+            }
+        };
+        if let Some(status) = ended {
+            return outgoing.finish(Err(status));
+        }
+        if known {
+            // Gone or not, the stream ends.
+            let _ = outgoing.send(answer(ServingStatus::NotServing));
+        }
+        outgoing.finish(Err(Status::stopped()));
+    });
+}

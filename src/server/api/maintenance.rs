@@ -1,0 +1,249 @@
+//! The Maintenance service, as far as it is built: status, hashes, alarms, defragmentation, leadership.
+#![forbid(unsafe_code)]
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::cluster::{header, members};
+use crate::btree::{Read, Tree};
+use crate::config::{DEFAULT_QUOTA_BYTES, ETCD_VERSION};
+use crate::error::Error;
+use crate::mvcc::hash::{HashKv, KvHash};
+use crate::proto::etcdserverpb::alarm_request::AlarmAction;
+use crate::proto::etcdserverpb::{
+    AlarmMember, AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse,
+    DowngradeInfo, HashKvRequest, HashKvResponse, HashRequest, HashResponse, MoveLeaderRequest,
+    MoveLeaderResponse, StatusRequest, StatusResponse,
+};
+use crate::request::Kind;
+use crate::server::grpc::{Code, Responder, Status};
+use crate::server::health::{STORAGE_VERSION, alarms};
+use crate::server::io::{clock, task};
+use crate::server::session::{Session, decode};
+
+/// Changes digested before other tasks of the core run.
+const HASH_SLICE: usize = 2048;
+
+/// `Maintenance/Status`: this member's own view, without asking anybody.
+pub fn status(session: &Rc<Session>, message: Bytes, reply: Responder) {
+    if let Err(status) = decode::<StatusRequest>(message) {
+        return reply.fail(&status);
+    }
+    let gate = session.gate();
+    let leader = gate.leader();
+    let raised = alarms(session);
+    let mut errors: Vec<String> = raised.iter().map(alarm_text).collect();
+    if leader == 0 {
+        errors.insert(0, Error::NoLeader.message().to_owned());
+    }
+    let own = session.member.member_id;
+    let (revision, is_learner) = session.view(|view| {
+        let learner = members(view).iter().any(|member| member.id == own && member.is_learner);
+        (view.revision(), learner)
+    });
+    let (size, used) = session.member.store_bytes();
+    let response = StatusResponse {
+        header: header(session, revision),
+        version: ETCD_VERSION.to_owned(),
+        db_size: size,
+        leader,
+        raft_index: gate.committed(),
+        raft_term: gate.term(),
+        raft_applied_index: gate.applied(),
+        errors,
+        db_size_in_use: used,
+        is_learner,
+        storage_version: STORAGE_VERSION.to_owned(),
+        db_size_quota: match session.member.quota_bytes {
+            0 => DEFAULT_QUOTA_BYTES,
+            bytes => bytes,
+        },
+        downgrade_info: Some(DowngradeInfo::default()),
+    };
+    reply.send(Ok(response.encode_to_vec().into()));
+}
+
+/// An alarm as Go prints the message.
+fn alarm_text(alarm: &AlarmMember) -> String {
+    let name = match AlarmType::try_from(alarm.alarm) {
+        Ok(alarm) => alarm.as_str_name().to_owned(),
+        Err(_) => alarm.alarm.to_string(),
+    };
+    format!("memberID:{} alarm:{name}", alarm.member_id)
+}
+
+/// `Maintenance/Alarm`. Reading needs no entry in the log; raising and clearing do.
+pub fn alarm(session: &Rc<Session>, message: Bytes, reply: Responder) {
+    let request = match decode::<AlarmRequest>(message.clone()) {
+        Ok(request) => request,
+        Err(status) => return reply.fail(&status),
+    };
+    match AlarmAction::try_from(request.action) {
+        Ok(AlarmAction::Get) => session.linearizable(move |session, ready| match ready {
+            Ok(()) => {
+                let all = request.alarm == AlarmType::None as i32;
+                let mut raised = alarms(session);
+                raised.retain(|alarm| all || alarm.alarm == request.alarm);
+                let revision = session.view(|view| view.revision());
+                let response = AlarmResponse { header: header(session, revision), alarms: raised };
+                reply.send(Ok(response.encode_to_vec().into()));
+            }
+            Err(status) => reply.fail(&status),
+        }),
+        Ok(AlarmAction::Activate | AlarmAction::Deactivate) => session.propose(Kind::Alarm, &message, reply),
+        // etcd's process ends over it.
+        Err(_) => {
+            let text = format!("etcdserver: unknown alarm action {}", request.action);
+            reply.fail(&Status::new(Code::InvalidArgument, text));
+        }
+    }
+}
+
+/// `Maintenance/Defragment`: free space is reused and given back while the member runs, so there is nothing to do.
+pub fn defragment(message: Bytes, reply: Responder) {
+    match decode::<DefragmentRequest>(message) {
+        Ok(_) => reply.send(Ok(DefragmentResponse { header: None }.encode_to_vec().into())),
+        Err(status) => reply.fail(&status),
+    }
+}
+
+/// `Maintenance/MoveLeader`, on a cluster of one: to whom it belongs already, or to nobody.
+pub fn move_leader(session: &Rc<Session>, message: Bytes, reply: Responder) {
+    let request = match decode::<MoveLeaderRequest>(message) {
+        Ok(request) => request,
+        Err(status) => return reply.fail(&status),
+    };
+    let own = session.member.member_id;
+    if session.gate().leader() != own {
+        return reply.fail(&Error::NotLeader.into());
+    }
+    let members = session.view(|view| members(view));
+    match members.iter().find(|member| member.id == request.target_id) {
+        Some(member) if member.id == own => {
+            reply.send(Ok(MoveLeaderResponse { header: None }.encode_to_vec().into()));
+        }
+        _ => reply.fail(&Error::BadLeaderTransferee.into()),
+    }
+}
+
+/// `Maintenance/HashKV`.
+pub fn hash_kv(session: &Rc<Session>, message: Bytes, reply: Responder) {
+    let request = match decode::<HashKvRequest>(message) {
+        Ok(request) => request,
+        Err(status) => return reply.fail(&status),
+    };
+    let session = session.clone();
+    task::spawn(async move {
+        match digest_history(&session, request.revision, &reply).await {
+            Ok(Some(hash)) => {
+                let response = HashKvResponse {
+                    header: header(&session, hash.revision),
+                    hash: hash.hash,
+                    compact_revision: hash.compact_revision,
+                    hash_revision: hash.hash_revision,
+                };
+                reply.send(Ok(response.encode_to_vec().into()));
+            }
+            Ok(None) => {}
+            Err(error) => reply.fail(&error.into()),
+        }
+    });
+}
+
+/// In slices: hashing a large store takes seconds, and nobody else is to wait. Nothing when the client has gone.
+async fn digest_history(
+    session: &Rc<Session>,
+    revision: i64,
+    reply: &Responder,
+) -> Result<Option<KvHash>, Error> {
+    let began = clock::now();
+    // A compaction between the look and the pin moves the start: once more, then.
+    let (mut digest, _pin) = loop {
+        let digest = session.view(|view| HashKv::new(view, revision))?;
+        if let Some(pin) = session.pin(digest.pin()) {
+            break (digest, pin);
+        }
+    };
+    loop {
+        if let Some(hash) = session.view(|view| digest.step(view, HASH_SLICE)) {
+            session.metrics.hashed(true, clock::now().since(began));
+            return Ok(Some(hash));
+        }
+        task::yield_now().await;
+        if !reply.is_wanted() {
+            return Ok(None);
+        }
+    }
+}
+
+/// `Maintenance/Hash`: a digest of everything stored, under etcd's bucket names.
+///
+/// Entries are digested as they are stored here, so the number compares members of this server with each other and
+/// a member with itself, but not with etcd; HashKV does that.
+pub fn hash(session: &Rc<Session>, message: Bytes, reply: Responder) {
+    if let Err(status) = decode::<HashRequest>(message) {
+        return reply.fail(&status);
+    }
+    let session = session.clone();
+    task::spawn(async move {
+        let began = clock::now();
+        let mut digest = Digest::default();
+        while !session.view(|view| digest.step(view.read(), HASH_SLICE)) {
+            task::yield_now().await;
+            if !reply.is_wanted() {
+                return;
+            }
+        }
+        session.metrics.hashed(false, clock::now().since(began));
+        let revision = session.view(|view| view.revision());
+        let response = HashResponse { header: header(&session, revision), hash: digest.crc };
+        reply.send(Ok(response.encode_to_vec().into()));
+    });
+}
+
+/// The trees that are digested, by etcd's names of their buckets, in the order of those names.
+const BUCKETS: [(&str, Tree); 4] =
+    [("alarm", Tree::Alarm), ("key", Tree::Kv), ("lease", Tree::Lease), ("members", Tree::Member)];
+
+/// A Hash being computed, in legs. Writes between two legs may or may not be in it, as with etcd's.
+#[derive(Default)]
+struct Digest {
+    crc: u32,
+    bucket: usize,
+    /// The last key digested in this bucket.
+    last: Option<Vec<u8>>,
+}
+
+impl Digest {
+    /// Digests on for about `budget` entries; true when all is digested.
+    fn step(&mut self, read: &impl Read, budget: usize) -> bool {
+        let Some(&(name, tree)) = BUCKETS.get(self.bucket) else { return true };
+        let mut cursor = read.cursor(tree);
+        match &self.last {
+            None => {
+                self.crc = crc32c::crc32c_append(self.crc, name.as_bytes());
+                cursor.seek(&[]);
+            }
+            Some(last) => {
+                cursor.seek(last);
+                if cursor.valid() && cursor.key() == last.as_slice() {
+                    cursor.next();
+                }
+            }
+        }
+        for _ in 0..budget {
+            if !cursor.valid() {
+                self.bucket += 1;
+                self.last = None;
+                return self.bucket == BUCKETS.len();
+            }
+            self.crc = crc32c::crc32c_append(self.crc, cursor.key());
+            self.crc = crc32c::crc32c_append(self.crc, cursor.value());
+            self.last = Some(cursor.key().to_vec());
+            cursor.next();
+        }
+        false
+    }
+}
