@@ -5,6 +5,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use kevel::config::{self, Command, Config, Failure, Notice};
+use kevel::page::{self, OpenError};
+use kevel::server::io::page_file::MappedFile;
 use kevel::server::io::probe;
 use kevel::server::log::{self, lines};
 use kevel::server::run;
@@ -55,7 +57,19 @@ fn run(config: Config, notices: &[Notice], args: &[String]) -> ExitCode {
     run::run(config)
 }
 
+/// Proves the store file in `dir` whole. The member must be stopped: the file is locked while one runs.
 fn check(dir: &Path) -> ExitCode {
-    eprintln!("kevel check {}: not wired yet", dir.display());
-    ExitCode::FAILURE
+    let path = dir.join("member").join("kevel").join("store");
+    let report =
+        MappedFile::open_existing(&path).map_err(OpenError::from).and_then(|file| page::check::check(&file));
+    match report {
+        Ok(report) => {
+            println!("{}\n{report}", path.display());
+            if report.is_sound() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            eprintln!("{}: {error}", path.display());
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -431,3 +431,84 @@ pub fn encode(response: &Response, header: &Header) -> Bytes {
     }
     out.freeze()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::etcdserverpb::{
+        AlarmResponse, DeleteRangeResponse, InternalRaftRequest, LeaseGrantResponse, PutResponse,
+        ResponseHeader,
+    };
+    use crate::proto::mvccpb::KeyValue;
+
+    fn put_request() -> PutRequest {
+        let (key, value) = ("key".into(), "value".into());
+        PutRequest { key, value, lease: -7, prev_kv: true, ..PutRequest::default() }
+    }
+
+    #[test]
+    fn an_entry_is_what_the_generated_code_writes_and_reads_back() {
+        let put = put_request();
+        let header = RequestHeader { id: 7, username: "root".into(), auth_revision: 3 };
+        let theirs = InternalRaftRequest {
+            header: Some(header),
+            put: Some(put.clone()),
+            ..InternalRaftRequest::default()
+        };
+        let ours =
+            Entry { id: 7, username: "root".into(), auth_revision: 3, request: Request::Put(put.clone()) };
+        assert_eq!(ours.encode(), theirs.encode_to_vec());
+        assert_eq!(Entry::decode(ours.encode()).unwrap(), ours);
+        let wrapped = wrap(9, Kind::Put, &put.encode_to_vec());
+        assert_eq!(Entry::decode(wrapped).unwrap(), Entry::new(9, Request::Put(put)));
+
+        let set = ClusterVersionSetRequest { ver: "3.7.0".into() };
+        let theirs = InternalRaftRequest {
+            header: Some(RequestHeader { id: 1, ..RequestHeader::default() }),
+            cluster_version_set: Some(set.clone()),
+            ..InternalRaftRequest::default()
+        };
+        assert_eq!(Entry::new(1, Request::ClusterVersionSet(set)).encode(), theirs.encode_to_vec());
+    }
+
+    #[test]
+    fn bytes_that_are_no_command_are_told_apart() {
+        let entry = wrap(1, Kind::Put, &put_request().encode_to_vec());
+        for len in 1..entry.len() {
+            let cut = Entry::decode(entry.slice(..len));
+            assert!(cut.is_err() || cut.unwrap().id == 0, "{len} bytes of {}", entry.len());
+        }
+        assert!(matches!(Entry::decode(Bytes::new()), Err(EntryError::Empty)));
+        let twice = [entry.clone(), entry].concat();
+        assert!(matches!(Entry::decode(twice.into()), Err(EntryError::Ambiguous)));
+        let auth_enable = Bytes::from_static(&[0xc2, 0x3e, 0x00]);
+        assert!(matches!(Entry::decode(auth_enable), Err(EntryError::UnknownKind(1000))));
+    }
+
+    #[test]
+    fn responses_are_what_the_generated_code_writes() {
+        let header = Header { cluster_id: u64::MAX, member_id: 3, raft_term: 4 };
+        let theirs =
+            |revision| Some(ResponseHeader { cluster_id: u64::MAX, member_id: 3, revision, raft_term: 4 });
+        let kv = KeyValue { key: "k".into(), create_revision: 1, ..KeyValue::default() };
+        let stored = Bytes::from(kv.encode_to_vec());
+
+        let put = Response::Put { revision: 5, prev_kv: Some(stored.clone()) };
+        let expected = PutResponse { header: theirs(5), prev_kv: Some(kv.clone()) };
+        assert_eq!(encode(&put, &header), expected.encode_to_vec());
+
+        let mut prev_kvs = BytesMut::new();
+        put_bytes_field(&mut prev_kvs, 3, &stored);
+        let delete = Response::DeleteRange { revision: 6, deleted: 1, prev_kvs: prev_kvs.freeze() };
+        let expected = DeleteRangeResponse { header: theirs(6), deleted: 1, prev_kvs: vec![kv] };
+        assert_eq!(encode(&delete, &header), expected.encode_to_vec());
+
+        let grant = Response::LeaseGrant { revision: 1, id: -5, ttl: 60 };
+        let expected = LeaseGrantResponse { header: theirs(1), id: -5, ttl: 60, error: String::new() };
+        assert_eq!(encode(&grant, &header), expected.encode_to_vec());
+
+        let alarms = vec![AlarmMember { member_id: 3, alarm: 1 }];
+        let expected = AlarmResponse { header: theirs(2), alarms: alarms.clone() };
+        assert_eq!(encode(&Response::Alarm { revision: 2, alarms }, &header), expected.encode_to_vec());
+    }
+}

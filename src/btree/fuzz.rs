@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::{Applied, CheckpointError, CheckpointJob, Read, Reader, Snapshot, Store, Tree};
-use crate::page::PageFile;
+use crate::page::check::check;
 use crate::page::hostile::HostileFile;
 use crate::stdx::prng::Prng;
 use std::collections::BTreeMap;
@@ -156,6 +156,7 @@ impl World {
                 self.turn();
                 drop(late);
                 self.durable = model;
+                self.check_file();
             }
             // Full: again when there is room. A crash meanwhile finds the old state.
             Err(CheckpointError::Write(_)) => self.job = Some((job, model)),
@@ -179,7 +180,13 @@ impl World {
             self.durable = model;
         }
         self.model = self.durable.clone();
+        self.check_file();
         self.check_all();
+    }
+
+    fn check_file(&self) {
+        let report = check(&*self.file).expect("a file that can be opened");
+        assert!(report.is_sound(), "{report}");
     }
 
     /// One seek compared in both directions.
@@ -218,9 +225,7 @@ impl World {
     fn check_all(&mut self) {
         let model = self.model.clone();
         compare(&self.reader.snapshot(), &model);
-        let stats = self.store.stats();
-        assert!(stats.free_bytes <= stats.file_bytes + stats.dirty_bytes + (1 << 26));
-        assert!(self.file.pages() >= 2);
+        self.store.check_invariants();
     }
 }
 

@@ -68,6 +68,11 @@ impl Store {
         }
     }
 
+    /// Asserts that no page is lost or in two places. Walks the whole store: for tests and the simulator.
+    pub fn check_invariants(&self) {
+        self.pager.check_invariants();
+    }
+
     /// Begins to make the published state durable. None while one is under way, or when there is nothing to do.
     pub fn begin_checkpoint(&mut self) -> Option<CheckpointJob> {
         self.pager.begin_checkpoint()

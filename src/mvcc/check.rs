@@ -191,3 +191,110 @@ impl Deletes {
         self.intervals.range::<[u8], _>(before).next_back().is_some_and(|(_, end)| key < &end[..])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn op(request: Op) -> RequestOp {
+        RequestOp { request: Some(request) }
+    }
+
+    fn put(key: &str) -> RequestOp {
+        let key = key.as_bytes().to_vec().into();
+        op(Op::RequestPut(PutRequest { key, ..PutRequest::default() }))
+    }
+
+    fn delete(key: &str, range_end: &str) -> RequestOp {
+        let [key, range_end] = [key, range_end].map(|bytes| bytes.as_bytes().to_vec().into());
+        op(Op::RequestDeleteRange(DeleteRangeRequest { key, range_end, prev_kv: false }))
+    }
+
+    fn branches(success: &[RequestOp], failure: &[RequestOp]) -> TxnRequest {
+        let (success, failure) = (success.to_vec(), failure.to_vec());
+        TxnRequest { success, failure, ..TxnRequest::default() }
+    }
+
+    fn nested(success: &[RequestOp], failure: &[RequestOp]) -> RequestOp {
+        op(Op::RequestTxn(branches(success, failure)))
+    }
+
+    fn verdict(ops: &[RequestOp]) -> Result<(), Error> {
+        let verdict = txn(&branches(ops, &[]), 128);
+        assert_eq!(txn(&branches(&[], ops), 128), verdict, "both branches are judged alike");
+        verdict
+    }
+
+    #[test]
+    fn a_key_is_written_once_as_far_as_etcd_can_see() {
+        let duplicate = Err(Error::DuplicateKey);
+        assert_eq!(verdict(&[put("a"), put("a")]), duplicate);
+        assert_eq!(verdict(&[put("a"), put("b"), delete("c", "d")]), Ok(()));
+        assert_eq!(verdict(&[put("a"), delete("a", "")]), duplicate);
+        assert_eq!(verdict(&[delete("a", "c"), put("b")]), duplicate);
+        assert_eq!(verdict(&[delete("a", "c"), put("c")]), Ok(()));
+        assert_eq!(
+            verdict(&[delete("a", "m"), delete("c", "z"), delete("q", "")]),
+            Ok(()),
+            "deletes overlap"
+        );
+        assert_eq!(verdict(&[delete("a", "m"), delete("c", "z"), put("y")]), duplicate);
+        assert_eq!(verdict(&[delete("b", "c"), delete("a", "b"), delete("c", "d"), put("a")]), duplicate);
+        assert_eq!(verdict(&[delete("a", ""), put("a\0")]), Ok(()), "a point is no more than a point");
+    }
+
+    #[test]
+    fn branches_of_one_nested_transaction_exclude_each_other_but_siblings_do_not() {
+        let duplicate = Err(Error::DuplicateKey);
+        assert_eq!(verdict(&[nested(&[put("a")], &[put("a")])]), Ok(()));
+        assert_eq!(verdict(&[nested(&[put("a")], &[delete("a", "")])]), Ok(()));
+        assert_eq!(verdict(&[nested(&[put("a")], &[]), nested(&[], &[put("a")])]), duplicate);
+        assert_eq!(verdict(&[nested(&[put("a")], &[put("a")]), put("a")]), duplicate);
+        assert_eq!(verdict(&[nested(&[delete("a", "c")], &[]), put("b")]), duplicate);
+        assert_eq!(verdict(&[nested(&[put("b")], &[]), delete("a", "c")]), duplicate);
+        assert_eq!(verdict(&[nested(&[delete("a", "c")], &[]), nested(&[put("b")], &[])]), duplicate);
+    }
+
+    #[test]
+    fn what_etcd_does_not_see_passes() {
+        assert_eq!(verdict(&[nested(&[put("b")], &[]), nested(&[delete("a", "c")], &[])]), Ok(()));
+        assert_eq!(verdict(&[delete("a", "\0"), put("b")]), Ok(()));
+        assert_eq!(verdict(&[delete("z", "a"), put("b"), put("z")]), Ok(()));
+    }
+
+    #[test]
+    fn operations_are_counted_down_the_nesting() {
+        let puts = |count: usize| (0..count).map(|i| put(&format!("{i}"))).collect::<Vec<_>>();
+        assert_eq!(verdict(&puts(128)), Ok(()));
+        assert_eq!(verdict(&puts(129)), Err(Error::TooManyOps));
+        assert_eq!(verdict(&[nested(&puts(127), &[])]), Ok(()));
+        assert_eq!(verdict(&[nested(&puts(128), &[])]), Err(Error::TooManyOps));
+        assert_eq!(verdict(&[nested(&[nested(&puts(126), &[])], &[])]), Ok(()));
+        assert_eq!(verdict(&[nested(&[nested(&puts(127), &[])], &[])]), Err(Error::TooManyOps));
+    }
+
+    #[test]
+    fn fields_are_checked_in_etcds_order() {
+        assert_eq!(verdict(&[RequestOp { request: None }]), Err(Error::KeyNotFound));
+        assert_eq!(verdict(&[put("")]), Err(Error::EmptyKey));
+        assert_eq!(verdict(&[delete("", "a")]), Err(Error::EmptyKey));
+        let request = PutRequest {
+            key: "a".into(),
+            value: "v".into(),
+            lease: 1,
+            ignore_value: true,
+            ignore_lease: true,
+            prev_kv: false,
+        };
+        assert_eq!(super::put(&request), Err(Error::ValueProvided));
+        assert_eq!(super::put(&PutRequest { value: "".into(), ..request }), Err(Error::LeaseProvided));
+        let request = RangeRequest { sort_order: 3, ..RangeRequest::default() };
+        assert_eq!(range(&request), Err(Error::EmptyKey));
+        let request = RangeRequest { key: "a".into(), ..request };
+        assert_eq!(range(&request), Err(Error::InvalidSortOption));
+        let request = RangeRequest { sort_order: 2, max_mod_revision: 1, ..request };
+        assert_eq!(range_stream(&request), Err(Error::RangeStreamSort));
+        let request = RangeRequest { sort_order: 0, sort_target: 4, ..request };
+        assert_eq!(range_stream(&request), Err(Error::RangeStreamFilter));
+    }
+}

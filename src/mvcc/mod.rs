@@ -1,4 +1,54 @@
-//! Many versions of every key: the store's data model, as etcd defines it.
+//! Many versions of every key: the data model that etcd promises, over the ordered maps of `btree`.
+//!
+//! Every write gets the next *main revision*, and the changes within it are numbered by *sub revision*. Nothing is
+//! overwritten: a put adds a version, a deletion adds a tombstone, and a read picks, per key, the newest version that
+//! is not above the revision it reads at.
+//!
+//! ```text
+//!            rev 2     rev 3     rev 4     rev 5            a read at 4 sees  a=3, b=2
+//!   key a    put 1               put 3                      a read at 5 sees  a=3
+//!   key b              put 2               delete           a compaction at 4 removes a's version of 2
+//! ```
+//!
+//! The same changes are kept in two orders, and what is dead in a third ([`schema`] has the bytes):
+//!
+//! - `Kv`, by revision: what `HashKV` digests and what watchers that fell behind re-read. It grows at its right edge.
+//! - `Index`, by key, newest version first: all that is needed to answer anything but a value. Count, keys-only
+//!   lists, conditions and the exact length of a list's answer never touch `Kv`.
+//! - `Garbage`, by the revision that killed: a compaction removes what died, in slices, and never looks at what lives.
+//!
+//! # Who calls what
+//!
+//! ```text
+//!   session core                                   replica core
+//!   check::*          before anything is proposed  Writer, txn::apply, compact::mark   inside one write transaction
+//!   View::new(&snapshot)                           compact::sweep                      in slices, between turns
+//!     range::answer, Range, RangeStream, txn::read
+//!     View::events, value_at     (watch catch-up)
+//!     HashKv
+//! ```
+//!
+//! A [`View`] is a consistent state for one synchronous slice of work. What takes longer ([`Range`], [`RangeStream`],
+//! [`hash::HashKv`]) is a small state machine that is given a fresh view for every leg and holds nothing in between
+//! but a revision, which its owner pins: the sweep spares whatever died above the lowest pin.
+//!
+//! # Invariants
+//!
+//! - `Kv` and `Index` hold the same changes. `Garbage` lists exactly those that are dead: superseded values, due at
+//!   the revision that superseded them, and tombstones, due one later.
+//! - `LeaseKey` lists exactly the live keys with a lease. A key is never attached to a lease that does not exist.
+//! - `Applied::revision` is the main revision of the last change; it, the compaction revision and the trees change in
+//!   the same commit.
+//! - Stored `KeyValue` bytes are what etcd would store, and are copied, never encoded again.
+//! - A write cannot fail: what a client can do wrong is found before the first change.
+//!
+//! # Deliberately absent
+//!
+//! Clocks and leases' expiry (`lease`), permission, quota and alarms (`replica::apply`), watchers (`watch`), any cache:
+//! the pages of `Index` are the cache.
+//!
+//! [`model`] says the same once more as plainly as possible, and [`fuzz`] holds the two against each other. To read
+//! on, start with [`schema`] and [`view`], then [`write`].
 #![forbid(unsafe_code)]
 
 pub mod check;

@@ -36,6 +36,19 @@ pub(super) struct Running {
     releasing: Vec<Extent>,
 }
 
+impl Running {
+    /// Pages that this checkpoint has taken out of the tree's reach: its own bitmap, and what it releases at its end.
+    /// The bitmap of the checkpoint before is among the latter.
+    pub(super) fn pages_apart(&self, mut tell: impl FnMut(PageId, u32)) {
+        for extent in &self.releasing {
+            tell(extent.id, extent.pages);
+        }
+        if let Some(run) = self.meta.free {
+            tell(run.id, run.pages());
+        }
+    }
+}
+
 /// What has to be done to the file. Any thread may execute it; the writer goes on meanwhile.
 pub struct CheckpointJob {
     frozen: Arc<FrozenPages>,

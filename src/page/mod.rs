@@ -1,5 +1,6 @@
 //! Pages.
 
+pub mod check;
 mod checkpoint;
 mod file;
 pub mod hostile;

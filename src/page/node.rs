@@ -262,6 +262,16 @@ impl<'a> Node<'a> {
         self.key_run(self.slot(at))
     }
 
+    /// What a key in its cell has behind the prefix.
+    pub(crate) fn inline_suffix(&self, at: usize) -> &'a [u8] {
+        self.suffix(self.slot(at))
+    }
+
+    /// True if the slot's head is the one of this key.
+    pub(crate) fn head_agrees(&self, at: usize, key: &[u8]) -> bool {
+        key.get(self.prefix_len()..).is_some_and(|suffix| head_of(suffix) == self.slot(at).head())
+    }
+
     /// Compares the last key with `key`; `Less` for an empty page.
     pub(crate) fn compare_last(&self, view: View<'_>, key: &[u8]) -> Ordering {
         let Some(last) = self.count().checked_sub(1) else { return Ordering::Less };

@@ -21,7 +21,8 @@ use super::checkpoint::Running;
 use super::file::PageFile;
 use super::layout::{self, HEADER, Kind, PAGE_SIZE, Page, PageId, PageRef, RunRef};
 use super::meta::{self, OpenError, State};
-use super::readers::{PageReader, PinWatch, Pins};
+use super::node::{Node, Value};
+use super::readers::{PinWatch, Pins};
 use super::set::PageSet;
 use super::table::{Birth, Frame, FrozenPages, PAGES_MAX, Table, View, verify};
 use std::collections::VecDeque;
@@ -101,10 +102,7 @@ impl Pager {
             Some(meta) => meta,
             None => meta::create(&*file)?,
         };
-        let free = match meta.free {
-            Some(run) => read_free(&*file, run)?,
-            None => PageSet::default(),
-        };
+        let free = read_free(&*file, &meta)?;
         check_extent(&*file, &meta, &free)?;
         let table = Arc::new(Table::new(file));
         let mut pager = Self {
@@ -130,10 +128,6 @@ impl Pager {
         };
         pager.show(meta.state);
         Ok(pager)
-    }
-
-    pub(crate) fn reader(&self) -> PageReader {
-        PageReader::new(self.table.clone(), self.pins.pins())
     }
 
     pub(crate) fn reader_source(&self) -> (Arc<Table>, Arc<Pins>) {
@@ -419,6 +413,41 @@ impl Pager {
         set
     }
 
+    /// Asserts that each page is in exactly one place: reached from the published state, or one of the stations
+    /// between being freed and being free. Between turns; walks everything.
+    pub(crate) fn check_invariants(&self) {
+        let mut seen = self.unreachable();
+        match (&self.running, self.free_run) {
+            (Some(running), _) => running.pages_apart(|id, pages| seen.insert_run(id, pages)),
+            (None, Some(run)) => seen.insert_run(run.id, run.pages()),
+            (None, None) => {}
+        }
+        let view = self.view();
+        let mut nodes =
+            self.published.roots.iter().copied().filter(|root| !root.is_none()).collect::<Vec<_>>();
+        while let Some(r) = nodes.pop() {
+            seen.insert(r.id);
+            let node = Node::new(view.page(r));
+            for at in 0..node.count() {
+                let value = if node.is_leaf() { Some(node.value(at)) } else { None };
+                let value_run =
+                    value.and_then(|value| if let Value::Run(run) = value { Some(run) } else { None });
+                node.key_run_at(at)
+                    .into_iter()
+                    .chain(value_run)
+                    .for_each(|run| seen.insert_run(run.id, run.pages()));
+            }
+            if !node.is_leaf() {
+                nodes.extend((0..=node.count()).map(|index| node.child(index)));
+            }
+        }
+        assert_eq!(seen.len() + 2, self.page_count, "a page was lost");
+        assert!(
+            self.fresh.is_empty() && self.freed.is_empty() && self.spare.is_empty(),
+            "a turn left something"
+        );
+    }
+
     /// Ids for something that is no part of the published state, to be installed by nobody.
     pub(super) fn take_unpublished(&mut self, pages: u32) -> PageId {
         assert!(self.fresh.is_empty(), "between turns");
@@ -432,17 +461,23 @@ fn is_discarded(page: &Page) -> bool {
     layout::kind(page) == Some(Kind::Free) || layout::born(page) == u64::MAX
 }
 
-fn read_free(file: &dyn PageFile, run: RunRef) -> Result<PageSet, OpenError> {
-    let mut bytes = vec![0; run.pages() as usize * PAGE_SIZE];
-    file.read(run.id.0, &mut bytes)?;
-    verify(run.id, Birth::Run(run), &bytes).map_err(|what| {
+/// The free pages of a checkpoint.
+pub(super) fn read_free(file: &dyn PageFile, meta: &meta::Meta) -> Result<PageSet, OpenError> {
+    let Some(run) = meta.free else { return Ok(PageSet::default()) };
+    let refused = |what: &str| {
         OpenError::Refused(format!(
             "{}: the list of free pages at page {} {what}. Restore the data directory from a snapshot, or remove this \
              member from the cluster and add it anew with an empty one",
             file.name(),
             run.id.0
         ))
-    })?;
+    };
+    if u64::from(run.id.0) + u64::from(run.pages()) > u64::from(file.pages()) {
+        return Err(refused("lies beyond the end of the file, which was cut off"));
+    }
+    let mut bytes = vec![0; run.pages() as usize * PAGE_SIZE];
+    file.read(run.id.0, &mut bytes)?;
+    verify(run.id, Birth::Run(run), &bytes).map_err(|what| refused(&what))?;
     Ok(PageSet::decode(&bytes[HEADER..HEADER + run.bytes as usize]))
 }
 

@@ -350,3 +350,155 @@ impl Cluster {
 pub fn cluster_version(read: &impl Read) -> Option<String> {
     read.get(Tree::Meta, CLUSTER_VERSION).map(|version| String::from_utf8_lossy(version).into_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::btree::Store;
+    use crate::mvcc::write::initialize;
+    use crate::proto::etcdserverpb::{
+        CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, LeaseRevokeRequest,
+    };
+    use crate::proto::membershippb::{
+        ClusterMemberAttrSetRequest, ClusterVersionSetRequest, DowngradeInfoSetRequest, RaftAttributes,
+    };
+
+    /// Whether it is a deletion, and the key.
+    type Change = (bool, Vec<u8>);
+
+    struct Member {
+        store: Store,
+        state: State,
+    }
+
+    impl Member {
+        fn new() -> Self {
+            let mut store = Store::in_memory();
+            let mut txn = store.write();
+            initialize(&mut txn);
+            let state = State::restore(&txn, 2);
+            txn.commit();
+            Self { store, state }
+        }
+
+        fn apply(&mut self, request: Request) -> Result<Response, Error> {
+            self.apply_with_events(request).0
+        }
+
+        fn apply_with_events(&mut self, request: Request) -> (Result<Response, Error>, Vec<Change>) {
+            let mut txn = self.store.write();
+            let applied = apply(&mut txn, &mut self.state, Instant::default(), &request, true);
+            txn.commit();
+            let events = applied.events.map_or(Vec::new(), |batch| batch.events);
+            (applied.reply, events.iter().map(|event| (event.delete, event.key.to_vec())).collect())
+        }
+    }
+
+    fn put(key: &'static str, lease: i64) -> Request {
+        Request::Put(PutRequest { key: key.into(), lease, ..PutRequest::default() })
+    }
+
+    fn grant(id: i64) -> Request {
+        Request::LeaseGrant(LeaseGrantRequest { id, ttl: 60 })
+    }
+
+    fn alarm(action: AlarmAction, alarm: AlarmType) -> Request {
+        Request::Alarm(AlarmRequest { action: action as i32, member_id: 7, alarm: alarm as i32 })
+    }
+
+    #[test]
+    fn a_revoked_lease_takes_its_keys_along_in_one_revision_in_key_order() {
+        let mut member = Member::new();
+        assert_eq!(member.apply(put("a", 5)), Err(Error::LeaseNotFound));
+        assert_eq!(member.apply(grant(5)), Ok(Response::LeaseGrant { revision: 1, id: 5, ttl: 60 }));
+        for key in ["b", "a", "d", "c"] {
+            member.apply(put(key, 5)).unwrap();
+        }
+        // A put without a lease detaches, a deletion too.
+        member.apply(put("d", 0)).unwrap();
+        let delete = DeleteRangeRequest { key: "c".into(), ..DeleteRangeRequest::default() };
+        member.apply(Request::DeleteRange(delete)).unwrap();
+        let revoke = || Request::LeaseRevoke(LeaseRevokeRequest { id: 5 });
+        let (reply, events) = member.apply_with_events(revoke());
+        assert_eq!(reply, Ok(Response::LeaseRevoke { revision: 8 }));
+        assert_eq!(events, [(true, b"a".to_vec()), (true, b"b".to_vec())]);
+        assert_eq!(member.apply(revoke()), Err(Error::LeaseNotFound));
+        member.apply(grant(6)).unwrap();
+        let empty = Request::LeaseRevoke(LeaseRevokeRequest { id: 6 });
+        assert_eq!(member.apply(empty), Ok(Response::LeaseRevoke { revision: 8 }), "no key, no revision");
+    }
+
+    #[test]
+    fn alarms_forbid_what_etcd_forbids_and_survive_a_restart() {
+        let mut member = Member::new();
+        member.apply(grant(1)).unwrap();
+        member.apply(put("a", 1)).unwrap();
+        let raised = vec![AlarmMember { member_id: 7, alarm: AlarmType::Nospace as i32 }];
+        let reply = member.apply(alarm(AlarmAction::Activate, AlarmType::Nospace));
+        assert_eq!(reply, Ok(Response::Alarm { revision: 2, alarms: raised.clone() }));
+        let mut reader = member.store.readers().register();
+        member.state = State::restore(&reader.snapshot(), 2);
+
+        assert_eq!(member.apply(put("b", 0)), Err(Error::NoSpace));
+        assert_eq!(member.apply(grant(2)), Err(Error::NoSpace));
+        let Request::Put(inner) = put("b", 0) else { unreachable!() };
+        let op = |request| RequestOp { request: Some(request) };
+        let writing = TxnRequest { failure: vec![op(Op::RequestPut(inner))], ..TxnRequest::default() };
+        assert_eq!(member.apply(Request::Txn(writing.clone())), Err(Error::NoSpace), "either branch counts");
+        let nested = TxnRequest { success: vec![op(Op::RequestTxn(writing))], ..TxnRequest::default() };
+        assert_eq!(member.apply(Request::Txn(nested)), Err(Error::NoSpace));
+        let delete = || DeleteRangeRequest { key: "a".into(), ..DeleteRangeRequest::default() };
+        let deleting =
+            TxnRequest { success: vec![op(Op::RequestDeleteRange(delete()))], ..Default::default() };
+        assert!(member.apply(Request::Txn(deleting)).is_ok());
+        assert!(member.apply(Request::DeleteRange(delete())).is_ok());
+
+        member.apply(alarm(AlarmAction::Activate, AlarmType::Corrupt)).unwrap();
+        let revoke = || Request::LeaseRevoke(LeaseRevokeRequest { id: 1 });
+        let compact = Request::Compaction(CompactionRequest { revision: 2, physical: false });
+        for request in [put("b", 0), Request::DeleteRange(delete()), compact, revoke()] {
+            assert_eq!(member.apply(request), Err(Error::Corrupt));
+        }
+        for kind in [AlarmType::Corrupt, AlarmType::Nospace] {
+            assert!(member.apply(alarm(AlarmAction::Deactivate, kind)).is_ok());
+        }
+        assert_eq!(
+            member.apply(alarm(AlarmAction::Deactivate, AlarmType::Nospace)),
+            Ok(Response::Alarm { revision: 3, alarms: Vec::new() })
+        );
+        assert!(member.apply(put("b", 0)).is_ok());
+        assert!(member.apply(revoke()).is_ok());
+    }
+
+    #[test]
+    fn facts_about_the_cluster_are_read_back() {
+        let mut member = Member::new();
+        let mut txn = member.store.write();
+        let attributes = RaftAttributes { peer_urls: vec!["http://h:1".into()], is_learner: false };
+        let cluster = &mut member.state.cluster;
+        for id in [1, 2] {
+            let raft_attributes = Some(attributes.clone());
+            let joined = crate::proto::membershippb::Member { id, raft_attributes, member_attributes: None };
+            cluster.set_member(&mut txn, joined);
+        }
+        cluster.remove_member(&mut txn, 2);
+        txn.commit();
+        for member_id in [1, 2] {
+            let published = Attributes { name: "m".into(), client_urls: vec!["http://h:2".into()] };
+            let set = ClusterMemberAttrSetRequest { member_id, member_attributes: Some(published) };
+            assert_eq!(member.apply(Request::ClusterMemberAttrSet(set)), Ok(Response::Done));
+        }
+        let version = ClusterVersionSetRequest { ver: "3.7.0".into() };
+        member.apply(Request::ClusterVersionSet(version)).unwrap();
+        let downgrade = DowngradeInfoSetRequest { enabled: true, ver: "3.6.0".into() };
+        member.apply(Request::DowngradeInfoSet(downgrade)).unwrap();
+
+        let mut reader = member.store.readers().register();
+        let restored = State::restore(&reader.snapshot(), 2).cluster;
+        assert_eq!(restored, member.state.cluster);
+        assert_eq!(restored.version, "3.7.0");
+        assert_eq!(restored.downgrade_target.as_deref(), Some("3.6.0"));
+        assert_eq!(restored.members.keys().collect::<Vec<_>>(), [&1], "what was removed stays removed");
+        assert_eq!(restored.members[&1].member_attributes.as_ref().unwrap().name, "m");
+    }
+}

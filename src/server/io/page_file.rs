@@ -4,7 +4,14 @@
 //! lies beyond the file's end is not touched. Writing goes through pwrite: the mapping is read-only, so no stray
 //! store can reach the file. A read error behind the mapping arrives as SIGBUS, which ends the process.
 //!
-//! Unsafe: mmap, munmap, and the promise that a [`Mapping`] asks for.
+//! The kernel's read-ahead stays as it is. The working set is resident; what reads cold pages are the first seconds
+//! after a start and walks in key or revision order, and both gain more from the neighbours that come along than a
+//! lone read loses.
+//!
+//! The file grows by extents with blocks behind them, so a full disk is met where a checkpoint can still be tried
+//! again, in `resize`, and hardly ever in a sync, where it could not. Filesystems that cannot preallocate get a hole.
+//!
+//! Unsafe: mmap, munmap, fallocate, and the promise that a [`Mapping`] asks for.
 #![allow(unsafe_code)]
 
 use std::fs::{File, OpenOptions, TryLockError};
@@ -17,8 +24,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::page::{Mapping, PAGE_SIZE, PAGES_MAX, PageFile};
 
-/// The file grows and shrinks by multiples of this: 4 MiB.
+/// The file grows and shrinks by multiples of this, 4 MiB; once it is large by an eighth of its size, to this limit.
 const EXTENT_PAGES: u32 = 1024;
+/// 64 MiB: more would only be given back.
+const EXTENT_PAGES_MAX: u32 = 16 << 10;
 /// The least address space that makes sense: 64 GiB.
 const RESERVE_MIN: usize = 64 << 30;
 
@@ -43,8 +52,21 @@ impl MappedFile {
     /// # Errors
     /// When it is locked, or the system refuses.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        Self::lock_and_map(
+            path,
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?,
+        )
+    }
+
+    /// Opens a file that must be there, to look at it: writing fails.
+    ///
+    /// # Errors
+    /// When it is not there or locked, or the system refuses.
+    pub fn open_existing(path: &Path) -> io::Result<Self> {
+        Self::lock_and_map(path, File::open(path)?)
+    }
+
+    fn lock_and_map(path: &Path, file: File) -> io::Result<Self> {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -60,6 +82,29 @@ impl MappedFile {
             .ok_or_else(|| io::Error::other("the file is longer than any store"))?;
         let (base, reserved) = reserve(&file)?;
         Ok(Self { file, name: path.display().to_string(), base, reserved, pages: AtomicU32::new(pages) })
+    }
+}
+
+/// Where a file ends that has room for `pages`.
+fn extent_end(pages: u32) -> u32 {
+    let extent = (pages / 8).next_power_of_two().clamp(EXTENT_PAGES, EXTENT_PAGES_MAX);
+    pages.next_multiple_of(extent)
+}
+
+/// Asks for blocks behind pages `from..to`. That a filesystem cannot do this is no error.
+fn preallocate(file: &File, from: u32, to: u32) -> io::Result<()> {
+    let [from, len] = [from, to - from].map(|pages| libc::off_t::from(pages) * PAGE_SIZE as libc::off_t);
+    loop {
+        // SAFETY: the call takes numbers alone.
+        if unsafe { libc::fallocate(file.as_raw_fd(), 0, from, len) } == 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            Some(libc::EINTR) => {}
+            Some(libc::EOPNOTSUPP | libc::ENOSYS) => return Ok(()),
+            _ => return Err(error),
+        }
     }
 }
 
@@ -79,9 +124,6 @@ fn reserve(file: &File) -> io::Result<(NonNull<u8>, usize)> {
             )
         };
         if base != libc::MAP_FAILED {
-            // SAFETY: the range was just mapped; advice changes nothing but read-ahead. Tree pages are read at
-            // random, and a scan's neighbours are in the page cache by its own writes.
-            unsafe { libc::madvise(base, length, libc::MADV_RANDOM) };
             let base = NonNull::new(base.cast()).expect("a mapping is not at address zero");
             return Ok((base, length));
         }
@@ -124,11 +166,19 @@ impl PageFile for MappedFile {
     }
 
     fn resize(&self, pages: u32) -> io::Result<()> {
-        let pages = pages.next_multiple_of(EXTENT_PAGES);
+        let now = self.pages();
+        let pages = extent_end(pages);
         if pages as usize * PAGE_SIZE > self.reserved {
             return Err(io::Error::other("the store file has outgrown its reserved address space"));
         }
-        if pages != self.pages() {
+        // What a rounded-up length has too much is not worth a journal entry.
+        if pages < now && now - pages < EXTENT_PAGES_MAX && pages > now / 2 {
+            return Ok(());
+        }
+        if pages > now {
+            preallocate(&self.file, now, pages)?;
+        }
+        if pages != now {
             self.file.set_len(u64::from(pages) * PAGE_SIZE as u64)?;
             self.pages.store(pages, Ordering::Release);
         }
@@ -157,6 +207,20 @@ mod tests {
         let second = MappedFile::open(&path).err().map(|error| error.to_string());
         assert!(second.is_some_and(|error| error.contains("another process")));
         drop(file);
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn it_grows_by_extents_and_keeps_slack() {
+        let path = std::env::temp_dir().join(format!("kevel-page-extent-{}", std::process::id()));
+        let file = MappedFile::open(&path).unwrap();
+        for (asked, got) in [(2, 1024), (1025, 2048), (9_000, 10_240), (8_500, 10_240), (3, 1024)] {
+            file.resize(asked).unwrap();
+            assert_eq!(file.pages(), got, "asked for {asked}");
+        }
+        assert!(MappedFile::open_existing(&path).is_err(), "locked");
+        drop(file);
+        assert!(MappedFile::open_existing(&path).unwrap().write(0, &[0; PAGE_SIZE]).is_err());
         std::fs::remove_file(&path).unwrap();
     }
 }

@@ -1,0 +1,65 @@
+//! All fuzz targets: `cargo run --release --bin fuzz -- TARGET SEED [SECONDS]`.
+//!
+//! The targets live beside what they test. With a number of seconds, seeds are tried one after the other from SEED on
+//! until the time is over; a failing seed is printed before its panic, and alone it fails again.
+#![forbid(unsafe_code)]
+
+use std::panic;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Steps of one btree story: long enough for several checkpoints and crashes, short enough to read.
+const BTREE_STEPS: u64 = 150;
+
+type Target = (&'static str, fn(u64));
+
+const TARGETS: &[Target] = &[
+    ("btree", |seed| kevel::btree::fuzz::run(seed, BTREE_STEPS)),
+    ("mvcc", kevel::mvcc::fuzz::run),
+    ("wal", kevel::wal::fuzz::run),
+    ("grpc", |seed| {
+        kevel::server::grpc::fuzz::fuzz(seed, 0);
+    }),
+];
+
+/// The seed being tried, for whoever reports a panic.
+static SEED: AtomicU64 = AtomicU64::new(0);
+
+fn main() -> ExitCode {
+    let args = std::env::args().skip(1).collect::<Vec<_>>();
+    let (Some((_, target)), Some(Ok(seed)), seconds) = (
+        args.first().and_then(|name| TARGETS.iter().find(|(target, _)| target == name)),
+        args.get(1).map(|seed| seed.parse::<u64>()),
+        args.get(2).map_or(Ok(0), |seconds| seconds.parse::<u64>()),
+    ) else {
+        return usage();
+    };
+    let Ok(seconds) = seconds else { return usage() };
+    let (name, default) = (args[0].clone(), panic::take_hook());
+    panic::set_hook(Box::new(move |info| {
+        eprintln!("failed: fuzz -- {name} {}", SEED.load(Ordering::Relaxed));
+        default(info);
+    }));
+    let start = Instant::now();
+    let mut next = seed;
+    loop {
+        SEED.store(next, Ordering::Relaxed);
+        target(next);
+        next += 1;
+        if start.elapsed() >= Duration::from_secs(seconds) {
+            break;
+        }
+    }
+    println!("{}: {} seeds from {seed} on, all well", args[0], next - seed);
+    ExitCode::SUCCESS
+}
+
+fn usage() -> ExitCode {
+    let targets = TARGETS.iter().map(|(name, _)| *name).collect::<Vec<_>>();
+    eprintln!("usage: fuzz TARGET SEED [SECONDS]\ntargets: {}", targets.join(" "));
+    ExitCode::from(2)
+}
