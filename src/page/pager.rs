@@ -135,9 +135,11 @@ impl Pager {
     }
 
     pub(crate) fn sizes(&self) -> Sizes {
+        // Pages at the end may not have their place in the file yet, and the file is longer than its last page.
+        let file = self.table.file().pages().max(self.page_count);
         Sizes {
-            file: u64::from(self.table.file().pages()),
-            free: u64::from(self.free.len()),
+            file: u64::from(file),
+            free: u64::from(self.free.len()) + u64::from(file - self.page_count),
             dirty: self.dirty_pages + self.running_pages(),
         }
     }
