@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A client that sends nothing, or its first bytes one by one, costs a descriptor and a small task until the
-//! same five minutes have passed that etcd gives a request's head.
+//! same five minutes have passed that etcd gives a request's head, or until its place is needed (`io::lobby`).
 #![forbid(unsafe_code)]
 
 use std::future::poll_fn;
@@ -23,6 +23,7 @@ use super::admin::{self, Admin};
 use super::grpc;
 use super::io::accept::{self, Admission, Place};
 use super::io::clock;
+use super::io::lobby::Lobby;
 use super::io::sniff::PREFACE;
 use super::io::stop::{Phase, Stop};
 use super::io::task;
@@ -48,32 +49,38 @@ pub struct Services {
 /// Accepts on `listener` until the core stops.
 pub async fn listen(listener: TcpListener, admission: Arc<Admission>, services: Services) {
     let membership = services.stop.join();
-    let accepting = accept::accept(&listener, &admission, |stream, peer, place| {
-        let services = services.clone();
-        task::spawn(serve(stream, peer, place, services));
+    let lobby = Lobby::new();
+    let accepting = accept::accept(&listener, &admission, &lobby, |stream, peer, place| {
+        task::spawn(serve(stream, peer, place, services.clone(), lobby.clone()));
     });
     let stopping = membership.reached(Phase::Draining);
     futures::future::select(std::pin::pin!(accepting), std::pin::pin!(stopping)).await;
 }
 
-/// Serves one connection to its end. It keeps its `place` until then.
-pub async fn serve<S: ByteStream>(mut stream: S, peer: SocketAddr, place: Place, services: Services) {
+/// Serves one connection to its end. It keeps its `place` until then, and waits in `lobby` for its first words.
+pub async fn serve<S: ByteStream>(
+    mut stream: S,
+    peer: SocketAddr,
+    place: Place,
+    services: Services,
+    lobby: Rc<Lobby>,
+) {
     let membership = services.stop.join();
     let deadline = clock::now() + HEAD_TIMEOUT;
     let first = {
-        let reading = first_bytes(&mut stream, deadline);
+        let reading = lobby.wait(first_bytes(&mut stream, deadline));
         let stopping = membership.reached(Phase::Draining);
         match futures::future::select(std::pin::pin!(reading), std::pin::pin!(stopping)).await {
-            futures::future::Either::Left((first, _)) => first,
+            futures::future::Either::Left((first, _)) => first.flatten(),
             futures::future::Either::Right(_) => None,
         }
     };
-    match (first, services.grpc, services.admin) {
+    match (first, &services.grpc, &services.admin) {
         (Some(First::Http2(bytes)), Some(core), _) => {
-            grpc::connection::serve(core, stream, bytes, peer, membership).await;
+            grpc::connection::serve(core.clone(), stream, bytes, peer, membership).await;
         }
         (Some(First::Other(bytes)), _, Some(admin)) => {
-            admin::http1::serve(&admin, stream, bytes, &membership).await;
+            admin::http1::serve(admin, stream, bytes, &membership, &lobby).await;
         }
         _ => {}
     }

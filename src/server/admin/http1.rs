@@ -14,6 +14,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use super::Admin;
 use super::route::{Answer, Head, answer};
 use crate::server::io::clock;
+use crate::server::io::lobby::Lobby;
 use crate::server::io::stop::{Membership, Phase};
 use crate::server::io::task;
 use crate::server::io::wire::ByteStream;
@@ -40,10 +41,16 @@ struct Request {
 }
 
 /// Serves requests until the client goes, misbehaves, asks to close, or the core stops.
-pub async fn serve<S: ByteStream>(admin: &Admin, mut stream: S, first: Bytes, membership: &Membership) {
+pub async fn serve<S: ByteStream>(
+    admin: &Admin,
+    mut stream: S,
+    first: Bytes,
+    membership: &Membership,
+    lobby: &Lobby,
+) {
     let mut input = BytesMut::from(&first[..]);
     // An error means that the client has gone.
-    while let Ok(true) = serve_one(admin, &mut stream, &mut input, membership).await {}
+    while let Ok(true) = serve_one(admin, &mut stream, &mut input, membership, lobby).await {}
     if poll_fn(|cx| Pin::new(&mut stream).poll_close(cx)).await.is_ok() {
         // Closing a socket with unread bytes would throw away what the client has not read yet.
         let rest = skip(&mut stream, &mut input, LINGER_BYTES_MAX);
@@ -57,12 +64,13 @@ async fn serve_one<S: ByteStream>(
     stream: &mut S,
     input: &mut BytesMut,
     membership: &Membership,
+    lobby: &Lobby,
 ) -> io::Result<bool> {
     let request = {
-        let reading = task::until(clock::now() + HEAD_TIMEOUT, read_head(stream, input));
+        let reading = lobby.wait(task::until(clock::now() + HEAD_TIMEOUT, read_head(stream, input)));
         let stopping = membership.reached(Phase::Draining);
         match futures::future::select(std::pin::pin!(reading), std::pin::pin!(stopping)).await {
-            futures::future::Either::Left((Some(read), _)) => read?,
+            futures::future::Either::Left((Some(Some(read)), _)) => read?,
             _ => return Ok(false),
         }
     };

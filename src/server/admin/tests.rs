@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures::future::{FutureExt, LocalBoxFuture};
 
 use super::{Admin, AdminSource, Settings, Versions, http1};
+use crate::server::io::lobby::Lobby;
 use crate::server::io::stop::Stop;
 
 /// Endpoint, check, and whether it passed.
@@ -97,7 +98,7 @@ fn talk_in_steps(settings: Settings, member: Member, requests: &str, step: usize
     let stop = Stop::new();
     let membership = stop.join();
     let executor = glommio::LocalExecutorBuilder::default().io_memory(64 << 10).ring_depth(8).make().unwrap();
-    executor.run(http1::serve(&admin, pipe, first, &membership));
+    executor.run(http1::serve(&admin, pipe, first, &membership, &Lobby::default()));
     String::from_utf8(output.take()).unwrap()
 }
 

@@ -74,7 +74,6 @@ pub async fn serve<S: ByteStream>(
             last_stream: 0,
         };
         poll_fn(|cx| connection.poll(cx)).await;
-        wire.begin_turn();
     }
     shared.abandon();
     task::until(clock::now() + LINGER, wire.linger()).await;

@@ -111,6 +111,10 @@ struct Server {
 
 impl Server {
     fn start(settings: Settings) -> Self {
+        Self::start_with(settings, Admission::from_descriptor_limit())
+    }
+
+    fn start_with(settings: Settings, admission: Arc<Admission>) -> Self {
         let address = socket::claim("127.0.0.1:0".parse().unwrap()).unwrap();
         let (seen, counters, phase) = (Arc::<Seen>::default(), Counters::new(), Arc::new(AtomicU8::new(0)));
         let (seen2, counters2, phase2) = (seen.clone(), counters.clone(), phase.clone());
@@ -124,7 +128,7 @@ impl Server {
                 let stop = Stop::new();
                 let services = Services { grpc: Some(core), admin: None, stop: stop.clone() };
                 let listener = socket::listen(address).unwrap();
-                task::spawn(front::listen(listener, Admission::from_descriptor_limit(), services));
+                task::spawn(front::listen(listener, admission, services));
                 started.send(()).unwrap();
                 loop {
                     match phase2.load(Ordering::SeqCst) {
@@ -642,6 +646,16 @@ fn slow_and_idle_clients_hurt_nobody() {
         }
         assert!(begin.elapsed() < Duration::from_secs(2));
     });
+}
+
+#[test]
+fn clients_that_say_nothing_leave_when_the_process_is_full() {
+    let server = Server::start_with(Settings::default(), Admission::with_places(20));
+    let silent: Vec<_> = (0..40).map(|_| TcpStream::connect(server.address).unwrap()).collect();
+    with_client(&server, async |client| {
+        assert_eq!(call(&client, request(RANGE, &[]), message(b"hi")).await.unwrap(), ok(b"hi"));
+    });
+    drop(silent);
 }
 
 #[test]

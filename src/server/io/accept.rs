@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use glommio::net::{TcpListener, TcpStream};
 
-use super::{probe, socket, task};
+use super::lobby::Lobby;
+use super::{clock, probe, socket, task};
 use crate::stdx::time::Duration;
 
 /// Descriptors kept back for files, rings and peers, as etcd does.
@@ -60,15 +61,17 @@ impl Drop for Place {
 }
 
 /// Accepts for ever and hands each connection to `serve`, which must not block. While the process is full,
-/// clients wait in the kernel's queue, as they do with etcd.
+/// clients wait in the kernel's queue, as they do with etcd, and those idle in the lobby leave.
 pub async fn accept(
     listener: &TcpListener,
     admission: &Arc<Admission>,
+    lobby: &Lobby,
     mut serve: impl FnMut(TcpStream, SocketAddr, Place),
 ) {
     let mut failing = false;
     loop {
         let Some(place) = admission.enter() else {
+            lobby.evict(clock::now());
             task::sleep(BACK_OFF).await;
             continue;
         };
@@ -84,6 +87,7 @@ pub async fn accept(
                     tracing::warn!(error = %error, "failed to accept a client connection");
                 }
                 failing = true;
+                lobby.evict(clock::now());
                 task::sleep(BACK_OFF).await;
             }
         }

@@ -4,6 +4,7 @@
 //! ```text
 //!   socket   listening sockets (SO_REUSEPORT on every session core), options of accepted ones
 //!   accept   accept loop: bounded connections, backs off when descriptors run out
+//!   lobby    clients that have not asked for anything yet, and may be sent away when the process is full
 //!   wire     one connection's byte stream as h2 wants it: coalescing writes, bounded reads, replayed first bytes
 //!   sniff    watches HTTP/2 frame headers pass by, to see what h2 does not show (PING)
 //!   stop     drain, then close, the connections of a core
@@ -25,6 +26,7 @@
 
 pub mod accept;
 pub mod clock;
+pub mod lobby;
 pub mod page_file;
 pub mod probe;
 pub mod sniff;
