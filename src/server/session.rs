@@ -7,7 +7,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use bytes::Bytes;
 use futures::channel::oneshot;
 
 use super::api::streams::Streams;
@@ -326,9 +325,4 @@ impl From<Error> for Status {
     fn from(error: Error) -> Self {
         Status::new(Code::ALL[error.code() as usize], error.message())
     }
-}
-
-/// A message that is not what its method takes.
-pub fn decode<M: prost::Message + Default>(message: Bytes) -> Result<M, Status> {
-    M::decode(message).map_err(|_| Status::undecodable())
 }

@@ -6,12 +6,13 @@ use std::rc::Rc;
 use bytes::Bytes;
 use prost::Message;
 
+use super::lenient::decode;
 use crate::btree::{Read, Tree};
 use crate::mvcc::View;
 use crate::proto::etcdserverpb::{Member, MemberListRequest, MemberListResponse, ResponseHeader};
 use crate::proto::membershippb;
 use crate::server::grpc::Responder;
-use crate::server::session::{Session, decode};
+use crate::server::session::Session;
 
 /// The header of an answer at `revision`; the Cluster service says none.
 pub fn header(session: &Session, revision: i64) -> Option<ResponseHeader> {

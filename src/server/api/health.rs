@@ -7,11 +7,12 @@ use bytes::Bytes;
 use futures::future::{Either, poll_fn, select};
 use prost::Message;
 
+use super::lenient::decode;
 use crate::proto::health::health_check_response::ServingStatus;
 use crate::proto::health::{HealthCheckRequest, HealthCheckResponse};
 use crate::server::grpc::{Code, Incoming, Outgoing, Responder, Status};
 use crate::server::io::task;
-use crate::server::session::{Session, decode};
+use crate::server::session::Session;
 
 /// The one service that has a status: the whole server.
 const WHOLE: &str = "";

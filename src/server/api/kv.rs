@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 
+use super::lenient::decode;
 use crate::error::Error;
 use crate::mvcc::range::Range;
 use crate::mvcc::{RangeStream, check, range, txn};
@@ -16,7 +17,7 @@ use crate::proto::etcdserverpb::{DeleteRangeRequest, PutRequest, RangeRequest, T
 use crate::request::{self, Header, Kind, Response};
 use crate::server::grpc::{Incoming, Outgoing, Responder, Status};
 use crate::server::io::task;
-use crate::server::session::{Session, decode};
+use crate::server::session::Session;
 
 /// Index entries looked at before other tasks of the core run.
 const PLAN_SLICE: usize = 4096;

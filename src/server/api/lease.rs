@@ -8,6 +8,7 @@ use futures::channel::oneshot;
 use futures::future::{Either, select};
 use prost::Message;
 
+use super::lenient::decode;
 use crate::proto::etcdserverpb::{
     LeaseGrantRequest, LeaseKeepAliveRequest, LeaseLeasesRequest, LeaseRevokeRequest, LeaseTimeToLiveRequest,
 };
@@ -15,7 +16,7 @@ use crate::replica::port::LeaseCall;
 use crate::request::{self, Kind, Response};
 use crate::server::grpc::{Incoming, Outgoing, Responder, Status};
 use crate::server::io::task;
-use crate::server::session::{Session, decode};
+use crate::server::session::Session;
 
 /// `Lease/LeaseGrant`. Who asks for id 0 gets one that nobody else has.
 pub fn grant(session: &Rc<Session>, message: Bytes, reply: Responder) {

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::cluster::{header, members};
+use super::lenient::decode;
 use crate::btree::{Read, Tree};
 use crate::config::{DEFAULT_QUOTA_BYTES, ETCD_VERSION};
 use crate::error::Error;
@@ -21,7 +22,7 @@ use crate::request::Kind;
 use crate::server::grpc::{Code, Responder, Status};
 use crate::server::health::{STORAGE_VERSION, alarms};
 use crate::server::io::{clock, task};
-use crate::server::session::{Session, decode};
+use crate::server::session::Session;
 
 /// Changes digested before other tasks of the core run.
 const HASH_SLICE: usize = 2048;

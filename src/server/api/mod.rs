@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod health;
 pub mod kv;
 pub mod lease;
+mod lenient;
 pub mod maintenance;
 pub mod streams;
 pub mod watch;

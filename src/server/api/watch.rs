@@ -17,13 +17,14 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
+use super::lenient::decode;
 use crate::btree::Snapshot;
 use crate::mvcc::View;
 use crate::proto::etcdserverpb::WatchRequest;
 use crate::proto::etcdserverpb::watch_request::RequestUnion;
 use crate::server::grpc::{Code, Incoming, Outgoing, Status};
 use crate::server::io::{clock, task};
-use crate::server::session::{Member, Session, decode};
+use crate::server::session::{Member, Session};
 use crate::stdx::prng::Prng;
 use crate::stdx::time::{Duration, Instant};
 use crate::watch::encode::Identity;
