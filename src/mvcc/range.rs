@@ -13,7 +13,9 @@ use super::revision::Revision;
 use super::schema::{IndexEntry, split_kv_value};
 use super::view::View;
 use super::walk::{Interval, Position, Step, Walk};
-use super::wire::{KeyValue, bytes_field_len, int_field_len, put_bytes_field, put_bytes_head, put_int_field};
+use super::wire::{
+    KeyValue, bytes_field_len, int_field_len, key_of, put_bytes_field, put_bytes_head, put_int_field,
+};
 use crate::btree::{Cursor, Read, Tree};
 use crate::error::Error;
 use crate::proto::etcdserverpb::RangeRequest;
@@ -201,6 +203,7 @@ impl Range {
         }
         if let Order::By { target: SortTarget::Value, descending } = self.order {
             self.plan_by_value(view, descending);
+            self.note_behind(view);
             self.planned = true;
             return true;
         }
@@ -215,9 +218,17 @@ impl Range {
             self.items.sort_unstable_by_key(|item| item.rank);
             self.items.truncate(usize::try_from(self.limit).unwrap_or(usize::MAX));
             self.kvs_len = self.items.iter().map(|item| bytes_field_len(item.len)).sum();
+            self.note_behind(view);
         }
         self.planned = true;
         true
+    }
+
+    /// etcd goes on behind the pair that it answered last, also where sorting put that one out of key order.
+    fn note_behind<R: Read>(&mut self, view: &View<'_, R>) {
+        if let Some(last) = self.items.last() {
+            self.behind = Position::behind_key(key_of(view.kv(last.revision)));
+        }
     }
 
     /// One leg of the walk; true if it was the last.

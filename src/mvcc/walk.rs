@@ -60,6 +60,15 @@ pub struct Position {
     seek: Vec<u8>,
 }
 
+impl Position {
+    /// Behind everything that a key ever was.
+    pub fn behind_key(key: &[u8]) -> Self {
+        let mut seek = index_prefix(key).to_vec();
+        past_index_prefix(&mut seek);
+        Self { seek }
+    }
+}
+
 /// Superseded revisions of one key that are stepped over before it pays to seek past the rest.
 const STEPS_BEFORE_SEEK: usize = 8;
 

@@ -438,23 +438,46 @@ impl Hub {
         }
         let header = Head::header(self.config.identity, header_revision);
         let forms = [scratch.plain.freeze(), scratch.with_prev.freeze()];
+        let revisions = &scratch.revisions;
         for run in scratch.matches.chunk_by(|a, b| a.0 == b.0) {
-            let watcher = &mut self.watchers[run[0].0 as usize];
-            let slot = watcher.stream as usize;
-            if self.streams[slot].room <= 0 {
-                self.park(run[0].0, scratch.revisions[run[0].1 as usize]);
+            let number = run[0].0;
+            if !self.watchers[number as usize].flags.has(Flags::LIVE) {
+                self.deliver_run(&header, &forms, revisions, run);
                 continue;
             }
-            watcher.flags.set(Flags::QUIET, false);
-            let (watch_id, flags) = (watcher.id, watcher.flags);
-            let form = &forms[usize::from(flags.has(Flags::PREV_KV))];
-            if flags.has(Flags::FRAGMENT) {
-                self.send_fragments(slot, &header, watch_id, form, run);
-            } else {
-                let head = header.with(Fields { watch_id, ..Fields::default() });
-                self.send(slot, head, form.body(run.iter().map(|m| m.1)), run.len());
+            for part in run.chunk_by(|a, b| revisions[a.1 as usize] == revisions[b.1 as usize]) {
+                let header = Head::header(self.config.identity, revisions[part[0].1 as usize]);
+                if !self.deliver_run(&header, &forms, revisions, part) {
+                    break;
+                }
             }
         }
+    }
+
+    /// One response to one watcher. False if it was parked instead.
+    fn deliver_run(
+        &mut self,
+        header: &Head,
+        forms: &[Frozen<'_>; 2],
+        revisions: &[i64],
+        run: &[(u32, u32)],
+    ) -> bool {
+        let watcher = &mut self.watchers[run[0].0 as usize];
+        let slot = watcher.stream as usize;
+        if self.streams[slot].room <= 0 {
+            self.park(run[0].0, revisions[run[0].1 as usize]);
+            return false;
+        }
+        watcher.flags.set(Flags::QUIET, false);
+        let (watch_id, flags) = (watcher.id, watcher.flags);
+        let form = &forms[usize::from(flags.has(Flags::PREV_KV))];
+        if flags.has(Flags::FRAGMENT) {
+            self.send_fragments(slot, header, watch_id, form, run);
+        } else {
+            let head = header.with(Fields { watch_id, ..Fields::default() });
+            self.send(slot, head, form.body(run.iter().map(|m| m.1)), run.len());
+        }
+        true
     }
 
     /// Splits a large response between events, as the client asked.
@@ -518,10 +541,12 @@ impl Hub {
     /// Moves a synced or riding watcher off: it waits for room and has been sent everything below `next`.
     fn park(&mut self, number: u32, next: i64) {
         self.detach(number);
-        if self.watchers[number as usize].state == State::Synced {
+        let live = self.watchers[number as usize].state == State::Synced;
+        if live {
             self.count_unsynced(number);
         }
         let watcher = &mut self.watchers[number as usize];
+        watcher.flags.set(Flags::LIVE, live || watcher.flags.has(Flags::LIVE));
         let stream = &mut self.streams[watcher.stream as usize];
         watcher.state = State::Parked;
         watcher.next = next;
