@@ -468,7 +468,6 @@ impl ReplicaParts {
             sessions: self.outboxes,
             checkpoints: self.checkpoints,
             wal,
-            wal_dir: self.wal_dir,
             tick: self.tick,
             metrics: self.metrics,
         };
