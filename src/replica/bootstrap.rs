@@ -2,7 +2,7 @@
 //! operator's scripts know them, and a member started with the same flags is the same member.
 #![forbid(unsafe_code)]
 
-use prost::Message;
+use prost::encoding::{bytes, int32, uint64};
 use raft::eraftpb::{ConfChange, ConfChangeType, Entry, EntryType};
 use serde::{Deserialize, Serialize};
 use sha1::{Digest, Sha1};
@@ -49,7 +49,7 @@ impl Foundation {
                 peer_urls: founder.peer_urls.clone(),
                 is_learner: false,
                 name: founder.name.clone(),
-                client_urls: Vec::new(),
+                ..MemberContext::default()
             };
             let change = ConfChange {
                 change_type: ConfChangeType::AddNode.into(),
@@ -61,12 +61,22 @@ impl Foundation {
                 entry_type: EntryType::EntryConfChange.into(),
                 term: 1,
                 index,
-                data: change.encode_to_vec().into(),
+                data: encode_change(&change).into(),
                 ..Entry::default()
             }
         };
         (1..).zip(&self.founders).map(entry).collect()
     }
+}
+
+/// All fields are always written: etcd's tools take none of them for granted.
+fn encode_change(change: &ConfChange) -> Vec<u8> {
+    let mut out = Vec::new();
+    uint64::encode(1, &change.id, &mut out);
+    int32::encode(2, &change.change_type, &mut out);
+    uint64::encode(3, &change.node_id, &mut out);
+    bytes::encode(4, &change.context, &mut out);
+    out
 }
 
 /// A member in the JSON that membership entries carry.
@@ -86,13 +96,24 @@ pub struct MemberContext {
     /// Where clients reach it.
     #[serde(rename = "clientURLs", default, skip_serializing_if = "Vec::is_empty")]
     pub client_urls: Vec<String>,
+    /// A learner gets its vote.
+    #[serde(rename = "isPromote", default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_promote: bool,
 }
 
 impl MemberContext {
-    /// The member as the store keeps it. Its attributes come with an entry of its own.
-    pub fn into_member(self) -> Member {
-        let raft_attributes = RaftAttributes { peer_urls: self.peer_urls, is_learner: self.is_learner };
-        Member { id: self.id, raft_attributes: Some(raft_attributes), member_attributes: None }
+    /// The member as the store keeps it, `known` being what it keeps so far. Attributes come with an entry of their
+    /// own, and a promotion says nothing of addresses.
+    pub fn into_member(self, known: Option<&Member>) -> Member {
+        let known = known.cloned().unwrap_or_default();
+        let known_urls = known.raft_attributes.map(|attributes| attributes.peer_urls).unwrap_or_default();
+        let peer_urls = if self.is_promote { known_urls } else { self.peer_urls };
+        let raft_attributes = RaftAttributes { peer_urls, is_learner: self.is_learner && !self.is_promote };
+        Member {
+            id: self.id,
+            raft_attributes: Some(raft_attributes),
+            member_attributes: known.member_attributes,
+        }
     }
 }
 

@@ -4,17 +4,10 @@
 
 use super::port::{Output, Outputs};
 use super::replica::Replica;
-use crate::stdx::time::{Duration, Instant};
+use crate::limits::{CHECKPOINT_IDLE, DIRTY_BYTES_LIMIT, DIRTY_BYTES_MAX, REPLAY_BYTES_MAX};
+use crate::stdx::time::Instant;
+use crate::wal::SnapshotMark;
 use crate::wal::segment::releasable;
-
-/// Log that a restart may have to replay.
-const REPLAY_BYTES_MAX: u64 = 64 << 20;
-/// Memory that pages without a place in the file may hold before they are written.
-const DIRTY_BYTES_MAX: u64 = 64 << 20;
-/// Beyond this, proposals wait for the checkpoint under way.
-const DIRTY_BYTES_LIMIT: u64 = 512 << 20;
-/// Quiet time after which what is left is written.
-const IDLE: Duration = Duration::from_secs(5);
 
 /// What has happened since the last checkpoint.
 #[derive(Debug, Default)]
@@ -36,7 +29,7 @@ impl Policy {
 
     /// Whether to begin a checkpoint.
     pub fn is_due(&self, now: Instant, dirty_bytes: u64) -> bool {
-        let idle = self.changed.is_some_and(|changed| now.since(changed) >= IDLE);
+        let idle = self.changed.is_some_and(|changed| now.since(changed) >= CHECKPOINT_IDLE);
         idle || self.log_bytes >= REPLAY_BYTES_MAX || dirty_bytes >= DIRTY_BYTES_MAX
     }
 
@@ -62,15 +55,25 @@ impl Replica {
     fn begin_checkpoint(&mut self, outputs: &mut Outputs) {
         self.checkpoints.begun();
         if let Some(job) = self.store.begin_checkpoint() {
-            self.checkpointing = Some(job.applied_index());
+            let applied = self.store.applied();
+            assert_eq!(job.applied_index(), applied.index, "a checkpoint is of the published state");
+            let mut conf_state = self.node.raft.prs().conf().to_conf_state();
+            conf_state.voters.sort_unstable();
+            conf_state.learners.sort_unstable();
+            let mark =
+                SnapshotMark { index: applied.index, term: applied.term, conf_state: Some(conf_state) };
+            self.checkpointing = Some(mark);
             outputs.push(Output::WriteCheckpoint(job));
         }
     }
 
     pub(super) fn on_checkpoint_synced(&mut self, generation: u64) {
         self.store.finish_checkpoint(generation);
-        let index = self.checkpointing.take().expect("a checkpoint was under way");
-        self.checkpointed = index;
+        let mark = self.checkpointing.take().expect("a checkpoint was under way");
+        // The next one often has nothing new but a sweep.
+        if mark.index > self.marked {
+            self.unmarked = Some(mark);
+        }
     }
 
     /// Lets go of log segments that neither a restart nor a lagging member needs.
@@ -78,7 +81,7 @@ impl Replica {
         if self.settings.segments_kept == 0 {
             return;
         }
-        let needed = self.checkpointed.saturating_sub(self.settings.catchup_entries);
+        let needed = self.marked.saturating_sub(self.settings.catchup_entries);
         let count = releasable(self.log.segments(), needed, self.settings.segments_kept);
         if count > 0 {
             let segments = self.log.segments()[..count].to_vec();
@@ -104,14 +107,17 @@ impl Replica {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stdx::time::Duration;
 
     #[test]
     fn replay_memory_and_idleness_each_suffice() {
         let start = Instant::default();
         let mut policy = Policy::default();
-        assert!(!policy.is_due(start + IDLE, 0), "nothing has changed");
+        assert!(!policy.is_due(start + CHECKPOINT_IDLE, 0), "nothing has changed");
         policy.applied(start);
-        assert!(!policy.is_due(start + Duration::from_secs(4), 0) && policy.is_due(start + IDLE, 0));
+        assert!(
+            !policy.is_due(start + Duration::from_secs(4), 0) && policy.is_due(start + CHECKPOINT_IDLE, 0)
+        );
         assert!(policy.is_due(start, DIRTY_BYTES_MAX));
         policy.begun();
         policy.logged(REPLAY_BYTES_MAX);

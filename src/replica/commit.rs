@@ -5,18 +5,17 @@ use std::sync::Arc;
 
 use prost::Message;
 use raft::eraftpb::{ConfChange, ConfChangeType, Entry as LogEntry, EntryType};
+use raft_proto::CONF_CHANGE_UPDATE_NODE;
 
 use super::apply::{self, apply};
 use super::bootstrap::MemberContext;
 use super::port::{Output, Outputs};
 use super::replica::Replica;
-use crate::btree::{Applied, Read};
+use crate::btree::{Applied, Read, WriteTxn};
+use crate::limits::{APPLY_ENTRIES_MAX, SWEEP_SLICE, TAIL_BYTES_MAX};
 use crate::mvcc::compact;
 use crate::request::{Entry, Request, Response};
 use crate::stdx::time::Instant;
-
-/// Entries applied in one turn, so that a long replay or a burst lets others run.
-const APPLY_MAX: usize = 4096;
 
 impl Replica {
     /// Applies what is committed and removes a slice of garbage, in one transaction.
@@ -25,7 +24,7 @@ impl Replica {
         if self.committed.is_empty() && !sweep {
             return;
         }
-        let count = self.committed.len().min(APPLY_MAX);
+        let count = self.committed.len().min(APPLY_ENTRIES_MAX);
         let entries: Vec<LogEntry> = self.committed.drain(..count).collect();
         let mut told = Vec::with_capacity(2 * count);
         let mut changes = Vec::new();
@@ -43,7 +42,7 @@ impl Replica {
                             entry.index
                         )
                     });
-                    let ticket = self.tickets.remove(&command.id);
+                    let ticket = self.proposals.answer(command.id);
                     if ticket.is_none() && matches!(command.request, Request::LeaseRevoke(_)) {
                         self.revoking = self.revoking.saturating_sub(1);
                     }
@@ -65,7 +64,7 @@ impl Replica {
                     let change = ConfChange::decode(entry.data.clone()).unwrap_or_else(|error| {
                         panic!("membership entry {} cannot be read: {error}", entry.index)
                     });
-                    change_member(&mut txn, &mut self.state, &change);
+                    change_member(&mut txn, &mut self.state, entry.index, &change);
                     changes.push(change);
                 }
                 EntryType::EntryConfChangeV2 => {
@@ -76,14 +75,14 @@ impl Replica {
             txn.set_applied(Applied { index: entry.index, term: entry.term, ..after });
         }
         let swept = if sweep {
-            compact::sweep(&mut txn, self.pins.lowest(), Self::sweep_slice())
+            compact::sweep(&mut txn, self.pins.lowest(), SWEEP_SLICE)
         } else {
             compact::Swept::default()
         };
         txn.commit();
         self.checkpoints.applied(now);
         if let Some(last) = entries.last() {
-            for change in &changes {
+            for change in changes.iter().filter(|change| change.change_type != CONF_CHANGE_UPDATE_NODE) {
                 self.node.apply_conf_change(change).expect("a committed membership change is possible");
             }
             self.node.advance_apply_to(last.index);
@@ -120,17 +119,14 @@ impl Replica {
     }
 }
 
-/// Entries kept in memory beyond what raft needs.
-const TAIL_BYTES_MAX: usize = 4 << 20;
-
 /// What a membership entry says about the members themselves; raft hears of it after the commit.
-fn change_member(txn: &mut crate::btree::WriteTxn<'_>, state: &mut apply::State, change: &ConfChange) {
-    match change.change_type() {
-        ConfChangeType::RemoveNode => state.cluster.remove_member(txn, change.node_id),
-        ConfChangeType::AddNode | ConfChangeType::AddLearnerNode => {
-            let context: MemberContext = serde_json::from_slice(&change.context)
-                .unwrap_or_else(|error| panic!("a membership entry's member cannot be read: {error}"));
-            state.cluster.set_member(txn, context.into_member());
-        }
+fn change_member(txn: &mut WriteTxn<'_>, state: &mut apply::State, index: u64, change: &ConfChange) {
+    if change.change_type == ConfChangeType::RemoveNode as i32 {
+        return state.cluster.remove_member(txn, change.node_id);
     }
+    let context: MemberContext = serde_json::from_slice(&change.context)
+        .unwrap_or_else(|error| panic!("membership entry {index} cannot be read: {error}"));
+    assert_eq!(context.id, change.node_id, "membership entry {index} is about one member");
+    let member = context.into_member(state.cluster.members.get(&change.node_id));
+    state.cluster.set_member(txn, member);
 }

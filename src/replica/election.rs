@@ -1,8 +1,8 @@
 //! Election timeouts from our own generator.
 //!
-//! raft draws its randomized timeout from a global source whenever its term or role changes. Nothing looks at it
-//! before the next tick, so it is overwritten in between with a number that the seed decides: same seed, same
-//! elections.
+//! raft draws its randomized timeout from a global source whenever its term or role changes, also twice between two
+//! ticks and back to where it was. Nothing looks at it before the next tick, so it is overwritten before each with a
+//! number that the seed decides: same seed, same elections.
 #![forbid(unsafe_code)]
 
 use raft::{RawNode, StateRole, Storage};
@@ -14,12 +14,13 @@ pub struct Timeouts {
     prng: Prng,
     election_ticks: usize,
     last: Option<(u64, StateRole)>,
+    drawn: usize,
 }
 
 impl Timeouts {
     /// Timeouts of one to two times `election_ticks`.
     pub fn new(election_ticks: usize, prng: Prng) -> Self {
-        Self { prng, election_ticks, last: None }
+        Self { prng, election_ticks, last: None, drawn: election_ticks }
     }
 
     /// To be called before every tick.
@@ -27,8 +28,8 @@ impl Timeouts {
         let now = (node.raft.term, node.raft.state);
         if self.last != Some(now) {
             self.last = Some(now);
-            let extra = self.prng.below(self.election_ticks as u64) as usize;
-            node.raft.set_randomized_election_timeout(self.election_ticks + extra);
+            self.drawn = self.election_ticks + self.prng.below(self.election_ticks as u64) as usize;
         }
+        node.raft.set_randomized_election_timeout(self.drawn);
     }
 }

@@ -34,11 +34,15 @@ pub mod read_gate;
 mod checkpoint;
 mod commit;
 mod election;
+mod propose;
 mod read_index;
 mod ready;
 mod recover;
+#[allow(clippy::module_inception)]
 mod replica;
 mod tail;
+#[cfg(test)]
+mod tests;
 
 pub use recover::Opening;
 pub use replica::{Replica, Settings};

@@ -4,16 +4,26 @@
 //! |---|---|---|
 //! | messages | at once | |
 //! | entries, term, vote | to the log, at once | the write before it (the log is one stream) |
-//! | commit index alone | with the next entries, or when idle | nothing: it is only a hint |
+//! | commit index alone | with the next entries, or when the log is quiet | nothing: it is only a hint |
 //! | persisted messages (votes, append responses) | | the write of the same ready |
 //! | committed entries | to apply | raft hands them out only when committed and persisted here |
 //! | read states | | apply to have reached their index |
 #![forbid(unsafe_code)]
 
-use raft::eraftpb::{HardState, Message};
+use raft::eraftpb::{Entry, HardState, Message};
 
 use super::port::{Output, Outputs};
-use super::replica::Replica;
+use super::replica::{Founding, Replica};
+
+/// A log write that is not durable.
+pub(super) struct Unsynced {
+    /// Raft's number of the ready it came from; 0 for a new cluster's first entries.
+    number: u64,
+    /// Messages that must not leave before.
+    persisted: Vec<Message>,
+    /// The index of the mark in it.
+    mark: Option<u64>,
+}
 
 impl Replica {
     /// Takes everything that raft wants done.
@@ -34,12 +44,7 @@ impl Replica {
             let promise = state.as_ref().is_some_and(|state| !self.is_promised(state));
             if !entries.is_empty() || promise {
                 self.node.mut_store().append(&entries);
-                let buffer = self.buffers.pop().unwrap_or_default();
-                let state = self.hard_state();
-                let write = self.log.append(&entries, Some(&state), None, buffer);
-                self.checkpoints.logged(write.bytes.len() as u64);
-                self.unsynced.push_back((number, persisted));
-                outputs.push(Output::AppendWal { ready: number, write });
+                self.write_log(number, &entries, persisted, outputs);
                 self.node.advance_append_async(ready);
             } else {
                 self.node.advance_append_async(ready);
@@ -48,19 +53,48 @@ impl Replica {
         }
     }
 
-    /// The first entries are in raft's memory as if they had been read from the log; here they get there.
-    pub(super) fn found(&mut self, outputs: &mut Outputs) {
-        let Some(entries) = self.founding.take() else { return };
-        let state = self.hard_state();
-        let write = self.log.append(&entries, Some(&state), None, Vec::new());
-        self.unsynced.push_back((0, Vec::new()));
-        outputs.push(Output::AppendWal { ready: 0, write });
+    /// One write: `entries`, the hard state, and a mark if one is due.
+    fn write_log(&mut self, number: u64, entries: &[Entry], persisted: Vec<Message>, outputs: &mut Outputs) {
+        let buffer = self.buffers.pop().unwrap_or_default();
+        let state = self.node.raft.hard_state();
+        let mark = self.unmarked.take();
+        let write = self.log.append(entries, Some(&state), mark.as_ref(), buffer);
+        self.checkpoints.logged(write.bytes.len() as u64);
+        self.log_is_quiet = false;
+        self.tidy_due = false;
+        self.unsynced.push_back(Unsynced { number, persisted, mark: mark.map(|mark| mark.index) });
+        outputs.push(Output::AppendWal { ready: number, write });
+    }
+
+    /// The first entries are in raft's memory as if they had been read from the log; here they get there. False
+    /// until they are durable.
+    pub(super) fn found(&mut self, outputs: &mut Outputs) -> bool {
+        match std::mem::replace(&mut self.founding, Founding::Written) {
+            Founding::Due(entries) => {
+                self.write_log(0, &entries, Vec::new(), outputs);
+                false
+            }
+            Founding::Written => false,
+            Founding::Done => {
+                self.founding = Founding::Done;
+                true
+            }
+        }
+    }
+
+    /// Writes what needs no write of its own while the log is busy: the commit index, a mark. Its readers are other
+    /// programs; a restart does without.
+    pub(super) fn tidy_log(&mut self, outputs: &mut Outputs) {
+        let behind = self.unmarked.is_some() || self.node.raft.raft_log.committed > self.log.state().commit;
+        if self.tidy_due && behind && self.unsynced.is_empty() {
+            self.write_log(self.last_ready, &[], Vec::new(), outputs);
+        }
     }
 
     /// Nothing of this ready goes to the log: it is as durable as the one before it.
     fn hold_or_send(&mut self, number: u64, persisted: Vec<Message>, outputs: &mut Outputs) {
         match self.unsynced.back_mut() {
-            Some((_, waiting)) => waiting.extend(persisted),
+            Some(write) => write.persisted.extend(persisted),
             None => {
                 self.node.on_persist_ready(number);
                 send(persisted, outputs);
@@ -74,23 +108,22 @@ impl Replica {
         state.term == logged.term && state.vote == logged.vote
     }
 
-    pub(super) fn hard_state(&self) -> HardState {
-        self.node.raft.hard_state()
-    }
-
     /// A log write is durable, and all before it.
     pub(super) fn on_wal_synced(&mut self, number: u64, buffer: Vec<u8>) {
-        let (first, persisted) = self.unsynced.pop_front().expect("only what was written becomes durable");
-        assert_eq!(first, number, "log writes become durable in their order");
+        let write = self.unsynced.pop_front().expect("only what was written becomes durable");
+        assert_eq!(write.number, number, "log writes become durable in their order");
         if self.buffers.len() < 2 {
             self.buffers.push(buffer);
         }
-        // Readies after this one that had nothing for the log are durable with it.
-        let durable = self.unsynced.front().map_or(self.last_ready, |(next, _)| next - 1);
-        if durable > 0 {
-            self.node.on_persist_ready(durable);
+        self.marked = write.mark.unwrap_or(self.marked);
+        self.outbox.extend(write.persisted);
+        if matches!(self.founding, Founding::Written) {
+            self.founding = Founding::Done;
+            return;
         }
-        self.outbox.extend(persisted);
+        // Readies after this one that had nothing for the log are durable with it.
+        let durable = self.unsynced.front().map_or(self.last_ready, |next| next.number - 1);
+        self.node.on_persist_ready(durable);
     }
 
     /// Messages that waited for the log.

@@ -1,7 +1,7 @@
 //! From what is on the disk to a running replica.
 #![forbid(unsafe_code)]
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use raft::eraftpb::{ConfState, HardState};
@@ -11,27 +11,24 @@ use super::apply::State;
 use super::bootstrap::Foundation;
 use super::checkpoint::Policy;
 use super::election::Timeouts;
+use super::propose::Proposals;
 use super::read_gate::ReadGate;
 use super::read_index::Reads;
-use super::replica::{Replica, Settings};
+use super::replica::{Founding, Replica, Settings};
 use super::tail::Tail;
 use crate::btree::Store;
+use crate::limits::{MESSAGE_BYTES_MAX, MESSAGES_INFLIGHT_MAX};
 use crate::mvcc::pin::Pins;
 use crate::mvcc::write::initialize;
 use crate::stdx::prng::Prng;
 use crate::wal::{Appender, Metadata, Recovered, SegmentName};
-
-/// Bytes of entries in one message to another member.
-const MESSAGE_BYTES_MAX: u64 = 1 << 20;
-/// Messages to another member that may be unanswered.
-const INFLIGHT_MAX: usize = 512;
 
 /// Where the log comes from.
 pub enum Opening {
     /// There is none: this cluster is founded.
     Found(Foundation),
     /// This was read back, from these segments.
-    Recover(Recovered, Vec<SegmentName>),
+    Recover(Box<Recovered>, Vec<SegmentName>),
 }
 
 impl Replica {
@@ -40,7 +37,8 @@ impl Replica {
     /// # Panics
     /// When store and log do not belong together.
     pub fn open(settings: Settings, mut store: Store, opening: Opening, pins: Pins) -> Self {
-        let mut fresh = None;
+        let mut founding = Founding::Done;
+        let mut marked = 0;
         let (log, entries, hard_state) = match opening {
             Opening::Found(foundation) => {
                 let mut txn = store.write();
@@ -49,7 +47,7 @@ impl Replica {
                 let metadata = Metadata { node_id: settings.member_id, cluster_id: foundation.cluster_id };
                 let entries = foundation.entries();
                 let commit = entries.len() as u64;
-                fresh = Some(entries.clone());
+                founding = Founding::Due(entries.clone());
                 (Appender::create(metadata), entries, HardState { term: 1, vote: 0, commit })
             }
             Opening::Recover(recovered, segments) => {
@@ -57,6 +55,7 @@ impl Replica {
                 initialize(&mut txn);
                 txn.commit();
                 let log = Appender::resume(&recovered, segments);
+                marked = recovered.mark.index;
                 (log, recovered.entries, recovered.state)
             }
         };
@@ -64,6 +63,9 @@ impl Replica {
         let applied = store.applied();
         let hard_state = HardState { commit: hard_state.commit.max(applied.index), ..hard_state };
         let conf_state = conf_state(&state);
+        let mut checkpoints = Policy::default();
+        // What is replayed now would be replayed again.
+        checkpoints.logged(entries.iter().map(|entry| entry.data.len() as u64).sum());
         let tail = Tail::new((applied.index, applied.term), entries, hard_state, conf_state);
         let config = Config {
             id: settings.member_id,
@@ -71,7 +73,7 @@ impl Replica {
             heartbeat_tick: 1,
             applied: applied.index,
             max_size_per_msg: MESSAGE_BYTES_MAX,
-            max_inflight_msgs: INFLIGHT_MAX,
+            max_inflight_msgs: MESSAGES_INFLIGHT_MAX,
             check_quorum: true,
             pre_vote: settings.pre_vote,
             read_only_option: ReadOnlyOption::Safe,
@@ -80,9 +82,9 @@ impl Replica {
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let node = RawNode::new(&config, tail, &logger).expect("the configuration is one that raft accepts");
         let mut prng = Prng::new(settings.seed);
+        let proposals = Proposals::new(settings.request_ids);
         let mut replica = Self {
             timeouts: Timeouts::new(settings.election_ticks, prng.fork()),
-            next_id: settings.request_ids.0,
             settings,
             node,
             state,
@@ -90,22 +92,23 @@ impl Replica {
             pins,
             gate: Arc::new(ReadGate::default()),
             reads: Reads::default(),
-            checkpoints: Policy::default(),
-            proposals: VecDeque::new(),
-            tickets: HashMap::default(),
+            checkpoints,
+            proposals,
             unsynced: VecDeque::new(),
             last_ready: 0,
-            refused: Vec::new(),
             lease_calls: Vec::new(),
             committed: VecDeque::new(),
             buffers: Vec::new(),
             outbox: Vec::new(),
-            founding: fresh,
+            founding,
             sweeping: Vec::new(),
             swept: 0,
             swept_told: store.applied().swept_revision.max(store.applied().compact_revision),
             checkpointing: None,
-            checkpointed: applied.index,
+            unmarked: None,
+            marked,
+            log_is_quiet: true,
+            tidy_due: false,
             settled: false,
             revoking: 0,
             introduced: 0,

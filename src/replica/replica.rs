@@ -1,8 +1,7 @@
 //! The replica: what it holds, and a turn.
 #![forbid(unsafe_code)]
 
-use std::collections::{HashMap, VecDeque};
-use std::hash::BuildHasherDefault;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,49 +12,26 @@ use super::apply::State;
 use super::checkpoint::Policy;
 use super::election::Timeouts;
 use super::port::{Input, LeaseCall, Output, Outputs, Ticket};
+use super::propose::Proposals;
 use super::read_gate::ReadGate;
 use super::read_index::Reads;
+use super::ready::Unsynced;
 use super::tail::Tail;
 use crate::btree::{Applied, Store};
 use crate::error::Error;
 use crate::lease;
+use crate::limits::{COMMITTED_UNAPPLIED_MAX, EXPIRE_MAX, REVOKING_MAX};
 use crate::mvcc::compact;
 use crate::mvcc::pin::Pins;
 use crate::mvcc::write::lease_keys;
 use crate::proto::etcdserverpb::LeaseRevokeRequest;
 use crate::proto::membershippb::{Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest};
-use crate::request::{Entry, Request, Response};
+use crate::request::{Request, Response};
 use crate::stdx::time::{Duration, Instant};
-use crate::wal::Appender;
+use crate::wal::{Appender, SnapshotMark};
 
-/// Proposals that may be on their way: beyond, clients are told to come back.
-const PROPOSALS_MAX: usize = 5000 * 4;
-/// Bytes of entries in one append.
-const APPEND_BYTES_MAX: usize = 8 << 20;
-/// Leases revoked in one turn.
-const EXPIRE_MAX: usize = 1000;
-/// Expired leases whose revocation is on its way; the next are taken when these are gone.
-const REVOKING_MAX: usize = 8000;
-/// Revisions removed between two turns while a sweep is due.
-const SWEEP_SLICE: usize = 128;
 /// The version that the cluster agrees on.
 const CLUSTER_VERSION: &str = "3.7.0";
-
-/// Ids of requests are unique, so any spread of bits does.
-#[derive(Default)]
-pub(super) struct IdHash(u64);
-
-impl std::hash::Hasher for IdHash {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("ids are u64");
-    }
-    fn write_u64(&mut self, id: u64) {
-        self.0 = id.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    }
-}
 
 /// What a member is told once.
 #[derive(Clone, Debug)]
@@ -84,6 +60,17 @@ pub struct Settings {
     pub seed: u64,
 }
 
+/// How far a new cluster's first entries have got. Raft takes them for durable, so it is not asked for anything
+/// before they are.
+pub(super) enum Founding {
+    /// To be written to the log.
+    Due(Vec<LogEntry>),
+    /// On their way.
+    Written,
+    /// Durable, or there never were any.
+    Done,
+}
+
 /// One member's brain. See the folder's page.
 pub struct Replica {
     pub(super) settings: Settings,
@@ -97,22 +84,18 @@ pub struct Replica {
     pub(super) reads: Reads,
     pub(super) checkpoints: Policy,
 
-    /// Proposals that are not in raft yet.
-    pub(super) proposals: VecDeque<LogEntry>,
-    /// Where replies go, by the entry's id. Contains exactly the proposals of ours that are not applied.
-    pub(super) tickets: HashMap<u64, Ticket, BuildHasherDefault<IdHash>>,
-    /// Log writes that are not durable: raft's number, the messages that must wait for it, bytes.
-    pub(super) unsynced: VecDeque<(u64, Vec<Message>)>,
+    pub(super) proposals: Proposals,
+
+    /// Log writes that are not durable, in order.
+    pub(super) unsynced: VecDeque<Unsynced>,
     /// The number of raft's last ready.
     pub(super) last_ready: u64,
-    /// Proposals that were refused, to be told.
-    pub(super) refused: Vec<(Ticket, Error)>,
     /// Questions to the lessor that wait for the end of the turn.
     pub(super) lease_calls: Vec<(Ticket, LeaseCall)>,
     /// Messages that waited for the log, to be sent.
     pub(super) outbox: Vec<Message>,
-    /// The first entries of a new cluster, until they are on their way to the log.
-    pub(super) founding: Option<Vec<LogEntry>>,
+    /// A new cluster's first entries on their way to the log.
+    pub(super) founding: Founding,
     /// Committed entries that are not applied.
     pub(super) committed: VecDeque<LogEntry>,
     /// Memory for log writes.
@@ -123,17 +106,22 @@ pub struct Replica {
     pub(super) swept: u64,
     /// The compaction whose end was told last.
     pub(super) swept_told: i64,
-    /// A checkpoint is under way; it will have made this index durable.
-    pub(super) checkpointing: Option<u64>,
-    /// The store file holds everything up to this index.
-    pub(super) checkpointed: u64,
+    /// A checkpoint is under way; this is what it will have made durable.
+    pub(super) checkpointing: Option<SnapshotMark>,
+    /// The store file holds everything up to here, but the log does not say so yet.
+    pub(super) unmarked: Option<SnapshotMark>,
+    /// The log says that the store file holds everything up to this index.
+    pub(super) marked: u64,
+    /// Nothing went to the log since the last tick.
+    pub(super) log_is_quiet: bool,
+    /// A whole tick has passed in which nothing went to the log: what was left out of it can go there.
+    pub(super) tidy_due: bool,
     /// The last checkpoint of a member that stops was begun.
     pub(super) settled: bool,
     /// Revocations of expired leases on their way.
     pub(super) revoking: usize,
     /// Own facts were proposed in this term.
     pub(super) introduced: u64,
-    pub(super) next_id: u64,
     /// The lessor runs since this term; 0 while this member does not lead.
     pub(super) leading: u64,
 }
@@ -158,13 +146,16 @@ impl Replica {
     /// Ends a turn: appends to `outputs` everything the world must now do. True if there is more to do without
     /// further input.
     pub fn drain(&mut self, now: Instant, outputs: &mut Outputs) -> bool {
-        self.found(outputs);
-        self.campaign_if_alone();
+        if !self.found(outputs) {
+            return false;
+        }
         self.propose_waiting(outputs);
         self.ask_reads(now);
         self.process_readies(outputs);
+        self.tidy_log(outputs);
         self.send_persisted(outputs);
         self.apply_committed(now, outputs);
+        self.campaign_if_alone(outputs);
         self.follow_leadership(now);
         self.answer_leases(now, outputs);
         for ticket in self.reads.ready(self.store.applied().index) {
@@ -204,35 +195,26 @@ impl Replica {
     fn on_tick(&mut self, now: Instant) {
         self.timeouts.draw(&mut self.node);
         self.node.tick();
+        self.tidy_due |= self.log_is_quiet;
+        self.log_is_quiet = true;
         if self.is_leader() && self.revoking < REVOKING_MAX {
             for id in self.state.lessor.expired(now, EXPIRE_MAX) {
                 self.revoking += 1;
-                self.propose_own(Request::LeaseRevoke(LeaseRevokeRequest { id }));
+                self.proposals.queue_own(Request::LeaseRevoke(LeaseRevokeRequest { id }));
             }
         }
     }
 
     fn on_propose(&mut self, ticket: Ticket, id: u64, entry: Bytes) {
-        if self.tickets.len() >= PROPOSALS_MAX {
-            self.refused.push((ticket, Error::TooManyRequests));
-            return;
+        let committed = self.node.raft.raft_log.committed;
+        if committed > self.store.applied().index + COMMITTED_UNAPPLIED_MAX {
+            return self.proposals.refuse(ticket, Error::TooManyRequests);
         }
-        let known = self.tickets.insert(id, ticket);
-        assert!(known.is_none(), "request id {id:x} is used twice");
-        self.proposals.push_back(LogEntry { data: entry, ..LogEntry::default() });
-    }
-
-    /// Proposes something that no client waits for.
-    pub(super) fn propose_own(&mut self, request: Request) {
-        let (_, step) = self.settings.request_ids;
-        let id = self.next_id;
-        self.next_id = id.wrapping_add(step);
-        let data = Entry::new(id, request).encode();
-        self.proposals.push_back(LogEntry { data, ..LogEntry::default() });
+        self.proposals.queue(ticket, id, entry);
     }
 
     /// The only voter need not wait for an election timeout: there is nobody to disturb.
-    fn campaign_if_alone(&mut self) {
+    fn campaign_if_alone(&mut self, outputs: &mut Outputs) {
         let raft = &self.node.raft;
         if raft.state != StateRole::Leader
             && self.is_sole_voter()
@@ -241,6 +223,7 @@ impl Replica {
         {
             // Refused while a membership entry is committed but not applied: tried again next turn.
             let _ = self.node.campaign();
+            self.process_readies(outputs);
         }
     }
 
@@ -251,35 +234,27 @@ impl Replica {
 
     /// All that waits becomes one append. While a log write is on its way the next batch gathers.
     fn propose_waiting(&mut self, outputs: &mut Outputs) {
-        for (ticket, error) in self.refused.drain(..) {
+        for (ticket, error) in self.proposals.take_refused() {
             outputs.push(Output::Reply { ticket, result: Err(error) });
         }
-        let leader = self.node.raft.leader_id;
-        if self.proposals.is_empty()
-            || leader == 0
-            || !self.unsynced.is_empty()
-            || Policy::is_pressed(self.store.stats().dirty_bytes)
-        {
+        if !self.may_propose() {
             return;
-        }
-        let mut bytes = 0;
-        let mut entries = Vec::with_capacity(self.proposals.len());
-        while let Some(entry) = self.proposals.front()
-            && (entries.is_empty() || bytes + entry.data.len() <= APPEND_BYTES_MAX)
-        {
-            bytes += entry.data.len();
-            entries.extend(self.proposals.pop_front());
         }
         let mut message = Message { from: self.settings.member_id, ..Message::default() };
         message.set_msg_type(MessageType::MsgPropose);
-        message.entries = entries.into();
-        let kept = message.entries.clone();
+        message.entries = self.proposals.take_batch();
+        let batch = message.entries.clone();
         if self.node.raft.step(message).is_err() {
             // No leader after all, or one that is about to hand over: they wait for the next.
-            for entry in kept.into_iter().rev() {
-                self.proposals.push_front(entry);
-            }
+            self.proposals.put_back(batch);
         }
+    }
+
+    fn may_propose(&self) -> bool {
+        self.proposals.has_queued()
+            && self.node.raft.leader_id != 0
+            && self.unsynced.is_empty()
+            && !Policy::is_pressed(self.store.stats().dirty_bytes)
     }
 
     fn ask_reads(&mut self, now: Instant) {
@@ -316,14 +291,14 @@ impl Replica {
             Attributes { name: self.settings.name.clone(), client_urls: self.settings.client_urls.clone() };
         let known = self.state.cluster.members.get(&id).and_then(|member| member.member_attributes.as_ref());
         if known != Some(&attributes) {
-            self.propose_own(Request::ClusterMemberAttrSet(ClusterMemberAttrSetRequest {
+            self.proposals.queue_own(Request::ClusterMemberAttrSet(ClusterMemberAttrSetRequest {
                 member_id: id,
                 member_attributes: Some(attributes),
             }));
         }
         if self.state.cluster.version != CLUSTER_VERSION {
             let ver = CLUSTER_VERSION.to_owned();
-            self.propose_own(Request::ClusterVersionSet(ClusterVersionSetRequest { ver }));
+            self.proposals.queue_own(Request::ClusterVersionSet(ClusterVersionSetRequest { ver }));
         }
     }
 
@@ -377,20 +352,12 @@ impl Replica {
 
     /// Whether the next drain has something to do without input.
     fn has_more(&self) -> bool {
-        let proposals = !self.proposals.is_empty()
-            && self.unsynced.is_empty()
-            && self.node.raft.leader_id != 0
-            && !Policy::is_pressed(self.store.stats().dirty_bytes);
-        proposals || !self.committed.is_empty() || self.is_sweep_due()
+        self.may_propose() || !self.committed.is_empty() || self.is_sweep_due()
     }
 
     pub(super) fn is_sweep_due(&self) -> bool {
         let applied = self.store.applied();
         applied.swept_revision < applied.compact_revision
             && compact::is_sweep_due(applied, self.pins.lowest())
-    }
-
-    pub(super) const fn sweep_slice() -> usize {
-        SWEEP_SLICE
     }
 }

@@ -72,7 +72,7 @@ impl Tail {
 
 impl Storage for Tail {
     fn initial_state(&self) -> raft::Result<RaftState> {
-        Ok(RaftState::new(self.hard_state.clone(), self.conf_state.clone()))
+        Ok(RaftState::new(self.hard_state, self.conf_state.clone()))
     }
 
     fn entries(

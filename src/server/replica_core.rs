@@ -13,7 +13,6 @@ use std::pin::{Pin, pin};
 use std::sync::mpsc;
 use std::task::Poll;
 
-use super::io::wal_dir::WalDir;
 use super::io::wal_file::WalFile;
 use super::io::{clock, task};
 use super::mesh::{Outbox, Receiver};
@@ -42,8 +41,6 @@ pub struct ReplicaCore {
     pub checkpoints: mpsc::Sender<CheckpointJob>,
     /// The log.
     pub wal: WalFile,
-    /// Its directory, to delete segments.
-    pub wal_dir: WalDir,
     /// One raft tick.
     pub tick: Duration,
     /// This core's counts.
@@ -59,6 +56,7 @@ impl ReplicaCore {
         let mut outputs = Outputs::default();
         let mut next_tick = clock::now() + self.tick;
         let mut alarm = task::Alarm::at(next_tick);
+        let releaser = self.wal.releaser();
         let mut wal = Some(self.wal);
         let mut waiting: VecDeque<(u64, Write)> = VecDeque::new();
         let mut writing: Option<WalWrite> = None;
@@ -93,11 +91,7 @@ impl ReplicaCore {
                             session.push(FromReplica::Publish(batch.clone()));
                         }
                     }
-                    Output::ReleaseWal { segments } => {
-                        if let Err(error) = self.wal_dir.remove(&segments) {
-                            tracing::warn!(error = %error, "cannot delete WAL segments that are not needed any more");
-                        }
-                    }
+                    Output::ReleaseWal { segments } => releaser.release(segments),
                     Output::Compacted { revision, removed } => {
                         tracing::info!(compact_revision = revision, removed, "finished scheduled compaction");
                     }

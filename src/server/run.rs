@@ -299,7 +299,7 @@ fn open(config: &Config, foundation: &Foundation) -> Result<Opened, String> {
     drop(content);
     wal_dir.mend_tail(&recovered.tail).map_err(|error| failed("mend", &wal_path, &error))?;
     let metadata = Some(recovered.metadata);
-    Ok(Opened { store, opening: Opening::Recover(recovered, names), metadata, wal_dir })
+    Ok(Opened { store, opening: Opening::Recover(Box::new(recovered), names), metadata, wal_dir })
 }
 
 /// Where clients are served.
@@ -468,7 +468,6 @@ impl ReplicaParts {
             sessions: self.outboxes,
             checkpoints: self.checkpoints,
             wal,
-            wal_dir: self.wal_dir,
             tick: self.tick,
             metrics: self.metrics,
         };

@@ -10,6 +10,7 @@
 //!   stop     drain, then close, the connections of a core
 //!   clock    the monotonic clock as stdx::time::Instant
 //!   task     spawn and sleep
+//!   wal_dir, wal_file, page_file, ofd_lock    the files of a member
 //!   probe    may this process use io_uring? says in one line what to allow
 //! ```
 //!
@@ -27,6 +28,7 @@
 pub mod accept;
 pub mod clock;
 pub mod lobby;
+pub mod ofd_lock;
 pub mod page_file;
 pub mod probe;
 pub mod sniff;

@@ -10,12 +10,13 @@
 #![forbid(unsafe_code)]
 
 use std::io;
+use std::path::Path;
 use std::rc::Rc;
 
 use glommio::io::{BufferedFile, DmaFile, OpenOptions};
 
 use super::task;
-use super::wal_dir::{Prepared, WalDir};
+use super::wal_dir::{Prepared, Releaser, WalDir};
 use crate::stdx::time::Duration;
 use crate::wal::{SegmentName, Write};
 
@@ -62,12 +63,40 @@ impl WalFile {
         write.bytes
     }
 
+    /// Where to say which segments nothing needs any more.
+    pub fn releaser(&self) -> Releaser {
+        self.prepared.releaser()
+    }
+
     async fn try_write(&mut self, write: &Write) -> io::Result<()> {
+        if write.create {
+            return self.create(write).await;
+        }
         if self.current.as_ref().is_none_or(|(name, _)| *name != write.segment) {
-            let segment = self.open(write.segment, write.create).await?;
+            let segment = self.open(&self.dir.file(write.segment)).await?;
             self.current = Some((write.segment, segment));
         }
         let (_, segment) = self.current.as_ref().expect("opened above");
+        self.write_to(segment, write).await
+    }
+
+    /// A segment's first write: into the prepared file, which gets its name when the write is durable.
+    async fn create(&mut self, write: &Write) -> io::Result<()> {
+        let prepared = loop {
+            if let Some(file) = self.prepared.try_take() {
+                break file?;
+            }
+            // Only at the very start, and when segments fill faster than the disk can be zeroed.
+            task::sleep(Duration::from_millis(1)).await;
+        };
+        let segment = self.open(&prepared).await?;
+        self.write_to(&segment, write).await?;
+        self.dir.adopt(&prepared, write.segment)?;
+        self.current = Some((write.segment, segment));
+        Ok(())
+    }
+
+    async fn write_to(&self, segment: &Segment, write: &Write) -> io::Result<()> {
         let written = match segment {
             Segment::Direct(file) => {
                 let mut buffer = file.alloc_dma_buffer(write.bytes.len());
@@ -76,7 +105,7 @@ impl WalFile {
             }
             Segment::Buffered(file) => {
                 let written = file.write_at(write.bytes.clone(), write.offset).await?;
-                if self.durable && write.sync {
+                if self.durable && (write.sync || write.create) {
                     file.fdatasync().await?;
                 }
                 written
@@ -85,30 +114,17 @@ impl WalFile {
         if written == write.bytes.len() { Ok(()) } else { Err(io::Error::other("the write was short")) }
     }
 
-    async fn open(&self, name: SegmentName, create: bool) -> io::Result<Segment> {
-        if create {
-            let prepared = loop {
-                if let Some(file) = self.prepared.try_take() {
-                    break file?;
-                }
-                // Only when segments fill faster than the disk can be zeroed.
-                task::sleep(Duration::from_millis(1)).await;
-            };
-            self.dir.adopt(&prepared, name)?;
-        }
-        let path = self.dir.file(name);
+    async fn open(&self, path: &Path) -> io::Result<Segment> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
         if !self.durable {
-            return Ok(Segment::Buffered(
-                OpenOptions::new().read(true).write(true).buffered_open(&path).await?,
-            ));
+            return Ok(Segment::Buffered(options.buffered_open(path).await?));
         }
-        let direct =
-            OpenOptions::new().read(true).write(true).custom_flags(libc::O_DSYNC).dma_open(&path).await;
-        match direct {
+        match options.clone().custom_flags(libc::O_DSYNC).dma_open(path).await {
             Ok(file) => Ok(Segment::Direct(Rc::new(file))),
             Err(error) => {
                 tracing::warn!(error = %error, path = %path.display(), "no direct I/O here, using fdatasync");
-                Ok(Segment::Buffered(OpenOptions::new().read(true).write(true).buffered_open(&path).await?))
+                Ok(Segment::Buffered(options.buffered_open(path).await?))
             }
         }
     }
