@@ -245,6 +245,7 @@ pub fn serve(session: &Rc<Session>, mut incoming: Incoming, outgoing: Outgoing) 
 
 fn on_request(session: &Rc<Session>, id: StreamId, request: &WatchRequest) {
     let mut hub = session.watches.hub.borrow_mut();
+    hub.set_term(session.gate().term());
     match &request.request_union {
         Some(RequestUnion::CreateRequest(create)) => {
             session.view(|view| hub.create(clock::now(), id, create, view));
