@@ -9,6 +9,7 @@ pub mod health;
 pub mod kv;
 pub mod lease;
 pub mod maintenance;
+mod quota;
 pub mod streams;
 pub mod watch;
 
