@@ -161,9 +161,9 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Directory of the write-ahead log, when it lives apart.
     pub dedicated_wal_dir: Option<PathBuf>,
-    /// Applied entries between raft snapshots; decides with the next two how much of the log is kept.
+    /// Entries kept in the log behind the last checkpoint, besides those of the next field.
     pub snapshot_count: u64,
-    /// Entries kept behind a raft snapshot.
+    /// Entries kept in the log for slow followers.
     pub snapshot_catchup_entries: u64,
     /// Log segments to keep; 0 keeps all.
     pub max_wals: u64,
@@ -171,8 +171,6 @@ pub struct Config {
     pub heartbeat_interval: Duration,
     /// At least five ticks.
     pub election_timeout: Duration,
-    /// Start close to the first election.
-    pub initial_election_tick_advance: bool,
     /// Ask for votes before raising the term.
     pub pre_vote: bool,
     /// Client listeners; sorted, no doubles, never empty.
@@ -209,8 +207,6 @@ pub struct Config {
     pub grpc_keepalive_timeout: Duration,
     /// Other processes may bind the same ports.
     pub socket_reuse_port: bool,
-    /// Listeners may bind to an address in TIME_WAIT.
-    pub socket_reuse_address: bool,
     /// Named switches.
     pub gates: Gates,
     /// `simple` tokens; empty for none at all.
@@ -219,8 +215,6 @@ pub struct Config {
     pub auto_compaction: AutoCompaction,
     /// Its mode as given, for the log.
     pub auto_compaction_mode: String,
-    /// Revisions removed in one step of a compaction.
-    pub compaction_batch_limit: u64,
     /// Interval of progress notifications.
     pub watch_progress_notify_interval: Duration,
     /// Applying for longer is logged.

@@ -161,7 +161,6 @@ fn resolve(settings: &Settings, from_file: bool) -> Result<(Config, Vec<Notice>)
         max_wals: settings.uint("max-wals"),
         heartbeat_interval,
         election_timeout,
-        initial_election_tick_advance: settings.bool("initial-election-tick-advance"),
         pre_vote: settings.bool("pre-vote"),
         listen_client_urls,
         listen_peer_urls,
@@ -181,15 +180,10 @@ fn resolve(settings: &Settings, from_file: bool) -> Result<(Config, Vec<Notice>)
         grpc_keepalive_interval: duration("grpc-keepalive-interval"),
         grpc_keepalive_timeout: duration("grpc-keepalive-timeout"),
         socket_reuse_port: settings.bool("socket-reuse-port"),
-        socket_reuse_address: settings.bool("socket-reuse-address"),
         gates,
         auth_token: auth_token(settings)?,
         auto_compaction,
         auto_compaction_mode: settings.text("auto-compaction-mode").to_owned(),
-        compaction_batch_limit: u64::try_from(settings.int("compaction-batch-limit"))
-            .ok()
-            .filter(|limit| *limit > 0)
-            .unwrap_or(1000),
         watch_progress_notify_interval: match duration("watch-progress-notify-interval") {
             Duration::ZERO => PROGRESS_INTERVAL,
             asked => asked.max(PROGRESS_INTERVAL_MIN),

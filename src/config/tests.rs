@@ -39,7 +39,7 @@ fn no_flags_at_all_run_a_member() {
     assert_eq!(config.initial_cluster.to_string(), "default=http://localhost:2380");
     assert_eq!((config.election_ticks(), config.request_timeout()), (10, Duration::from_secs(7)));
     assert_eq!(config.lease_ttl_min(), Duration::from_secs(2));
-    assert_eq!((config.quota_bytes(), config.compaction_batch_limit), (Some(2 << 30), 1000));
+    assert_eq!(config.quota_bytes(), Some(2 << 30));
     assert_eq!(config.watch_progress_notify_interval, Duration::from_secs(600));
     assert!(config.data_dir_defaulted && !config.unsafe_no_fsync);
     assert_eq!(notices.len(), 2, "one port and the default name: {notices:?}");
@@ -60,7 +60,7 @@ fn the_flags_of_etcds_own_test_suites_are_taken() {
          --snapshot-count=50 --heartbeat-interval=29 --election-timeout=271 --watch-progress-notify-interval=100ms \
          --compaction-batch-limit=10 --snapshot-catchup-entries=100 --listen-metrics-urls=http://localhost:20002 \
          --initial-cluster=t-test-0=http://localhost:20001 --initial-cluster-state=new");
-    assert_eq!((config.snapshot_count, config.compaction_batch_limit), (50, 10));
+    assert_eq!((config.snapshot_count, config.snapshot_catchup_entries), (50, 100));
     assert_eq!(config.election_ticks(), 9);
     assert_eq!(config.watch_progress_notify_interval, Duration::from_millis(100));
     assert_eq!(config.listen_metrics_urls.len(), 1);

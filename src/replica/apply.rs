@@ -243,7 +243,7 @@ impl Alarms {
 /// Bytes that a put is charged beside key and value.
 const PUT_OVERHEAD: u64 = 256;
 /// Bytes that a lease is charged.
-const LEASE_COST: u64 = 64;
+pub const LEASE_COST: u64 = 64;
 
 /// What a request may add to the store, as etcd reckons it against its quota.
 pub fn cost(request: &Request) -> u64 {
@@ -255,11 +255,13 @@ pub fn cost(request: &Request) -> u64 {
     }
 }
 
-fn put_cost(put: &PutRequest) -> u64 {
+/// Of a put.
+pub fn put_cost(put: &PutRequest) -> u64 {
     PUT_OVERHEAD + (put.key.len() + put.value.len()) as u64
 }
 
-fn txn_cost(request: &TxnRequest) -> u64 {
+/// Of a transaction: of its costlier branch.
+pub fn txn_cost(request: &TxnRequest) -> u64 {
     let sum = |ops: &[RequestOp]| -> u64 {
         ops.iter()
             .map(|op| match &op.request {

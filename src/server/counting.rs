@@ -1,11 +1,14 @@
 //! What the two loops tell the metrics.
 #![forbid(unsafe_code)]
 
-use super::metrics::Core;
+use super::grpc::{Code, Status};
+use super::log::lines;
+use super::metrics::{Core, RequestKind};
 use super::session::Session;
 use crate::replica::Replica;
 use crate::replica::port::Output;
-use crate::request::Response;
+use crate::request::{Kind, Response};
+use crate::stdx::time::Duration;
 
 /// Counts what the replica says.
 pub fn output(core: &Core, output: &Output) {
@@ -43,6 +46,56 @@ pub fn replica(core: &Core, replica: &Replica) {
     core.compact_revision.set(applied.compact_revision);
     core.store_bytes.set(store.file_bytes as i64);
     core.store_used_bytes.set(store.file_bytes.saturating_sub(store.free_bytes) as i64);
+}
+
+/// The replica's turn took this long, where `expected` is what an operator wants to hear of.
+pub fn turn(core: &Core, took: Duration, expected: Duration) {
+    if expected > Duration::ZERO && took > expected {
+        core.applies_slow.inc();
+        lines::slow_apply(took, expected);
+    }
+}
+
+/// A client's proposal was applied and is answered now; `bytes` are those of request and answer.
+pub fn answer(session: &Session, kind: Kind, response: &Response, took: Duration, bytes: (usize, usize)) {
+    let core = &session.metrics;
+    match response {
+        Response::LeaseGrant { ttl, .. } => core.lease_granted(*ttl),
+        Response::LeaseRevoke { .. } => core.leases_revoked.inc(),
+        _ => {}
+    }
+    if let Some(kind) = request_kind(kind) {
+        core.request(kind, true, took);
+    }
+    if took > session.member.slow_request {
+        let method = format!("{kind:?}");
+        let (request_bytes, response_bytes) = bytes;
+        lines::slow_request(&lines::SlowRequest { method: &method, took, request_bytes, response_bytes });
+    }
+}
+
+/// A client's proposal was refused, or nothing became of it in time.
+pub fn refusal(session: &Session, kind: Kind, status: &Status, took: Duration) {
+    let core = &session.metrics;
+    if let Some(kind) = request_kind(kind) {
+        core.request(kind, false, took);
+    }
+    if matches!(status.code, Code::Unavailable | Code::Unknown) {
+        core.proposals_failed.inc();
+    }
+}
+
+fn request_kind(kind: Kind) -> Option<RequestKind> {
+    Some(match kind {
+        Kind::Put => RequestKind::Put,
+        Kind::DeleteRange => RequestKind::DeleteRange,
+        Kind::Txn => RequestKind::Txn,
+        Kind::Compaction => RequestKind::Compaction,
+        Kind::LeaseGrant => RequestKind::LeaseGrant,
+        Kind::LeaseRevoke => RequestKind::LeaseRevoke,
+        Kind::Alarm => RequestKind::Alarm,
+        _ => return None,
+    })
 }
 
 /// Shows the state of a session core; called by its housekeeping.

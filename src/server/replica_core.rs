@@ -15,6 +15,7 @@ use std::task::Poll;
 
 use super::io::wal_file::WalFile;
 use super::io::{clock, task};
+use super::log::lines;
 use super::mesh::{Outbox, Receiver};
 use super::session_core::FromReplica;
 use super::tickets::core_of;
@@ -45,6 +46,8 @@ pub struct ReplicaCore {
     pub tick: Duration,
     /// This core's counts.
     pub metrics: Arc<metrics::Core>,
+    /// A turn that takes longer is logged; zero logs none.
+    pub slow_apply: Duration,
 }
 
 type WalWrite = Pin<Box<dyn Future<Output = (WalFile, u64, Vec<u8>, Instant)>>>;
@@ -73,6 +76,7 @@ impl ReplicaCore {
                 alarm = task::Alarm::at(next_tick);
             }
             let more = self.replica.drain(now, &mut outputs);
+            counting::turn(&self.metrics, clock::now().since(now), self.slow_apply);
             for output in outputs.drain(..) {
                 counting::output(&self.metrics, &output);
                 match output {
@@ -93,7 +97,9 @@ impl ReplicaCore {
                     }
                     Output::ReleaseWal { segments } => releaser.release(segments),
                     Output::Compacted { revision, removed } => {
-                        tracing::info!(compact_revision = revision, removed, "finished scheduled compaction");
+                        let store = self.replica.store_stats();
+                        let used = store.file_bytes.saturating_sub(store.free_bytes);
+                        lines::compacted(revision, removed, store.file_bytes, used);
                     }
                     Output::Send { .. } => {
                         unreachable!("a member without peers sends nothing: its cluster has one voter")

@@ -114,7 +114,7 @@ fn try_run(config: &Config) -> Result<i32, String> {
         election_ticks: config.election_ticks(),
         tick: config.heartbeat_interval,
         pre_vote: config.pre_vote,
-        catchup_entries: config.snapshot_catchup_entries,
+        catchup_entries: config.snapshot_count.saturating_add(config.snapshot_catchup_entries),
         segments_kept: config.max_wals as usize,
         lease_ttl_min: config.lease_ttl_min().as_secs() as i64,
         request_ids: (first_id + sessions as u64, id_step),
@@ -196,6 +196,7 @@ fn try_run(config: &Config) -> Result<i32, String> {
         durable: !config.unsafe_no_fsync,
         tick: config.heartbeat_interval,
         metrics: replica_counts,
+        slow_apply: config.warning_apply_duration,
         shared: shared.clone(),
     };
 
@@ -328,7 +329,10 @@ impl Listeners {
         for (urls, kind) in kinds {
             for url in urls {
                 for address in resolve(url)? {
-                    let address = claim(address).map_err(|error| format!("listen {address}: {error}"))?;
+                    // Whoever shares the port on purpose must name it.
+                    let shared = config.socket_reuse_port && address.port() != 0;
+                    let claimed = if shared { Ok(address) } else { claim(address) };
+                    let address = claimed.map_err(|error| format!("listen {address}: {error}"))?;
                     addresses.push((address, kind));
                 }
             }
@@ -455,6 +459,7 @@ struct ReplicaParts {
     durable: bool,
     tick: Duration,
     metrics: Arc<metrics::Core>,
+    slow_apply: Duration,
     shared: Arc<Shared>,
 }
 
@@ -470,6 +475,7 @@ impl ReplicaParts {
             wal,
             tick: self.tick,
             metrics: self.metrics,
+            slow_apply: self.slow_apply,
         };
         let shared = self.shared.clone();
         core.run(move || shared.draining.load(Ordering::Acquire) == 0).await;

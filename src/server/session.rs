@@ -11,6 +11,7 @@ use futures::channel::oneshot;
 
 use super::api::streams::Streams;
 use super::api::watch::Watches;
+use super::counting;
 use super::grpc::counters::Counters;
 use super::grpc::{Code, Responder, Status};
 use super::io::clock;
@@ -25,7 +26,7 @@ use crate::mvcc::pin::PinSlot;
 use crate::replica::port::{Input, LeaseCall, Ticket};
 use crate::replica::read_gate::ReadGate;
 use crate::request::{self, Header, Kind, Response};
-use crate::stdx::time::Duration;
+use crate::stdx::time::{Duration, Instant};
 
 /// What is the same on every session core of a member.
 pub struct Member {
@@ -69,7 +70,16 @@ type OnRead = Box<dyn FnOnce(&Rc<Session>, Result<(), Status>)>;
 /// What a ticket stands for.
 enum Waiting {
     /// A client waits for the proposal's response.
-    Client(Responder),
+    Client {
+        /// The client.
+        reply: Responder,
+        /// What it asked for.
+        kind: Kind,
+        /// When.
+        asked: Instant,
+        /// Its request's size.
+        bytes: usize,
+    },
     /// One of our own handlers does.
     Handler(OnReply),
     /// A read waits until the replica has applied what was committed when it arrived.
@@ -186,7 +196,9 @@ impl Session {
         if entry.len() > self.member.max_request_bytes {
             return reply.fail(&Error::RequestTooLarge.into());
         }
-        self.submit(Waiting::Client(reply), |ticket| Input::Propose { ticket, id, entry });
+        let (asked, bytes) = (clock::now(), message.len());
+        let waiting = Waiting::Client { reply, kind, asked, bytes };
+        self.submit(asked, waiting, |ticket| Input::Propose { ticket, id, entry });
     }
 
     /// Proposes a request and hands its response to `then`.
@@ -198,7 +210,11 @@ impl Session {
     ) {
         let id = self.request_id();
         let entry = request::wrap(id, kind, message);
-        self.submit(Waiting::Handler(Box::new(then)), |ticket| Input::Propose { ticket, id, entry });
+        self.submit(clock::now(), Waiting::Handler(Box::new(then)), |ticket| Input::Propose {
+            ticket,
+            id,
+            entry,
+        });
     }
 
     /// Asks the lessor.
@@ -207,7 +223,7 @@ impl Session {
         call: LeaseCall,
         then: impl FnOnce(&Rc<Session>, Result<Response, Status>) + 'static,
     ) {
-        self.submit(Waiting::Handler(Box::new(then)), |ticket| Input::Lease { ticket, call });
+        self.submit(clock::now(), Waiting::Handler(Box::new(then)), |ticket| Input::Lease { ticket, call });
     }
 
     /// Runs `then` once the published state contains everything that was committed before this call: at once
@@ -216,23 +232,25 @@ impl Session {
         if self.gate.is_open() {
             return then(self, Ok(()));
         }
-        self.submit(Waiting::Read(Box::new(then)), |ticket| Input::ReadIndex { ticket });
+        self.submit(clock::now(), Waiting::Read(Box::new(then)), |ticket| Input::ReadIndex { ticket });
     }
 
-    fn submit(self: &Rc<Self>, waiting: Waiting, input: impl FnOnce(Ticket) -> Input) {
-        let ticket = self.tickets.borrow_mut().issue(clock::now(), waiting);
+    fn submit(self: &Rc<Self>, now: Instant, waiting: Waiting, input: impl FnOnce(Ticket) -> Input) {
+        let ticket = self.tickets.borrow_mut().issue(now, waiting);
         if self.replica.send(input(Ticket(ticket))).is_err() {
             let waiting = self.tickets.borrow_mut().redeem(ticket).expect("issued above");
             self.end(waiting, Error::TooManyRequests.into());
         }
     }
 
-    /// A reply from the replica.
-    pub fn on_reply(self: &Rc<Self>, ticket: Ticket, result: Result<Response, Error>) {
+    /// A reply from the replica. `now` is when its turn began.
+    pub fn on_reply(self: &Rc<Self>, now: Instant, ticket: Ticket, result: Result<Response, Error>) {
         let Some(waiting) = self.tickets.borrow_mut().redeem(ticket.0) else { return };
         match (waiting, result) {
-            (Waiting::Client(reply), Ok(response)) => {
-                reply.send(Ok(request::encode(&response, &self.header())));
+            (Waiting::Client { reply, kind, asked, bytes }, Ok(response)) => {
+                let answer = request::encode(&response, &self.header());
+                counting::answer(self, kind, &response, now.since(asked), (bytes, answer.len()));
+                reply.send(Ok(answer));
             }
             (waiting, Err(error)) => self.end(waiting, error.into()),
             (Waiting::Handler(then), Ok(response)) => then(self, Ok(response)),
@@ -260,7 +278,10 @@ impl Session {
 
     fn end(self: &Rc<Self>, waiting: Waiting, status: Status) {
         match waiting {
-            Waiting::Client(reply) => reply.fail(&status),
+            Waiting::Client { reply, kind, asked, .. } => {
+                counting::refusal(self, kind, &status, clock::now().since(asked));
+                reply.fail(&status);
+            }
             Waiting::Handler(then) => then(self, Err(status)),
             Waiting::Read(then) => then(self, Err(status)),
         }

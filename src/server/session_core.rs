@@ -43,9 +43,10 @@ pub async fn run(session: Rc<Session>, lane: Receiver<FromReplica>) {
             term = current;
             session.watches.set_term(term);
         }
+        let now = clock::now();
         for message in messages.drain(..) {
             match message {
-                FromReplica::Reply(ticket, result) => session.on_reply(ticket, result),
+                FromReplica::Reply(ticket, result) => session.on_reply(now, ticket, result),
                 FromReplica::ReadReady(ticket) => session.on_read_ready(ticket),
                 FromReplica::Publish(batch) => {
                     session.view(|view| session.watches.publish(batch.as_ref(), view));

@@ -10,10 +10,12 @@ use std::rc::Rc;
 use bytes::{Bytes, BytesMut};
 
 use super::lenient::decode;
+use super::quota;
 use crate::error::Error;
 use crate::mvcc::range::Range;
 use crate::mvcc::{RangeStream, check, range, txn};
 use crate::proto::etcdserverpb::{DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest};
+use crate::replica::apply::{put_cost, txn_cost};
 use crate::request::{self, Header, Kind, Response};
 use crate::server::grpc::{Incoming, Outgoing, Responder, Status};
 use crate::server::io::task;
@@ -161,7 +163,11 @@ async fn send_chunk(
 
 /// `KV/Put`.
 pub fn put(session: &Rc<Session>, message: &Bytes, reply: Responder) {
-    propose_checked::<PutRequest>(session, Kind::Put, message, check::put, reply);
+    let check = |request: &PutRequest| {
+        check::put(request)?;
+        quota::admit(session, put_cost(request))
+    };
+    propose_checked::<PutRequest>(session, Kind::Put, message, check, reply);
 }
 
 /// `KV/DeleteRange`.
@@ -195,7 +201,10 @@ pub fn txn(session: &Rc<Session>, message: Bytes, reply: Responder) {
         return reply.fail(&error.into());
     }
     if !txn::is_read_only(&request) {
-        return session.propose(Kind::Txn, &message, reply);
+        return match quota::admit(session, txn_cost(&request)) {
+            Ok(()) => session.propose(Kind::Txn, &message, reply),
+            Err(error) => reply.fail(&error.into()),
+        };
     }
     if txn::is_serializable(&request) || session.gate().is_open() {
         return answer_txn(session, &request, reply);

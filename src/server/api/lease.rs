@@ -9,9 +9,11 @@ use futures::future::{Either, select};
 use prost::Message;
 
 use super::lenient::decode;
+use super::quota;
 use crate::proto::etcdserverpb::{
     LeaseGrantRequest, LeaseKeepAliveRequest, LeaseLeasesRequest, LeaseRevokeRequest, LeaseTimeToLiveRequest,
 };
+use crate::replica::apply::LEASE_COST;
 use crate::replica::port::LeaseCall;
 use crate::request::{self, Kind, Response};
 use crate::server::grpc::{Incoming, Outgoing, Responder, Status};
@@ -31,15 +33,10 @@ pub fn grant(session: &Rc<Session>, message: Bytes, reply: Responder) {
         }
         _ => message,
     };
-    session.propose_then(Kind::LeaseGrant, &message, move |session, result| match result {
-        Ok(response) => {
-            if let Response::LeaseGrant { ttl, .. } = response {
-                session.metrics.lease_granted(ttl);
-            }
-            reply.send(Ok(request::encode(&response, &session.header())));
-        }
-        Err(status) => reply.fail(&status),
-    });
+    match quota::admit(session, LEASE_COST) {
+        Ok(()) => session.propose(Kind::LeaseGrant, &message, reply),
+        Err(error) => reply.fail(&error.into()),
+    }
 }
 
 /// A request's id without its sign: positive, as lease ids are shown in hexadecimal everywhere.
@@ -57,13 +54,7 @@ pub fn revoke(session: &Rc<Session>, message: Bytes, reply: Responder) {
     if let Err(status) = decode::<LeaseRevokeRequest>(message.clone()) {
         return reply.fail(&status);
     }
-    session.propose_then(Kind::LeaseRevoke, &message, move |session, result| match result {
-        Ok(response) => {
-            session.metrics.leases_revoked.inc();
-            reply.send(Ok(request::encode(&response, &session.header())));
-        }
-        Err(status) => reply.fail(&status),
-    });
+    session.propose(Kind::LeaseRevoke, &message, reply);
 }
 
 /// `Lease/LeaseTimeToLive`. A lease that is gone is no error: its time to live is -1.

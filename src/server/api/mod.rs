@@ -10,6 +10,7 @@ pub mod kv;
 pub mod lease;
 mod lenient;
 pub mod maintenance;
+mod quota;
 pub mod streams;
 pub mod watch;
 

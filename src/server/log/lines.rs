@@ -10,6 +10,7 @@ use super::Line;
 use crate::config::{Config, ETCD_VERSION, GIT_SHA, LogLevel, Notice, TOOLCHAIN, Url};
 
 /// What configuration had to say.
+#[track_caller]
 pub fn notices(notices: &[Notice]) {
     for notice in notices {
         let line = if notice.warning { Line::warn(&notice.message) } else { Line::info(&notice.message) };
@@ -18,16 +19,19 @@ pub fn notices(notices: &[Notice]) {
 }
 
 /// The command line.
+#[track_caller]
 pub fn running(args: &[String]) {
     Line::info("Running: ").texts("args", args).write();
 }
 
 /// The configuration makes no sense; status 1 follows.
+#[track_caller]
 pub fn invalid(error: &str) {
     Line::warn("failed to verify flags").text("error", error).write();
 }
 
 /// A variable repeats a flag; status 1 follows.
+#[track_caller]
 pub fn shadowed(variable: &str) {
     let message = "conflicting environment variable is shadowed by corresponding command-line flag (either unset \
                    environment variable or disable flag))";
@@ -41,6 +45,7 @@ pub fn fatal(message: &str, error: impl std::fmt::Display) {
 }
 
 /// Which data directory, and whether a member lives in it.
+#[track_caller]
 pub fn data_dir(config: &Config, initialized: bool) {
     let dir = config.data_dir.display().to_string();
     if config.data_dir_defaulted {
@@ -54,6 +59,7 @@ pub fn data_dir(config: &Config, initialized: bool) {
 }
 
 /// A file in the data directory that is not ours.
+#[track_caller]
 pub fn stray_file(name: &str, dir: &Path) {
     let line = Line::warn("found invalid file under data directory");
     line.text("filename", name).text("data-dir", dir.display().to_string()).write();
@@ -63,7 +69,19 @@ fn urls(urls: &[Url]) -> Vec<String> {
     urls.iter().map(Url::to_string).collect()
 }
 
+/// A compaction's garbage is gone.
+#[track_caller]
+pub fn compacted(revision: i64, removed: u64, store_bytes: u64, used_bytes: u64) {
+    Line::info("finished scheduled compaction")
+        .value("compact-revision", revision)
+        .value("removed-revisions", removed)
+        .value("current-db-size-bytes", store_bytes)
+        .value("current-db-size-in-use-bytes", used_bytes)
+        .write();
+}
+
 /// Listeners are about to be opened.
+#[track_caller]
 pub fn configuring_listeners(config: &Config) {
     let peer = urls(&config.listen_peer_urls);
     Line::info("configuring peer listeners").texts("listen-peer-urls", peer).write();
@@ -72,6 +90,7 @@ pub fn configuring_listeners(config: &Config) {
 }
 
 /// The whole configuration, once.
+#[track_caller]
 pub fn starting(config: &Config, initialized: bool, cores_used: usize, cores_available: usize) {
     let gates: Vec<String> = config.gates.iter().map(|(name, _, on)| format!("{name}={on}")).collect();
     let initial_cluster = if initialized { String::new() } else { config.initial_cluster.to_string() };
@@ -93,7 +112,7 @@ pub fn starting(config: &Config, initialized: bool, cores_used: usize, cores_ava
         .value("force-new-cluster", false)
         .duration("heartbeat-interval", config.heartbeat_interval)
         .duration("election-timeout", config.election_timeout)
-        .value("initial-election-tick-advance", config.initial_election_tick_advance)
+        .value("initial-election-tick-advance", true)
         .value("snapshot-count", config.snapshot_count)
         .value("max-wals", config.max_wals)
         .value("snapshot-catchup-entries", config.snapshot_catchup_entries)
@@ -124,17 +143,20 @@ fn dedicated(config: &Config) -> String {
 }
 
 /// Who this is.
+#[track_caller]
 pub fn local_member(member: u64, cluster: u64) {
     Line::info("starting local member").id("local-member-id", member).id("cluster-id", cluster).write();
 }
 
 /// Raft found a leader.
+#[track_caller]
 pub fn elected(member: u64, leader: u64, term: u64) {
     let message = format!("raft.node: {member:x} elected leader {leader:x} at term {term}");
     Line::info(message).logger("raft").write();
 }
 
 /// The member's name and URLs are in the log.
+#[track_caller]
 pub fn published(config: &Config, member: u64, cluster: u64) {
     let client_urls = urls(&config.advertise_client_urls).join(" ");
     Line::info("published local member to cluster through raft")
@@ -146,6 +168,7 @@ pub fn published(config: &Config, member: u64, cluster: u64) {
 }
 
 /// The cluster's version is decided; `version` is `3.7`.
+#[track_caller]
 pub fn cluster_version(member: u64, cluster: u64, version: &str) {
     Line::info("set initial cluster version")
         .id("cluster-id", cluster)
@@ -156,11 +179,13 @@ pub fn cluster_version(member: u64, cluster: u64, version: &str) {
 }
 
 /// Clients are answered from now on. etcd's test frameworks wait for these words; once per client listener.
+#[track_caller]
 pub fn ready() {
     Line::info("ready to serve client requests").write();
 }
 
 /// A listener serves without TLS. `traffic` is `grpc+http`, `grpc` or `http`.
+#[track_caller]
 pub fn serving_insecurely(traffic: &str, address: &str) {
     Line::info("serving client traffic insecurely; this is strongly discouraged!")
         .text("traffic", traffic)
@@ -169,21 +194,25 @@ pub fn serving_insecurely(traffic: &str, address: &str) {
 }
 
 /// A listener serves metrics and health.
+#[track_caller]
 pub fn serving_metrics(address: &str) {
     Line::info("serving metrics").text("address", address).write();
 }
 
 /// SIGTERM or SIGINT; `name` is `terminated` or `interrupt`.
+#[track_caller]
 pub fn signal(name: &str) {
     Line::info("received signal; shutting down").text("signal", name).write();
 }
 
 /// Shutting down begins.
+#[track_caller]
 pub fn closing(config: &Config) {
     end_line("closing etcd server", config).write();
 }
 
 /// Everything is closed.
+#[track_caller]
 pub fn closed(config: &Config) {
     end_line("closed etcd server", config).write();
 }
@@ -197,52 +226,41 @@ fn end_line(message: &str, config: &Config) -> Line {
         .texts("advertise-client-urls", urls(&config.advertise_client_urls))
 }
 
-/// A unary request that took longer than `--warning-unary-request-duration`.
+/// A unary request that took longer than `--warning-unary-request-duration`. Never a key or a value.
 #[derive(Debug)]
 pub struct SlowRequest<'a> {
-    /// The method's path.
+    /// What was asked.
     pub method: &'a str,
-    /// The client.
-    pub remote: &'a str,
     /// How long it took.
     pub took: Duration,
     /// Its size.
     pub request_bytes: usize,
     /// The answer's size.
     pub response_bytes: usize,
-    /// Operations in it, where they are counted.
-    pub request_count: i64,
-    /// Answers in it.
-    pub response_count: i64,
-    /// What it asked for, without values.
-    pub content: &'a str,
 }
 
 /// Logs a slow request.
+#[track_caller]
 pub fn slow_request(request: &SlowRequest<'_>) {
     Line::warn("request stats")
         .duration("time spent", request.took)
-        .text("remote", request.remote)
         .text("response type", request.method)
-        .value("request count", request.request_count)
         .value("request size", request.request_bytes)
-        .value("response count", request.response_count)
         .value("response size", request.response_bytes)
-        .text("request content", request.content)
         .write();
 }
 
-/// Applying an entry, or a range, took longer than `--warning-apply-duration`.
-pub fn slow_apply(took: Duration, expected: Duration, prefix: &str, request: &str) {
+/// A turn of the replica, which applies what was committed, took longer than `--warning-apply-duration`.
+#[track_caller]
+pub fn slow_apply(took: Duration, expected: Duration) {
     Line::warn("apply request took too long")
         .duration("took", took)
         .duration("expected-duration", expected)
-        .text("prefix", prefix)
-        .text("request", request)
         .write();
 }
 
 /// The disk took longer than a second to make a write durable.
+#[track_caller]
 pub fn slow_sync(took: Duration) {
     Line::warn("slow fdatasync")
         .duration("took", took)
