@@ -181,8 +181,7 @@ impl PageSet {
 
     /// Reads what [`encode`](Self::encode) wrote.
     pub(crate) fn decode(bytes: &[u8]) -> Self {
-        let mut set = Self::default();
-        set.words = bytes
+        let words = bytes
             .chunks(8)
             .map(|chunk| {
                 let mut word = [0; 8];
@@ -190,6 +189,7 @@ impl PageSet {
                 u64::from_le_bytes(word)
             })
             .collect();
+        let mut set = Self { words, ..Self::default() };
         set.words.resize(set.words.len().next_multiple_of(64), 0);
         set.summary = vec![0; set.words.len() / 64];
         for (at, word) in set.words.iter().enumerate() {

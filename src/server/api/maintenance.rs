@@ -120,6 +120,7 @@ pub fn move_leader(session: &Rc<Session>, message: Bytes, reply: Responder) {
     if session.gate().leader() != own {
         return reply.fail(&Error::NotLeader.into());
     }
+    #[expect(clippy::redundant_closure, reason = "the function alone is not general enough in its lifetimes")]
     let members = session.view(|view| members(view));
     match members.iter().find(|member| member.id == request.target_id) {
         Some(member) if member.id == own => {

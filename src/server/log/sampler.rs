@@ -35,7 +35,7 @@ impl Sampler {
         };
         let before = slot.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |slot| Some(next(slot)));
         let count = next(before.unwrap_or(0)) as u32;
-        count <= FIRST || (count - FIRST) % THEREAFTER == 0
+        count <= FIRST || (count - FIRST).is_multiple_of(THEREAFTER)
     }
 }
 

@@ -126,7 +126,7 @@ fn number(value: f64) -> String {
     let scientific = format!("{value:e}");
     let (mantissa, exponent) = scientific.split_once('e').expect("Rust writes an exponent");
     let exponent: i32 = exponent.parse().expect("Rust writes a number there");
-    if value != 0.0 && (exponent < -4 || exponent >= GO_EXPONENT_FROM) {
+    if value != 0.0 && !(-4..GO_EXPONENT_FROM).contains(&exponent) {
         let sign = if exponent < 0 { '-' } else { '+' };
         return format!("{mantissa}e{sign}{:02}", exponent.abs());
     }
