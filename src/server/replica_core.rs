@@ -7,11 +7,13 @@
 //! ```
 #![forbid(unsafe_code)]
 
-use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
-use std::sync::mpsc;
+use std::pin::pin;
+use std::sync::Arc;
 use std::task::Poll;
+
+use futures::StreamExt;
+use futures::channel::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
 use super::io::wal_file::WalFile;
 use super::io::{clock, task};
@@ -23,9 +25,8 @@ use super::{counting, metrics};
 use crate::page::CheckpointJob;
 use crate::replica::Replica;
 use crate::replica::port::{Input, Output, Outputs};
-use crate::stdx::time::{Duration, Instant};
+use crate::stdx::time::Duration;
 use crate::wal::Write;
-use std::sync::Arc;
 
 /// Inputs stepped before the replica is drained.
 const TURN_INPUTS_MAX: usize = 4096;
@@ -39,7 +40,7 @@ pub struct ReplicaCore {
     /// The session cores, by number.
     pub sessions: Vec<Outbox<FromReplica>>,
     /// The checkpointer's jobs.
-    pub checkpoints: mpsc::Sender<CheckpointJob>,
+    pub checkpoints: std::sync::mpsc::Sender<CheckpointJob>,
     /// The log.
     pub wal: WalFile,
     /// One raft tick.
@@ -50,8 +51,6 @@ pub struct ReplicaCore {
     pub slow_apply: Duration,
 }
 
-type WalWrite = Pin<Box<dyn Future<Output = (WalFile, u64, Vec<u8>, Instant)>>>;
-
 impl ReplicaCore {
     /// Runs until `stopping` says that no session needs the replica any more; then waits for a last checkpoint.
     pub async fn run(mut self, stopping: impl Fn() -> bool) {
@@ -60,16 +59,20 @@ impl ReplicaCore {
         let mut next_tick = clock::now() + self.tick;
         let mut alarm = task::Alarm::at(next_tick);
         let releaser = self.wal.releaser();
-        let mut wal = Some(self.wal);
-        let mut waiting: VecDeque<(u64, Write)> = VecDeque::new();
-        let mut writing: Option<WalWrite> = None;
+        let (writes, to_write) = mpsc::unbounded();
+        let (durable, mut written) = mpsc::unbounded();
+        task::spawn(write_log(self.wal, to_write, durable));
+        // Log writes on their way.
+        let mut writing = 0;
+        let mut ticked = false;
         loop {
             let now = clock::now();
             self.lane.take(TURN_INPUTS_MAX, &mut inputs);
             for input in inputs.drain(..) {
                 self.replica.step(now, input);
             }
-            if now >= next_tick {
+            if now >= next_tick || ticked {
+                ticked = false;
                 self.replica.step(now, Input::Tick);
                 counting::replica(&self.metrics, &self.replica);
                 next_tick = now + self.tick;
@@ -80,7 +83,12 @@ impl ReplicaCore {
             for output in outputs.drain(..) {
                 counting::output(&self.metrics, &output);
                 match output {
-                    Output::AppendWal { ready, write } => waiting.push_back((ready, write)),
+                    Output::AppendWal { ready, write } => {
+                        writing += 1;
+                        writes
+                            .unbounded_send((ready, write))
+                            .expect("the log's writer runs as long as this loop");
+                    }
                     Output::WriteCheckpoint(job) => {
                         self.checkpoints.send(job).expect("the checkpointer outlives the replica");
                     }
@@ -110,17 +118,7 @@ impl ReplicaCore {
             for session in &mut self.sessions {
                 flushed &= session.flush();
             }
-            if writing.is_none()
-                && let Some((ready, write)) = waiting.pop_front()
-            {
-                let mut file = wal.take().expect("no write is on its way");
-                writing = Some(Box::pin(async move {
-                    let began = clock::now();
-                    let buffer = file.write(write).await;
-                    (file, ready, buffer, began)
-                }));
-            }
-            if stopping() && writing.is_none() && self.replica.settle(&mut outputs) {
+            if stopping() && writing == 0 && self.replica.settle(&mut outputs) {
                 if outputs.is_empty() {
                     return;
                 }
@@ -130,25 +128,46 @@ impl ReplicaCore {
                 task::yield_now().await;
             }
             let mut ready = pin!(self.lane.ready());
-            let written = poll_fn(|cx| {
-                if let Some(write) = &mut writing
-                    && let Poll::Ready(done) = write.as_mut().poll(cx)
-                {
-                    return Poll::Ready(Some(done));
+            let done = poll_fn(|cx| {
+                if let Poll::Ready(done) = written.poll_next_unpin(cx) {
+                    return Poll::Ready(Some(done.expect("the log's writer runs as long as this loop")));
                 }
-                if ready.as_mut().poll(cx).is_ready() || alarm.poll(cx).is_ready() || !flushed || more {
+                ticked |= alarm.poll(cx).is_ready();
+                if ready.as_mut().poll(cx).is_ready() || ticked || !flushed || more {
                     return Poll::Ready(None);
                 }
                 Poll::Pending
             })
             .await;
-            if let Some((file, number, buffer, began)) = written {
-                let now = clock::now();
-                self.metrics.wal_fsync(now.since(began));
-                writing = None;
-                wal = Some(file);
-                self.replica.step(now, Input::WalSynced { ready: number, buffer });
+            if let Some(Written { ready, buffer, took }) = done {
+                self.metrics.wal_fsync(took);
+                writing -= 1;
+                self.replica.step(clock::now(), Input::WalSynced { ready, buffer });
             }
+        }
+    }
+}
+
+/// A log write that is durable.
+struct Written {
+    ready: u64,
+    buffer: Vec<u8>,
+    took: Duration,
+}
+
+/// Does log writes one after the other. A task of its own, because the loop turns many times while one is on its
+/// way, and glommio keeps a waker for every time that a write is polled.
+async fn write_log(
+    mut file: WalFile,
+    mut writes: UnboundedReceiver<(u64, Write)>,
+    written: UnboundedSender<Written>,
+) {
+    while let Some((ready, write)) = writes.next().await {
+        let began = clock::now();
+        let buffer = file.write(write).await;
+        let took = clock::now().since(began);
+        if written.unbounded_send(Written { ready, buffer, took }).is_err() {
+            return; // the member has stopped
         }
     }
 }
