@@ -40,8 +40,11 @@ pub(super) struct Extent {
 
 /// Counts of pages.
 pub(crate) struct Sizes {
+    /// The file, once all that is in memory is written.
     pub(crate) file: u64,
     pub(crate) free: u64,
+    /// Handed out and not free.
+    pub(crate) used: u64,
     /// In memory, and in no durable checkpoint.
     pub(crate) dirty: u64,
 }
@@ -136,8 +139,9 @@ impl Pager {
 
     pub(crate) fn sizes(&self) -> Sizes {
         Sizes {
-            file: u64::from(self.table.file().pages()),
+            file: u64::from(self.table.file().pages().max(self.page_count)),
             free: u64::from(self.free.len()),
+            used: u64::from(self.page_count - self.free.len()),
             dirty: self.dirty_pages + self.running_pages(),
         }
     }
