@@ -17,10 +17,12 @@ pub struct Store {
 /// Sizes of a store, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StoreStats {
-    /// Length of the store file.
+    /// Length of the store file, once all that is in memory is written.
     pub file_bytes: u64,
-    /// Part of it that is free.
+    /// Part of it that was used and is free again.
     pub free_bytes: u64,
+    /// Part of it that holds data, or did for readers that are still there.
+    pub used_bytes: u64,
     /// Memory held by pages that no checkpoint has made durable yet.
     pub dirty_bytes: u64,
 }
@@ -64,6 +66,7 @@ impl Store {
         StoreStats {
             file_bytes: sizes.file * PAGE_SIZE as u64,
             free_bytes: sizes.free * PAGE_SIZE as u64,
+            used_bytes: sizes.used * PAGE_SIZE as u64,
             dirty_bytes: sizes.dirty * PAGE_SIZE as u64,
         }
     }

@@ -139,7 +139,8 @@ impl Pager {
         let file = self.table.file().pages().max(self.page_count);
         Sizes {
             file: u64::from(file),
-            free: u64::from(self.free.len()) + u64::from(file - self.page_count),
+            free: u64::from(self.free.len()),
+            used: u64::from(self.page_count - self.free.len()),
             dirty: self.dirty_pages + self.running_pages(),
         }
     }

@@ -1,10 +1,16 @@
 //! What the two loops tell the metrics.
 #![forbid(unsafe_code)]
 
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+
 use super::grpc::{Code, Status};
+use super::io::task;
 use super::log::lines;
 use super::metrics::{Core, RequestKind};
 use super::session::Session;
+use crate::mvcc::range::Range;
+use crate::proto::etcdserverpb::RangeRequest;
 use crate::replica::Replica;
 use crate::replica::port::Output;
 use crate::request::{Kind, Response};
@@ -45,7 +51,7 @@ pub fn replica(core: &Core, replica: &Replica) {
     core.revision.set(applied.revision);
     core.compact_revision.set(applied.compact_revision);
     core.store_bytes.set(store.file_bytes as i64);
-    core.store_used_bytes.set(store.file_bytes.saturating_sub(store.free_bytes) as i64);
+    core.store_used_bytes.set(store.used_bytes as i64);
 }
 
 /// The replica's turn took this long, where `expected` is what an operator wants to hear of.
@@ -107,4 +113,46 @@ pub fn session(session: &Session) {
     core.watchers.set(watches.watchers as i64);
     core.watchers_slow.set(watches.slow_watchers as i64);
     core.events_sent.add(watches.events.saturating_sub(core.events_sent.get()));
+}
+
+/// Index entries counted before other tasks of the core run.
+const KEYS_SLICE: usize = 4096;
+
+/// Adds the keys that were there when the member started to those counted since. Once, by whoever first wants to
+/// know: a member that nobody scrapes does not read its whole index for it.
+pub fn learn_keys(session: &Rc<Session>) {
+    if session.member.keys_asked.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    let session = session.clone();
+    task::spawn(async move {
+        let at_start = count_keys(&session, session.member.start_revision).await;
+        let found = match at_start {
+            Some((count, _)) => count,
+            // Compacted since: what is there now, without what was counted since.
+            None => match count_keys(&session, 0).await {
+                Some((count, since)) => count - since,
+                None => return,
+            },
+        };
+        session.metrics.keys.add(found);
+    });
+}
+
+/// The keys at a revision, and those counted since the start when the counting began.
+async fn count_keys(session: &Rc<Session>, revision: i64) -> Option<(i64, i64)> {
+    let everything = RangeRequest {
+        key: vec![0].into(),
+        range_end: vec![0].into(),
+        revision,
+        count_only: true,
+        ..RangeRequest::default()
+    };
+    let mut range = session.view(|view| Range::new(view, &everything)).ok()?;
+    let since = session.member.metrics.iter().map(|core| core.keys.get()).sum();
+    let _pin = session.pin(range.at())?;
+    while !session.view(|view| range.plan(view, KEYS_SLICE)) {
+        task::yield_now().await;
+    }
+    Some((range.count(), since))
 }

@@ -8,8 +8,8 @@ use futures::future::{LocalBoxFuture, ready};
 use prost::Message;
 
 use super::admin::{AdminSource, Versions};
-use super::metrics;
 use super::session::Session;
+use super::{counting, metrics};
 use crate::btree::{Read, Tree};
 use crate::config::ETCD_VERSION;
 use crate::proto::etcdserverpb::{AlarmMember, AlarmType};
@@ -75,6 +75,7 @@ impl AdminSource for MemberHealth {
 
     fn metrics(&self) -> LocalBoxFuture<'static, String> {
         let session = &self.0;
+        counting::learn_keys(session);
         let cluster_version = session.view(|view| cluster_version(view.read()));
         let short =
             cluster_version.as_deref().and_then(|version| version.rsplit_once('.')).map(|(short, _)| short);

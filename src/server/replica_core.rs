@@ -106,8 +106,8 @@ impl ReplicaCore {
                     Output::ReleaseWal { segments } => releaser.release(segments),
                     Output::Compacted { revision, removed } => {
                         let store = self.replica.store_stats();
-                        let used = store.file_bytes.saturating_sub(store.free_bytes);
-                        lines::compacted(revision, removed, store.file_bytes, used);
+                        self.metrics.compacted_keys.add(removed);
+                        lines::compacted(revision, removed, store.file_bytes, store.used_bytes);
                     }
                     Output::Send { .. } => {
                         unreachable!("a member without peers sends nothing: its cluster has one voter")

@@ -123,6 +123,7 @@ fn try_run(config: &Config) -> Result<i32, String> {
     let replica = Replica::open(settings, opened.store, opened.opening, pins.clone());
     let gate = replica.gate().clone();
     let readers = replica.readers();
+    let start_revision = replica.applied().revision;
 
     let (to_replica, replica_lane) = mesh::lane::<Input>(LANE);
     let (outboxes, lanes): (Vec<_>, Vec<_>) = (0..sessions)
@@ -132,6 +133,7 @@ fn try_run(config: &Config) -> Result<i32, String> {
     let counts: Vec<Arc<metrics::Core>> = (0..=sessions).map(|_| metrics::Core::new()).collect();
     let rpc: Vec<_> = (0..sessions).map(|_| grpc::counters::Counters::new()).collect();
     let replica_counts = counts[sessions].clone();
+    replica_counts.quota_bytes.set(config.quota_bytes().map_or(0, |bytes| bytes as i64));
     let observed = replica_counts.clone();
     let checkpoints = checkpointer::start(to_replica.clone(), move |took| observed.store_committed(took))
         .map_err(|error| format!("cannot start the checkpointer: {error}"))?;
@@ -145,6 +147,8 @@ fn try_run(config: &Config) -> Result<i32, String> {
         request_timeout: config.request_timeout(),
         slow_request: config.warning_unary_request_duration,
         name: config.name.clone(),
+        start_revision,
+        keys_asked: AtomicBool::new(false),
         quota_bytes: config.quota_backend_bytes,
         metrics: counts.clone(),
         rpc: rpc.clone(),

@@ -5,6 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll, Waker};
 
 use futures::channel::oneshot;
@@ -46,6 +47,10 @@ pub struct Member {
     pub slow_request: Duration,
     /// Name and URLs, as `member list` shows them before they are published.
     pub name: String,
+    /// The store's revision when the member started.
+    pub start_revision: i64,
+    /// Somebody wants to know how many keys there are.
+    pub keys_asked: AtomicBool,
     /// `--quota-backend-bytes`, as Status reports it.
     pub quota_bytes: i64,
     /// Feature gates, for metrics.
