@@ -297,6 +297,32 @@ pub fn has_zero_sector(segment: &[u8], start: usize, end: usize) -> bool {
     false
 }
 
+/// True when the record at `offset` begins like one, and its fields add up to another length than its frame states.
+/// Looks no further than the frame's own sector: what is behind it may not have been written.
+pub fn has_two_lengths(segment: &[u8], offset: usize) -> bool {
+    let Some(field) = segment.get(offset..offset + FRAME_BYTES) else { return false };
+    let stated = u64::from_le_bytes(field.try_into().expect("eight bytes")) & !(0xff << 56);
+    let sector_end = ((offset / SECTOR_BYTES + 1) * SECTOR_BYTES).min(segment.len());
+    let rest = &segment[(offset + FRAME_BYTES).min(sector_end)..sector_end];
+    inner_len(rest).is_some_and(|inner| inner != stated)
+}
+
+/// What the fields of a record add up to, by its start: type and crc, then the length of its data.
+fn inner_len(record: &[u8]) -> Option<u64> {
+    let mut rest = FieldReader(record);
+    let mut number = |tag: u64| (rest.varint()? == tag).then(|| rest.varint())?;
+    let kind = number(0x08)?;
+    number(0x10)?;
+    let data = if kind == Kind::Crc as u64 { 0 } else { number(0x1A)? };
+    Some((record.len() - rest.0.len()) as u64 + data)
+}
+
+/// True when everything from `offset` to the end of its sector is zero, as it is behind the end of a log.
+pub fn is_sector_rest_zero(segment: &[u8], offset: usize) -> bool {
+    let end = ((offset / SECTOR_BYTES + 1) * SECTOR_BYTES).min(segment.len());
+    segment[offset.min(end)..end].iter().all(|&b| b == 0)
+}
+
 enum Field<'a> {
     Number(u64),
     Part(&'a [u8]),

@@ -6,7 +6,8 @@ use std::fmt;
 use raft::eraftpb::{Entry, HardState};
 
 use super::record::{
-    Frame, Kind, Metadata, Record, SnapshotMark, decode_entry, decode_state, has_zero_sector, read_frame,
+    Frame, Kind, Metadata, Record, SnapshotMark, decode_entry, decode_state, has_two_lengths,
+    has_zero_sector, is_sector_rest_zero, read_frame,
 };
 use super::segment::{BLOCK_BYTES, SegmentName};
 
@@ -200,15 +201,18 @@ impl Reader {
         loop {
             let damaged = |what| WalError::Damaged { segment: name, offset: offset as u64, what };
             let (what, end) = match read_frame(bytes, offset) {
-                Frame::End => return Ok((offset, false)),
-                Frame::Record(record) => match self.link(&record) {
-                    true => {
-                        self.record(name, offset, &record)?;
-                        offset = record.end;
-                        continue;
-                    }
-                    false => ("its checksum does not match", record.end),
-                },
+                // Segments are filled with zeros before use, so nothing follows the end in its sector: a length that
+                // reads as zero there has rotted.
+                Frame::End if is_sector_rest_zero(bytes, offset) => return Ok((offset, false)),
+                Frame::End => return Err(damaged("its length is zero")),
+                Frame::Record(record) if self.link(&record) => {
+                    self.record(name, offset, &record)?;
+                    offset = record.end;
+                    continue;
+                }
+                // Where both lengths stand in one sector, a torn write has both or neither.
+                _ if has_two_lengths(bytes, offset) => return Err(damaged("its two lengths differ")),
+                Frame::Record(record) => ("its checksum does not match", record.end),
                 Frame::Garbled { end } => ("it is no record", end),
                 Frame::Cut if is_last => return Ok((offset, true)),
                 Frame::Cut => return Err(damaged("it runs past the end of the file")),

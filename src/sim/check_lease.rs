@@ -1,0 +1,120 @@
+//! When leases may and must expire.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+
+use super::judge::{Judge, judge};
+use kevel::stdx::time::{Duration, Instant};
+
+/// How long after its end a lease may still be there: a tick to notice, a turn to propose, a slow disk.
+const SLACK: Duration = Duration::from_millis(2500);
+
+/// What a new leader adds to every lease: an election timeout.
+const EXTENSION: Duration = Duration::from_secs(1);
+
+/// Bounds of one lease.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    ttl: Duration,
+    /// It is known to be there since this time. What was asked before may have met another lease of the same id.
+    since: Option<Instant>,
+    /// The member promised to keep it until then.
+    earliest: Instant,
+    /// It is to be gone some time after this; none while a renewal may be on its way.
+    due: Option<Instant>,
+}
+
+/// All leases as far as clients can tell.
+#[derive(Default)]
+pub struct Leases {
+    bounds: BTreeMap<i64, Bounds>,
+}
+
+impl Leases {
+    /// The entry that grants a lease is on its way to the disk.
+    pub fn on_granted(&mut self, now: Instant, id: i64, ttl_seconds: i64) {
+        let ttl = Duration::from_secs(ttl_seconds.unsigned_abs());
+        self.bounds.insert(id, Bounds { ttl, since: None, earliest: now + ttl, due: None });
+    }
+
+    /// An answer shows that a grant is done.
+    pub fn on_grant_seen(&mut self, now: Instant, id: i64, renewals_on_their_way: bool) {
+        if let Some(bounds) = self.bounds.get_mut(&id) {
+            bounds.since = Some(now);
+            bounds.due = (!renewals_on_their_way).then_some(now + bounds.ttl);
+        }
+    }
+
+    /// An answer shows that a renewal is done. It happened between `asked` and now; others that are not answered may
+    /// still be on their way.
+    pub fn on_renewed(&mut self, asked: Instant, now: Instant, id: i64, ttl: i64, others_on_their_way: bool) {
+        if let Some(bounds) = self.bounds.get_mut(&id)
+            && bounds.since.is_some_and(|since| since < asked)
+        {
+            judge!(bounds.ttl.as_secs() == ttl.unsigned_abs(), "lease {id} is renewed to {ttl} s");
+            bounds.earliest = bounds.earliest.max(asked + bounds.ttl);
+            bounds.due = (!others_on_their_way).then_some(now + bounds.ttl);
+        }
+    }
+
+    /// A renewal was asked for, and may be done at any time from now on.
+    pub fn on_renewing(&mut self, id: i64) {
+        if let Some(bounds) = self.bounds.get_mut(&id) {
+            bounds.due = None;
+        }
+    }
+
+    /// The entry that revokes a lease is on its way to the disk; `expired` if no client asked for it.
+    pub fn on_revoked(&mut self, now: Instant, id: i64, expired: bool) {
+        if let Some(bounds) = self.bounds.remove(&id)
+            && expired
+        {
+            let early = bounds.earliest.since(now);
+            judge!(early.is_zero(), "lease {id} expires {early:?} too early");
+        }
+    }
+
+    /// A renewal was refused.
+    pub fn on_not_renewed(&mut self, now: Instant, id: i64, others_on_their_way: bool) {
+        if let Some(bounds) = self.bounds.get_mut(&id) {
+            bounds.due = (!others_on_their_way).then_some(bounds.earliest.max(now) + bounds.ttl);
+        }
+    }
+
+    /// The member leads after a start: every lease in the log runs again from the start, and somewhat longer.
+    pub fn on_leading(&mut self, now: Instant, judge: &Judge) {
+        self.bounds.clear();
+        for (&id, &ttl_seconds) in &judge.model.leases {
+            let ttl = Duration::from_secs(ttl_seconds.unsigned_abs());
+            let due = Some(now + ttl + EXTENSION);
+            self.bounds.insert(id, Bounds { ttl, since: Some(now), earliest: now + ttl, due });
+        }
+    }
+
+    /// The member has been up: whatever was due is gone.
+    pub fn check(&self, now: Instant) {
+        for (id, bounds) in &self.bounds {
+            if let Some(due) = bounds.due {
+                let late = now.since(due + SLACK);
+                judge!(late.is_zero(), "lease {id} should have expired {late:?} ago");
+            }
+        }
+    }
+
+    /// The member says how many whole seconds are left.
+    pub fn on_time_to_live(&self, asked: Instant, now: Instant, id: i64, granted: i64, left: i64) {
+        let known = |bounds: &&Bounds| bounds.since.is_some_and(|since| since < asked);
+        let Some(bounds) = self.bounds.get(&id).filter(known) else { return };
+        judge!(
+            granted as u64 == bounds.ttl.as_secs(),
+            "lease {id} was granted {:?}, not {granted} s",
+            bounds.ttl
+        );
+        let least = bounds.earliest.since(now).as_secs();
+        judge!(left.max(0) as u64 >= least, "lease {id} has {left} s left, {least} s were promised");
+        if let Some(due) = bounds.due {
+            let most = (due + SLACK).since(asked).as_secs() + 1;
+            judge!(left.max(0) as u64 <= most, "lease {id} has {left} s left, at most {most} s are possible");
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! The member as a process: opened from what is on the disk, and gone without a word.
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+
+use super::judge::judge;
+use super::plant::Plant;
+use super::world::{TICK, World};
+use kevel::btree::{Applied, Read, Reader, Store, Tree};
+use kevel::error::Error;
+use kevel::mvcc::EventBatch;
+use kevel::mvcc::pin::Pins;
+use kevel::page::CheckpointJob;
+use kevel::replica::bootstrap::Foundation;
+use kevel::replica::port::{Input, Outputs, Ticket};
+use kevel::replica::read_gate::ReadGate;
+use kevel::replica::{Opening, Replica, Settings};
+use kevel::request::Response;
+use kevel::wal::segment::first_needed;
+use kevel::wal::{self, SegmentName};
+use kevel::watch::encode::Identity;
+use kevel::watch::{Hub, HubConfig};
+
+/// Ids are numbered per life of the process, so that no two requests ever share one.
+const LIFE_SHIFT: u32 = 32;
+
+/// What the replica sends to a session core.
+pub enum Message {
+    Publish(Arc<EventBatch>),
+    Reply(Ticket, Box<Result<Response, Error>>),
+    ReadReady(Ticket),
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Publish(batch) => write!(f, "publish {}", batch.revision),
+            Self::Reply(ticket, result) => write!(f, "reply {:x} {result:?}", ticket.0),
+            Self::ReadReady(ticket) => write!(f, "read ready {:x}", ticket.0),
+        }
+    }
+}
+
+/// One session core.
+pub struct Core {
+    pub reader: Reader,
+    pub hub: Hub,
+    /// It will find time to catch up.
+    pub catching_up: bool,
+}
+
+/// The running process.
+pub struct Member {
+    pub replica: Replica,
+    pub gate: Arc<ReadGate>,
+    pub cores: Vec<Core>,
+    /// Arrived at the replica and not taken.
+    pub inbox: VecDeque<Input>,
+    pub turn_due: bool,
+    pub outputs: Outputs,
+    /// Log writes, the first on its way: number, entries that are durable with it, and the write.
+    pub writes: VecDeque<(u64, u64, Option<wal::Write>)>,
+    /// A checkpoint that waits for room on the disk.
+    pub checkpoint: Option<CheckpointJob>,
+    tickets: u64,
+    ids: u64,
+}
+
+/// How a start ends.
+pub enum Boot {
+    Running(Box<Member>),
+    Refused(String),
+}
+
+impl Member {
+    /// Starts the process on the world's disk.
+    pub fn boot(world: &mut World) -> Boot {
+        let file = world.disk.store_file();
+        let mut store = match Store::open(file) {
+            Ok(store) => store,
+            Err(error) => return Boot::Refused(error.to_string()),
+        };
+        spoil_store(world, &mut store);
+        let applied = store.applied().index;
+        let log = world.disk.log();
+        let names: Vec<SegmentName> = log.iter().map(|(name, _)| *name).collect();
+        let foundation =
+            Foundation::new([("sim".to_owned(), vec!["http://localhost:2380".to_owned()])], "simulation");
+        let member_id = foundation.founders[0].id;
+        let cluster_id = foundation.cluster_id;
+        let opening = if names.is_empty() {
+            if applied > 0 {
+                return Boot::Refused(format!("the log is gone, and the store holds entry {applied}"));
+            }
+            world.judge.on_restart(&[]);
+            Opening::Found(foundation)
+        } else {
+            let needed = &log[first_needed(&names, applied).unwrap_or(0)..];
+            let segments: Vec<(SegmentName, &[u8])> =
+                needed.iter().map(|(name, bytes)| (*name, bytes.as_slice())).collect();
+            let mut recovered = match wal::recover(&segments, applied) {
+                Ok(recovered) => recovered,
+                Err(error) => return Boot::Refused(error.to_string()),
+            };
+            world.judge.on_restart(needed);
+            if world.plant == Some(Plant::LastRecordDropped) {
+                recovered.entries.pop();
+            }
+            let last = recovered.entries.last().map_or(applied, |last| last.index);
+            judge!(last == world.judge.last(), "recovery ends at {last}, the log at {}", world.judge.last());
+            let line = format_args!("the log ends at {last}, {:?}", recovered.tail);
+            world.trace.step(world.now, &[11, last], line);
+            if world.plant != Some(Plant::TailNotZeroed) {
+                world.disk.zero_tail(recovered.tail.offset);
+            }
+            Opening::Recover(recovered, names)
+        };
+        let cores = world.params.cores;
+        let life = world.tally.crashes;
+        let first_id = (life + 1) << LIFE_SHIFT;
+        let settings = Settings {
+            member_id,
+            name: "sim".into(),
+            client_urls: vec!["http://localhost:2379".into()],
+            election_ticks: 10,
+            tick: TICK,
+            pre_vote: true,
+            catchup_entries: world.prng.below(20),
+            segments_kept: world.prng.below(3) as usize,
+            lease_ttl_min: super::model::MIN_TTL_SECONDS,
+            request_ids: (first_id, 2),
+            seed: world.prng.next_u64(),
+        };
+        let mut replica = Replica::open(settings, store, opening, Pins::new(cores));
+        replica.set_bounds(
+            world.params.segment_bytes,
+            world.params.replay_bytes,
+            world.params.checkpoint_idle,
+        );
+        let revision = replica.applied().revision;
+        let identity = Identity { cluster_id, member_id, raft_term: 0 };
+        let config = HubConfig { identity, max_request_bytes: 0, seed: world.prng.next_u64() };
+        let readers = replica.readers();
+        let cores = (0..cores)
+            .map(|_| Core { reader: readers.register(), hub: Hub::new(config, revision), catching_up: false })
+            .collect();
+        Boot::Running(Box::new(Self {
+            gate: replica.gate().clone(),
+            replica,
+            cores,
+            inbox: VecDeque::new(),
+            turn_due: false,
+            outputs: Outputs::default(),
+            writes: VecDeque::new(),
+            checkpoint: None,
+            tickets: 0,
+            ids: first_id + 1,
+        }))
+    }
+
+    /// A number that no other ticket of this process has.
+    pub fn next_ticket(&mut self) -> u64 {
+        self.tickets += 1;
+        self.tickets
+    }
+
+    /// An id that no other request ever has.
+    pub fn next_id(&mut self) -> u64 {
+        self.ids += 2;
+        self.ids
+    }
+}
+
+/// Planted bugs of the store: what a broken checkpoint, compaction or lease table would leave.
+fn spoil_store(world: &mut World, store: &mut Store) {
+    let applied = store.applied();
+    if applied.index == 0 {
+        return;
+    }
+    let mut txn = store.write();
+    match world.plant {
+        Some(Plant::AppliedBehind) => txn.set_applied(Applied { index: applied.index - 1, ..applied }),
+        Some(Plant::AppliedAhead) => txn.set_applied(Applied { index: applied.index + 1, ..applied }),
+        Some(Plant::CompactionEatsLive) => {
+            let mut cursor = txn.cursor(Tree::Kv);
+            cursor.seek(&[]);
+            let first = cursor.valid().then(|| cursor.key().to_vec());
+            drop(cursor);
+            if let Some(key) = first {
+                txn.delete(Tree::Kv, &key);
+            }
+        }
+        Some(Plant::LeaseRevived) => {
+            let mut cursor = txn.cursor(Tree::Lease);
+            cursor.seek(&[]);
+            let mut records = Vec::new();
+            while cursor.valid() {
+                records.push((cursor.key().to_vec(), cursor.value().to_vec()));
+                cursor.next();
+            }
+            drop(cursor);
+            records.iter().chain(&world.old_leases).for_each(|(key, value)| txn.put(Tree::Lease, key, value));
+            world.old_leases = records;
+        }
+        _ => return,
+    }
+    txn.commit();
+}

@@ -1,0 +1,67 @@
+//! Planted bugs: proof that the judge can fail.
+//!
+//! Each is switched on at a seam of the simulated world, so that the member itself is always the real one.
+#![forbid(unsafe_code)]
+
+macro_rules! plants {
+    ($($(#[doc = $doc:literal])* $name:ident = $text:literal, $seed:literal;)*) => {
+        /// A planted bug.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Plant { $($(#[doc = $doc])* $name,)* }
+
+        impl Plant {
+            /// All of them.
+            pub const ALL: &[Plant] = &[$(Plant::$name,)*];
+
+            /// The name on the command line.
+            pub fn name(self) -> &'static str {
+                match self { $(Plant::$name => $text,)* }
+            }
+
+            /// A seed that finds it.
+            pub fn seed(self) -> u64 {
+                match self { $(Plant::$name => $seed,)* }
+            }
+
+            /// What is wrong with it.
+            pub fn story(self) -> &'static str {
+                match self { $(Plant::$name => concat!($($doc),*),)* }
+            }
+        }
+    };
+}
+
+plants! {
+    /// A sync of the log says it is done and does nothing.
+    SkippedSync = "skipped-sync", 1;
+    /// The end of a log write is reported before it has come.
+    EarlySync = "early-sync", 1;
+    /// The store claims an index one below what its trees contain, so an entry is applied twice.
+    AppliedBehind = "applied-behind", 1;
+    /// The store claims an index one above what its trees contain, so an entry is left out.
+    AppliedAhead = "applied-ahead", 1;
+    /// What a torn write left behind the end of the log stays there.
+    TailNotZeroed = "tail-not-zeroed", 1;
+    /// Recovery takes the last whole record for torn.
+    LastRecordDropped = "last-record-dropped", 1;
+    /// A checkpoint is reported durable before it is: the log goes, and pages are used again too early.
+    EarlyCheckpoint = "early-checkpoint", 1;
+    /// A sync of the store file does nothing.
+    SkippedStoreSync = "skipped-store-sync", 1;
+    /// The log loses one segment more than the replica released.
+    ReleasedTooMuch = "released-too-much", 1;
+    /// A compaction takes a pair that is still to be read.
+    CompactionEatsLive = "compaction-eats-live", 1;
+    /// A linearizable read asks nobody: after a restart it shows the last checkpoint.
+    StaleRead = "stale-read", 1;
+    /// A response with events is lost on its way to somebody who catches up.
+    LostOnCatchUp = "lost-on-catch-up", 1;
+    /// A response with events comes twice.
+    DoubledEvent = "doubled-event", 1;
+    /// Progress overtakes events on their way.
+    ProgressOvertakes = "progress-overtakes", 1;
+    /// A restart brings back a lease that was revoked.
+    LeaseRevived = "lease-revived", 1;
+    /// The member's clock is a fifth too fast, so leases expire early.
+    FastClock = "fast-clock", 1;
+}

@@ -1,0 +1,202 @@
+//! Running worlds: one or many, twice each, and what to say about them.
+#![forbid(unsafe_code)]
+
+use std::io::Write as _;
+use std::panic::{self, AssertUnwindSafe};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use super::plant::Plant;
+use super::world::{Tally, World};
+
+/// Words of which one is in every refusal to go on with rotten bytes.
+const REFUSALS: &[&str] = &["checksum", "kevel check", "damage", "snapshot"];
+
+/// How a world ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Verdict {
+    /// The trace as a number.
+    pub digest: u64,
+    /// What happened.
+    pub tally: Tally,
+    /// The member refused to serve from a rotten disk.
+    pub refused: bool,
+}
+
+/// Why a world failed.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// What the judge, or the member, said.
+    pub message: String,
+    /// What happened last, if it was recorded.
+    pub lines: Vec<String>,
+}
+
+/// One world, from its beginning to its end.
+pub fn world(seed: u64, plant: Option<Plant>, verbose: bool) -> Result<Verdict, Failure> {
+    let mut world = World::new(seed, plant, verbose);
+    let outcome = panic::catch_unwind(AssertUnwindSafe(|| world.run()));
+    let verdict =
+        |world: &World, refused| Verdict { digest: world.trace.digest(), tally: world.tally, refused };
+    match outcome {
+        Ok(()) => Ok(verdict(&world, world.refused)),
+        Err(panic) => {
+            let message = panic
+                .downcast_ref::<String>()
+                .cloned()
+                .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).into()))
+                .unwrap_or_default();
+            if world.rotten && is_refusal(&message) {
+                return Ok(verdict(&world, true));
+            }
+            Err(Failure { message, lines: world.trace.lines().map(Into::into).collect() })
+        }
+    }
+}
+
+/// True if the member, and not the judge, stopped for what it read.
+fn is_refusal(message: &str) -> bool {
+    !message.starts_with("judge:") && REFUSALS.iter().any(|word| message.contains(word))
+}
+
+/// One world twice.
+pub fn twice(seed: u64, plant: Option<Plant>) -> Result<Verdict, Failure> {
+    let (first, second) = (world(seed, plant, false)?, world(seed, plant, false)?);
+    if first.digest == second.digest {
+        return Ok(first);
+    }
+    let message = format!("two runs differ: digests {:x} and {:x}", first.digest, second.digest);
+    Err(Failure { message, lines: vec![] })
+}
+
+struct Args {
+    start: u64,
+    seeds: u64,
+    threads: usize,
+    once: bool,
+    plant: Option<Plant>,
+    one: bool,
+}
+
+fn parse(mut args: impl Iterator<Item = String>) -> Result<Args, String> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut parsed = Args { start: 0, seeds: 1000, threads, once: false, plant: None, one: false };
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().ok_or(format!("{arg} needs a value"));
+        let number = |text: String| text.parse::<u64>().map_err(|_| format!("{text} is not a number"));
+        match arg.as_str() {
+            "--seeds" => parsed.seeds = number(value()?)?,
+            "--start" => parsed.start = number(value()?)?,
+            "--threads" => parsed.threads = number(value()?)?.max(1) as usize,
+            "--once" => parsed.once = true,
+            "--seed" => (parsed.start, parsed.seeds, parsed.one) = (number(value()?)?, 1, true),
+            "--plant" => {
+                let name = value()?;
+                let found = Plant::ALL.iter().find(|plant| plant.name() == name);
+                parsed.plant = Some(*found.ok_or(format!("no planted bug is called {name}; see --list"))?);
+            }
+            "--list" => {
+                for plant in Plant::ALL {
+                    println!("{:22} seed {:<8}{}", plant.name(), plant.seed(), plant.story().trim());
+                }
+                std::process::exit(0);
+            }
+            _ => return Err(format!("unknown argument {arg}")),
+        }
+    }
+    Ok(parsed)
+}
+
+/// The command.
+pub fn main(args: impl Iterator<Item = String>) -> ExitCode {
+    let args = match parse(args) {
+        Ok(args) => args,
+        Err(message) => {
+            eprintln!("{message}");
+            return ExitCode::from(2);
+        }
+    };
+    // Panics are verdicts here; they are printed with their seed.
+    panic::set_hook(Box::new(|_| {}));
+    if args.one { one(&args) } else { many(&args) }
+}
+
+fn one(args: &Args) -> ExitCode {
+    match world(args.start, args.plant, true).and_then(|_| twice(args.start, args.plant)) {
+        Ok(verdict) => {
+            println!("seed {} passes: {verdict:?}", args.start);
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            report(args.start, args.plant, &failure);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn report(seed: u64, plant: Option<Plant>, failure: &Failure) {
+    let lines = match failure.lines.is_empty() {
+        true => world(seed, plant, true).err().map_or(vec![], |failure| failure.lines),
+        false => failure.lines.clone(),
+    };
+    let mut err = std::io::stderr().lock();
+    for line in lines {
+        let cut = line.char_indices().nth(400).map_or(line.len(), |(at, _)| at);
+        let _ = writeln!(err, "{}", &line[..cut]);
+    }
+    let plant = plant.map_or(String::new(), |plant| format!(" --plant {}", plant.name()));
+    let _ = writeln!(err, "seed {seed} fails: {}", failure.message);
+    let _ = writeln!(err, "    cargo run --release --bin sim -- --seed {seed}{plant}");
+}
+
+fn many(args: &Args) -> ExitCode {
+    let (next, failed) = (AtomicU64::new(args.start), AtomicBool::new(false));
+    let end = args.start + args.seeds;
+    let began = Instant::now();
+    let tallies: Vec<(Tally, u64)> = std::thread::scope(|scope| {
+        let work = || {
+            let (mut total, mut refused) = (Tally::default(), 0);
+            while !failed.load(Ordering::Relaxed) {
+                let seed = next.fetch_add(1, Ordering::Relaxed);
+                if seed >= end {
+                    break;
+                }
+                let outcome =
+                    if args.once { world(seed, args.plant, false) } else { twice(seed, args.plant) };
+                match outcome {
+                    Ok(verdict) => {
+                        total.add(&verdict.tally);
+                        refused += u64::from(verdict.refused);
+                    }
+                    Err(failure) => {
+                        if !failed.swap(true, Ordering::Relaxed) {
+                            report(seed, args.plant, &failure);
+                        }
+                    }
+                }
+            }
+            (total, refused)
+        };
+        let threads: Vec<_> = (0..args.threads).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().map(|thread| thread.join().expect("a worker catches panics")).collect()
+    });
+    let mut total = Tally::default();
+    tallies.iter().for_each(|(tally, _)| total.add(tally));
+    let refused: u64 = tallies.iter().map(|(_, refused)| refused).sum();
+    let seconds = began.elapsed().as_secs_f64();
+    let done = next.load(Ordering::Relaxed).min(end) - args.start;
+    println!(
+        "{done} seeds in {seconds:.1} s, {:.0} a second; {refused} refused rotten bytes",
+        done as f64 / seconds
+    );
+    println!("{total:?}");
+    match (failed.load(Ordering::Relaxed), args.plant) {
+        (false, None) | (true, Some(_)) => ExitCode::SUCCESS,
+        (true, None) => ExitCode::FAILURE,
+        (false, Some(plant)) => {
+            eprintln!("nobody found {}", plant.name());
+            ExitCode::FAILURE
+        }
+    }
+}

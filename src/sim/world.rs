@@ -1,0 +1,621 @@
+//! The world of one run: a clock, a disk, a member that comes and goes, and its clients.
+//!
+//! Everything happens at an instant of the virtual clock, taken from one queue. Lanes between cores keep their order
+//! and take random time; a turn of the replica takes whatever has arrived, or less; a crash comes at any instant, or
+//! between two outputs of a turn. The member is the real one: replica, store, log, hubs.
+#![forbid(unsafe_code)]
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use super::check_lease::Leases;
+use super::client::Client;
+use super::disk::Disk;
+use super::judge::{Judge, judge};
+use super::member::{Boot, Member, Message};
+use super::model::Answer;
+use super::plant::Plant;
+use super::trace::Trace;
+use super::workload::Workload;
+use kevel::replica::port::{Input, Output, Ticket};
+use kevel::stdx::prng::Prng;
+use kevel::stdx::time::{Duration, Instant};
+
+/// One raft tick.
+pub const TICK: Duration = Duration::from_millis(100);
+
+/// Who is too late here is never served.
+const PATIENCE: Duration = Duration::from_secs(12);
+
+/// What is different from seed to seed.
+#[derive(Clone, Debug)]
+pub struct Params {
+    pub cores: usize,
+    pub clients: usize,
+    /// Requests that clients make in all.
+    pub requests: u32,
+    /// Longest pause of a client between two requests.
+    pub pause: Duration,
+    /// Longest time that a log write takes.
+    pub write_time: Duration,
+    /// Longest time that a message takes between cores.
+    pub lane_time: Duration,
+    /// Bytes that a watch stream holds before the client has taken some.
+    pub window: usize,
+    pub crashes: u32,
+    /// Bytes rot on the disk in the last crash: the log's, or the store's.
+    pub rot: Option<Rot>,
+    pub segment_bytes: u64,
+    /// Log bytes after which a checkpoint is due.
+    pub replay_bytes: u64,
+    pub checkpoint_idle: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rot {
+    Log,
+    Store,
+}
+
+impl Params {
+    fn draw(prng: &mut Prng) -> Self {
+        let mut pick = |options: &[u64]| options[prng.below(options.len() as u64) as usize];
+        Self {
+            cores: pick(&[1, 1, 2, 3]) as usize,
+            clients: pick(&[1, 2, 4]) as usize,
+            requests: pick(&[40, 80, 160]) as u32,
+            pause: Duration::from_micros(pick(&[100, 2_000, 30_000, 150_000])),
+            write_time: Duration::from_micros(pick(&[100, 2_000, 20_000])),
+            lane_time: Duration::from_micros(pick(&[0, 50, 3_000])),
+            window: pick(&[60, 400, 4_000, 1 << 20]) as usize,
+            crashes: pick(&[0, 1, 2, 4]) as u32,
+            rot: [None, Some(Rot::Log), Some(Rot::Store)]
+                [[0, 0, 0, 0, 0, 0, 1, 2][pick(&[0, 1, 2, 3, 4, 5, 6, 7]) as usize]],
+            segment_bytes: pick(&[4 << 10, 20 << 10, 1 << 20]),
+            replay_bytes: pick(&[2 << 10, 10 << 10, 50 << 10]),
+            checkpoint_idle: Duration::from_millis(pick(&[200, 5_000])),
+        }
+    }
+}
+
+/// What happens next.
+pub enum Event {
+    Tick,
+    /// An input has come through its lane.
+    Arrive(Input),
+    /// The replica takes what has arrived.
+    Turn,
+    WalDone {
+        ready: u64,
+    },
+    CheckpointDone {
+        generation: u64,
+    },
+    /// A message has come through the lane of a session core.
+    Message(usize, Message),
+    /// A session core has time for those who catch up.
+    CatchUp(usize),
+    /// A client makes a request.
+    Client(usize),
+    /// A client takes the next response from its watch stream.
+    Take(usize),
+    /// The transport tells the hub how much room a client's stream has.
+    Window(usize),
+    Crash,
+    Boot,
+    /// There is room on the disk again.
+    DiskFreed,
+}
+
+struct Scheduled {
+    at: Instant,
+    number: u64,
+    /// Events of a process are void when it is gone.
+    life: u32,
+    event: Event,
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        self.number == other.number
+    }
+}
+impl Eq for Scheduled {}
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.number).cmp(&(other.at, other.number))
+    }
+}
+
+/// Counts of a run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    pub requests: u64,
+    pub replies: u64,
+    pub reads: u64,
+    pub events: u64,
+    pub progress: u64,
+    pub crashes: u64,
+    pub expired_leases: u64,
+    pub checkpoints: u64,
+}
+
+impl Tally {
+    /// Adds another run's counts.
+    pub fn add(&mut self, other: &Tally) {
+        self.requests += other.requests;
+        self.replies += other.replies;
+        self.reads += other.reads;
+        self.events += other.events;
+        self.progress += other.progress;
+        self.crashes += other.crashes;
+        self.expired_leases += other.expired_leases;
+        self.checkpoints += other.checkpoints;
+    }
+}
+
+/// The world.
+pub struct World {
+    pub now: Instant,
+    pub params: Params,
+    queue: BinaryHeap<Reverse<Scheduled>>,
+    scheduled: u64,
+    /// Which life of the process this is.
+    life: u32,
+    pub prng: Prng,
+    pub disk: Disk,
+    pub judge: Judge,
+    pub leases: Leases,
+    pub workload: Workload,
+    pub trace: Trace,
+    pub tally: Tally,
+    pub plant: Option<Plant>,
+    pub member: Option<Member>,
+    pub clients: Vec<Client>,
+    pub requests_left: u32,
+    crashes_left: u32,
+    /// The disk has spoiled what it held.
+    pub rotten: bool,
+    /// The member refused to serve from a rotten disk.
+    pub refused: bool,
+    /// Records of leases that the store once held.
+    pub old_leases: Vec<(Vec<u8>, Vec<u8>)>,
+    /// When the running process leads, and leases run.
+    pub leads_since: Option<Instant>,
+    /// Last arrivals: to the replica, then to each session core.
+    lanes: Vec<Instant>,
+}
+
+impl World {
+    /// A world that is a function of its seed, the planted bug, and nothing else.
+    pub fn new(seed: u64, plant: Option<Plant>, verbose: bool) -> Self {
+        let mut prng = Prng::new(seed);
+        let params = Params::draw(&mut prng.fork());
+        let mut disk = Disk::new(prng.fork());
+        disk.lies = plant == Some(Plant::SkippedSync);
+        let workload = Workload::new(prng.fork());
+        let clients = (0..params.clients).map(|number| Client::new(number % params.cores)).collect();
+        Self {
+            now: Instant::from_nanos(1_000_000_000),
+            queue: BinaryHeap::new(),
+            scheduled: 0,
+            life: 0,
+            prng,
+            disk,
+            judge: Judge::default(),
+            leases: Leases::default(),
+            workload,
+            trace: Trace::new(verbose),
+            tally: Tally::default(),
+            plant,
+            member: None,
+            clients,
+            requests_left: params.requests,
+            crashes_left: params.crashes + u32::from(params.rot.is_some()),
+            rotten: false,
+            refused: false,
+            old_leases: vec![],
+            leads_since: None,
+            lanes: vec![Instant::default(); 1 + params.cores],
+            params,
+        }
+    }
+
+    /// Runs to the end.
+    pub fn run(&mut self) {
+        self.boot();
+        for number in 0..self.clients.len() {
+            self.schedule(Duration::from_millis(10), Event::Client(number));
+        }
+        self.plan_crash();
+        let mut calm_since = None;
+        while let Some(Reverse(next)) = self.queue.pop() {
+            if next.life != self.life {
+                continue;
+            }
+            self.now = next.at;
+            self.handle(next.event);
+            if self.refused {
+                return;
+            }
+            let calm = self.requests_left == 0 && self.crashes_left == 0 && self.member.is_some();
+            let since = *calm_since.get_or_insert(self.now);
+            if !calm {
+                calm_since = None;
+            } else if self.now.since(since) > Duration::from_secs(4) && self.is_settled() {
+                self.conclude();
+                return;
+            } else if self.now.since(since) > PATIENCE + Duration::from_secs(8) {
+                let waiting: Vec<_> = self.clients.iter().flat_map(|client| client.waiting()).collect();
+                judge!(false, "the world does not come to rest: {waiting:?}");
+            }
+        }
+    }
+
+    pub fn schedule(&mut self, delay: Duration, event: Event) {
+        self.schedule_at(self.now + delay, event);
+    }
+
+    fn schedule_at(&mut self, at: Instant, event: Event) {
+        self.scheduled += 1;
+        // What belongs to the world and not to the process outlives it.
+        let life = self.life;
+        self.queue.push(Reverse(Scheduled { at, number: self.scheduled, life, event }));
+    }
+
+    /// A random time up to `longest`, often much shorter.
+    pub fn some(&mut self, longest: Duration) -> Duration {
+        let longest = longest.as_nanos() as u64 >> self.prng.below(4);
+        Duration::from_nanos(self.prng.below(longest + 1))
+    }
+
+    /// Sends something to the replica.
+    pub fn send(&mut self, input: Input) {
+        let delay = self.some(self.params.lane_time);
+        let at = self.lanes[0].max(self.now + delay);
+        self.lanes[0] = at;
+        self.schedule_at(at, Event::Arrive(input));
+    }
+
+    fn send_to_core(&mut self, core: usize, message: Message) {
+        let delay = self.some(self.params.lane_time);
+        let at = self.lanes[1 + core].max(self.now + delay);
+        self.lanes[1 + core] = at;
+        self.schedule_at(at, Event::Message(core, message));
+    }
+
+    fn plan_crash(&mut self) {
+        if self.crashes_left > 0 {
+            let busy = self.params.pause * self.params.requests / (2 * self.params.clients as u32);
+            let after = self.some(busy) + self.some(Duration::from_millis(2_000));
+            self.schedule(after, Event::Crash);
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Tick => self.on_tick(),
+            Event::Arrive(input) => {
+                self.trace.step(self.now, &[1], format_args!("replica <- {}", show_input(&input)));
+                self.member().inbox.push_back(input);
+                self.wake_replica();
+            }
+            Event::Turn => self.turn(),
+            Event::WalDone { ready } => self.on_wal_done(ready),
+            Event::CheckpointDone { generation } => {
+                self.trace.step(self.now, &[2, generation], format_args!("checkpoint {generation} is done"));
+                self.disk.store_file().settle();
+                if self.prng.chance(1, 6) {
+                    self.check_store_file();
+                }
+                if self.plant != Some(Plant::EarlyCheckpoint) {
+                    self.send(Input::CheckpointSynced { generation });
+                }
+            }
+            Event::Message(core, message) => self.on_message(core, message),
+            Event::CatchUp(core) => self.catch_up(core),
+            Event::Client(number) => self.act(number),
+            Event::Take(number) => self.take(number),
+            Event::Window(number) => self.on_window(number),
+            Event::Crash => self.crash(),
+            Event::Boot => self.boot(),
+            Event::DiskFreed => self.execute_checkpoint(),
+        }
+    }
+
+    /// The running member.
+    pub fn member(&mut self) -> &mut Member {
+        self.member.as_mut().expect("events of a process come while it lives")
+    }
+
+    fn wake_replica(&mut self) {
+        if !std::mem::replace(&mut self.member().turn_due, true) {
+            let delay = self.some(self.params.lane_time);
+            self.schedule(delay, Event::Turn);
+        }
+    }
+
+    fn on_tick(&mut self) {
+        self.trace.step(self.now, &[3], format_args!("tick"));
+        self.schedule(TICK, Event::Tick);
+        self.member().inbox.push_back(Input::Tick);
+        self.wake_replica();
+        if self.leads_since.is_some() {
+            self.leases.check(self.now);
+        }
+        for core in 0..self.params.cores {
+            let now = self.now;
+            let term = self.member().gate.term();
+            self.member().cores[core].hub.set_term(term);
+            self.member().cores[core].hub.tick(now);
+            self.pump(core);
+        }
+    }
+
+    /// A turn of the replica: what has arrived, or some of it, then everything it leads to.
+    fn turn(&mut self) {
+        let now = self.now;
+        let take = match self.prng.below(4) {
+            0 => 1,
+            1 => 3,
+            _ => usize::MAX,
+        };
+        let member = self.member.as_mut().expect("a member that runs");
+        member.turn_due = false;
+        let count = member.inbox.len().min(take);
+        let told = match self.plant {
+            Some(Plant::FastClock) => Instant::from_nanos(now.as_nanos() / 5 * 6),
+            _ => now,
+        };
+        for input in member.inbox.drain(..count) {
+            member.replica.step(told, input);
+        }
+        let mut outputs = std::mem::take(&mut member.outputs);
+        let more = member.replica.drain(told, &mut outputs);
+        if more || !member.inbox.is_empty() {
+            self.wake_replica();
+        }
+        if self.leads_since.is_none() && self.member().gate.is_open() {
+            self.leads_since = Some(now);
+            self.leases.on_leading(now, &self.judge);
+        }
+        let dies_after = self.dies_in_turn(outputs.len());
+        for (number, output) in outputs.drain(..).enumerate() {
+            if dies_after == Some(number) {
+                self.crash();
+                return;
+            }
+            self.do_output(output);
+        }
+        self.member().outputs = outputs;
+    }
+
+    /// Sometimes the process dies between two outputs.
+    fn dies_in_turn(&mut self, outputs: usize) -> Option<usize> {
+        let dies = self.crashes_left > 0 && outputs > 0 && self.prng.chance(1, 150);
+        dies.then(|| self.prng.below(outputs as u64) as usize)
+    }
+
+    fn do_output(&mut self, output: Output) {
+        self.trace.step(self.now, &[4], format_args!("replica -> {}", show_output(&output)));
+        match output {
+            Output::AppendWal { ready, write } => {
+                self.trace.bytes(&write.bytes);
+                self.judge_write(&write);
+                let covers = self.judge.last();
+                if self.plant == Some(Plant::EarlySync) {
+                    self.send(Input::WalSynced { ready, buffer: Vec::new() });
+                }
+                self.member().writes.push_back((ready, covers, Some(write)));
+                self.write_next();
+            }
+            Output::ReleaseWal { mut segments } => {
+                if self.plant == Some(Plant::ReleasedTooMuch) {
+                    segments.extend(self.disk.log().get(segments.len()).map(|(name, _)| *name));
+                }
+                self.disk.release(&segments);
+            }
+            Output::WriteCheckpoint(job) => {
+                self.tally.checkpoints += 1;
+                if self.prng.chance(1, 20) {
+                    self.disk.store_file().set_full(true);
+                }
+                self.member().checkpoint = Some(job);
+                self.execute_checkpoint();
+            }
+            Output::Reply { ticket, result } => {
+                self.send_to_core(core_of(ticket), Message::Reply(ticket, Box::new(result)));
+            }
+            Output::ReadReady { ticket } => self.send_to_core(core_of(ticket), Message::ReadReady(ticket)),
+            Output::Publish(batch) => {
+                for core in 0..self.params.cores {
+                    self.send_to_core(core, Message::Publish(batch.clone()));
+                }
+            }
+            Output::Compacted { .. } => {}
+            Output::Send { to, .. } => judge!(false, "a lone member sends to {to:x}"),
+        }
+    }
+
+    /// The judge reads what goes to the disk.
+    fn judge_write(&mut self, write: &kevel::wal::Write) {
+        for at in self.judge.on_write(write.create, write.offset, &write.bytes) {
+            let Some(request) = &self.judge.history[at].request else { continue };
+            let id = request.header.as_ref().map_or(0, |header| header.id);
+            if let Ok(Answer::LeaseGrant(granted)) = self.judge.answer(at) {
+                self.leases.on_granted(self.now, granted.id, granted.ttl);
+            }
+            if let Some(revoke) = &request.lease_revoke {
+                let expired = !self.clients.iter().any(|client| client.asked(id));
+                self.tally.expired_leases += u64::from(expired);
+                self.leases.on_revoked(self.now, revoke.id, expired);
+            }
+        }
+    }
+
+    /// Begins the log write whose turn it is, if none is on its way.
+    fn write_next(&mut self) {
+        if let Some((ready, _, write)) = self.member().writes.front_mut()
+            && let Some(write) = write.take()
+        {
+            let ready = *ready;
+            self.disk.begin_write(write);
+            let time = self.some(self.params.write_time);
+            self.schedule(time, Event::WalDone { ready });
+        }
+    }
+
+    fn on_wal_done(&mut self, ready: u64) {
+        self.trace.step(self.now, &[5, ready], format_args!("log write {ready} is done"));
+        self.disk.finish_write();
+        let (_, covers, _) = self.member().writes.pop_front().expect("a log write was on its way");
+        self.judge.durable = covers;
+        if self.plant != Some(Plant::EarlySync) {
+            self.send(Input::WalSynced { ready, buffer: Vec::new() });
+        }
+        self.write_next();
+    }
+
+    fn execute_checkpoint(&mut self) {
+        let file = self.disk.store_file();
+        let Some(job) = self.member().checkpoint.take() else { return };
+        match job.execute() {
+            Ok(()) => {
+                let generation = job.generation();
+                if self.plant == Some(Plant::EarlyCheckpoint) {
+                    self.send(Input::CheckpointSynced { generation });
+                }
+                let time = self.some(Duration::from_millis(50));
+                self.schedule(time, Event::CheckpointDone { generation });
+            }
+            Err(error) => {
+                self.trace.step(self.now, &[6], format_args!("checkpoint: {error}"));
+                file.set_full(false);
+                self.member().checkpoint = Some(job);
+                let time = self.some(Duration::from_millis(500));
+                self.schedule(time, Event::DiskFreed);
+            }
+        }
+    }
+
+    /// The file of a checkpoint that is done: every page is reached once or free, and it holds a state that was.
+    pub fn check_store_file(&mut self) {
+        let report = match kevel::page::check::check(&*self.disk.store_file()) {
+            Ok(report) => report,
+            Err(error) => return judge!(self.rotten, "the store file cannot be checked: {error}"),
+        };
+        judge!(report.is_sound() || self.rotten, "the store file: {report}");
+        let applied = report.applied;
+        judge!(applied.index <= self.judge.durable, "the store file holds entry {}", applied.index);
+        let state = self.judge.state(applied.index);
+        judge!(
+            self.rotten
+                || applied.index == 0
+                || (applied.revision, applied.compact_revision) == (state.revision, state.compacted),
+            "the store file holds {applied:?}, not {state:?}"
+        );
+    }
+
+    fn crash(&mut self) {
+        if self.crashes_left == 0 || self.member.is_none() {
+            return;
+        }
+        self.crashes_left -= 1;
+        self.tally.crashes += 1;
+        let power = self.prng.chance(2, 3);
+        self.trace.step(self.now, &[7, u64::from(power)], format_args!("crash, power lost: {power}"));
+        self.end_process();
+        self.disk.crash(power);
+        if self.crashes_left == 0
+            && let Some(rot) = self.params.rot
+        {
+            let place = match rot {
+                Rot::Log => self.disk.rot_log(),
+                Rot::Store => self.disk.rot_store(),
+            };
+            self.rotten = place.is_some();
+            let line = format_args!("{rot:?} rots: {place:?}");
+            self.trace.step(self.now, &[8, u64::from(self.rotten)], line);
+        }
+        let time = self.some(Duration::from_millis(3_000));
+        self.schedule(time, Event::Boot);
+    }
+
+    fn end_process(&mut self) {
+        self.member = None;
+        self.leads_since = None;
+        self.life += 1;
+        self.lanes.fill(Instant::default());
+        for client in &mut self.clients {
+            client.disconnect();
+        }
+    }
+
+    fn boot(&mut self) {
+        self.trace.step(self.now, &[9], format_args!("boot"));
+        match Member::boot(self) {
+            Boot::Running(member) => self.member = Some(*member),
+            Boot::Refused(why) => {
+                self.trace.step(self.now, &[10], format_args!("refused: {why}"));
+                judge!(self.rotten, "the member does not start: {why}");
+                self.refused = true;
+                return;
+            }
+        }
+        self.schedule(TICK, Event::Tick);
+        self.wake_replica();
+        if self.life > 0 {
+            for number in 0..self.clients.len() {
+                let pause = self.some(Duration::from_millis(2_000));
+                self.schedule(pause, Event::Client(number));
+            }
+            self.plan_crash();
+        }
+    }
+}
+
+/// The session core that waits under a ticket.
+pub fn core_of(ticket: Ticket) -> usize {
+    (ticket.0 >> 56) as usize
+}
+
+fn show_input(input: &Input) -> String {
+    match input {
+        Input::Tick => "tick".into(),
+        Input::Propose { ticket, id, entry } => {
+            format!("propose {:x} {id:x}, {} bytes", ticket.0, entry.len())
+        }
+        Input::ReadIndex { ticket } => format!("read index {:x}", ticket.0),
+        Input::Lease { ticket, call } => format!("{:x} {call:?}", ticket.0),
+        Input::PeerMessage(_) => "a message".into(),
+        Input::WalSynced { ready, .. } => format!("log write {ready} is durable"),
+        Input::CheckpointSynced { generation } => format!("checkpoint {generation} is durable"),
+    }
+}
+
+fn show_output(output: &Output) -> String {
+    match output {
+        Output::AppendWal { ready, write } => format!(
+            "log write {ready}: {} at {}, {} bytes{}{}",
+            write.segment,
+            write.offset,
+            write.bytes.len(),
+            if write.create { ", create" } else { "" },
+            if write.sync { ", sync" } else { "" },
+        ),
+        Output::WriteCheckpoint(job) => {
+            format!("checkpoint {} of index {}", job.generation(), job.applied_index())
+        }
+        Output::ReleaseWal { segments } => format!("release {segments:?}"),
+        Output::Send { to, .. } => format!("a message to {to:x}"),
+        Output::Reply { ticket, result } => format!("reply {:x} {result:?}", ticket.0),
+        Output::ReadReady { ticket } => format!("read ready {:x}", ticket.0),
+        Output::Publish(batch) => format!("publish {}, {} events", batch.revision, batch.events.len()),
+        Output::Compacted { revision, removed } => format!("compacted {revision}, {removed} removed"),
+    }
+}
