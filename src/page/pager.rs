@@ -42,6 +42,8 @@ pub(super) struct Extent {
 pub(crate) struct Sizes {
     pub(crate) file: u64,
     pub(crate) free: u64,
+    /// Holding data, or data that a reader may still look at.
+    pub(crate) used: u64,
     /// In memory, and in no durable checkpoint.
     pub(crate) dirty: u64,
 }

@@ -5,15 +5,23 @@
 use super::port::{Output, Outputs};
 use super::replica::Replica;
 use crate::limits::{CHECKPOINT_IDLE, DIRTY_BYTES_LIMIT, DIRTY_BYTES_MAX, REPLAY_BYTES_MAX};
-use crate::stdx::time::Instant;
+use crate::stdx::time::{Duration, Instant};
 use crate::wal::SnapshotMark;
 use crate::wal::segment::releasable;
 
-/// What has happened since the last checkpoint.
-#[derive(Debug, Default)]
+/// What has happened since the last checkpoint, and when that is enough.
+#[derive(Debug)]
 pub struct Policy {
     log_bytes: u64,
     changed: Option<Instant>,
+    replay_bytes_max: u64,
+    idle: Duration,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { log_bytes: 0, changed: None, replay_bytes_max: REPLAY_BYTES_MAX, idle: CHECKPOINT_IDLE }
+    }
 }
 
 impl Policy {
@@ -29,13 +37,13 @@ impl Policy {
 
     /// Whether to begin a checkpoint.
     pub fn is_due(&self, now: Instant, dirty_bytes: u64) -> bool {
-        let idle = self.changed.is_some_and(|changed| now.since(changed) >= CHECKPOINT_IDLE);
-        idle || self.log_bytes >= REPLAY_BYTES_MAX || dirty_bytes >= DIRTY_BYTES_MAX
+        let idle = self.changed.is_some_and(|changed| now.since(changed) >= self.idle);
+        idle || self.log_bytes >= self.replay_bytes_max || dirty_bytes >= DIRTY_BYTES_MAX
     }
 
     /// A checkpoint has begun.
     pub fn begun(&mut self) {
-        *self = Self::default();
+        (self.log_bytes, self.changed) = (0, None);
     }
 
     /// Whether proposals have to wait for memory.
@@ -45,6 +53,13 @@ impl Policy {
 }
 
 impl Replica {
+    /// Smaller segments and earlier checkpoints than usual; for simulations that cannot write 64 MB.
+    pub fn set_bounds(&mut self, segment_bytes: u64, replay_bytes_max: u64, checkpoint_idle: Duration) {
+        self.log.set_segment_bytes(segment_bytes);
+        self.checkpoints.replay_bytes_max = replay_bytes_max;
+        self.checkpoints.idle = checkpoint_idle;
+    }
+
     /// Begins a checkpoint if it is time.
     pub(super) fn checkpoint_if_due(&mut self, now: Instant, outputs: &mut Outputs) {
         if self.checkpointing.is_none() && self.checkpoints.is_due(now, self.store.stats().dirty_bytes) {

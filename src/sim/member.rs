@@ -115,7 +115,7 @@ impl Member {
             if world.plant != Some(Plant::TailNotZeroed) {
                 world.disk.zero_tail(recovered.tail.offset);
             }
-            Opening::Recover(recovered, names)
+            Opening::Recover(Box::new(recovered), names)
         };
         let cores = world.params.cores;
         let life = world.tally.crashes;

@@ -22,7 +22,24 @@ const TCP_KEEPALIVE_SECONDS: libc::c_int = 30;
 /// # Errors
 /// `AddrInUse` and whatever else binding meets.
 pub fn claim(address: SocketAddr) -> io::Result<SocketAddr> {
-    std::net::TcpListener::bind(address)?.local_addr()
+    // Bound but not listening: a client that comes now is refused and tries again, instead of being accepted by
+    // a socket that is about to go.
+    let socket = open(address)?;
+    set(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    bind(socket.as_raw_fd(), address)?;
+    std::net::TcpListener::from(socket).local_addr()
+}
+
+fn open(address: SocketAddr) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET };
+    // SAFETY: socket takes integers; the descriptor is ours alone and owned from here on.
+    unsafe {
+        let descriptor = libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0);
+        if descriptor < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(OwnedFd::from_raw_fd(descriptor))
+    }
 }
 
 /// Listens on `address` beside the other cores.
@@ -30,15 +47,7 @@ pub fn claim(address: SocketAddr) -> io::Result<SocketAddr> {
 /// # Errors
 /// What socket, bind and listen answer.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let family = if address.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET };
-    // SAFETY: socket takes integers; the descriptor is ours alone and owned from here on.
-    let socket = unsafe {
-        let descriptor = libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0);
-        if descriptor < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        OwnedFd::from_raw_fd(descriptor)
-    };
+    let socket = open(address)?;
     let descriptor = socket.as_raw_fd();
     set(descriptor, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
     set(descriptor, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
