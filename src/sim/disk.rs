@@ -195,7 +195,7 @@ impl StoreFile {
         let inner = &mut *self.inner();
         let synced = inner.ops.iter().rposition(|op| matches!(op, Op::Sync)).map_or(0, |at| at + 1);
         for op in inner.ops.drain(..synced) {
-            perform(&mut inner.durable, &op, |file, at, bytes| write_at(file, at, bytes));
+            perform(&mut inner.durable, &op, write_at);
         }
     }
 
