@@ -44,7 +44,7 @@ const LANE: usize = 16 * 1024;
 /// How long connections may take to finish what is in flight when the member stops.
 const DRAIN: Duration = Duration::from_secs(5);
 /// How long to wait for an address that is in use.
-const CLAIM: Duration = Duration::from_secs(2);
+const CLAIM: Duration = Duration::from_secs(10);
 /// How often a core looks whether the member stops.
 const STOP_POLL: Duration = Duration::from_millis(20);
 /// Memory that each executor registers for direct I/O, and the depth of its rings.
