@@ -35,6 +35,9 @@ const POOL_PAGES_MAX: usize = 64 << 20 >> 12;
 /// A pool of this many pages is kept even when idle.
 const POOL_PAGES_IDLE: usize = 256;
 
+/// Ids that one turn reclaims at least, if there are as many.
+const RECLAIMED_PER_TURN: usize = 512;
+
 /// Buffers of a finished checkpoint that one turn takes care of.
 const JOB_FRAMES_PER_TURN: usize = 512;
 
@@ -380,7 +383,11 @@ impl Pager {
     /// Moves what readers have left behind from limbo to where it is used again.
     pub(super) fn reclaim(&mut self) {
         let oldest = self.pins.oldest();
-        while self.limbo.front().is_some_and(|(freed, _)| *freed <= oldest) {
+        // After a checkpoint there is much of it at once, which may wait.
+        for _ in 0..self.limbo.len() / 8 + RECLAIMED_PER_TURN {
+            if self.limbo.front().is_none_or(|(freed, _)| *freed > oldest) {
+                break;
+            }
             match self.limbo.pop_front() {
                 Some((_, Limbo::Pages(extent))) => self.recycle(extent),
                 Some((_, Limbo::Memory(frame))) => self.keep(frame),
