@@ -91,6 +91,7 @@ impl World {
                 85..94 => self.execute(),
                 94..96 if depth == 0 => self.crash(),
                 96..98 if depth == 0 => self.check_all(),
+                98..99 => self.store.tidy(),
                 _ => self.probe(),
             }
         }

@@ -1,4 +1,28 @@
-//! Ordered byte maps in one store, with snapshots.
+//! Ordered byte maps in one store: what the layers above know of the store file.
+//!
+//! Nine trees share one file and one state. One writer, on the replica core, changes them turn by turn; readers on
+//! every core look at whole states, the newest whenever they ask:
+//!
+//! ```text
+//! replica core   store.write() ─ put, delete, get ─ set_applied ─ commit ──┐ all trees and Applied at once
+//! session cores  reader.snapshot() ◄── pinned while it lives, no lock ─────┘
+//!                snapshot.get(tree, key), snapshot.cursor(tree): slices of the pages themselves
+//! ```
+//!
+//! A tree is a B+tree of `page`'s nodes. What is not in the textbook:
+//! - keys are stored without what all keys of a page begin with, and branches have the shortest keys that separate
+//!   their children;
+//! - at the right edge pages are left full and a new one is begun, and a turn that appends keeps the last leaf at
+//!   hand: revisions, which only grow, cost little more than copying them;
+//! - a value above half a page is a run of its own, contiguous, so that every value is one slice;
+//! - deleting merges small neighbours and lets go of empty pages; it does not keep pages half full for its own sake.
+//!
+//! Laws: a leaf in a tree has at least one pair, all leaves are equally deep, keys of a page lie between the keys that
+//! lead to it. [`page::check`](crate::page::check) proves them on a file, and `fuzz` plays the whole against a
+//! `BTreeMap` on a disk that crashes.
+//!
+//! A snapshot holds back the reuse of every page freed after it: it is for one slice of work, never across an await.
+//! Start with `store`, then `cursor`, `insert`, `remove`.
 #![forbid(unsafe_code)]
 
 mod cursor;

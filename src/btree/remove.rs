@@ -87,13 +87,8 @@ fn settle(pager: &mut Pager, (branch, index): (PageRef, usize), page: PageRef) -
         return false;
     }
     let neighbours = Node::new(pager.view().page(branch)).count();
-    if index < neighbours {
-        merge(pager, branch, index, page)
-    } else if index > 0 {
-        merge(pager, branch, index - 1, page)
-    } else {
-        false
-    }
+    (index > 0 && merge(pager, branch, index - 1, page))
+        || (index < neighbours && merge(pager, branch, index, page))
 }
 
 /// A leaf without pairs, or a branch whose last child was taken away.

@@ -46,6 +46,8 @@ impl Store {
 
     /// Starts the turn's transaction.
     pub fn write(&mut self) -> WriteTxn<'_> {
+        // One that was forgotten, neither committed nor dropped, counts as dropped.
+        self.pager.rollback();
         WriteTxn { pager: &mut self.pager, edges: [PageRef::NONE; TREES], committed: false }
     }
 
@@ -69,6 +71,11 @@ impl Store {
             used_bytes: sizes.used * PAGE_SIZE as u64,
             dirty_bytes: sizes.dirty * PAGE_SIZE as u64,
         }
+    }
+
+    /// To be called now and then, also when nothing is written: gives memory back that is no longer used.
+    pub fn tidy(&mut self) {
+        self.pager.tidy();
     }
 
     /// Asserts that no page is lost or in two places. Walks the whole store: for tests and the simulator.

@@ -25,11 +25,21 @@ use super::node::{Node, Value};
 use super::readers::{PinWatch, Pins};
 use super::set::PageSet;
 use super::table::{Birth, Frame, FrozenPages, PAGES_MAX, Table, View, verify};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-/// Page buffers kept for the next turns; more go back to the allocator.
-const POOL_PAGES_MAX: usize = 4096;
+/// Page buffers kept for the next turns, as many as a checkpoint's worth: memory fresh from the system costs more
+/// than what is done with it. Those that lie idle are given back by and by ([`Pager::tidy`]).
+const POOL_PAGES_MAX: usize = 64 << 20 >> 12;
+
+/// A pool of this many pages is kept even when idle.
+const POOL_PAGES_IDLE: usize = 256;
+
+/// Ids that one turn reclaims at least, if there are as many.
+const RECLAIMED_PER_TURN: usize = 512;
+
+/// Buffers of a finished checkpoint that one turn takes care of.
+const JOB_FRAMES_PER_TURN: usize = 512;
 
 /// Pages that belong together: one, or a run.
 #[derive(Clone, Copy, Debug)]
@@ -54,8 +64,6 @@ enum Limbo {
     Pages(Extent),
     /// Memory that no id leads to any more.
     Memory(Frame),
-    /// Nothing behind this is touched while somebody else still writes these pages to the disk.
-    Job(Arc<FrozenPages>),
 }
 
 /// The pager.
@@ -72,12 +80,16 @@ pub(crate) struct Pager {
     /// Ids that can be given out.
     pub(super) free: PageSet,
     /// First pages of what was born since the last checkpoint began, published, and not freed again.
-    pub(super) dirty: PageSet,
-    pub(super) dirty_pages: u64,
+    dirty: PageSet,
+    /// How many pages there are from one of these on, where it is more than one.
+    dirty_runs: BTreeMap<PageId, u32>,
+    dirty_pages: u64,
     /// Freed since the last checkpoint began, but it has them.
     pub(super) held: Vec<Extent>,
     /// Ordered by the generation in which they were freed.
     limbo: VecDeque<(u64, Limbo)>,
+    /// Memory of finished checkpoints: likewise, and until their jobs are gone.
+    finished: VecDeque<(u64, Arc<FrozenPages>)>,
 
     /// Generation of the newest durable checkpoint.
     pub(super) durable: u64,
@@ -95,6 +107,8 @@ pub(crate) struct Pager {
     /// Single pages that this turn took and gave back, to be taken again.
     spare: Vec<PageId>,
     pool: Vec<Frame>,
+    /// The least there was in the pool since it was tidied.
+    pool_low: usize,
 }
 
 impl Pager {
@@ -114,9 +128,11 @@ impl Pager {
             page_count: meta.page_count,
             free,
             dirty: PageSet::default(),
+            dirty_runs: BTreeMap::new(),
             dirty_pages: 0,
             held: Vec::new(),
             limbo: VecDeque::new(),
+            finished: VecDeque::new(),
             durable: meta.state.generation,
             sequence: meta.sequence,
             free_run: meta.free,
@@ -126,6 +142,7 @@ impl Pager {
             freed: Vec::new(),
             spare: Vec::new(),
             pool: Vec::new(),
+            pool_low: 0,
             table,
         };
         pager.show(meta.state);
@@ -228,10 +245,15 @@ impl Pager {
 
     fn take_page(&mut self) -> (PageId, Frame) {
         if let Some(id) = self.spare.pop() {
-            return (id, self.table.take(id).expect("a page of this turn is in memory"));
+            return (id, self.table.take(id, 1).expect("a page of this turn is in memory"));
         }
-        let frame = self.pool.pop().unwrap_or_else(|| Frame::new(1));
-        (self.take_ids(1), frame)
+        (self.take_ids(1), self.take_frame())
+    }
+
+    fn take_frame(&mut self) -> Frame {
+        let frame = self.pool.pop();
+        self.pool_low = self.pool_low.min(self.pool.len());
+        frame.unwrap_or_else(|| Frame::new(1))
     }
 
     fn take_ids(&mut self, pages: u32) -> PageId {
@@ -278,11 +300,13 @@ impl Pager {
         for extent in fresh.drain(..) {
             let page = self.view_fresh(extent.id);
             if is_discarded(page) {
-                let frame = self.table.take(extent.id);
-                self.recycle(extent, frame);
+                self.recycle(extent);
             } else {
                 self.dirty.insert(extent.id);
                 self.dirty_pages += u64::from(extent.pages);
+                if extent.pages > 1 {
+                    self.dirty_runs.insert(extent.id, extent.pages);
+                }
             }
         }
         self.fresh = fresh;
@@ -301,6 +325,9 @@ impl Pager {
                 extent.id.0
             );
             self.dirty_pages -= u64::from(extent.pages);
+            if extent.pages > 1 {
+                self.dirty_runs.remove(&extent.id);
+            }
             self.limbo.push_back((generation, Limbo::Pages(extent)));
         }
         self.freed = freed;
@@ -316,10 +343,10 @@ impl Pager {
     }
 
     fn show(&mut self, state: State) {
-        let mut frame = self.pool.pop().unwrap_or_else(|| Frame::new(1));
+        let mut frame = self.take_frame();
         layout::set_header(frame.bytes_mut(), PageId::NONE, state.generation, Kind::Meta);
         state.encode(frame.bytes_mut());
-        if let Some(old) = self.table.replace(PageId::NONE, frame) {
+        if let Some(old) = self.table.publish(frame) {
             self.limbo.push_back((state.generation, Limbo::Memory(old)));
         }
         self.pins.publish(state.generation);
@@ -331,10 +358,7 @@ impl Pager {
         self.freed.clear();
         self.spare.clear();
         let mut fresh = std::mem::take(&mut self.fresh);
-        for extent in fresh.drain(..) {
-            let frame = self.table.take(extent.id);
-            self.recycle(extent, frame);
-        }
+        fresh.drain(..).for_each(|extent| self.recycle(extent));
         self.fresh = fresh;
     }
 
@@ -343,9 +367,9 @@ impl Pager {
     }
 
     /// Gives ids out again, and their memory if they had some.
-    fn recycle(&mut self, extent: Extent, frame: Option<Frame>) {
+    fn recycle(&mut self, extent: Extent) {
         self.free.insert_run(extent.id, extent.pages);
-        if let Some(frame) = frame {
+        if let Some(frame) = self.table.take(extent.id, extent.pages) {
             self.keep(frame);
         }
     }
@@ -359,29 +383,51 @@ impl Pager {
     /// Moves what readers have left behind from limbo to where it is used again.
     pub(super) fn reclaim(&mut self) {
         let oldest = self.pins.oldest();
-        while self.limbo.front().is_some_and(|(freed, _)| *freed <= oldest) {
+        // After a checkpoint there is much of it at once, which may wait.
+        for _ in 0..self.limbo.len() / 8 + RECLAIMED_PER_TURN {
+            if self.limbo.front().is_none_or(|(freed, _)| *freed > oldest) {
+                break;
+            }
             match self.limbo.pop_front() {
-                Some((_, Limbo::Pages(extent))) => {
-                    let frame = self.table.take(extent.id);
-                    self.recycle(extent, frame);
-                }
+                Some((_, Limbo::Pages(extent))) => self.recycle(extent),
                 Some((_, Limbo::Memory(frame))) => self.keep(frame),
-                Some((freed, Limbo::Job(job))) => {
-                    if let Err(job) = Arc::try_unwrap(job) {
-                        self.limbo.push_front((freed, Limbo::Job(job)));
-                        return;
-                    }
-                }
                 None => unreachable!("the front was there"),
             }
         }
+        if self.finished.front().is_some_and(|(freed, _)| *freed <= oldest) {
+            self.reclaim_finished();
+        }
+    }
+
+    /// Takes over some of the memory of a finished checkpoint.
+    fn reclaim_finished(&mut self) {
+        let Some((freed, mut job)) = self.finished.pop_front() else { return };
+        // Whoever still holds the job may still read what it froze.
+        if let Some(frozen) = Arc::get_mut(&mut job) {
+            for _ in 0..JOB_FRAMES_PER_TURN {
+                let Some(frame) = frozen.next_frame() else { return };
+                self.keep(frame);
+            }
+        }
+        self.finished.push_front((freed, job));
+    }
+
+    /// What can be done when there is time, a bit at a time: what readers have left is reclaimed, and buffers that
+    /// were not used since the last call go back to the system little by little.
+    pub(crate) fn tidy(&mut self) {
+        self.reclaim();
+        let idle = self.pool_low.min(self.pool.len()).saturating_sub(POOL_PAGES_IDLE);
+        self.pool.truncate(self.pool.len() - idle.div_ceil(256));
+        self.pool_low = self.pool.len();
     }
 
     /// The dirty pages, clean from now on in the sense that the checkpoint has them.
     pub(super) fn freeze_dirty(&mut self) -> Arc<FrozenPages> {
-        // SAFETY: dirty pages are published and in memory; they are held until the checkpoint is finished, and then
-        // `Limbo::Job` keeps their frames until the job is gone.
-        let frozen = Arc::new(unsafe { FrozenPages::freeze(&self.table, self.dirty.iter()) });
+        let runs = std::mem::take(&mut self.dirty_runs);
+        let extents = self.dirty.iter().map(|id| (id, runs.get(&id).copied().unwrap_or(1)));
+        // SAFETY: dirty pages are published and in memory. Those freed from now on are held until the checkpoint is
+        // finished, so `recycle` does not take them out of the table before `drop_copies`.
+        let frozen = Arc::new(unsafe { FrozenPages::freeze(&self.table, extents) });
         self.dirty.clear();
         self.dirty_pages = 0;
         frozen
@@ -395,14 +441,9 @@ impl Pager {
 
     /// Drops the memory of pages that a checkpoint has made durable: they are read from the file from now on.
     pub(super) fn drop_copies(&mut self, frozen: Arc<FrozenPages>) {
-        let ids = frozen.ids().collect::<Vec<_>>();
+        frozen.detach();
         // A reader pinned at the present generation may have found such a copy already; one pinned at the next has not.
-        let generation = self.generation();
-        self.limbo.push_back((generation, Limbo::Job(frozen)));
-        for id in ids {
-            let frame = self.table.take(id).expect("a page of a checkpoint stays in memory until its end");
-            self.limbo.push_back((generation, Limbo::Memory(frame)));
-        }
+        self.finished.push_back((self.generation(), frozen));
     }
 
     /// Everything that cannot be reached in the published state, for the bitmap of a checkpoint.
@@ -459,6 +500,17 @@ impl Pager {
         let id = self.take_ids(pages);
         self.fresh.clear();
         id
+    }
+}
+
+impl Drop for Pager {
+    /// Readers may outlive the writer. What they may still look at goes when the last of them does.
+    fn drop(&mut self) {
+        let frames = self.limbo.drain(..).filter_map(|(_, limbo)| match limbo {
+            Limbo::Memory(frame) => Some(frame),
+            Limbo::Pages(_) => None,
+        });
+        self.table.bury(frames);
     }
 }
 

@@ -18,8 +18,8 @@ use super::file::PageFile;
 use super::layout::{self, HEADER, Kind, PAGE_SIZE, Page, PageId, PageRef, RunRef};
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::{NonNull, null_mut};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 const CHUNK: usize = 1 << 12;
 const CHUNKS: usize = 1 << 16;
@@ -106,11 +106,8 @@ impl Frame {
     }
 
     /// # Safety
-    /// `ptr` came from `into_raw` and nobody else turns it into a frame again or still uses it. Its first page's
-    /// header says how many pages it has, as `Table::install` asserted.
-    unsafe fn from_raw(ptr: *mut u8) -> Self {
-        // SAFETY: by the contract the pointer leads to at least one initialised page.
-        let pages = layout::page_span(unsafe { std::slice::from_raw_parts(ptr, PAGE_SIZE) });
+    /// `ptr` came from `into_raw` of a frame with so many pages, and nobody else turns it into a frame again.
+    unsafe fn from_raw(ptr: *mut u8, pages: u32) -> Self {
         Self { ptr: NonNull::new(ptr).expect("a frame's pointer"), pages }
     }
 }
@@ -129,13 +126,15 @@ pub(crate) struct Table {
     top: Box<[AtomicPtr<Chunk>]>,
     file: Arc<dyn PageFile>,
     mapping: Option<Mapping>,
+    /// What the writer left behind when it went before its readers.
+    graveyard: Mutex<Vec<Frame>>,
 }
 
 impl Table {
     pub(crate) fn new(file: Arc<dyn PageFile>) -> Self {
         // SAFETY: an `AtomicPtr` of all zeros is null.
         let top = unsafe { Box::<[AtomicPtr<Chunk>]>::new_zeroed_slice(CHUNKS).assume_init() };
-        Self { top, mapping: file.mapping(), file }
+        Self { top, mapping: file.mapping(), file, graveyard: Mutex::default() }
     }
 
     pub(crate) fn file(&self) -> &Arc<dyn PageFile> {
@@ -172,24 +171,44 @@ impl Table {
         assert!(old.is_null(), "page {} got new bytes while its old ones could be seen", id.0);
     }
 
-    /// Takes the bytes of `id` away; the frame if they were in memory. Writer only.
-    pub(crate) fn take(&self, id: PageId) -> Option<Frame> {
-        self.owned(self.entry(id).swap(null_mut(), Ordering::AcqRel))
+    /// Takes the bytes of a page or run away; the frame if they were in memory. Writer only.
+    ///
+    /// The frame is unreachable for whoever comes later; who came earlier may still read it, so the caller keeps it
+    /// until the pins say otherwise.
+    pub(crate) fn take(&self, id: PageId, pages: u32) -> Option<Frame> {
+        let ptr = self.entry(id).swap(null_mut(), Ordering::AcqRel);
+        // SAFETY: the swap took it out of the table; the caller knows the size by which it was installed.
+        self.is_memory(ptr).then(|| unsafe { Frame::from_raw(ptr, pages) })
     }
 
-    /// Puts `frame` in the place of what `id` has, which is handed back. Writer only.
-    pub(crate) fn replace(&self, id: PageId, frame: Frame) -> Option<Frame> {
-        self.owned(self.entry(id).swap(frame.into_raw(), Ordering::AcqRel))
+    /// Publishes the page that says what the newest state is; the one before is handed back. Writer only.
+    pub(crate) fn publish(&self, frame: Frame) -> Option<Frame> {
+        assert_eq!(frame.pages, 1);
+        let ptr = self.entry(PageId::NONE).swap(frame.into_raw(), Ordering::AcqRel);
+        // SAFETY: the swap took it out of the table, and only single pages are ever put there.
+        self.is_memory(ptr).then(|| unsafe { Frame::from_raw(ptr, 1) })
     }
 
-    /// The returned frame is unreachable for whoever comes later; who came earlier may still read it, so the caller
-    /// keeps it until the pins say otherwise, and writes into it only then.
-    fn owned(&self, ptr: *mut u8) -> Option<Frame> {
-        if ptr.is_null() || self.mapping.is_some_and(|m| m.contains(ptr)) {
-            return None;
-        }
-        // SAFETY: only frames and mapped addresses are ever stored, and the swap took this one out of the table.
-        Some(unsafe { Frame::from_raw(ptr) })
+    /// Keeps frames that readers may still look at until the last of them is gone, and the table with them.
+    pub(crate) fn bury(&self, frames: impl IntoIterator<Item = Frame>) {
+        self.graveyard.lock().unwrap_or_else(PoisonError::into_inner).extend(frames);
+    }
+
+    fn is_memory(&self, ptr: *mut u8) -> bool {
+        !ptr.is_null() && !self.mapping.is_some_and(|m| m.contains(ptr))
+    }
+
+    /// Makes a frame of a pointer that is in the table no more, or never was.
+    ///
+    /// # Safety
+    /// The caller is the only one who has the pointer.
+    unsafe fn owned(&self, ptr: *mut u8) -> Option<Frame> {
+        self.is_memory(ptr).then(|| {
+            // SAFETY: a frame has at least one page, initialised; its header tells its size, as `install` asserted.
+            let pages = layout::page_span(unsafe { std::slice::from_raw_parts(ptr, PAGE_SIZE) });
+            // SAFETY: by the contract nobody else has it.
+            unsafe { Frame::from_raw(ptr, pages) }
+        })
     }
 
     /// The bytes of a page that this turn made.
@@ -226,7 +245,8 @@ impl Table {
         match entry.compare_exchange(null_mut(), loaded, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => loaded,
             Err(theirs) => {
-                drop(self.owned(loaded));
+                // SAFETY: made by this call, and the exchange did not take it.
+                drop(unsafe { self.owned(loaded) });
                 theirs
             }
         }
@@ -335,7 +355,8 @@ impl Drop for Table {
             // SAFETY: made by `Box::into_raw` in `make_chunk`; whoever drops the table is its last user.
             let chunk = unsafe { Box::from_raw(chunk) };
             for entry in chunk.iter() {
-                drop(self.owned(entry.load(Ordering::Acquire)));
+                // SAFETY: the table is going, and with it the only other place that has the pointer.
+                drop(unsafe { self.owned(entry.load(Ordering::Acquire)) });
             }
         }
     }
@@ -384,48 +405,47 @@ impl<'a> View<'a> {
 /// Pages as they were when a checkpoint began. Nobody changes them or reuses their memory while this lives.
 pub(crate) struct FrozenPages {
     table: Arc<Table>,
-    list: Vec<(PageId, NonNull<u8>)>,
+    list: Vec<Frozen>,
     pages: u64,
+    /// The table has let go of the frames: they are owned here.
+    detached: AtomicBool,
 }
 
-// SAFETY: the pointers lead to immutable memory that the pager keeps while this lives (see `freeze`).
+struct Frozen {
+    id: PageId,
+    pages: u32,
+    ptr: *mut u8,
+}
+
+// SAFETY: the pointers lead to immutable memory that lives as long as this (see `freeze` and `detach`).
 unsafe impl Send for FrozenPages {}
 // SAFETY: as above.
 unsafe impl Sync for FrozenPages {}
 
 impl FrozenPages {
     /// # Safety
-    /// Writer only. Each id has a frame, born in a published turn. The caller recycles none of these frames before
-    /// every clone of the `Arc` around the result is gone.
-    pub(crate) unsafe fn freeze(table: &Arc<Table>, ids: impl Iterator<Item = PageId>) -> Self {
-        let mut pages = 0;
-        let list = ids
-            .map(|id| {
+    /// Writer only. Each id has a frame of so many pages, born in a published turn. The caller takes none of them out
+    /// of the table but by `detach`.
+    pub(crate) unsafe fn freeze(table: &Arc<Table>, extents: impl Iterator<Item = (PageId, u32)>) -> Self {
+        let mut total = 0;
+        let list = extents
+            .map(|(id, pages)| {
                 let ptr = table.entry(id).load(Ordering::Relaxed);
-                assert!(!table.mapping.is_some_and(|m| m.contains(ptr)), "a dirty page is in memory");
-                let ptr = NonNull::new(ptr).expect("a dirty page is in memory");
-                // SAFETY: a frame has at least one page.
-                pages += u64::from(layout::page_span(unsafe {
-                    std::slice::from_raw_parts(ptr.as_ptr(), PAGE_SIZE)
-                }));
-                (id, ptr)
+                assert!(table.is_memory(ptr), "a dirty page is in memory");
+                total += u64::from(pages);
+                Frozen { id, pages, ptr }
             })
             .collect();
-        Self { table: table.clone(), list, pages }
+        Self { table: table.clone(), list, pages: total, detached: AtomicBool::new(false) }
     }
 
     /// The pages and runs, by ascending id, not sealed yet.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (PageId, &[u8])> {
-        self.list.iter().map(|&(id, ptr)| {
-            // SAFETY: by the contract of `freeze` the memory is there and still.
-            let span = layout::page_span(unsafe { std::slice::from_raw_parts(ptr.as_ptr(), PAGE_SIZE) });
-            // SAFETY: a frame is as large as its first page says.
-            (id, unsafe { std::slice::from_raw_parts(ptr.as_ptr(), span as usize * PAGE_SIZE) })
+        self.list.iter().map(|frozen| {
+            // SAFETY: by the contract of `freeze` the frame is in the table, or else it is owned here; it is as large
+            // as it was said to be, and nobody writes to a published page.
+            (frozen.id, unsafe { std::slice::from_raw_parts(frozen.ptr, frozen.pages as usize * PAGE_SIZE) })
         })
-    }
-
-    pub(crate) fn ids(&self) -> impl Iterator<Item = PageId> {
-        self.list.iter().map(|&(id, _)| id)
     }
 
     /// Pages in all, runs counted whole.
@@ -435,5 +455,32 @@ impl FrozenPages {
 
     pub(crate) fn file(&self) -> &Arc<dyn PageFile> {
         self.table.file()
+    }
+
+    /// Takes all frames out of the table, so that the pages are read from the file from now on. Writer only, once.
+    pub(crate) fn detach(&self) {
+        assert!(!self.detached.swap(true, Ordering::AcqRel), "a checkpoint is finished once");
+        for frozen in &self.list {
+            let ptr = self.table.entry(frozen.id).swap(null_mut(), Ordering::AcqRel);
+            assert_eq!(ptr, frozen.ptr, "page {} changed its place during a checkpoint", frozen.id.0);
+        }
+    }
+
+    /// The next frame that nobody else will look at: the caller is the last who has these pages, and no reader is left
+    /// who found them in the table.
+    pub(crate) fn next_frame(&mut self) -> Option<Frame> {
+        assert!(*self.detached.get_mut(), "the table still has the pages");
+        let frozen = self.list.pop()?;
+        // SAFETY: detached, so this list alone has the pointer, and it is off the list now.
+        Some(unsafe { Frame::from_raw(frozen.ptr, frozen.pages) })
+    }
+}
+
+impl Drop for FrozenPages {
+    fn drop(&mut self) {
+        if *self.detached.get_mut() {
+            let table = self.table.clone();
+            table.bury(std::iter::from_fn(|| self.next_frame()));
+        }
     }
 }

@@ -195,6 +195,7 @@ impl Replica {
     fn on_tick(&mut self, now: Instant) {
         self.timeouts.draw(&mut self.node);
         self.node.tick();
+        self.store.tidy();
         self.tidy_due |= self.log_is_quiet;
         self.log_is_quiet = true;
         if self.is_leader() && self.revoking < REVOKING_MAX {
