@@ -300,6 +300,9 @@ impl World {
             }
             1 => {
                 let mut request = self.range_request();
+                // etcd pins a stream to its first revision only if none was asked for: with a negative one every
+                // chunk reads the newest state, which the model, asked once, does not know.
+                request.revision = request.revision.max(0);
                 request.sort_order = 0;
                 request.sort_target = 0;
                 request.max_mod_revision = 0;
