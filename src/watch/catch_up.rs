@@ -12,7 +12,7 @@ use slab::Slab;
 
 use super::encode::Change;
 use super::history::History;
-use super::hub::Hub;
+use super::hub::{Hub, Match};
 use super::key_index::List;
 use super::watcher::{Flags, State, Watcher};
 
@@ -61,6 +61,8 @@ pub(super) struct Scans {
     waiting: Vec<u32>,
     /// The slot whose turn it was last.
     turn: usize,
+    /// Slices read so far.
+    slices: u64,
 }
 
 impl Scans {
@@ -148,13 +150,17 @@ impl Hub {
         scratch.clear();
         let mut next = self.revision + 1;
         let (mut current, mut passed, mut matched_revisions) = (0, 0, 0);
+        // Reading on for a stream that is full would be done again: what it has no room for is thrown away.
+        let mut full = false;
+        self.scans.slices += 1;
+        let slice = self.scans.slices;
         history.events(from, self.revision, &mut |event| {
             if event.revision != current {
                 let spent = passed
                     + scratch.plain.len()
                     + scratch.with_prev.len()
                     + scratch.matches.len() * MATCH_BYTES;
-                if matched_revisions >= budget.revisions || (current != 0 && spent >= budget.bytes) {
+                if matched_revisions >= budget.revisions || (current != 0 && (full || spent >= budget.bytes)) {
                     next = event.revision;
                     return ControlFlow::Break(());
                 }
@@ -165,7 +171,8 @@ impl Hub {
             self.index.stab(List::Riding, event.key, &self.watchers, |number, watcher| {
                 let aboard = watcher.state == State::Riding(scan);
                 if aboard && watcher.next <= event.revision && watcher.wants(event.delete) {
-                    scratch.matches.push((number, position));
+                    scratch.matches.push(Match::new(number, position));
+                    full |= self.streams[watcher.stream as usize].plan(slice, MATCH_BYTES + event.kv.len());
                 }
             });
             if scratch.matches.len() == matched {

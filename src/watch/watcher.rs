@@ -34,7 +34,8 @@ impl Flags {
     pub(super) const QUIET: u8 = 32;
     /// Asked for a start revision that had not happened yet; `next` still is that revision.
     pub(super) const FUTURE: u8 = 64;
-    /// Was synced before it was parked. etcd buffers for such a watcher, so it still gets a response per revision.
+    /// Was synced before it was parked. etcd buffers for such a watcher, so it still gets a response per revision
+    /// unless its stream has fallen behind by more than etcd buffers.
     pub(super) const LIVE: u8 = 128;
 
     pub(super) fn has(self, flag: u8) -> bool {

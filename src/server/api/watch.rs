@@ -22,7 +22,7 @@ use crate::btree::Snapshot;
 use crate::mvcc::View;
 use crate::proto::etcdserverpb::WatchRequest;
 use crate::proto::etcdserverpb::watch_request::RequestUnion;
-use crate::server::grpc::{Code, Incoming, Outgoing, Status};
+use crate::server::grpc::{Code, Incoming, Messages, Outgoing, Status};
 use crate::server::io::{clock, task};
 use crate::server::session::{Member, Session};
 use crate::stdx::prng::Prng;
@@ -34,6 +34,9 @@ use crate::watch::{Budget, EventBatch, Hub, HubConfig, HubStats, StreamId};
 const PROGRESS_INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// How much of the past is read in one turn for all watchers that catch up.
 const CATCH_UP: Budget = Budget { revisions: 1000, bytes: 1 << 20 };
+
+/// Responses are handed to h2 in pieces of about this many bytes: two DATA frames.
+const PIECE_BYTES: usize = 32 * 1024;
 
 /// The watch streams of one session core.
 pub struct Watches {
@@ -52,6 +55,8 @@ struct Stream {
     blocked: Cell<bool>,
     touched: Cell<bool>,
     task: RefCell<Option<Waker>>,
+    /// Responses to be sent together at the end of the pump's round.
+    collected: RefCell<Messages>,
 }
 
 impl Watches {
@@ -113,11 +118,7 @@ impl Watches {
         loop {
             while let Some(output) = hub.poll_output() {
                 let Some(stream) = streams.get(&output.stream) else { continue };
-                if let Some(outgoing) = &mut *stream.outgoing.borrow_mut() {
-                    let head = Bytes::copy_from_slice(&output.head);
-                    // The stream's task learns of a client that has gone from its own polling.
-                    let _ = outgoing.send_pieces(output.len(), [head, output.body]);
-                }
+                stream.collect(&output.head, output.body);
                 if !stream.touched.replace(true) {
                     touched.push(stream.clone());
                 }
@@ -127,6 +128,7 @@ impl Watches {
             }
             for stream in touched.drain(..) {
                 stream.touched.set(false);
+                stream.send(None);
                 let room = stream.outgoing.borrow().as_ref().map_or(0, Outgoing::room);
                 hub.on_window(stream.id, room);
                 if room == 0 && !stream.blocked.replace(true) {
@@ -155,6 +157,7 @@ impl Watches {
             blocked: Cell::new(false),
             touched: Cell::new(false),
             task: RefCell::new(None),
+            collected: RefCell::new(Messages::default()),
         });
         self.streams.borrow_mut().insert(id, stream.clone());
         stream
@@ -170,6 +173,23 @@ impl Watches {
 }
 
 impl Stream {
+    /// Takes a response to the others that will go out together.
+    fn collect(&self, head: &[u8], body: Bytes) {
+        let rest = self.collected.borrow_mut().push(head, body);
+        if rest.is_some() || self.collected.borrow().len() >= PIECE_BYTES {
+            self.send(rest);
+        }
+    }
+
+    /// Sends what was collected, and the body of the last response if it was left out.
+    fn send(&self, rest: Option<Bytes>) {
+        let mut collected = self.collected.borrow_mut();
+        if let (false, Some(outgoing)) = (collected.is_empty(), &mut *self.outgoing.borrow_mut()) {
+            // The stream's task learns of a client that has gone from its own polling.
+            let _ = outgoing.send_messages(&mut collected, rest);
+        }
+    }
+
     fn wake(&self) {
         if let Some(task) = self.task.borrow_mut().take() {
             task.wake();

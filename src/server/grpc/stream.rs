@@ -15,7 +15,8 @@ use h2::{RecvStream, SendStream, server::SendResponse};
 
 use super::account::Account;
 use super::calls::Shared;
-use super::frame::Frame;
+use super::frame::{Frame, HEAD_BYTES};
+use super::messages::Messages;
 use super::method::Method;
 use super::reader::Reader;
 use super::status::{Code, Status};
@@ -148,6 +149,26 @@ impl Outgoing {
         assert_eq!(sent, total, "pieces fill the announced total");
         self.shared.core.counters.of(self.method).sent.add(1);
         self.shared.core.counters.sent_bytes.add(total as u64);
+        Ok(())
+    }
+
+    /// Sends collected messages, and `rest`, the body of the last of them if it was left out.
+    ///
+    /// # Errors
+    /// As [`Outgoing::send`].
+    pub fn send_messages(&mut self, messages: &mut Messages, rest: Option<Bytes>) -> Result<(), Status> {
+        let (bytes, count) = messages.take();
+        if self.state.expired.get() {
+            return Err(Status::deadline_exceeded());
+        }
+        let account = self.state.account.clone();
+        let Some(stream) = self.open() else { return Err(Status::canceled()) };
+        let sent = bytes.len() + rest.as_ref().map_or(0, Bytes::len) - HEAD_BYTES * count as usize;
+        for piece in [Some(bytes), rest].into_iter().flatten() {
+            stream.send_data(Frame::slice(piece, &account), false).map_err(|_| Status::canceled())?;
+        }
+        self.shared.core.counters.of(self.method).sent.add(count);
+        self.shared.core.counters.sent_bytes.add(sent as u64);
         Ok(())
     }
 
