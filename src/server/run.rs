@@ -45,8 +45,6 @@ const LANE: usize = 16 * 1024;
 const DRAIN: Duration = Duration::from_secs(5);
 /// How long to wait for an address that is in use.
 const CLAIM: Duration = Duration::from_secs(10);
-/// How often a core looks whether the member stops.
-const STOP_POLL: Duration = Duration::from_millis(20);
 /// Memory that each executor registers for direct I/O, and the depth of its rings.
 const IO_MEMORY: usize = 1 << 20;
 const RING_DEPTH: usize = 512;
@@ -159,18 +157,24 @@ fn try_run(config: &Config) -> Result<i32, String> {
         draining: AtomicUsize::new(sessions),
         stopped: AtomicBool::new(false),
     });
-    let told = shared.clone();
+    let (tell, told): (Vec<_>, Vec<_>) = (0..sessions).map(|_| mesh::lane::<()>(1)).unzip();
+    let stopping = shared.clone();
     signals::watch(move |signal| {
         lines::signal(signals::name(signal));
-        told.signal.store(signal, Ordering::Release);
+        stopping.signal.store(signal, Ordering::Release);
+        for core in &tell {
+            // A lane that is full has been told.
+            let _ = core.send(());
+        }
     })
     .map_err(|error| format!("cannot watch for signals: {error}"))?;
 
     let admission = Admission::from_descriptor_limit();
     let mut session_parts: Vec<SessionCore> = lanes
         .into_iter()
+        .zip(told)
         .enumerate()
-        .map(|(core, lane)| SessionCore {
+        .map(|(core, (lane, told))| SessionCore {
             parts: Parts {
                 member: member.clone(),
                 core: (core as u16, id_step as u16),
@@ -184,6 +188,7 @@ fn try_run(config: &Config) -> Result<i32, String> {
                 counters: rpc[core].clone(),
             },
             lane,
+            told,
             listeners: listeners.clone(),
             admission: admission.clone(),
             config: config.clone(),
@@ -376,6 +381,8 @@ fn resolve(url: &Url) -> Result<Vec<SocketAddr>, String> {
 struct SessionCore {
     parts: Parts,
     lane: Receiver<FromReplica>,
+    /// Has something in it once the member is to stop.
+    told: Receiver<()>,
     listeners: Listeners,
     admission: Arc<Admission>,
     config: Config,
@@ -437,9 +444,7 @@ impl SessionCore {
                 self.listeners.addresses.iter().filter(|(_, kind)| matches!(kind, Kind::Client { .. }));
             clients.for_each(|_| lines::ready());
         }
-        while self.shared.signal.load(Ordering::Acquire) == 0 {
-            task::sleep(STOP_POLL).await;
-        }
+        self.told.ready().await;
         stop.advance(Phase::Draining);
         session.watches.close_all();
         session.streams.close_all();

@@ -115,6 +115,8 @@ pub struct Session {
     /// Someone asked for a turn of the session loop.
     called: Cell<bool>,
     loop_task: RefCell<Option<Waker>>,
+    /// The housekeeper, while it has nothing to look after.
+    house_task: RefCell<Option<Waker>>,
 }
 
 /// The parts that a core is made of.
@@ -162,6 +164,7 @@ impl Session {
             id_step: u64::from(id_step),
             called: Cell::new(false),
             loop_task: RefCell::new(None),
+            house_task: RefCell::new(None),
             member: parts.member,
         })
     }
@@ -242,6 +245,7 @@ impl Session {
 
     fn submit(self: &Rc<Self>, now: Instant, waiting: Waiting, input: impl FnOnce(Ticket) -> Input) {
         let ticket = self.tickets.borrow_mut().issue(now, waiting);
+        self.stir();
         if self.replica.send(input(Ticket(ticket))).is_err() {
             let waiting = self.tickets.borrow_mut().redeem(ticket).expect("issued above");
             self.end(waiting, Error::TooManyRequests.into());
@@ -290,6 +294,22 @@ impl Session {
             Waiting::Handler(then) => then(self, Err(status)),
             Waiting::Read(then) => then(self, Err(status)),
         }
+    }
+
+    /// Something has begun that has a timeout or an interval.
+    pub fn stir(&self) {
+        if let Some(task) = self.house_task.borrow_mut().take() {
+            task.wake();
+        }
+    }
+
+    /// Ready while something has a timeout or an interval; registers the housekeeper otherwise.
+    pub fn poll_stirred(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.waiting() > 0 || self.watches.is_open() {
+            return Poll::Ready(());
+        }
+        *self.house_task.borrow_mut() = Some(cx.waker().clone());
+        Poll::Pending
     }
 
     /// Requests that wait for the replica.

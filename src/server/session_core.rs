@@ -19,8 +19,11 @@ use crate::stdx::time::Duration;
 
 /// Messages handled before other tasks of the core run.
 const TURN_MESSAGES_MAX: usize = 1024;
-/// How often timeouts and progress intervals are looked at.
+/// How often timeouts and progress intervals are looked at ...
 const HOUSEKEEPING: Duration = Duration::from_millis(50);
+/// ... while no request waits and no watch is open: each look wakes a sleeping core, which costs a tenth of a
+/// millisecond.
+const HOUSEKEEPING_IDLE: Duration = Duration::from_secs(1);
 
 /// What the replica tells a session core.
 pub enum FromReplica {
@@ -73,6 +76,7 @@ pub async fn run(session: Rc<Session>, lane: Receiver<FromReplica>) {
 /// Timeouts and progress notifications, for as long as the executor runs.
 pub async fn keep_house(session: Rc<Session>) {
     loop {
+        task::until(clock::now() + HOUSEKEEPING_IDLE, poll_fn(|cx| session.poll_stirred(cx))).await;
         task::sleep(HOUSEKEEPING).await;
         session.expire();
         counting::session(&session);

@@ -160,7 +160,8 @@ impl Hub {
                     + scratch.plain.len()
                     + scratch.with_prev.len()
                     + scratch.matches.len() * MATCH_BYTES;
-                if matched_revisions >= budget.revisions || (current != 0 && (full || spent >= budget.bytes)) {
+                if matched_revisions >= budget.revisions || (current != 0 && (full || spent >= budget.bytes))
+                {
                     next = event.revision;
                     return ControlFlow::Break(());
                 }

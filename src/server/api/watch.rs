@@ -105,6 +105,11 @@ impl Watches {
         self.hub.borrow_mut().tick(now);
     }
 
+    /// Whether there are streams.
+    pub fn is_open(&self) -> bool {
+        !self.streams.borrow().is_empty()
+    }
+
     /// Counts, for metrics.
     pub fn stats(&self) -> HubStats {
         self.hub.borrow().stats()
@@ -219,6 +224,7 @@ enum Event {
 pub fn serve(session: &Rc<Session>, mut incoming: Incoming, outgoing: Outgoing) {
     let session = session.clone();
     let stream = session.watches.open(outgoing);
+    session.stir();
     task::spawn(async move {
         let mut half_closed = false;
         let status = loop {

@@ -27,7 +27,8 @@ impl Messages {
         let copied = body.len() <= COPIED_BYTES_MAX;
         self.bytes.reserve(HEAD_BYTES + if copied { length } else { head.len() });
         self.bytes.push(0);
-        self.bytes.extend_from_slice(&u32::try_from(length).expect("messages stay below 4 GiB").to_be_bytes());
+        self.bytes
+            .extend_from_slice(&u32::try_from(length).expect("messages stay below 4 GiB").to_be_bytes());
         self.bytes.extend_from_slice(head);
         self.count += 1;
         if !copied {
