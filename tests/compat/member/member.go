@@ -131,6 +131,9 @@ func (m *Member) Ready() error {
 	return fmt.Errorf("%s not ready in %v: %w", m.Name, readyWithin, err)
 }
 
+// Pid is the running server's process.
+func (m *Member) Pid() int { return m.cmd.Process.Pid }
+
 // Running tells whether the process is still there.
 func (m *Member) Running() bool {
 	select {
