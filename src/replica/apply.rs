@@ -114,7 +114,7 @@ pub fn apply(
         }
         Request::LeaseCheckpoint(request) => {
             for checkpoint in &request.checkpoints {
-                state.lessor.checkpoint(txn, now, checkpoint.id, checkpoint.remaining_ttl);
+                state.lessor.checkpoint(txn, checkpoint.id, checkpoint.remaining_ttl);
             }
             Ok(Response::LeaseCheckpoint { revision })
         }
