@@ -560,13 +560,8 @@ impl Streaming {
             Ok(true) => {}
         }
         let len = self.out.is_empty().then(|| self.stream.message_len(&header));
-        match self.stream.emit(view, &header, &mut self.out, prng.below(100) as usize) {
-            Err(error) => {
-                assert_eq!(error, Error::Compacted);
-                return true;
-            }
-            Ok(false) => return false,
-            Ok(true) => {}
+        if !self.stream.emit(view, &header, &mut self.out, prng.below(100) as usize) {
+            return false;
         }
         let message = RangeStreamResponse::decode(&self.out.split()[..]).expect("a whole message");
         let message = message.range_response.expect("every message has one");
