@@ -2,6 +2,9 @@
 //! other. Slow, obvious, and sharing no code with what it judges.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
 use prost::Message;
 
 use crate::proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
@@ -240,6 +243,9 @@ impl Model {
     pub fn txn(&mut self, request: &TxnRequest) -> Result<TxnResponse, Refusal> {
         let before = self.clone();
         before.check_txn(request)?;
+        let live = before.live(&[0], &[0], i64::MAX);
+        let mut keys: BTreeSet<Bytes> = live.iter().map(|change| change.kv.key.clone()).collect();
+        before.check_kept(request, &mut keys)?;
         let mut sub = 0;
         let mut response = self.do_txn(&before, &mut sub, request);
         self.end(sub);
@@ -260,6 +266,27 @@ impl Model {
                 Op::RequestPut(put) => self.check_put(put)?,
                 Op::RequestDeleteRange(_) => {}
                 Op::RequestTxn(nested) => self.check_txn(nested)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Plays the writes on the keys alone: a put that keeps value or lease needs its key at that moment.
+    fn check_kept(&self, request: &TxnRequest, keys: &mut BTreeSet<Bytes>) -> Result<(), Refusal> {
+        let succeeded = request.compare.iter().all(|compare| self.holds(compare));
+        for op in if succeeded { &request.success } else { &request.failure } {
+            match op.request.as_ref().expect("validated") {
+                Op::RequestPut(put) if (put.ignore_value || put.ignore_lease) && !keys.contains(&put.key) => {
+                    return Err(KEY_NOT_FOUND);
+                }
+                Op::RequestPut(put) => {
+                    keys.insert(put.key.clone());
+                }
+                Op::RequestDeleteRange(delete) => {
+                    keys.retain(|key| !within(key, &delete.key, &delete.range_end))
+                }
+                Op::RequestTxn(nested) => self.check_kept(nested, keys)?,
+                Op::RequestRange(_) => {}
             }
         }
         Ok(())
