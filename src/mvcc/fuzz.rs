@@ -147,8 +147,14 @@ impl World {
             9..=12 => self.txn(txn),
             13 => {
                 let revision = self.some_revision();
+                let previous = self.model.compacted;
                 let (ours, theirs) = (compact::mark(txn, revision), self.model.compact(revision));
                 assert_eq!(ours.map_err(Error::message), theirs, "compaction at {revision}");
+                if theirs.is_ok() && self.hashings.len() < 8 {
+                    let hash = HashKv::of_compaction(revision, previous);
+                    let expected = (self.model.compaction_hash(revision, previous), previous, revision);
+                    self.hashings.push(Hashing { hash, expected });
+                }
                 None
             }
             14 => {

@@ -392,16 +392,34 @@ impl Model {
             return Err(FUTURE);
         }
         let revision = if revision == 0 { self.revision } else { revision };
-        let keep: Vec<(i64, i64)> =
-            self.live(&[0], &[0], revision).iter().map(|change| (change.main, change.sub)).collect();
+        // A key that the very write of this revision deletes before it puts it is not kept.
+        let remade = |put: &Change| {
+            let same_write = |c: &Change| c.main == revision && c.sub < put.sub && c.kv.key == put.kv.key;
+            put.main == revision && self.changes.iter().any(|c| c.delete && same_write(c))
+        };
+        let live = self.live(&[0], &[0], revision);
+        let any_kept = live.iter().any(|change| !remade(change));
+        let keep: Vec<(i64, i64)> = live.iter().map(|change| (change.main, change.sub)).collect();
+        let stored = self.stored(self.compacted.min(revision)).into_iter();
+        let digested = stored.filter(|change| {
+            let condemned =
+                change.main <= self.compacted && any_kept && !keep.contains(&(change.main, change.sub));
+            change.main <= revision && !condemned && !(change.delete && change.main == self.compacted)
+        });
+        Ok((Self::digest(digested), self.compacted, revision))
+    }
+
+    /// The hash that a compaction to `revision` takes after one to `previous`: all that changed in between, and what
+    /// is older and lives.
+    pub fn compaction_hash(&self, revision: i64, previous: i64) -> u32 {
+        let live = self.live(&[0], &[0], revision);
+        let lives = |change: &Change| live.iter().any(|l| (l.main, l.sub) == (change.main, change.sub));
+        Self::digest(self.changes.iter().filter(|c| c.main <= revision && (c.main > previous || lives(c))))
+    }
+
+    fn digest<'a>(changes: impl Iterator<Item = &'a Change>) -> u32 {
         let mut digested = b"key".to_vec();
-        for change in self.stored(self.compacted.min(revision)) {
-            let condemned = change.main <= self.compacted
-                && !keep.is_empty()
-                && !keep.contains(&(change.main, change.sub));
-            if change.main > revision || condemned || (change.delete && change.main == self.compacted) {
-                continue;
-            }
+        for change in changes {
             digested.extend_from_slice(&change.main.to_be_bytes());
             digested.push(b'_');
             digested.extend_from_slice(&change.sub.to_be_bytes());
@@ -410,6 +428,6 @@ impl Model {
             }
             digested.extend_from_slice(&change.kv.encode_to_vec());
         }
-        Ok((crc32c::crc32c(&digested), self.compacted, revision))
+        crc32c::crc32c(&digested)
     }
 }
