@@ -5,7 +5,8 @@
 //! change since the compaction *before*, and of what is older what lives.
 //!
 //! Here the digest is a job outside the replica, over published states, in legs; the sweep of that compaction waits for
-//! it. It reads everything stored up to the compaction, as etcd's does, at some 0.5 to 1 ms for 1000 revisions.
+//! it. It reads everything stored up to the compaction, as etcd's does: some 0.2 ms of CPU for 1000 changes since the
+//! compaction before, and up to 1.4 ms for 1000 older pairs, each of which has to be looked up (`bench/mvcc.rs`).
 #![forbid(unsafe_code)]
 
 use std::sync::{Arc, Mutex, PoisonError};
