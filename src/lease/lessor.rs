@@ -17,6 +17,9 @@ pub const MAX_TTL_SECONDS: i64 = 9_000_000_000;
 /// How long a due lease is left alone after it was handed out, in case its revocation got lost.
 const RETRY: Duration = Duration::from_secs(3);
 
+/// Entries of revoked leases that the heap may hold, beside as many as there are leases, before it is built anew.
+const STALE_MIN: usize = 64;
+
 /// Why a lease was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Error {
@@ -33,15 +36,17 @@ pub enum Error {
 pub struct LeaseInfo {
     /// Seconds granted.
     pub granted_ttl: i64,
-    /// Whole seconds left; 0 when due.
+    /// Whole seconds left; not above 0 when due.
     pub ttl: i64,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Lease {
     ttl_seconds: i64,
-    /// When the leader revokes it. The heap has an entry with this instant.
+    /// When the leader revokes it. Never earlier than what it was before, while it leads.
     expiry: Instant,
+    /// The instant of its one valid entry in the heap: not after `expiry`, or a retry after it.
+    queued: Instant,
     /// Seconds that a checkpoint left it; 0 without one.
     remaining_seconds: i64,
 }
@@ -52,8 +57,8 @@ type FixedHash = BuildHasherDefault<DefaultHasher>;
 #[derive(Debug)]
 pub struct Lessor {
     leases: HashMap<i64, Lease, FixedHash>,
-    /// Expiries, soonest first. Stale entries (renewed, revoked) are dropped when they come up or outnumber the
-    /// leases.
+    /// When to look at which lease, soonest first. A renewal does not touch it: the entry comes up too early and is
+    /// put back. Entries of revoked leases are dropped when they come up or outnumber the leases.
     heap: BinaryHeap<Reverse<(Instant, i64)>>,
     min_ttl_seconds: i64,
     /// True on the leader: only there do leases run out.
@@ -80,8 +85,9 @@ impl Lessor {
             let stored = leasepb::Lease::decode(cursor.value())
                 .unwrap_or_else(|error| panic!("lease record {:?} is damaged: {error}", cursor.key()));
             let lease = Lease {
-                ttl_seconds: stored.ttl,
+                ttl_seconds: stored.ttl.max(min_ttl_seconds),
                 expiry: Instant::default(),
+                queued: Instant::default(),
                 remaining_seconds: stored.remaining_ttl,
             };
             lessor.leases.insert(stored.id, lease);
@@ -105,11 +111,15 @@ impl Lessor {
             return Err(Error::Exists);
         }
         let ttl_seconds = ttl.max(self.min_ttl_seconds);
-        let lease = Lease { ttl_seconds, expiry: now + seconds(ttl_seconds), remaining_seconds: 0 };
+        let expiry = now + seconds(ttl_seconds);
+        let lease = Lease { ttl_seconds, expiry, queued: expiry, remaining_seconds: 0 };
         self.leases.insert(id, lease);
         store(txn, id, &lease);
         if self.primary {
-            self.schedule(lease.expiry, id);
+            self.heap.push(Reverse((expiry, id)));
+            if self.heap.len() > STALE_MIN + 2 * self.leases.len() {
+                self.rebuild();
+            }
         }
         Ok(ttl_seconds)
     }
@@ -140,26 +150,15 @@ impl Lessor {
         if primary && lease.expiry <= now {
             return Err(Error::NotFound);
         }
-        let ttl_seconds = lease.ttl_seconds;
-        lease.expiry = now + seconds(ttl_seconds);
-        let expiry = lease.expiry;
-        if primary {
-            self.schedule(expiry, id);
-        }
-        Ok(ttl_seconds)
+        lease.expiry = now + seconds(lease.ttl_seconds);
+        Ok(lease.ttl_seconds)
     }
 
-    /// Records what the leader says is left of a lease; a later leader starts from there.
-    pub fn checkpoint(&mut self, txn: &mut WriteTxn<'_>, now: Instant, id: i64, remaining_seconds: i64) {
-        let primary = self.primary;
+    /// Records what the leader says is left of a lease: the next leader starts from there, this one goes on.
+    pub fn checkpoint(&mut self, txn: &mut WriteTxn<'_>, id: i64, remaining_seconds: i64) {
         let Some(lease) = self.leases.get_mut(&id) else { return };
         lease.remaining_seconds = remaining_seconds;
         store(txn, id, lease);
-        if primary {
-            lease.expiry = now + left(lease);
-            let expiry = lease.expiry;
-            self.schedule(expiry, id);
-        }
     }
 
     /// What is left of a lease.
@@ -168,8 +167,9 @@ impl Lessor {
     /// [`Error::NotFound`].
     pub fn time_to_live(&self, now: Instant, id: i64) -> Result<LeaseInfo, Error> {
         let lease = self.leases.get(&id).ok_or(Error::NotFound)?;
-        let ttl = lease.expiry.since(now).as_secs();
-        Ok(LeaseInfo { granted_ttl: lease.ttl_seconds, ttl: i64::try_from(ttl).unwrap_or(i64::MAX) })
+        let whole = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+        let ttl = whole(lease.expiry.since(now)) - whole(now.since(lease.expiry));
+        Ok(LeaseInfo { granted_ttl: lease.ttl_seconds, ttl })
     }
 
     /// All ids, the soonest to expire first.
@@ -195,6 +195,7 @@ impl Lessor {
         self.primary = true;
         for lease in self.leases.values_mut() {
             lease.expiry = now + extend + left(lease);
+            lease.queued = lease.expiry;
         }
         self.rebuild();
     }
@@ -216,14 +217,18 @@ impl Lessor {
         let mut due = Vec::new();
         while due.len() < limit {
             match self.heap.peek() {
-                Some(&Reverse((expiry, id))) if expiry <= now => {
+                Some(&Reverse((queued, id))) if queued <= now => {
                     self.heap.pop();
-                    // A renewed or revoked lease leaves its old entry behind; an entry past the lease's own
-                    // expiry is a retry.
-                    if self.leases.get(&id).is_some_and(|lease| lease.expiry <= now) {
+                    let Some(lease) = self.leases.get_mut(&id).filter(|lease| lease.queued == queued) else {
+                        continue;
+                    };
+                    lease.queued = if lease.expiry <= now {
                         due.push(id);
-                        self.heap.push(Reverse((now + RETRY, id)));
-                    }
+                        now + RETRY
+                    } else {
+                        lease.expiry
+                    };
+                    self.heap.push(Reverse((lease.queued, id)));
                 }
                 _ => break,
             }
@@ -231,16 +236,8 @@ impl Lessor {
         due
     }
 
-    fn schedule(&mut self, expiry: Instant, id: i64) {
-        self.heap.push(Reverse((expiry, id)));
-        // Renewals leave stale entries; half of the heap may be such before it is built anew.
-        if self.heap.len() > 64 + 2 * self.leases.len() {
-            self.rebuild();
-        }
-    }
-
     fn rebuild(&mut self) {
-        self.heap = self.leases.iter().map(|(&id, lease)| Reverse((lease.expiry, id))).collect();
+        self.heap = self.leases.iter().map(|(&id, lease)| Reverse((lease.queued, id))).collect();
     }
 }
 
@@ -307,7 +304,9 @@ mod tests {
         lessor.grant(&mut txn, at(0), 1, 10).unwrap();
         lessor.grant(&mut txn, at(0), 2, 100).unwrap();
         lessor.grant(&mut txn, at(0), 3, 50).unwrap();
-        lessor.checkpoint(&mut txn, at(1), 2, 20);
+        lessor.checkpoint(&mut txn, 2, 20);
+        let unmoved = lessor.time_to_live(at(1), 2);
+        assert_eq!(unmoved, Ok(LeaseInfo { granted_ttl: 100, ttl: 99 }));
         lessor.revoke(&mut txn, 3).unwrap();
         txn.commit();
         let mut reader = store.readers().register();
@@ -321,15 +320,58 @@ mod tests {
     }
 
     #[test]
-    fn many_renewals_do_not_grow_the_heap() {
+    fn neither_renewals_nor_short_lives_grow_the_heap() {
         let (mut store, mut lessor) = (Store::in_memory(), leader());
         let mut txn = store.write();
         (1..=10).for_each(|id| assert_eq!(lessor.grant(&mut txn, at(0), id, 10), Ok(10)));
-        for second in 1..10_000 {
-            for id in 1..=10 {
-                lessor.renew(at(second), id).unwrap();
-            }
+        for second in 1..1000 {
+            (1..=10).for_each(|id| assert_eq!(lessor.renew(at(second), id), Ok(10)));
+            lessor.grant(&mut txn, at(second), 11, 1_000_000).unwrap();
+            lessor.revoke(&mut txn, 11).unwrap();
+            assert!(lessor.expired(at(second), 10).is_empty());
         }
         assert!(lessor.heap.len() <= 100);
+        assert_eq!(lessor.expired(at(1009), 100).len(), 10, "each once");
+    }
+
+    #[test]
+    fn random_lives_end_when_a_list_says_they_do() {
+        let mut prng = crate::stdx::prng::Prng::new(4);
+        let (mut store, mut lessor) = (Store::in_memory(), leader());
+        let mut txn = store.write();
+        let mut expiries = std::collections::BTreeMap::new();
+        for second in 0..3000 {
+            for _ in 0..prng.below(6) {
+                let (id, ttl) = (1 + prng.below(40) as i64, 2 + prng.below(60));
+                match prng.below(4) {
+                    0 => {
+                        let granted = lessor.grant(&mut txn, at(second), id, ttl as i64);
+                        assert_eq!(granted.is_ok(), !expiries.contains_key(&id));
+                        expiries.entry(id).or_insert((second + ttl, ttl));
+                    }
+                    1 => {
+                        assert_eq!(lessor.revoke(&mut txn, id).is_ok(), expiries.remove(&id).is_some());
+                    }
+                    _ => {
+                        let renewed = lessor.renew(at(second), id).is_ok();
+                        let lease = expiries.get_mut(&id).filter(|(expiry, _)| *expiry > second);
+                        assert_eq!(renewed, lease.is_some());
+                        if let Some((expiry, ttl)) = lease {
+                            *expiry = second + *ttl;
+                        }
+                    }
+                }
+            }
+            let mut due = Vec::new();
+            while let [id] = lessor.expired(at(second), 1)[..] {
+                due.push(id);
+                lessor.revoke(&mut txn, id).unwrap();
+            }
+            due.sort_unstable();
+            let ended: Vec<i64> =
+                expiries.iter().filter(|(_, (expiry, _))| *expiry <= second).map(|(id, _)| *id).collect();
+            assert_eq!(due, ended);
+            expiries.retain(|_, (expiry, _)| *expiry > second);
+        }
     }
 }

@@ -15,7 +15,7 @@
 //! TTL again, plus one election timeout: a lease may live longer than promised, never shorter.
 //!
 //! Absent on purpose: a clock (the time is passed in), and a scan over all leases: expiry is a heap whose entries
-//! are checked against the lease when they come up, so a renewal costs one push.
+//! are checked against the lease when they come up, so a renewal changes one field.
 #![forbid(unsafe_code)]
 
 mod lessor;

@@ -69,8 +69,13 @@ pub fn alarm(request: &AlarmRequest) -> Result<(), Error> {
 /// Checks a Txn against the limit on operations.
 pub fn txn(request: &TxnRequest, max_ops: usize) -> Result<(), Error> {
     txn_fields(request, max_ops)?;
-    writes(&request.success)?;
-    writes(&request.failure)?;
+    for branch in [&request.success, &request.failure] {
+        // One operation by itself, which is what the apiserver sends, has nothing to collide with.
+        let single = matches!(&branch[..], [] | [RequestOp { request: Some(Op::RequestPut(_)) }]);
+        if !single {
+            writes(branch)?;
+        }
+    }
     Ok(())
 }
 
@@ -97,8 +102,8 @@ fn txn_fields(request: &TxnRequest, max_ops: usize) -> Result<(), Error> {
 
 /// What a list of operations writes.
 #[derive(Default)]
-struct Writes {
-    puts: BTreeSet<Vec<u8>>,
+struct Writes<'a> {
+    puts: BTreeSet<&'a [u8]>,
     deletes: Deletes,
 }
 
@@ -106,7 +111,7 @@ struct Writes {
 ///
 /// The order matters, and with it what etcd does not see: this level's deletes, then the nested transactions one
 /// after the other (a delete in a later one is not held against a put in an earlier), then this level's puts.
-fn writes(ops: &[RequestOp]) -> Result<Writes, Error> {
+fn writes(ops: &[RequestOp]) -> Result<Writes<'_>, Error> {
     let mut all = Writes::default();
     for op in ops {
         if let Some(Op::RequestDeleteRange(request)) = &op.request {
@@ -136,7 +141,7 @@ fn writes(ops: &[RequestOp]) -> Result<Writes, Error> {
     }
     for op in ops {
         let Some(Op::RequestPut(request)) = &op.request else { continue };
-        if all.deletes.contain(&request.key) || !all.puts.insert(request.key.to_vec()) {
+        if all.deletes.contain(&request.key) || !all.puts.insert(&request.key) {
             return Err(Error::DuplicateKey);
         }
     }

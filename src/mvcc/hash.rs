@@ -2,7 +2,8 @@
 //!
 //! It is etcd's number: CRC-32C over the name of etcd's bucket, then storage key and stored value of every change
 //! up to a revision, in order, in etcd's own storage layout. What a compaction has condemned is left out whether it
-//! is still there or not, so the number does not depend on how far a sweep has got.
+//! is still there or not, so the number does not depend on how far a sweep has got. At a revision that was compacted
+//! itself, the number is the one that the compaction took: see [`compact_hash`](super::compact_hash).
 #![forbid(unsafe_code)]
 
 use super::revision::Revision;
@@ -26,12 +27,12 @@ pub struct HashKv {
 }
 
 enum Stage {
-    /// Looking for one live key: if there is none, nothing at all is condemned.
-    AnyLive(Position),
+    /// Looking for one key that etcd would keep: if there is none, nothing at all is condemned.
+    AnyKept(Position),
     /// Digesting changes, from this one on.
     Digest {
         from: Revision,
-        any_live: bool,
+        any_kept: bool,
     },
     Done,
 }
@@ -68,9 +69,22 @@ impl HashKv {
             revision,
             compact_revision: view.compact_revision(),
             current: view.revision(),
-            stage: Stage::AnyLive(everything().start()),
+            stage: Stage::AnyKept(everything().start()),
             crc: crc32c::crc32c(b"key"),
         })
+    }
+
+    /// The hash that a compaction to `revision` takes, where the one before it was to `previous`. The store's
+    /// revision is left out of it.
+    pub fn of_compaction(revision: i64, previous: i64) -> Self {
+        Self {
+            revision,
+            compact_revision: previous,
+            current: 0,
+            // What changed at `revision` itself is kept, deletions too, so there always is something.
+            stage: Stage::Digest { from: Revision::default(), any_kept: true },
+            crc: crc32c::crc32c(b"key"),
+        }
     }
 
     /// The revision to pin while this is under way: nothing that died above it may be swept.
@@ -80,16 +94,24 @@ impl HashKv {
 
     /// Digests on for about `budget` changes; the hash, once it is there.
     pub fn step<R: Read>(&mut self, view: &View<'_, R>, budget: usize) -> Option<KvHash> {
-        if let Stage::AnyLive(position) = &self.stage {
+        if let Stage::AnyKept(position) = &self.stage {
             let interval = everything();
             let mut walk = Walk::resume(view, &interval, self.revision, position, budget);
-            self.stage = match walk.next() {
-                Step::Paused => Stage::AnyLive(walk.position()),
-                step => Stage::Digest { from: Revision::default(), any_live: matches!(step, Step::Live(..)) },
+            let any_kept = loop {
+                match walk.next() {
+                    Step::Paused => break None,
+                    Step::End => break Some(false),
+                    Step::Live(found, _) if self.is_remade(view, &walk.key(), found) => {}
+                    Step::Live(..) => break Some(true),
+                }
             };
-        } else if let Stage::Digest { from, any_live } = self.stage {
-            self.stage = match self.digest(view, from, any_live, budget) {
-                Some(from) => Stage::Digest { from, any_live },
+            self.stage = match any_kept {
+                None => Stage::AnyKept(walk.position()),
+                Some(any_kept) => Stage::Digest { from: Revision::default(), any_kept },
+            };
+        } else if let Stage::Digest { from, any_kept } = self.stage {
+            self.stage = match self.digest(view, from, any_kept, budget) {
+                Some(from) => Stage::Digest { from, any_kept },
                 None => Stage::Done,
             };
         }
@@ -101,12 +123,25 @@ impl HashKv {
         })
     }
 
+    /// Whether the very write that `self.revision` names deleted `key` before it put it at `found`. etcd takes such
+    /// a key for deleted when it looks for what to keep.
+    fn is_remade<R: Read>(&self, view: &View<'_, R>, key: &[u8], mut found: Revision) -> bool {
+        while found.main == self.revision && found.sub > 0 {
+            match view.find_any(key, Revision::new(found.main, found.sub - 1)) {
+                Some(earlier) if earlier.entry.tombstone => return earlier.revision.main == self.revision,
+                Some(earlier) => found = earlier.revision,
+                None => return false,
+            }
+        }
+        false
+    }
+
     /// One leg; where the next one starts.
     fn digest<R: Read>(
         &mut self,
         view: &View<'_, R>,
         from: Revision,
-        any_live: bool,
+        any_kept: bool,
         budget: usize,
     ) -> Option<Revision> {
         let mut cursor = view.read().cursor(Tree::Kv);
@@ -120,7 +155,7 @@ impl HashKv {
                 return None;
             }
             let (tombstone, kv) = split_kv_value(cursor.value());
-            if self.counts(view, revision, tombstone, kv, any_live) {
+            if self.counts(view, revision, tombstone, kv, any_kept) {
                 self.crc = crc32c::crc32c_append(self.crc, &etcd_key(revision, tombstone));
                 self.crc = crc32c::crc32c_append(self.crc, kv);
             }
@@ -135,7 +170,7 @@ impl HashKv {
         revision: Revision,
         tombstone: bool,
         kv: &[u8],
-        any_live: bool,
+        any_kept: bool,
     ) -> bool {
         if revision.main > self.compact_revision {
             return true;
@@ -145,14 +180,14 @@ impl HashKv {
         if tombstone {
             return false;
         }
-        // With nothing alive etcd digests whatever its compaction has left, which is what is alive at it.
-        let at = if any_live { self.revision } else { self.compact_revision };
+        // With nothing to keep etcd digests whatever its compaction has left, which is what is alive at it.
+        let at = if any_kept { self.revision } else { self.compact_revision };
         view.find(key_of(kv), at).is_some_and(|found| found.revision == revision)
     }
 }
 
 /// A storage key of etcd's bucket `key`: both parts of the revision, big endian, and a mark on tombstones.
-fn etcd_key(revision: Revision, tombstone: bool) -> impl core::ops::Deref<Target = [u8]> {
+pub fn etcd_key(revision: Revision, tombstone: bool) -> impl core::ops::Deref<Target = [u8]> {
     let mut key = [0; 18];
     key[..8].copy_from_slice(&revision.main.to_be_bytes());
     key[8] = b'_';
@@ -202,14 +237,17 @@ mod tests {
         writer.finish();
     }
 
-    fn hash(txn: &WriteTxn<'_>, revision: i64) -> (u32, i64, i64, i64) {
-        let view = View::new(txn);
-        let mut hash = HashKv::new(&view, revision).unwrap();
+    fn digest(txn: &WriteTxn<'_>, mut hash: HashKv) -> KvHash {
         loop {
-            if let Some(KvHash { hash, compact_revision, hash_revision, revision }) = hash.step(&view, 2) {
-                return (hash, compact_revision, hash_revision, revision);
+            if let Some(hash) = hash.step(&View::new(txn), 2) {
+                return hash;
             }
         }
+    }
+
+    fn hash(txn: &WriteTxn<'_>, revision: i64) -> (u32, i64, i64, i64) {
+        let hash = digest(txn, HashKv::new(&View::new(txn), revision).unwrap());
+        (hash.hash, hash.compact_revision, hash.hash_revision, hash.revision)
     }
 
     /// The numbers are etcd 3.7.3's own, from `etcdctl endpoint hashkv` after the same requests.
@@ -238,6 +276,7 @@ mod tests {
         assert_eq!(hash(txn, 5), (1_125_682_900, -1, 5, 8));
 
         compact::mark(txn, 5).unwrap();
+        assert_eq!(digest(txn, HashKv::of_compaction(5, -1)).hash, 1_125_682_900);
         for _ in 0..5 {
             // Whatever the sweep has got to.
             assert_eq!(hash(txn, 0), (3_457_312_934, 5, 8, 8));
@@ -257,5 +296,26 @@ mod tests {
         let view = View::new(&*txn);
         assert_eq!(HashKv::new(&view, 9).err(), Some(Error::Compacted));
         assert_eq!(HashKv::new(&view, 11).err(), Some(Error::FutureRevision));
+    }
+
+    /// What etcd keeps at a revision leaves out keys that are deleted and put again in it. With nothing to keep, it
+    /// digests the compacted past too.
+    #[test]
+    fn a_key_made_anew_in_the_revision_is_not_kept() {
+        let mut store = Store::in_memory();
+        let txn = &mut store.write();
+        initialize(txn);
+        put(txn, "a", "1", 0);
+        put(txn, "b", "2", 0);
+        compact::mark(txn, 3).unwrap();
+        let ops =
+            [Op::RequestDeleteRange(delete_request(b"a", b"\0")), Op::RequestPut(put_request("a", "3", 0))];
+        let success = ops.map(|op| RequestOp { request: Some(op) }).to_vec();
+        txn::apply(txn, &TxnRequest { success, ..TxnRequest::default() }, &|_| true, true).unwrap();
+        let remade = hash(txn, 4);
+        put(txn, "c", "4", 0);
+        assert_eq!(remade, (2_469_020_438, 3, 4, 4));
+        assert_eq!(hash(txn, 4), (2_469_020_438, 3, 4, 5));
+        assert_eq!(hash(txn, 5), (2_816_685_294, 3, 5, 5));
     }
 }

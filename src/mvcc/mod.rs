@@ -26,6 +26,8 @@
 //!     range::answer, Range, RangeStream, txn::read
 //!     View::events, value_at     (watch catch-up)
 //!     HashKv
+//!                                                  the digester
+//!                                                  compact_hash::CompactionDigest   before the sweep
 //! ```
 //!
 //! A [`View`] is a consistent state for one synchronous slice of work. What takes longer ([`Range`], [`RangeStream`],
@@ -53,6 +55,7 @@
 
 pub mod check;
 pub mod compact;
+pub mod compact_hash;
 pub mod event;
 pub mod fuzz;
 pub mod hash;

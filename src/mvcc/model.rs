@@ -2,6 +2,9 @@
 //! other. Slow, obvious, and sharing no code with what it judges.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
 use prost::Message;
 
 use crate::proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
@@ -240,6 +243,9 @@ impl Model {
     pub fn txn(&mut self, request: &TxnRequest) -> Result<TxnResponse, Refusal> {
         let before = self.clone();
         before.check_txn(request)?;
+        let live = before.live(&[0], &[0], i64::MAX);
+        let mut keys: BTreeSet<Bytes> = live.iter().map(|change| change.kv.key.clone()).collect();
+        before.check_kept(request, &mut keys)?;
         let mut sub = 0;
         let mut response = self.do_txn(&before, &mut sub, request);
         self.end(sub);
@@ -260,6 +266,27 @@ impl Model {
                 Op::RequestPut(put) => self.check_put(put)?,
                 Op::RequestDeleteRange(_) => {}
                 Op::RequestTxn(nested) => self.check_txn(nested)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Plays the writes on the keys alone: a put that keeps value or lease needs its key at that moment.
+    fn check_kept(&self, request: &TxnRequest, keys: &mut BTreeSet<Bytes>) -> Result<(), Refusal> {
+        let succeeded = request.compare.iter().all(|compare| self.holds(compare));
+        for op in if succeeded { &request.success } else { &request.failure } {
+            match op.request.as_ref().expect("validated") {
+                Op::RequestPut(put) if (put.ignore_value || put.ignore_lease) && !keys.contains(&put.key) => {
+                    return Err(KEY_NOT_FOUND);
+                }
+                Op::RequestPut(put) => {
+                    keys.insert(put.key.clone());
+                }
+                Op::RequestDeleteRange(delete) => {
+                    keys.retain(|key| !within(key, &delete.key, &delete.range_end))
+                }
+                Op::RequestTxn(nested) => self.check_kept(nested, keys)?,
+                Op::RequestRange(_) => {}
             }
         }
         Ok(())
@@ -365,16 +392,34 @@ impl Model {
             return Err(FUTURE);
         }
         let revision = if revision == 0 { self.revision } else { revision };
-        let keep: Vec<(i64, i64)> =
-            self.live(&[0], &[0], revision).iter().map(|change| (change.main, change.sub)).collect();
+        // A key that the very write of this revision deletes before it puts it is not kept.
+        let remade = |put: &Change| {
+            let same_write = |c: &Change| c.main == revision && c.sub < put.sub && c.kv.key == put.kv.key;
+            put.main == revision && self.changes.iter().any(|c| c.delete && same_write(c))
+        };
+        let live = self.live(&[0], &[0], revision);
+        let any_kept = live.iter().any(|change| !remade(change));
+        let keep: Vec<(i64, i64)> = live.iter().map(|change| (change.main, change.sub)).collect();
+        let stored = self.stored(self.compacted.min(revision)).into_iter();
+        let digested = stored.filter(|change| {
+            let condemned =
+                change.main <= self.compacted && any_kept && !keep.contains(&(change.main, change.sub));
+            change.main <= revision && !condemned && !(change.delete && change.main == self.compacted)
+        });
+        Ok((Self::digest(digested), self.compacted, revision))
+    }
+
+    /// The hash that a compaction to `revision` takes after one to `previous`: all that changed in between, and what
+    /// is older and lives.
+    pub fn compaction_hash(&self, revision: i64, previous: i64) -> u32 {
+        let live = self.live(&[0], &[0], revision);
+        let lives = |change: &Change| live.iter().any(|l| (l.main, l.sub) == (change.main, change.sub));
+        Self::digest(self.changes.iter().filter(|c| c.main <= revision && (c.main > previous || lives(c))))
+    }
+
+    fn digest<'a>(changes: impl Iterator<Item = &'a Change>) -> u32 {
         let mut digested = b"key".to_vec();
-        for change in self.stored(self.compacted.min(revision)) {
-            let condemned = change.main <= self.compacted
-                && !keep.is_empty()
-                && !keep.contains(&(change.main, change.sub));
-            if change.main > revision || condemned || (change.delete && change.main == self.compacted) {
-                continue;
-            }
+        for change in changes {
             digested.extend_from_slice(&change.main.to_be_bytes());
             digested.push(b'_');
             digested.extend_from_slice(&change.sub.to_be_bytes());
@@ -383,6 +428,6 @@ impl Model {
             }
             digested.extend_from_slice(&change.kv.encode_to_vec());
         }
-        Ok((crc32c::crc32c(&digested), self.compacted, revision))
+        crc32c::crc32c(&digested)
     }
 }

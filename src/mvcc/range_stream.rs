@@ -35,6 +35,8 @@ pub struct RangeStream {
 }
 
 enum Stage {
+    /// The next chunk starts at `position`.
+    Next,
     /// Walking the index for the next chunk.
     Chunk(Range),
     /// The last chunk is known; counting the keys behind it.
@@ -87,8 +89,13 @@ impl RangeStream {
     /// Goes on planning the next message, looking at up to `budget` index entries; true once it stands, or if
     /// there is none left. A compaction that passed the stream's revision in between ends it with an error.
     pub fn plan<R: Read>(&mut self, view: &View<'_, R>, budget: usize) -> Result<bool, Error> {
+        if let Stage::Next = self.stage {
+            let (interval, position) = (self.interval.clone(), self.position.clone());
+            self.stage = Stage::Chunk(Range::from(view, &self.request, interval, position, false)?);
+        }
         match &mut self.stage {
             Stage::Message { .. } | Stage::Finished => return Ok(true),
+            Stage::Next => unreachable!("it has just become a chunk"),
             Stage::Chunk(chunk) => {
                 if !chunk.plan(view, budget) {
                     return Ok(false);
@@ -170,7 +177,7 @@ impl RangeStream {
         header: &Header,
         out: &mut BytesMut,
         bytes: usize,
-    ) -> Result<bool, Error> {
+    ) -> bool {
         let inner_len = self.inner_len(header);
         let Stage::Message { chunk, last, begun } = &mut self.stage else {
             panic!("a message is written once it is planned")
@@ -183,21 +190,15 @@ impl RangeStream {
             }
         }
         if !chunk.emit_kvs(view, out, bytes) {
-            return Ok(false);
+            return false;
         }
         self.stage = match *last {
             Some(last) => {
                 Range::put_tail(out, last.more, last.count);
                 Stage::Finished
             }
-            None => Stage::Chunk(Range::from(
-                view,
-                &self.request,
-                self.interval.clone(),
-                self.position.clone(),
-                false,
-            )?),
+            None => Stage::Next,
         };
-        Ok(true)
+        true
     }
 }

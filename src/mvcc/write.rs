@@ -68,9 +68,6 @@ impl<'t, 's> Writer<'t, 's> {
 
     /// Applies a put that [`check_put`](super::txn::check_put) has let pass. Returns the encoded pair that was
     /// there before, if asked for.
-    ///
-    /// A transaction may delete the very key whose value or lease a later put of it wants to keep, in one of the
-    /// few ways that the search for duplicate keys does not see. etcd dies of that; here nothing is kept.
     pub fn put(&mut self, request: &PutRequest) -> Option<Bytes> {
         let newest = self.newest(&request.key);
         let live = newest.filter(|found| !found.entry.tombstone);

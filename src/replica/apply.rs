@@ -114,7 +114,7 @@ pub fn apply(
         }
         Request::LeaseCheckpoint(request) => {
             for checkpoint in &request.checkpoints {
-                state.lessor.checkpoint(txn, now, checkpoint.id, checkpoint.remaining_ttl);
+                state.lessor.checkpoint(txn, checkpoint.id, checkpoint.remaining_ttl);
             }
             Ok(Response::LeaseCheckpoint { revision })
         }
@@ -291,7 +291,8 @@ const CLUSTER_VERSION: &[u8] = b"cluster_version";
 const DOWNGRADE_TARGET: &[u8] = b"downgrade_target";
 
 impl Cluster {
-    fn restore(read: &impl Read) -> Self {
+    /// What the store says.
+    pub fn restore(read: &impl Read) -> Self {
         let text = |key: &[u8]| read.get(Tree::Meta, key).map(|v| String::from_utf8_lossy(v).into_owned());
         let mut cluster = Self {
             version: text(CLUSTER_VERSION).unwrap_or_default(),

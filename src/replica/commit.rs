@@ -10,7 +10,7 @@ use raft_proto::CONF_CHANGE_UPDATE_NODE;
 use super::apply::{self, apply};
 use super::bootstrap::MemberContext;
 use super::port::{Output, Outputs};
-use super::replica::Replica;
+use super::replica::{Replica, lowest};
 use crate::btree::{Applied, Read, WriteTxn};
 use crate::limits::{APPLY_ENTRIES_MAX, SWEEP_SLICE, TAIL_BYTES_MAX};
 use crate::mvcc::compact;
@@ -28,6 +28,8 @@ impl Replica {
         let entries: Vec<LogEntry> = self.committed.drain(..count).collect();
         let mut told = Vec::with_capacity(2 * count);
         let mut changes = Vec::new();
+        // A compaction among these entries is not published yet: a reader may still pin below it.
+        let published = self.store.applied().compact_revision;
         let mut txn = self.store.write();
         for entry in &entries {
             let before = txn.applied();
@@ -48,6 +50,9 @@ impl Replica {
                     }
                     let apply::Applied { reply, events } =
                         apply(&mut txn, &mut self.state, now, &command.request, ticket.is_some());
+                    if let Ok(Response::Compact { compacted, .. }) = &reply {
+                        self.digests.queue(entry.index, *compacted, before.compact_revision);
+                    }
                     if let Some(batch) = events {
                         told.push(Output::Publish(Arc::new(batch)));
                     }
@@ -75,7 +80,8 @@ impl Replica {
             txn.set_applied(Applied { index: entry.index, term: entry.term, ..after });
         }
         let swept = if sweep {
-            compact::sweep(&mut txn, self.pins.lowest(), SWEEP_SLICE)
+            let pinned = lowest(self.pins.lowest(), self.digests.pin());
+            compact::sweep(&mut txn, lowest(pinned, Some(published)), SWEEP_SLICE)
         } else {
             compact::Swept::default()
         };

@@ -28,11 +28,13 @@
 
 pub mod apply;
 pub mod bootstrap;
+pub mod bucket_hash;
 pub mod port;
 pub mod read_gate;
 
 mod checkpoint;
 mod commit;
+mod digest;
 mod election;
 mod propose;
 mod read_index;

@@ -14,6 +14,8 @@ use raft::eraftpb::Message;
 
 use crate::error::Error;
 use crate::mvcc::EventBatch;
+use crate::mvcc::compact_hash::CompactionDigest;
+use crate::mvcc::hash::KvHash;
 use crate::page::CheckpointJob;
 use crate::request::Response;
 use crate::wal::{SegmentName, Write};
@@ -80,6 +82,11 @@ pub enum Input {
         /// [`CheckpointJob::generation`].
         generation: u64,
     },
+    /// The oldest digest under way is done.
+    CompactionDigested {
+        /// What came out.
+        hash: KvHash,
+    },
 }
 
 /// What the world is to do.
@@ -93,6 +100,9 @@ pub enum Output {
     },
     /// Write the store file.
     WriteCheckpoint(CheckpointJob),
+    /// Take a compaction's hash, step by step, anywhere and at leisure: only the removal of garbage waits for it.
+    /// One at a time is under way.
+    DigestCompaction(Box<CompactionDigest>),
     /// Delete log segments.
     ReleaseWal {
         /// Which.

@@ -10,6 +10,7 @@ use raft::{Config, RawNode, ReadOnlyOption};
 use super::apply::State;
 use super::bootstrap::Foundation;
 use super::checkpoint::Policy;
+use super::digest::Digests;
 use super::election::Timeouts;
 use super::propose::Proposals;
 use super::read_gate::ReadGate;
@@ -18,6 +19,7 @@ use super::replica::{Founding, Replica, Settings};
 use super::tail::Tail;
 use crate::btree::Store;
 use crate::limits::{MESSAGE_BYTES_MAX, MESSAGES_INFLIGHT_MAX};
+use crate::mvcc::compact_hash::CompactionHashes;
 use crate::mvcc::pin::Pins;
 use crate::mvcc::write::initialize;
 use crate::stdx::prng::Prng;
@@ -66,6 +68,7 @@ impl Replica {
         let mut checkpoints = Policy::default();
         // What is replayed now would be replayed again.
         checkpoints.logged(entries.iter().map(|entry| entry.data.len() as u64).sum());
+        let replayed = entries.last().map_or(applied.index, |last| last.index);
         let tail = Tail::new((applied.index, applied.term), entries, hard_state, conf_state);
         let config = Config {
             id: settings.member_id,
@@ -101,6 +104,8 @@ impl Replica {
             buffers: Vec::new(),
             outbox: Vec::new(),
             founding,
+            hashes: CompactionHashes::default(),
+            digests: Digests::new(replayed),
             sweeping: Vec::new(),
             swept: 0,
             swept_told: store.applied().swept_revision.max(store.applied().compact_revision),

@@ -10,6 +10,7 @@ use raft::{RawNode, StateRole};
 
 use super::apply::State;
 use super::checkpoint::Policy;
+use super::digest::Digests;
 use super::election::Timeouts;
 use super::port::{Input, LeaseCall, Output, Outputs, Ticket};
 use super::propose::Proposals;
@@ -22,6 +23,7 @@ use crate::error::Error;
 use crate::lease;
 use crate::limits::{COMMITTED_UNAPPLIED_MAX, EXPIRE_MAX, REVOKING_MAX};
 use crate::mvcc::compact;
+use crate::mvcc::compact_hash::CompactionHashes;
 use crate::mvcc::pin::Pins;
 use crate::mvcc::write::lease_keys;
 use crate::proto::etcdserverpb::LeaseRevokeRequest;
@@ -100,6 +102,10 @@ pub struct Replica {
     pub(super) committed: VecDeque<LogEntry>,
     /// Memory for log writes.
     pub(super) buffers: Vec<Vec<u8>>,
+    /// Hashes that compactions took.
+    pub(super) hashes: CompactionHashes,
+    /// Compactions whose hash is to be taken.
+    pub(super) digests: Digests,
     /// Replies to physical compactions, waiting for the sweep to reach their revision.
     pub(super) sweeping: Vec<(i64, Ticket, Response)>,
     /// Revisions removed since the compaction under way began.
@@ -140,6 +146,7 @@ impl Replica {
             }
             Input::WalSynced { ready, buffer } => self.on_wal_synced(ready, buffer),
             Input::CheckpointSynced { generation } => self.on_checkpoint_synced(generation),
+            Input::CompactionDigested { hash } => self.on_compaction_digested(hash),
         }
     }
 
@@ -155,6 +162,7 @@ impl Replica {
         self.tidy_log(outputs);
         self.send_persisted(outputs);
         self.apply_committed(now, outputs);
+        self.digest_compaction(outputs);
         self.campaign_if_alone(outputs);
         self.follow_leadership(now);
         self.answer_leases(now, outputs);
@@ -170,6 +178,11 @@ impl Replica {
     /// Raft's state as other cores see it.
     pub fn gate(&self) -> &Arc<ReadGate> {
         &self.gate
+    }
+
+    /// The hashes that compactions took, for HashKV.
+    pub fn compaction_hashes(&self) -> &CompactionHashes {
+        &self.hashes
     }
 
     /// A handle from which each core registers its reader.
@@ -359,6 +372,11 @@ impl Replica {
     pub(super) fn is_sweep_due(&self) -> bool {
         let applied = self.store.applied();
         applied.swept_revision < applied.compact_revision
-            && compact::is_sweep_due(applied, self.pins.lowest())
+            && compact::is_sweep_due(applied, lowest(self.pins.lowest(), self.digests.pin()))
     }
+}
+
+/// The lower of two pins.
+pub(super) fn lowest(a: Option<i64>, b: Option<i64>) -> Option<i64> {
+    a.into_iter().chain(b).min()
 }

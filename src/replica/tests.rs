@@ -12,6 +12,7 @@ use super::bootstrap::Foundation;
 use super::port::{Input, LeaseCall, Output, Outputs, Ticket};
 use super::{Opening, Replica, Settings};
 use crate::btree::{Read, Store};
+use crate::mvcc::compact_hash::CompactionDigest;
 use crate::mvcc::pin::Pins;
 use crate::mvcc::view::View;
 use crate::page::{CheckpointJob, MemoryFile};
@@ -33,6 +34,7 @@ struct World {
     now: Instant,
     writes: VecDeque<(u64, Write)>,
     checkpoint: Option<CheckpointJob>,
+    digest: Option<Box<CompactionDigest>>,
     next_id: u64,
     segment_bytes: u64,
     seed: u64,
@@ -56,6 +58,7 @@ impl World {
             now: Instant::default(),
             writes: VecDeque::new(),
             checkpoint: None,
+            digest: None,
             next_id: 0,
             segment_bytes: crate::wal::SEGMENT_BYTES,
             seed,
@@ -109,6 +112,7 @@ impl World {
     fn crash(&mut self, crash: Crash) {
         self.replica = None;
         self.checkpoint = None;
+        self.digest = None;
         if let (Crash::Torn(seed), Some((_, write))) = (crash, self.writes.front())
             // A segment that is being created has no name before its first write is durable.
             && !write.create
@@ -144,6 +148,7 @@ impl World {
         match output {
             Output::AppendWal { ready, write } => self.writes.push_back((ready, write)),
             Output::WriteCheckpoint(job) => self.checkpoint = Some(job),
+            Output::DigestCompaction(job) => self.digest = Some(job),
             Output::ReleaseWal { segments } => self.files.release(segments.len()),
             _ => {}
         }
@@ -162,6 +167,18 @@ impl World {
         let Some(job) = self.checkpoint.take() else { return false };
         job.execute().expect("memory has no misfortunes");
         self.step(Input::CheckpointSynced { generation: job.generation() });
+        true
+    }
+
+    /// The compaction's hash is there.
+    fn finish_digest(&mut self) -> bool {
+        let Some(mut job) = self.digest.take() else { return false };
+        let hash = loop {
+            if let Some(hash) = job.step(2) {
+                break hash;
+            }
+        };
+        self.step(Input::CompactionDigested { hash });
         true
     }
 
@@ -191,7 +208,7 @@ impl World {
 
     /// Turns until nothing is left to do: a world in which everything works.
     fn settle(&mut self, mut each: impl FnMut(&Output)) {
-        while self.drain(&mut each) | self.sync() | self.finish_checkpoint() {}
+        while self.drain(&mut each) | self.sync() | self.finish_checkpoint() | self.finish_digest() {}
     }
 }
 
@@ -273,6 +290,7 @@ impl Script {
                 let keys: Vec<_> = batch.events.iter().map(|e| String::from_utf8_lossy(&e.key)).collect();
                 format!("publish {}: {}", batch.revision, keys.join(" "))
             }
+            Output::DigestCompaction(_) => "digest a compaction".into(),
             Output::Compacted { revision, removed } => format!("compacted to {revision}, {removed} removed"),
         }
     }
@@ -349,6 +367,15 @@ impl Script {
                 }
             }
             "synced" => assert!(self.world.sync(), "no write is on its way"),
+            "digested" => assert!(self.world.finish_digest(), "no hash is being taken"),
+            "hash" => {
+                let (revision, current) = (number(0) as i64, self.world.replica().applied().revision);
+                let hash = self.world.replica().compaction_hashes().get(revision, current);
+                let told = hash.map_or("none".into(), |hash| {
+                    format!("{} since compaction {}", hash.hash, hash.compact_revision)
+                });
+                return format!("  {told}\n");
+            }
             "checkpointed" => assert!(self.world.finish_checkpoint(), "no checkpoint is under way"),
             "segments" => {
                 self.world.segment_bytes = number(0);

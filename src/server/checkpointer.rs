@@ -62,8 +62,8 @@ fn execute(job: &CheckpointJob) {
     }
 }
 
-/// The lane to the replica is never full for long.
-fn tell(replica: &Sender<Input>, mut input: Input) {
+/// Tells the replica, whose lane is never full for long.
+pub fn tell(replica: &Sender<Input>, mut input: Input) {
     while let Err(back) = replica.send(input) {
         input = back;
         thread::sleep(Duration::from_millis(1));

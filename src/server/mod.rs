@@ -9,6 +9,7 @@ pub mod checkpointer;
 pub mod cores;
 pub mod counting;
 pub mod data_dir;
+pub mod digester;
 pub mod front;
 pub mod grpc;
 pub mod health;

@@ -22,6 +22,7 @@ use super::mesh::{Outbox, Receiver};
 use super::session_core::FromReplica;
 use super::tickets::core_of;
 use super::{counting, metrics};
+use crate::mvcc::compact_hash::CompactionDigest;
 use crate::page::CheckpointJob;
 use crate::replica::Replica;
 use crate::replica::port::{Input, Output, Outputs};
@@ -41,6 +42,8 @@ pub struct ReplicaCore {
     pub sessions: Vec<Outbox<FromReplica>>,
     /// The checkpointer's jobs.
     pub checkpoints: std::sync::mpsc::Sender<CheckpointJob>,
+    /// The digester's jobs.
+    pub digests: std::sync::mpsc::Sender<Box<CompactionDigest>>,
     /// The log.
     pub wal: WalFile,
     /// One raft tick.
@@ -91,6 +94,9 @@ impl ReplicaCore {
                     }
                     Output::WriteCheckpoint(job) => {
                         self.checkpoints.send(job).expect("the checkpointer outlives the replica");
+                    }
+                    Output::DigestCompaction(job) => {
+                        self.digests.send(job).expect("the digester outlives the replica");
                     }
                     Output::Reply { ticket, result } => {
                         self.sessions[core_of(ticket.0)].push(FromReplica::Reply(ticket, result));

@@ -28,9 +28,10 @@ use super::mesh::{self, Outbox, Receiver};
 use super::replica_core::ReplicaCore;
 use super::session::{Member, Parts, Session};
 use super::session_core::{self, FromReplica};
-use super::{checkpointer, data_dir, grpc, metrics, signals};
+use super::{checkpointer, data_dir, digester, grpc, metrics, signals};
 use crate::btree::Store;
 use crate::config::{Config, Scheme, Url};
+use crate::mvcc::compact_hash::CompactionDigest;
 use crate::mvcc::pin::Pins;
 use crate::replica::bootstrap::Foundation;
 use crate::replica::port::Input;
@@ -139,6 +140,9 @@ fn try_run(config: &Config) -> Result<i32, String> {
     let checkpoints = checkpointer::start(to_replica.clone(), move |took| observed.store_committed(took))
         .map_err(|error| format!("cannot start the checkpointer: {error}"))?;
 
+    let digests =
+        digester::start(to_replica.clone()).map_err(|error| format!("cannot start the digester: {error}"))?;
+
     let member = Arc::new(Member {
         cluster_id,
         member_id,
@@ -153,6 +157,7 @@ fn try_run(config: &Config) -> Result<i32, String> {
         quota_bytes: config.quota_backend_bytes,
         metrics: counts.clone(),
         rpc: rpc.clone(),
+        compaction_hashes: replica.compaction_hashes().clone(),
         gates: config.gates.clone(),
     });
     let shared = Arc::new(Shared {
@@ -204,6 +209,7 @@ fn try_run(config: &Config) -> Result<i32, String> {
         lane: replica_lane,
         outboxes,
         checkpoints,
+        digests,
         wal_dir: opened.wal_dir,
         durable: !config.unsafe_no_fsync,
         tick: config.heartbeat_interval,
@@ -468,6 +474,7 @@ struct ReplicaParts {
     lane: Receiver<Input>,
     outboxes: Vec<Outbox<FromReplica>>,
     checkpoints: std::sync::mpsc::Sender<crate::page::CheckpointJob>,
+    digests: std::sync::mpsc::Sender<Box<CompactionDigest>>,
     wal_dir: WalDir,
     durable: bool,
     tick: Duration,
@@ -485,6 +492,7 @@ impl ReplicaParts {
             lane: self.lane,
             sessions: self.outboxes,
             checkpoints: self.checkpoints,
+            digests: self.digests,
             wal,
             tick: self.tick,
             metrics: self.metrics,

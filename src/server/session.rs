@@ -23,6 +23,7 @@ use crate::btree::{Read, Reader, Snapshot};
 use crate::config::Gates;
 use crate::error::Error;
 use crate::mvcc::View;
+use crate::mvcc::compact_hash::CompactionHashes;
 use crate::mvcc::pin::PinSlot;
 use crate::replica::port::{Input, LeaseCall, Ticket};
 use crate::replica::read_gate::ReadGate;
@@ -53,6 +54,8 @@ pub struct Member {
     pub keys_asked: AtomicBool,
     /// `--quota-backend-bytes`, as Status reports it.
     pub quota_bytes: i64,
+    /// The hashes that compactions took.
+    pub compaction_hashes: CompactionHashes,
     /// Feature gates, for metrics.
     pub gates: Gates,
     /// The counts of all cores, the replica's last.

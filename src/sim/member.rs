@@ -11,6 +11,7 @@ use super::world::{TICK, World};
 use kevel::btree::{Applied, Read, Reader, Store, Tree};
 use kevel::error::Error;
 use kevel::mvcc::EventBatch;
+use kevel::mvcc::compact_hash::CompactionDigest;
 use kevel::mvcc::pin::Pins;
 use kevel::page::CheckpointJob;
 use kevel::replica::bootstrap::Foundation;
@@ -64,6 +65,8 @@ pub struct Member {
     pub writes: VecDeque<(u64, u64, Option<wal::Write>)>,
     /// A checkpoint that waits for room on the disk.
     pub checkpoint: Option<CheckpointJob>,
+    /// A compaction's hash that is being taken.
+    pub digest: Option<Box<CompactionDigest>>,
     tickets: u64,
     ids: u64,
 }
@@ -155,6 +158,7 @@ impl Member {
             outputs: Outputs::default(),
             writes: VecDeque::new(),
             checkpoint: None,
+            digest: None,
             tickets: 0,
             ids: first_id + 1,
         }))

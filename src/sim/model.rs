@@ -4,7 +4,7 @@
 //! all history, whatever was compacted, since an answer about the past is checked as of the time it was given.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::slice::Iter;
 
 use bytes::Bytes;
@@ -173,6 +173,9 @@ impl Model {
             let mut path = Vec::new();
             self.take_path(txn, &mut path);
             self.check_txn(txn, &mut path.iter())?;
+            let live = self.pairs(&[0], &[0], self.revision);
+            let mut keys = live.iter().map(|kv| kv.key.clone()).collect();
+            check_kept(txn, &mut path.iter(), &mut keys)?;
             let mut write = Write::begin(self);
             let mut response = write.txn(txn, &mut path.iter());
             response.header = header(write.revision());
@@ -268,25 +271,44 @@ impl Model {
         pairs.into_iter().all(|kv| holds_for(compare, kv))
     }
 
-    /// The hash that HashKV gives for a revision, computed as etcd's contract describes it. None if nothing is alive
-    /// at that revision: then etcd's number depends on how far a compaction has got.
+    /// The hash that HashKV gives for a revision, computed as etcd's contract describes it. None if nothing is kept at
+    /// that revision: then etcd's number depends on how far a compaction has got.
     pub fn hash_kv(&self, revision: i64, compacted: i64) -> Option<u32> {
-        let mut kept: Vec<(i64, i64)> = Vec::new();
-        for positions in self.keys.values() {
-            if let Some(&at) = positions.iter().rev().find(|&&at| self.changes[at].revision <= revision)
-                && self.changes[at].kv.is_some()
-            {
-                kept.push((self.changes[at].revision, self.changes[at].sub));
-            }
-        }
+        let alive = self.alive(revision);
+        // A key that the very write of this revision deleted before it put it is not kept.
+        let remade = |&&at: &&usize| {
+            let put = &self.changes[at];
+            let deletes = |c: &Change| c.revision == put.revision && c.kv.is_none() && c.key == put.key;
+            put.revision == revision && self.changes[..at].iter().rev().take(put.sub as usize).any(deletes)
+        };
+        let is_any_kept = alive.iter().any(|at| !remade(&at));
+        is_any_kept.then(|| self.digest(revision, compacted, &alive))
+    }
+
+    /// The hash that a compaction to `revision` takes after one to `previous`.
+    pub fn compaction_hash(&self, revision: i64, previous: i64) -> u32 {
+        self.digest(revision, previous, &self.alive(revision))
+    }
+
+    /// Where the pairs that live at `revision` were put.
+    fn alive(&self, revision: i64) -> BTreeSet<usize> {
+        let newest = |positions: &Vec<usize>| {
+            let at = *positions.iter().rev().find(|&&at| self.changes[at].revision <= revision)?;
+            self.changes[at].kv.is_some().then_some(at)
+        };
+        self.keys.values().filter_map(newest).collect()
+    }
+
+    fn digest(&self, revision: i64, compacted: i64, alive: &BTreeSet<usize>) -> u32 {
         let mut hash = crc32c::crc32c(b"key");
-        for change in self.changes.iter().take_while(|change| change.revision <= revision) {
-            let place = (change.revision, change.sub);
-            let tombstone = change.kv.is_none();
-            let swept = change.revision <= compacted && !kept.contains(&place);
-            if swept || (tombstone && change.revision == compacted) {
+        for (at, change) in self.changes.iter().enumerate() {
+            if change.revision > revision {
+                break;
+            }
+            if change.revision <= compacted && !alive.contains(&at) {
                 continue;
             }
+            let tombstone = change.kv.is_none();
             let mut key = change.revision.to_be_bytes().to_vec();
             key.push(b'_');
             key.extend(change.sub.to_be_bytes());
@@ -295,8 +317,33 @@ impl Model {
             let value = change.kv.as_ref().unwrap_or(&bare).encode_to_vec();
             hash = crc32c::crc32c_append(crc32c::crc32c_append(hash, &key), &value);
         }
-        (!kept.is_empty()).then_some(hash)
+        hash
     }
+}
+
+/// Plays the writes on the live keys alone: a put that keeps value or lease needs its key at that moment.
+fn check_kept(
+    txn: &TxnRequest,
+    path: &mut Iter<'_, bool>,
+    keys: &mut BTreeSet<Bytes>,
+) -> Result<(), Refusal> {
+    let success = *path.next().expect("one branch for every transaction on the path");
+    for op in if success { &txn.success } else { &txn.failure } {
+        match op.request.as_ref().expect("an operation") {
+            Op::RequestPut(put) if (put.ignore_value || put.ignore_lease) && !keys.contains(&put.key) => {
+                return Err(KEY_NOT_FOUND);
+            }
+            Op::RequestPut(put) => {
+                keys.insert(put.key.clone());
+            }
+            Op::RequestDeleteRange(delete) => {
+                keys.retain(|key| !within(key, &delete.key, &delete.range_end));
+            }
+            Op::RequestTxn(nested) => check_kept(nested, path, keys)?,
+            Op::RequestRange(_) => {}
+        }
+    }
+    Ok(())
 }
 
 fn holds_for(compare: &Compare, kv: &KeyValue) -> bool {

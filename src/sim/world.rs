@@ -91,6 +91,8 @@ pub enum Event {
     CheckpointDone {
         generation: u64,
     },
+    /// There is time for a leg of a compaction's hash.
+    Digest,
     /// A message has come through the lane of a session core.
     Message(usize, Message),
     /// A session core has time for those who catch up.
@@ -317,6 +319,7 @@ impl World {
                     self.send(Input::CheckpointSynced { generation });
                 }
             }
+            Event::Digest => self.digest(),
             Event::Message(core, message) => self.on_message(core, message),
             Event::CatchUp(core) => self.catch_up(core),
             Event::Client(number) => self.act(number),
@@ -428,6 +431,10 @@ impl World {
                 self.member().checkpoint = Some(job);
                 self.execute_checkpoint();
             }
+            Output::DigestCompaction(job) => {
+                self.member().digest = Some(job);
+                self.schedule_digest();
+            }
             Output::Reply { ticket, result } => {
                 self.send_to_core(core_of(ticket), Message::Reply(ticket, Box::new(result)));
             }
@@ -479,6 +486,28 @@ impl World {
             self.send(Input::WalSynced { ready, buffer: Vec::new() });
         }
         self.write_next();
+    }
+
+    fn schedule_digest(&mut self) {
+        let time = self.some(Duration::from_millis(5));
+        self.schedule(time, Event::Digest);
+    }
+
+    /// One leg of a compaction's hash.
+    fn digest(&mut self) {
+        let budget = 1 + self.prng.below(40) as usize;
+        let job = self.member().digest.as_mut().expect("a hash is being taken");
+        let Some(hash) = job.step(budget) else { return self.schedule_digest() };
+        self.member().digest = None;
+        self.trace.step(self.now, &[12], format_args!("digested {hash:?}"));
+        let (revision, previous) = (hash.hash_revision, hash.compact_revision);
+        let expected = self.judge.model.compaction_hash(revision, previous);
+        judge!(
+            hash.hash == expected,
+            "the hash of compaction {previous} to {revision} is {expected:x}, not {:x}",
+            hash.hash
+        );
+        self.send(Input::CompactionDigested { hash });
     }
 
     fn execute_checkpoint(&mut self) {
@@ -595,6 +624,7 @@ fn show_input(input: &Input) -> String {
         Input::PeerMessage(_) => "a message".into(),
         Input::WalSynced { ready, .. } => format!("log write {ready} is durable"),
         Input::CheckpointSynced { generation } => format!("checkpoint {generation} is durable"),
+        Input::CompactionDigested { hash } => format!("digested {hash:?}"),
     }
 }
 
@@ -616,6 +646,7 @@ fn show_output(output: &Output) -> String {
         Output::Reply { ticket, result } => format!("reply {:x} {result:?}", ticket.0),
         Output::ReadReady { ticket } => format!("read ready {:x}", ticket.0),
         Output::Publish(batch) => format!("publish {}, {} events", batch.revision, batch.events.len()),
+        Output::DigestCompaction(_) => "digest a compaction".into(),
         Output::Compacted { revision, removed } => format!("compacted {revision}, {removed} removed"),
     }
 }

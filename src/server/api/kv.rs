@@ -154,7 +154,7 @@ async fn send_chunk(
     }
     outgoing.has_room().await?;
     let mut chunk = BytesMut::with_capacity(stream.message_len(header));
-    while !session.view(|view| stream.emit(view, header, &mut chunk, SLICE_BYTES))? {
+    while !session.view(|view| stream.emit(view, header, &mut chunk, SLICE_BYTES)) {
         task::yield_now().await;
     }
     outgoing.send(chunk.freeze())?;

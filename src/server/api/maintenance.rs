@@ -8,7 +8,6 @@ use prost::Message;
 
 use super::cluster::{header, members};
 use super::lenient::decode;
-use crate::btree::{Read, Tree};
 use crate::config::{DEFAULT_QUOTA_BYTES, ETCD_VERSION};
 use crate::error::Error;
 use crate::mvcc::hash::{HashKv, KvHash};
@@ -18,6 +17,7 @@ use crate::proto::etcdserverpb::{
     DowngradeInfo, HashKvRequest, HashKvResponse, HashRequest, HashResponse, MoveLeaderRequest,
     MoveLeaderResponse, StatusRequest, StatusResponse,
 };
+use crate::replica::bucket_hash::BucketHash;
 use crate::request::Kind;
 use crate::server::grpc::{Code, Responder, Status};
 use crate::server::health::{STORAGE_VERSION, alarms};
@@ -137,21 +137,28 @@ pub fn hash_kv(session: &Rc<Session>, message: Bytes, reply: Responder) {
         Err(status) => return reply.fail(&status),
     };
     let session = session.clone();
+    let current = session.view(|view| view.revision());
+    if let Some(hash) = session.member.compaction_hashes.get(request.revision, current) {
+        return reply.send(Ok(hash_response(&session, hash).encode_to_vec().into()));
+    }
     task::spawn(async move {
         match digest_history(&session, request.revision, &reply).await {
             Ok(Some(hash)) => {
-                let response = HashKvResponse {
-                    header: header(&session, hash.revision),
-                    hash: hash.hash,
-                    compact_revision: hash.compact_revision,
-                    hash_revision: hash.hash_revision,
-                };
-                reply.send(Ok(response.encode_to_vec().into()));
+                reply.send(Ok(hash_response(&session, hash).encode_to_vec().into()));
             }
             Ok(None) => {}
             Err(error) => reply.fail(&error.into()),
         }
     });
+}
+
+fn hash_response(session: &Session, hash: KvHash) -> HashKvResponse {
+    HashKvResponse {
+        header: header(session, hash.revision),
+        hash: hash.hash,
+        compact_revision: hash.compact_revision,
+        hash_revision: hash.hash_revision,
+    }
 }
 
 /// In slices: hashing a large store takes seconds, and nobody else is to wait. Nothing when the client has gone.
@@ -180,10 +187,7 @@ async fn digest_history(
     }
 }
 
-/// `Maintenance/Hash`: a digest of everything stored, under etcd's bucket names.
-///
-/// Entries are digested as they are stored here, so the number compares members of this server with each other and
-/// a member with itself, but not with etcd; HashKV does that.
+/// `Maintenance/Hash`: a digest of everything that etcd stores for the same history.
 pub fn hash(session: &Rc<Session>, message: Bytes, reply: Responder) {
     if let Err(status) = decode::<HashRequest>(message) {
         return reply.fail(&status);
@@ -191,61 +195,19 @@ pub fn hash(session: &Rc<Session>, message: Bytes, reply: Responder) {
     let session = session.clone();
     task::spawn(async move {
         let began = clock::now();
-        let mut digest = Digest::default();
-        while !session.view(|view| digest.step(view.read(), HASH_SLICE)) {
+        let mut digest = session.view(|view| BucketHash::new(view.read()));
+        let hash = loop {
+            if let Some(hash) = session.view(|view| digest.step(view.read(), HASH_SLICE)) {
+                break hash;
+            }
             task::yield_now().await;
             if !reply.is_wanted() {
                 return;
             }
-        }
+        };
         session.metrics.hashed(false, clock::now().since(began));
         let revision = session.view(|view| view.revision());
-        let response = HashResponse { header: header(&session, revision), hash: digest.crc };
+        let response = HashResponse { header: header(&session, revision), hash };
         reply.send(Ok(response.encode_to_vec().into()));
     });
-}
-
-/// The trees that are digested, by etcd's names of their buckets, in the order of those names.
-const BUCKETS: [(&str, Tree); 4] =
-    [("alarm", Tree::Alarm), ("key", Tree::Kv), ("lease", Tree::Lease), ("members", Tree::Member)];
-
-/// A Hash being computed, in legs. Writes between two legs may or may not be in it, as with etcd's.
-#[derive(Default)]
-struct Digest {
-    crc: u32,
-    bucket: usize,
-    /// The last key digested in this bucket.
-    last: Option<Vec<u8>>,
-}
-
-impl Digest {
-    /// Digests on for about `budget` entries; true when all is digested.
-    fn step(&mut self, read: &impl Read, budget: usize) -> bool {
-        let Some(&(name, tree)) = BUCKETS.get(self.bucket) else { return true };
-        let mut cursor = read.cursor(tree);
-        match &self.last {
-            None => {
-                self.crc = crc32c::crc32c_append(self.crc, name.as_bytes());
-                cursor.seek(&[]);
-            }
-            Some(last) => {
-                cursor.seek(last);
-                if cursor.valid() && cursor.key() == last.as_slice() {
-                    cursor.next();
-                }
-            }
-        }
-        for _ in 0..budget {
-            if !cursor.valid() {
-                self.bucket += 1;
-                self.last = None;
-                return self.bucket == BUCKETS.len();
-            }
-            self.crc = crc32c::crc32c_append(self.crc, cursor.key());
-            self.crc = crc32c::crc32c_append(self.crc, cursor.value());
-            self.last = Some(cursor.key().to_vec());
-            cursor.next();
-        }
-        false
-    }
 }

@@ -19,7 +19,10 @@ type driver struct {
 	compacted int64
 	// compactedAt remembers revisions that were compacted, because HashKV may answer for them from a cache.
 	compactedAt map[int64]bool
-	granted     int64
+	// remade are revisions that may have deleted a key before they put it. A compaction to one of them loses that key's
+	// value in etcd, which then dies when somebody reads it.
+	remade  map[int64]bool
+	granted int64
 
 	queue     []*call // calls that must follow in this order
 	reads     []*call // calls that may run beside each other
@@ -121,6 +124,7 @@ func (d *driver) write(c *call) {
 	answers := d.ask(c)
 	before := d.revision
 	d.judge(c, answers)
+	d.noteRemade(c, before)
 	if d.revision > before {
 		if d.unsettled++; d.unsettled == burst || d.chance(8) {
 			d.settle()

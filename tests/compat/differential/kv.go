@@ -77,7 +77,9 @@ func (d *driver) rangeStreams() *call {
 		q.SortOrder, q.SortTarget = 0, 0
 		q.MinModRevision, q.MaxModRevision, q.MinCreateRevision, q.MaxCreateRevision = 0, 0, 0, 0
 	}
-	return rangeStream(q)
+	c := rangeStream(q)
+	c.relax = func(left, right *outcome) { d.settleStreamTies(q, left, right) }
+	return c
 }
 
 func (d *driver) putRequest() *pb.PutRequest {
@@ -289,6 +291,9 @@ func (d *driver) compactions() *call {
 		q.Revision = d.revision + 1 + d.Int63n(3)
 	default:
 		q.Revision = d.number()
+	}
+	if d.remade[q.Revision] {
+		q.Revision = d.revision + 1
 	}
 	c := unary("Compact", pb.KV_Compact_FullMethodName, q, &pb.CompactionResponse{})
 	c.before = d.watches.beforeCompaction

@@ -32,6 +32,7 @@ func main() {
 	right := flag.String("right", "", "host:port of a running right side with an empty store, instead of -kevel")
 	most := flag.Int("most", 10, "differences to report before giving up")
 	slow := flag.Bool("slow", true, "end with what needs waiting: leases that expire, periodic progress, half-closed streams")
+	histories := flag.Int("histories", 0, "instead of calls: compare HashKV all over so many short histories")
 	plant := flag.String("plant", "", "spoil one answer of the right side: "+strings.Join(plantNames(), ", "))
 	flag.Parse()
 	if _, known := plants[*plant]; *plant != "" && !known {
@@ -52,7 +53,7 @@ func main() {
 		stop = func() { m.Kill(); inner() }
 		return m.Client
 	}
-	d := &driver{dice: dice{Rand: rand.New(rand.NewSource(*seed))}, compacted: -1, compactedAt: map[int64]bool{},
+	d := &driver{dice: dice{Rand: rand.New(rand.NewSource(*seed))}, compacted: -1, compactedAt: map[int64]bool{}, remade: map[int64]bool{},
 		counts: map[string]int{}, errors: map[string]int{}, most: *most, plant: *plant}
 	if *plant != "" {
 		d.plantAt = *calls / 2
@@ -64,7 +65,12 @@ func main() {
 	fail(d.begin())
 
 	start := time.Now()
-	d.run(*calls)
+	if *histories > 0 {
+		d.histories(*histories)
+		*slow = false
+	} else {
+		d.run(*calls)
+	}
 	if *slow && !d.failed() {
 		d.slowly()
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"sort"
 
@@ -19,15 +20,18 @@ func settleTies(q *pb.RangeRequest, r *pb.RangeResponse) {
 	if r == nil || len(r.Kvs) == 0 || r.Count <= stableUpTo || q.SortTarget == pb.RangeRequest_KEY {
 		return
 	}
-	sortKey := keyOfTarget(q)
-	cut := r.More || (q.Limit > 0 && int64(len(r.Kvs)) >= q.Limit)
-	last := sortKey(r.Kvs[len(r.Kvs)-1])
-	for from := 0; from < len(r.Kvs); {
+	settleRuns(r.Kvs, keyOfTarget(q), r.More || (q.Limit > 0 && int64(len(r.Kvs)) >= q.Limit))
+}
+
+// settleRuns brings runs of equal sort keys into one order; of the last run only the length is kept if a limit cut it.
+func settleRuns(kvs []*mvccpb.KeyValue, sortKey func(*mvccpb.KeyValue) string, cut bool) {
+	last := sortKey(kvs[len(kvs)-1])
+	for from := 0; from < len(kvs); {
 		to := from
-		for to < len(r.Kvs) && sortKey(r.Kvs[to]) == sortKey(r.Kvs[from]) {
+		for to < len(kvs) && sortKey(kvs[to]) == sortKey(kvs[from]) {
 			to++
 		}
-		run := r.Kvs[from:to]
+		run := kvs[from:to]
 		if cut && sortKey(run[0]) == last {
 			for i := range run {
 				run[i] = &mvccpb.KeyValue{}
@@ -50,6 +54,58 @@ func keyOfTarget(q *pb.RangeRequest) func(*mvccpb.KeyValue) string {
 	default: // values; with keys_only they are gone and the whole answer is one run
 		return func(kv *mvccpb.KeyValue) string { return string(kv.Value) }
 	}
+}
+
+// settleStreamTies does it for a RangeStream with a target but no order. etcd sorts each chunk by itself, with the one pair
+// behind it, and goes on behind the last pair it has sent: after a chunk of more than twelve with ties, what follows is an
+// accident too. Such a chunk is compared like a Range with a limit, and nothing behind it.
+func (d *driver) settleStreamTies(q *pb.RangeRequest, left, right *outcome) {
+	if q.SortTarget == pb.RangeRequest_KEY || left.code != 0 || len(left.messages) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), callWithin)
+	defer cancel()
+	// Nothing is written while reads are judged, so this sees what the stream saw.
+	all, err := pb.NewKVClient(d.sides[0].conn).Range(ctx, &pb.RangeRequest{Key: q.Key, RangeEnd: q.RangeEnd, Revision: max(q.Revision, 0)})
+	if err != nil {
+		return
+	}
+	target := keyOfTarget(q)
+	sortKeys := map[string]string{}
+	for _, kv := range all.Kvs {
+		sortKeys[string(kv.Key)] = target(kv)
+	}
+	sortKey := func(kv *mvccpb.KeyValue) string { return sortKeys[string(kv.Key)] }
+	from := 0
+	for i, m := range left.messages {
+		kvs := m.(*pb.RangeStreamResponse).GetRangeResponse().GetKvs()
+		if len(kvs) == 0 || i >= len(right.messages) {
+			return
+		}
+		sorted := all.Kvs[from:min(from+len(kvs)+1, len(all.Kvs))]
+		if len(sorted) > stableUpTo && ties(sorted, sortKey) {
+			for _, o := range []*outcome{left, right} {
+				o.messages = o.messages[:i+1]
+				if kvs := o.messages[i].(*pb.RangeStreamResponse).GetRangeResponse().GetKvs(); len(kvs) > 0 {
+					settleRuns(kvs, sortKey, len(sorted) > len(kvs))
+				}
+			}
+			return
+		}
+		last := kvs[len(kvs)-1].Key
+		from = sort.Search(len(all.Kvs), func(at int) bool { return bytes.Compare(all.Kvs[at].Key, last) > 0 })
+	}
+}
+
+func ties(kvs []*mvccpb.KeyValue, sortKey func(*mvccpb.KeyValue) string) bool {
+	seen := map[string]bool{}
+	for _, kv := range kvs {
+		if seen[sortKey(kv)] {
+			return true
+		}
+		seen[sortKey(kv)] = true
+	}
+	return false
 }
 
 // settleTxnTies does the same for every Range inside a transaction.

@@ -1,0 +1,277 @@
+//! The answer to the Hash RPC: a digest of all buckets that etcd would have, in their order and layout.
+//!
+//! etcd keeps everything in one bbolt file and digests it: bucket by bucket in order of names, the name, then every
+//! key and value. Our trees hold the same facts, so the same bytes can be put together from them, and for the same
+//! history of requests and members the number is etcd's. Where etcd itself depends on the moment (how far a
+//! compaction has got), so does this.
+#![forbid(unsafe_code)]
+
+use super::apply::Cluster;
+use crate::btree::{Read, Tree};
+use crate::mvcc::hash::etcd_key;
+use crate::mvcc::revision::Revision;
+use crate::mvcc::schema::split_kv_value;
+use crate::proto::membershippb::Member;
+
+/// Hash being computed, in legs.
+pub struct BucketHash {
+    stage: Stage,
+    crc: u32,
+    /// The store's revision at the start; later changes don't count.
+    revision: i64,
+}
+
+enum Stage {
+    /// The buckets before `key`, which are small.
+    Head,
+    /// Bucket `key`, from this change on.
+    Key(Revision),
+    /// Bucket `lease`, from this id on.
+    Lease([u8; 8]),
+    /// The buckets behind it, which are small.
+    Tail,
+    Done,
+}
+
+impl BucketHash {
+    /// The hash of what `read` shows.
+    pub fn new(read: &impl Read) -> Self {
+        Self { stage: Stage::Head, crc: 0, revision: read.applied().revision }
+    }
+
+    /// Digests on for about `budget` entries; the hash, once it is there.
+    pub fn step(&mut self, read: &impl Read, budget: usize) -> Option<u32> {
+        self.stage = match self.stage {
+            Stage::Head => self.head(read),
+            Stage::Key(from) => self.changes(read, from, budget),
+            Stage::Lease(from) => self.leases(read, from, budget),
+            Stage::Tail => self.tail(read),
+            Stage::Done => Stage::Done,
+        };
+        matches!(self.stage, Stage::Done).then_some(self.crc)
+    }
+
+    fn feed(&mut self, bytes: &[u8]) {
+        self.crc = crc32c::crc32c_append(self.crc, bytes);
+    }
+
+    fn pair(&mut self, key: &[u8], value: &[u8]) {
+        self.feed(key);
+        self.feed(value);
+    }
+
+    fn head(&mut self, read: &impl Read) -> Stage {
+        self.feed(b"alarm");
+        let mut cursor = read.cursor(Tree::Alarm);
+        cursor.seek(&[]);
+        while cursor.valid() {
+            self.feed(cursor.key());
+            cursor.next();
+        }
+        // Nobody has enabled authentication here yet; etcd's revision of it starts at 1.
+        self.feed(b"auth");
+        self.pair(b"authRevision", &1u64.to_be_bytes());
+        self.feed(b"authRoles");
+        self.feed(b"authUsers");
+        self.feed(b"cluster");
+        let cluster = Cluster::restore(read);
+        if !cluster.version.is_empty() {
+            self.pair(b"clusterVersion", cluster.version.as_bytes());
+        }
+        if let Some(target) = &cluster.downgrade_target {
+            let target = format!("{{\"target-version\":{},\"enabled\":true}}", go_json(target));
+            self.pair(b"downgrade", target.as_bytes());
+        }
+        self.feed(b"key");
+        Stage::Key(Revision::default())
+    }
+
+    fn changes(&mut self, read: &impl Read, from: Revision, budget: usize) -> Stage {
+        let mut cursor = read.cursor(Tree::Kv);
+        cursor.seek(&from.to_bytes());
+        for _ in 0..budget {
+            let revision = cursor.valid().then(|| Revision::from_bytes(cursor.key()));
+            let Some(revision) = revision.filter(|revision| revision.main <= self.revision) else {
+                self.feed(b"lease");
+                return Stage::Lease([0; 8]);
+            };
+            let (tombstone, kv) = split_kv_value(cursor.value());
+            self.pair(&etcd_key(revision, tombstone), kv);
+            cursor.next();
+        }
+        if cursor.valid() { Stage::Key(Revision::from_bytes(cursor.key())) } else { Stage::Key(PAST) }
+    }
+
+    fn leases(&mut self, read: &impl Read, from: [u8; 8], budget: usize) -> Stage {
+        let mut cursor = read.cursor(Tree::Lease);
+        cursor.seek(&from);
+        for _ in 0..budget {
+            if !cursor.valid() {
+                return Stage::Tail;
+            }
+            self.pair(cursor.key(), cursor.value());
+            cursor.next();
+        }
+        if !cursor.valid() {
+            return Stage::Tail;
+        }
+        Stage::Lease(cursor.key().try_into().expect("a lease's key is its id"))
+    }
+
+    fn tail(&mut self, read: &impl Read) -> Stage {
+        let cluster = Cluster::restore(read);
+        self.feed(b"members");
+        let mut members: Vec<_> = cluster.members.iter().map(|(id, m)| (format!("{id:x}"), m)).collect();
+        members.sort_by(|a, b| a.0.cmp(&b.0));
+        for (id, member) in members {
+            self.pair(id.as_bytes(), member_json(member).as_bytes());
+        }
+        self.feed(b"members_removed");
+        let mut removed: Vec<_> = cluster.removed.iter().map(|id| format!("{id:x}")).collect();
+        removed.sort();
+        for id in removed {
+            self.pair(id.as_bytes(), b"removed");
+        }
+        self.feed(b"meta");
+        self.pair(b"confState", conf_state_json(&cluster).as_bytes());
+        let applied = read.applied();
+        let marks = [
+            (&b"finishedCompactRev"[..], applied.swept_revision),
+            (&b"scheduledCompactRev"[..], applied.compact_revision),
+        ];
+        for (key, revision) in marks {
+            if revision >= 0 {
+                self.pair(key, &etcd_key(Revision::new(revision, 0), false));
+            }
+        }
+        Stage::Done
+    }
+}
+
+/// Behind every change there can be.
+const PAST: Revision = Revision::new(i64::MAX, i64::MAX);
+
+/// A string as Go's encoder writes it, which keeps clear of HTML.
+fn go_json(text: &str) -> String {
+    let json = serde_json::Value::from(text).to_string();
+    json.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
+}
+
+fn go_json_list(texts: &[String]) -> String {
+    format!("[{}]", texts.iter().map(|text| go_json(text)).collect::<Vec<_>>().join(","))
+}
+
+/// A member as etcd stores it: what is empty is left out, but for the peer URLs.
+fn member_json(member: &Member) -> String {
+    let raft = member.raft_attributes.clone().unwrap_or_default();
+    let mut json = format!("{{\"id\":{},\"peerURLs\":{}", member.id, go_json_list(&raft.peer_urls));
+    if raft.is_learner {
+        json.push_str(",\"isLearner\":true");
+    }
+    let attributes = member.member_attributes.clone().unwrap_or_default();
+    if !attributes.name.is_empty() {
+        json.push_str(&format!(",\"name\":{}", go_json(&attributes.name)));
+    }
+    if !attributes.client_urls.is_empty() {
+        json.push_str(&format!(",\"clientURLs\":{}", go_json_list(&attributes.client_urls)));
+    }
+    json.push('}');
+    json
+}
+
+fn conf_state_json(cluster: &Cluster) -> String {
+    let ids = |learners: bool| {
+        let is = |member: &Member| member.raft_attributes.as_ref().is_some_and(|raft| raft.is_learner);
+        let ids: Vec<_> =
+            cluster.members.values().filter(|m| is(m) == learners).map(|m| m.id.to_string()).collect();
+        ids.join(",")
+    };
+    let mut json = format!("{{\"voters\":[{}]", ids(false));
+    if !ids(true).is_empty() {
+        json.push_str(&format!(",\"learners\":[{}]", ids(true)));
+    }
+    json.push_str(",\"auto_leave\":false}");
+    json
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::btree::{Store, WriteTxn};
+    use crate::mvcc::compact;
+    use crate::mvcc::write::initialize;
+    use crate::proto::etcdserverpb::{DeleteRangeRequest, LeaseGrantRequest, PutRequest};
+    use crate::proto::membershippb::{Attributes, ClusterVersionSetRequest, RaftAttributes};
+    use crate::replica::apply::{State, apply};
+    use crate::request::Request;
+    use crate::stdx::time::Instant;
+
+    /// The number is etcd 3.7.3's own, after the same requests to a cluster of the same member.
+    #[test]
+    fn the_number_is_etcds() {
+        let mut store = Store::in_memory();
+        let txn = &mut store.write();
+        initialize(txn);
+        let mut state = State::restore(txn, 2);
+        let member = Member {
+            id: 0xbdae_9bbc_11dd_390d,
+            raft_attributes: Some(RaftAttributes {
+                peer_urls: vec!["http://127.0.0.1:23801".into()],
+                is_learner: false,
+            }),
+            member_attributes: Some(Attributes {
+                name: "default".into(),
+                client_urls: vec!["http://127.0.0.1:23791".into()],
+            }),
+        };
+        state.cluster.set_member(txn, member);
+        let mut run = |txn: &mut WriteTxn<'_>, request| {
+            apply(txn, &mut state, Instant::default(), &request, true).reply.unwrap();
+        };
+        run(txn, Request::ClusterVersionSet(ClusterVersionSetRequest { ver: "3.7.0".into() }));
+        for id in [0x390d_a1fe_23a0_c307, 0x390d_a1fe_23a0_c309] {
+            run(txn, Request::LeaseGrant(LeaseGrantRequest { id, ttl: 1000 }));
+        }
+        // Eight writes whose content a compaction has removed, then five keys that are deleted in revision 10.
+        for _ in 0..7 {
+            run(txn, Request::Put(PutRequest { key: "b".into(), ..PutRequest::default() }));
+        }
+        let ops = ["big", "c", "t1", "t2"].map(|key| {
+            let put = PutRequest { key: key.into(), ..PutRequest::default() };
+            crate::proto::etcdserverpb::RequestOp {
+                request: Some(crate::proto::etcdserverpb::request_op::Request::RequestPut(put)),
+            }
+        });
+        let success = ops.to_vec();
+        run(txn, Request::Txn(crate::proto::etcdserverpb::TxnRequest { success, ..Default::default() }));
+        let everything =
+            DeleteRangeRequest { key: b"\0"[..].into(), range_end: b"\0"[..].into(), prev_kv: false };
+        run(txn, Request::DeleteRange(everything));
+        assert_eq!(txn.applied().revision, 10);
+        compact::mark(txn, 10).unwrap();
+        assert!(compact::sweep(txn, None, usize::MAX).done);
+
+        for budget in [1, 2, 1000] {
+            let mut hash = BucketHash::new(&*txn);
+            let number = loop {
+                if let Some(number) = hash.step(&*txn, budget) {
+                    break number;
+                }
+            };
+            assert_eq!(number, 632_500_716);
+        }
+    }
+
+    #[test]
+    fn members_look_as_go_writes_them() {
+        let member = Member {
+            id: 5,
+            raft_attributes: Some(RaftAttributes {
+                peer_urls: vec!["http://a?b&c".into()],
+                is_learner: true,
+            }),
+            member_attributes: None,
+        };
+        assert_eq!(member_json(&member), r#"{"id":5,"peerURLs":["http://a?b\u0026c"],"isLearner":true}"#);
+    }
+}

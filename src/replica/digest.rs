@@ -1,0 +1,69 @@
+//! Compactions' hashes: taken outside, one after the other, before the sweep takes away what they stand for.
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+
+use super::port::{Output, Outputs};
+use super::replica::Replica;
+use crate::mvcc::compact_hash::CompactionDigest;
+use crate::mvcc::hash::KvHash;
+
+/// Hashes that may be waited for. A compaction that comes sooner goes without: etcd too leaves out one that begins
+/// before the last has ended.
+const WAITING_MAX: usize = 2;
+
+/// The compactions whose hash is to be taken.
+#[derive(Debug, Default)]
+pub(super) struct Digests {
+    /// Oldest first.
+    waiting: VecDeque<Span>,
+    /// The first is under way.
+    begun: bool,
+    /// Entries up to here were in the log at the start. What a restart replays has had its hash, which does not
+    /// outlive the process.
+    replayed: u64,
+}
+
+/// A compaction and the one before it.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    revision: i64,
+    previous: i64,
+}
+
+impl Digests {
+    /// None, in a process that found log entries up to `replayed`.
+    pub(super) fn new(replayed: u64) -> Self {
+        Self { replayed, ..Self::default() }
+    }
+
+    /// The entry `index` compacted to `revision`, what was compacted to `previous` before.
+    pub(super) fn queue(&mut self, index: u64, revision: i64, previous: i64) {
+        if index > self.replayed && self.waiting.len() < WAITING_MAX {
+            self.waiting.push_back(Span { revision, previous });
+        }
+    }
+
+    /// Nothing that died above it may be swept.
+    pub(super) fn pin(&self) -> Option<i64> {
+        self.waiting.front().map(|span| span.previous)
+    }
+}
+
+impl Replica {
+    /// Hands out the next job, once the last has come back.
+    pub(super) fn digest_compaction(&mut self, outputs: &mut Outputs) {
+        let Some(span) = self.digests.waiting.front() else { return };
+        if !std::mem::replace(&mut self.digests.begun, true) {
+            let job = CompactionDigest::new(&self.store.readers(), span.revision, span.previous);
+            outputs.push(Output::DigestCompaction(Box::new(job)));
+        }
+    }
+
+    pub(super) fn on_compaction_digested(&mut self, hash: KvHash) {
+        assert!(std::mem::take(&mut self.digests.begun), "a digest was under way");
+        let span = self.digests.waiting.pop_front().expect("the one under way is the first");
+        assert_eq!((hash.hash_revision, hash.compact_revision), (span.revision, span.previous));
+        self.hashes.add(hash);
+    }
+}
