@@ -51,7 +51,7 @@ const IO_MEMORY: usize = 1 << 20;
 const RING_DEPTH: usize = 512;
 /// How long tasks that are ready run before the rings are looked at again, if nothing else interrupts them. What a
 /// finished log write waits for beside a client that reads a gigabyte; glommio's own 100 ms would stop every put.
-const PREEMPT: Duration = Duration::from_micros(250);
+const PREEMPT: Duration = Duration::from_micros(200);
 
 /// What the executors of a member share.
 struct Shared {

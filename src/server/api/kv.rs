@@ -22,11 +22,11 @@ use crate::server::io::task;
 use crate::server::session::Session;
 
 /// Index entries looked at before other tasks of the core run.
-const PLAN_SLICE: usize = 4096;
+const PLAN_SLICE: usize = 1024;
 /// An answer up to this size is assembled and sent at once.
 const WHOLE_BYTES_MAX: usize = 64 * 1024;
 /// How much of a larger one is copied at a time.
-const SLICE_BYTES: usize = 128 * 1024;
+const SLICE_BYTES: usize = 64 * 1024;
 
 /// `KV/Range`.
 pub fn range(session: &Rc<Session>, message: Bytes, reply: Responder) {
