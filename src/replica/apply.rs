@@ -183,6 +183,11 @@ impl Alarms {
         self.raised.iter().any(|&(raised, _)| raised == alarm as i32)
     }
 
+    /// True if this member has raised it.
+    pub fn has(&self, member_id: u64, alarm: AlarmType) -> bool {
+        self.raised.contains(&(alarm as i32, member_id))
+    }
+
     /// The alarms of a type; of every type for `NONE`.
     pub fn list(&self, alarm: i32) -> Vec<AlarmMember> {
         let all = alarm == AlarmType::None as i32;

@@ -28,6 +28,7 @@ impl Replica {
         let entries: Vec<LogEntry> = self.committed.drain(..count).collect();
         let mut told = Vec::with_capacity(2 * count);
         let mut changes = Vec::new();
+        let mut grown = false;
         let mut txn = self.store.write();
         for entry in &entries {
             let before = txn.applied();
@@ -48,6 +49,10 @@ impl Replica {
                     }
                     let apply::Applied { reply, events } =
                         apply(&mut txn, &mut self.state, now, &command.request, ticket.is_some());
+                    if matches!(command.request, Request::Alarm(_)) {
+                        self.alarming = 0;
+                    }
+                    grown |= reply.is_ok() && apply::cost(&command.request) > 0;
                     if let Some(batch) = events {
                         told.push(Output::Publish(Arc::new(batch)));
                     }
@@ -81,6 +86,9 @@ impl Replica {
         };
         txn.commit();
         self.checkpoints.applied(now);
+        if grown {
+            self.raise_alarm_if_full();
+        }
         if let Some(last) = entries.last() {
             for change in changes.iter().filter(|change| change.change_type != CONF_CHANGE_UPDATE_NODE) {
                 self.node.apply_conf_change(change).expect("a committed membership change is possible");

@@ -35,6 +35,7 @@ mod checkpoint;
 mod commit;
 mod election;
 mod propose;
+mod quota;
 mod read_index;
 mod ready;
 mod recover;

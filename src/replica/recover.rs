@@ -111,6 +111,7 @@ impl Replica {
             tidy_due: false,
             settled: false,
             revoking: 0,
+            alarming: 0,
             introduced: 0,
             leading: 0,
             store,

@@ -54,6 +54,8 @@ pub struct Settings {
     pub segments_kept: usize,
     /// The shortest lease, in seconds.
     pub lease_ttl_min: i64,
+    /// Bytes in use at which this member raises the alarm NOSPACE; none without a quota.
+    pub quota_bytes: Option<u64>,
     /// Ids for the replica's own proposals: first, and distance.
     pub request_ids: (u64, u64),
     /// Seed of election timeouts.
@@ -120,6 +122,8 @@ pub struct Replica {
     pub(super) settled: bool,
     /// Revocations of expired leases on their way.
     pub(super) revoking: usize,
+    /// This member's alarm NOSPACE was proposed in this term and is not applied; 0 otherwise.
+    pub(super) alarming: u64,
     /// Own facts were proposed in this term.
     pub(super) introduced: u64,
     /// The lessor runs since this term; 0 while this member does not lead.
@@ -185,6 +189,11 @@ impl Replica {
     /// Sizes of the store.
     pub fn store_stats(&self) -> crate::btree::StoreStats {
         self.store.stats()
+    }
+
+    /// The alarms that are raised.
+    pub fn alarms(&self) -> &super::apply::Alarms {
+        &self.state.alarms
     }
 
     /// Whether this member leads.

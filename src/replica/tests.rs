@@ -15,7 +15,8 @@ use crate::btree::{Read, Store};
 use crate::mvcc::pin::Pins;
 use crate::mvcc::view::View;
 use crate::page::{CheckpointJob, MemoryFile};
-use crate::proto::etcdserverpb::{CompactionRequest, LeaseGrantRequest, PutRequest};
+use crate::proto::etcdserverpb::alarm_request::AlarmAction;
+use crate::proto::etcdserverpb::{AlarmRequest, AlarmType, CompactionRequest, LeaseGrantRequest, PutRequest};
 use crate::request::{Entry, Request, Response};
 use crate::stdx::prng::Prng;
 use crate::stdx::time::{Duration, Instant};
@@ -35,6 +36,7 @@ struct World {
     checkpoint: Option<CheckpointJob>,
     next_id: u64,
     segment_bytes: u64,
+    quota_bytes: Option<u64>,
     seed: u64,
 }
 
@@ -58,6 +60,7 @@ impl World {
             checkpoint: None,
             next_id: 0,
             segment_bytes: crate::wal::SEGMENT_BYTES,
+            quota_bytes: None,
             seed,
         }
     }
@@ -73,6 +76,7 @@ impl World {
             catchup_entries: 0,
             segments_kept: 2,
             lease_ttl_min: 2,
+            quota_bytes: self.quota_bytes,
             request_ids: (1 << 32, 1),
             seed: self.seed,
         }
@@ -350,6 +354,19 @@ impl Script {
             }
             "synced" => assert!(self.world.sync(), "no write is on its way"),
             "checkpointed" => assert!(self.world.finish_checkpoint(), "no checkpoint is under way"),
+            "quota" => {
+                self.world.quota_bytes = Some(number(0));
+                return said;
+            }
+            "disarm" => {
+                let member_id = self.world.replica().settings.member_id;
+                let (action, alarm) = (AlarmAction::Deactivate as i32, AlarmType::Nospace as i32);
+                self.world.propose(Request::Alarm(AlarmRequest { action, member_id, alarm }));
+            }
+            "alarms" => {
+                let raised = self.world.replica().alarms().is_raised(AlarmType::Nospace);
+                return format!("  {}\n", if raised { "NOSPACE" } else { "none" });
+            }
             "segments" => {
                 self.world.segment_bytes = number(0);
                 return said;

@@ -10,7 +10,7 @@ use super::log::lines;
 use super::metrics::{Core, RequestKind};
 use super::session::Session;
 use crate::mvcc::range::Range;
-use crate::proto::etcdserverpb::RangeRequest;
+use crate::proto::etcdserverpb::{AlarmType, RangeRequest};
 use crate::replica::Replica;
 use crate::replica::port::Output;
 use crate::request::{Kind, Response};
@@ -39,7 +39,7 @@ pub fn output(core: &Core, output: &Output) {
 /// Shows the state of the replica; called once a tick.
 pub fn replica(core: &Core, replica: &Replica) {
     let gate = replica.gate();
-    let (applied, store) = (replica.applied(), replica.store_stats());
+    let applied = replica.applied();
     let has_leader = i64::from(gate.leader() != 0);
     if has_leader > core.has_leader.get() {
         core.leader_changes.inc();
@@ -50,6 +50,22 @@ pub fn replica(core: &Core, replica: &Replica) {
     core.proposals_applied.set(applied.index as i64);
     core.revision.set(applied.revision);
     core.compact_revision.set(applied.compact_revision);
+    self::store(core, replica);
+    for (alarm, gauge) in
+        [(AlarmType::Nospace, &core.alarm_nospace), (AlarmType::Corrupt, &core.alarm_corrupt)]
+    {
+        let raised = i64::from(replica.alarms().is_raised(alarm));
+        if raised != gauge.get() {
+            let say = if raised > 0 { lines::alarm_raised } else { lines::alarm_disarmed };
+            say(alarm.as_str_name());
+            gauge.set(raised);
+        }
+    }
+}
+
+/// Shows the sizes of the store; called once a turn, so that the quota is judged by what is there.
+pub fn store(core: &Core, replica: &Replica) {
+    let store = replica.store_stats();
     core.store_bytes.set(store.file_bytes as i64);
     core.store_used_bytes.set(store.used_bytes as i64);
 }

@@ -79,6 +79,7 @@ impl ReplicaCore {
                 alarm = task::Alarm::at(next_tick);
             }
             let more = self.replica.drain(now, &mut outputs);
+            counting::store(&self.metrics, &self.replica);
             counting::turn(&self.metrics, clock::now().since(now), self.slow_apply);
             for output in outputs.drain(..) {
                 counting::output(&self.metrics, &output);

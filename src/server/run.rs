@@ -97,6 +97,7 @@ fn try_run(config: &Config) -> Result<i32, String> {
     }
 
     let opened = open(config, &foundation)?;
+    lines::quota(config.quota_backend_bytes, config.quota_bytes());
     let member_id = opened.metadata.map_or(founded_id, |metadata| metadata.node_id);
     let cluster_id = opened.metadata.map_or(foundation.cluster_id, |metadata| metadata.cluster_id);
     lines::local_member(member_id, cluster_id);
@@ -115,6 +116,7 @@ fn try_run(config: &Config) -> Result<i32, String> {
         catchup_entries: config.snapshot_count.saturating_add(config.snapshot_catchup_entries),
         segments_kept: config.max_wals as usize,
         lease_ttl_min: config.lease_ttl_min().as_secs() as i64,
+        quota_bytes: config.quota_bytes(),
         request_ids: (first_id + sessions as u64, id_step),
         seed: prng.next_u64(),
     };
@@ -131,7 +133,9 @@ fn try_run(config: &Config) -> Result<i32, String> {
     let counts: Vec<Arc<metrics::Core>> = (0..=sessions).map(|_| metrics::Core::new()).collect();
     let rpc: Vec<_> = (0..sessions).map(|_| grpc::counters::Counters::new()).collect();
     let replica_counts = counts[sessions].clone();
-    replica_counts.quota_bytes.set(config.quota_bytes().map_or(0, |bytes| bytes as i64));
+    // Without a quota the gauge shows the flag, as etcd's does.
+    let quota_shown = config.quota_bytes().map_or(config.quota_backend_bytes, |bytes| bytes as i64);
+    replica_counts.quota_bytes.set(quota_shown);
     let observed = replica_counts.clone();
     let checkpoints = checkpointer::start(to_replica.clone(), move |took| observed.store_committed(took))
         .map_err(|error| format!("cannot start the checkpointer: {error}"))?;
@@ -147,7 +151,8 @@ fn try_run(config: &Config) -> Result<i32, String> {
         name: config.name.clone(),
         start_revision,
         keys_asked: AtomicBool::new(false),
-        quota_bytes: config.quota_backend_bytes,
+        quota_bytes: quota_shown,
+        quota: config.quota_bytes(),
         metrics: counts.clone(),
         rpc: rpc.clone(),
         gates: config.gates.clone(),

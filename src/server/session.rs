@@ -53,6 +53,8 @@ pub struct Member {
     pub keys_asked: AtomicBool,
     /// `--quota-backend-bytes`, as Status reports it.
     pub quota_bytes: i64,
+    /// Bytes in use at which requests that grow the store are refused; none without a quota.
+    pub quota: Option<u64>,
     /// Feature gates, for metrics.
     pub gates: Gates,
     /// The counts of all cores, the replica's last.

@@ -163,11 +163,16 @@ async fn send_chunk(
 
 /// `KV/Put`.
 pub fn put(session: &Rc<Session>, message: &Bytes, reply: Responder) {
-    let check = |request: &PutRequest| {
-        check::put(request)?;
-        quota::admit(session, put_cost(request))
+    let request = match decode::<PutRequest>(message.clone()) {
+        Ok(request) => request,
+        Err(status) => return reply.fail(&status),
     };
-    propose_checked::<PutRequest>(session, Kind::Put, message, check, reply);
+    // The quota comes first, as in etcd: also what is malformed may be told that there is no space.
+    let Some(reply) = quota::admit(session, put_cost(&request), reply) else { return };
+    match check::put(&request) {
+        Ok(()) => session.propose(Kind::Put, message, reply),
+        Err(error) => reply.fail(&error.into()),
+    }
 }
 
 /// `KV/DeleteRange`.
@@ -197,14 +202,12 @@ pub fn txn(session: &Rc<Session>, message: Bytes, reply: Responder) {
         Ok(request) => request,
         Err(status) => return reply.fail(&status),
     };
+    let Some(reply) = quota::admit(session, txn_cost(&request), reply) else { return };
     if let Err(error) = check::txn(&request, session.member.max_txn_ops) {
         return reply.fail(&error.into());
     }
     if !txn::is_read_only(&request) {
-        return match quota::admit(session, txn_cost(&request)) {
-            Ok(()) => session.propose(Kind::Txn, &message, reply),
-            Err(error) => reply.fail(&error.into()),
-        };
+        return session.propose(Kind::Txn, &message, reply);
     }
     if txn::is_serializable(&request) || session.gate().is_open() {
         return answer_txn(session, &request, reply);

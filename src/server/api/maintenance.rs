@@ -9,7 +9,7 @@ use prost::Message;
 use super::cluster::{header, members};
 use super::lenient::decode;
 use crate::btree::{Read, Tree};
-use crate::config::{DEFAULT_QUOTA_BYTES, ETCD_VERSION};
+use crate::config::ETCD_VERSION;
 use crate::error::Error;
 use crate::mvcc::hash::{HashKv, KvHash};
 use crate::proto::etcdserverpb::alarm_request::AlarmAction;
@@ -57,10 +57,7 @@ pub fn status(session: &Rc<Session>, message: Bytes, reply: Responder) {
         db_size_in_use: used,
         is_learner,
         storage_version: STORAGE_VERSION.to_owned(),
-        db_size_quota: match session.member.quota_bytes {
-            0 => DEFAULT_QUOTA_BYTES,
-            bytes => bytes,
-        },
+        db_size_quota: session.member.quota_bytes,
         downgrade_info: Some(DowngradeInfo::default()),
     };
     reply.send(Ok(response.encode_to_vec().into()));

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::Line;
+use crate::config::go;
 use crate::config::{Config, ETCD_VERSION, GIT_SHA, LogLevel, Notice, TOOLCHAIN, Url};
 
 /// What configuration had to say.
@@ -78,6 +79,42 @@ pub fn compacted(revision: i64, removed: u64, store_bytes: u64, used_bytes: u64)
         .value("current-db-size-bytes", store_bytes)
         .value("current-db-size-in-use-bytes", used_bytes)
         .write();
+}
+
+/// What bounds the store; `flag` is as given.
+#[track_caller]
+pub fn quota(flag: i64, quota: Option<u64>) {
+    let Some(bytes) = quota else {
+        Line::info("disabled backend quota").value("quota-size-bytes", flag).write();
+        return;
+    };
+    let message = match flag {
+        0 => "enabled backend quota with default value",
+        _ => "enabled backend quota",
+    };
+    Line::info(message).value("quota-size-bytes", bytes).text("quota-size", go::format_bytes(bytes)).write();
+}
+
+/// A request would pass the quota, or what was applied has.
+#[track_caller]
+pub fn quota_exceeded(quota: u64, error: &dyn std::fmt::Display) {
+    Line::warn("message exceeded backend quota; raising alarm")
+        .value("quota-size-bytes", quota)
+        .text("quota-size", go::format_bytes(quota))
+        .text("error", error.to_string())
+        .write();
+}
+
+/// An alarm is raised, on whichever member.
+#[track_caller]
+pub fn alarm_raised(alarm: &str) {
+    Line::warn("alarm raised").text("alarm", alarm).write();
+}
+
+/// No member has this alarm raised any more.
+#[track_caller]
+pub fn alarm_disarmed(alarm: &str) {
+    Line::info("alarm disarmed").text("alarm", alarm).write();
 }
 
 /// Listeners are about to be opened.
