@@ -65,3 +65,18 @@ plants! {
     /// The member's clock is a fifth too fast, so leases expire early.
     FastClock = "fast-clock", 1;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_of_the_simulator_lists_them_all() {
+        let page = include_str!("main.rs");
+        let rows: Vec<_> = page.lines().filter(|line| line.starts_with("//! | `")).collect();
+        let told = |plant: &Plant| {
+            format!("//! | `{}` | {} | {} |", plant.name(), plant.story().trim(), plant.seed())
+        };
+        assert_eq!(rows, Plant::ALL.iter().map(told).collect::<Vec<_>>());
+    }
+}
