@@ -44,11 +44,13 @@ impl Replica {
                         )
                     });
                     let ticket = self.proposals.answer(command.id);
-                    if ticket.is_none() && matches!(command.request, Request::LeaseRevoke(_)) {
-                        self.revoking = self.revoking.saturating_sub(1);
-                    }
-                    let apply::Applied { reply, events } =
+                    let expiry = ticket.is_none()
+                        && self.revoking > 0
+                        && matches!(command.request, Request::LeaseRevoke(_));
+                    self.revoking -= usize::from(expiry);
+                    let apply::Applied { reply, events, ops } =
                         apply(&mut txn, &mut self.state, now, &command.request, ticket.is_some());
+                    self.tally.count(&command.request, &reply, &ops, expiry);
                     if matches!(command.request, Request::Alarm(_)) {
                         self.alarming = 0;
                     }
@@ -79,6 +81,7 @@ impl Replica {
             let after = txn.applied();
             txn.set_applied(Applied { index: entry.index, term: entry.term, ..after });
         }
+        self.tally.sweeps += u64::from(sweep);
         let swept = if sweep {
             compact::sweep(&mut txn, self.pins.lowest(), SWEEP_SLICE)
         } else {

@@ -30,6 +30,7 @@ pub mod apply;
 pub mod bootstrap;
 pub mod port;
 pub mod read_gate;
+pub mod tally;
 
 mod checkpoint;
 mod commit;

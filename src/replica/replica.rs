@@ -17,6 +17,7 @@ use super::read_gate::ReadGate;
 use super::read_index::Reads;
 use super::ready::Unsynced;
 use super::tail::Tail;
+use super::tally::Tally;
 use crate::btree::{Applied, Store};
 use crate::error::Error;
 use crate::lease;
@@ -124,6 +125,8 @@ pub struct Replica {
     pub(super) revoking: usize,
     /// This member's alarm NOSPACE was proposed in this term and is not applied; 0 otherwise.
     pub(super) alarming: u64,
+    /// What was applied.
+    pub(super) tally: Tally,
     /// Own facts were proposed in this term.
     pub(super) introduced: u64,
     /// The lessor runs since this term; 0 while this member does not lead.
@@ -189,6 +192,11 @@ impl Replica {
     /// Sizes of the store.
     pub fn store_stats(&self) -> crate::btree::StoreStats {
         self.store.stats()
+    }
+
+    /// What was applied since the start.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// The alarms that are raised.

@@ -24,6 +24,7 @@ use super::io::wal_dir::WalDir;
 use super::io::wal_file::WalFile;
 use super::io::{clock, probe, socket, task};
 use super::log::lines;
+use super::log::slow::Limits;
 use super::mesh::{self, Outbox, Receiver};
 use super::replica_core::ReplicaCore;
 use super::session::{Member, Parts, Session};
@@ -97,6 +98,9 @@ fn try_run(config: &Config) -> Result<i32, String> {
     }
 
     let opened = open(config, &foundation)?;
+    if config.unsafe_no_fsync {
+        lines::no_fsync();
+    }
     lines::quota(config.quota_backend_bytes, config.quota_bytes());
     let member_id = opened.metadata.map_or(founded_id, |metadata| metadata.node_id);
     let cluster_id = opened.metadata.map_or(foundation.cluster_id, |metadata| metadata.cluster_id);
@@ -147,7 +151,15 @@ fn try_run(config: &Config) -> Result<i32, String> {
         max_txn_ops: config.max_txn_ops as usize,
         progress_interval: config.watch_progress_notify_interval,
         request_timeout: config.request_timeout(),
-        slow_request: config.warning_unary_request_duration,
+        slow: Limits {
+            // Zero is for those who do not want to hear of it.
+            apply: if config.warning_apply_duration.is_zero() {
+                Duration::MAX
+            } else {
+                config.warning_apply_duration
+            },
+            request: config.warning_unary_request_duration,
+        },
         name: config.name.clone(),
         start_revision,
         keys_asked: AtomicBool::new(false),
@@ -207,7 +219,6 @@ fn try_run(config: &Config) -> Result<i32, String> {
         outboxes,
         checkpoints,
         wal_dir: opened.wal_dir,
-        durable: !config.unsafe_no_fsync,
         tick: config.heartbeat_interval,
         metrics: replica_counts,
         slow_apply: config.warning_apply_duration,
@@ -293,9 +304,11 @@ fn open(config: &Config, foundation: &Foundation) -> Result<Opened, String> {
         .create(store_dir)
         .map_err(|error| failed("create", store_dir, &error))?;
     let file = MappedFile::open(&store_path).map_err(|error| failed("open", &store_path, &error))?;
+    let file = if config.unsafe_no_fsync { file.without_sync() } else { file };
     let store = Store::open(Arc::new(file)).map_err(|error| failed("open", &store_path, &error))?;
     let wal_path = config.wal_dir();
     let wal_dir = WalDir::open(&wal_path).map_err(|error| failed("open", &wal_path, &error))?;
+    let wal_dir = if config.unsafe_no_fsync { wal_dir.without_sync() } else { wal_dir };
     let names = wal_dir.segments().map_err(|error| failed("read", &wal_path, &error))?;
     let applied = store.applied().index;
     if names.is_empty() {
@@ -470,7 +483,6 @@ struct ReplicaParts {
     outboxes: Vec<Outbox<FromReplica>>,
     checkpoints: std::sync::mpsc::Sender<crate::page::CheckpointJob>,
     wal_dir: WalDir,
-    durable: bool,
     tick: Duration,
     metrics: Arc<metrics::Core>,
     slow_apply: Duration,
@@ -479,7 +491,7 @@ struct ReplicaParts {
 
 impl ReplicaParts {
     async fn run(self) {
-        let wal = WalFile::new(self.wal_dir.clone(), self.durable)
+        let wal = WalFile::new(self.wal_dir.clone())
             .unwrap_or_else(|error| panic!("cannot prepare the log: {error}"));
         let core = ReplicaCore {
             replica: self.replica,

@@ -23,6 +23,7 @@ use crate::server::grpc::{Code, Responder, Status};
 use crate::server::health::{STORAGE_VERSION, alarms};
 use crate::server::io::{clock, task};
 use crate::server::session::Session;
+use crate::stdx::time::Duration;
 
 /// Changes digested before other tasks of the core run.
 const HASH_SLICE: usize = 2048;
@@ -100,9 +101,12 @@ pub fn alarm(session: &Rc<Session>, message: Bytes, reply: Responder) {
 }
 
 /// `Maintenance/Defragment`: free space is reused and given back while the member runs, so there is nothing to do.
-pub fn defragment(message: Bytes, reply: Responder) {
+pub fn defragment(session: &Rc<Session>, message: Bytes, reply: Responder) {
     match decode::<DefragmentRequest>(message) {
-        Ok(_) => reply.send(Ok(DefragmentResponse { header: None }.encode_to_vec().into())),
+        Ok(_) => {
+            session.metrics.defragmented(Duration::ZERO);
+            reply.send(Ok(DefragmentResponse { header: None }.encode_to_vec().into()));
+        }
         Err(status) => reply.fail(&status),
     }
 }
@@ -244,5 +248,46 @@ impl Digest {
             cursor.next();
         }
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::btree::Store;
+
+    #[test]
+    fn alarms_are_printed_as_go_prints_them() {
+        for (alarm, text) in [(1, "NOSPACE"), (2, "CORRUPT"), (0, "NONE"), (9, "9")] {
+            let said = alarm_text(&AlarmMember { member_id: 7, alarm });
+            assert_eq!(said, format!("memberID:7 alarm:{text}"));
+        }
+    }
+
+    fn digest(store: &Store, budget: usize) -> u32 {
+        let mut reader = store.readers().register();
+        let snapshot = reader.snapshot();
+        let mut digest = Digest::default();
+        while !digest.step(&snapshot, budget) {}
+        digest.crc
+    }
+
+    #[test]
+    fn a_digest_in_legs_is_the_digest() {
+        let mut store = Store::in_memory();
+        let mut txn = store.write();
+        for n in 0..100u8 {
+            txn.put(Tree::Kv, &[n], &[n, n]);
+            txn.put(Tree::Lease, &[n], &[]);
+        }
+        txn.commit();
+        let whole = digest(&store, usize::MAX);
+        for budget in [1, 7, 99, 100, 101] {
+            assert_eq!(digest(&store, budget), whole, "in legs of {budget}");
+        }
+        let mut txn = store.write();
+        txn.put(Tree::Alarm, &[1], &[]);
+        txn.commit();
+        assert_ne!(digest(&store, 10), whole, "every tree counts");
     }
 }
