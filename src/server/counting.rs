@@ -84,7 +84,8 @@ pub fn turn(
     expected: Duration,
 ) {
     let seen = &mut turns.seen;
-    if tally.sweeps > seen.sweeps {
+    let swept = tally.sweeps > seen.sweeps;
+    if swept {
         core.compaction_slice(took);
         turns.compacting.get_or_insert(began);
     }
@@ -106,9 +107,10 @@ pub fn turn(
             }
         }
     }
-    if expected > Duration::ZERO && took > expected {
+    if (entries > 0 || swept) && expected > Duration::ZERO && took > expected {
         core.applies_slow.inc();
         let kinds = (0..APPLIES.len()).map(|kind| (APPLIES[kind], fresh(kind, 0) + fresh(kind, 1)));
+        let kinds = kinds.chain([("slice of a compaction", u64::from(swept))]);
         let kinds: Vec<_> = kinds.filter(|(_, count)| *count > 0).collect();
         lines::slow_turn(took, expected, &kinds);
     }

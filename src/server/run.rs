@@ -463,6 +463,9 @@ impl SessionCore {
             clients.for_each(|_| lines::ready());
         }
         self.told.ready().await;
+        if self.first {
+            lines::closing(&self.config);
+        }
         stop.advance(Phase::Draining);
         session.watches.close_all();
         session.streams.close_all();
