@@ -20,6 +20,18 @@ pub fn parse_bool(text: &str) -> Result<bool, &'static str> {
     }
 }
 
+/// A size as etcd's logs print it: one decimal below ten, in powers of a thousand.
+pub fn format_bytes(bytes: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
+    if bytes < 10 {
+        return format!("{bytes} B");
+    }
+    let power = bytes.ilog10() / 3;
+    let value = (bytes as f64 / 1000f64.powi(power as i32) * 10.0 + 0.5).floor() / 10.0;
+    let unit = UNITS[power as usize];
+    if value < 10.0 { format!("{value:.1} {unit}") } else { format!("{value:.0} {unit}") }
+}
+
 /// `strconv.ParseUint(text, 0, 64)`: decimal, or with a base prefix; underscores only with a base prefix.
 pub fn parse_uint(text: &str) -> Result<u64, &'static str> {
     let (digits, radix, prefixed) = match text.as_bytes() {
@@ -164,6 +176,23 @@ mod tests {
         assert_eq!(parse_int("+7"), Ok(7));
         assert_eq!(parse_int("9223372036854775808"), Err(RANGE_ERROR));
         assert_eq!(parse_int("--1"), Err(PARSE_ERROR));
+    }
+
+    #[test]
+    fn sizes_are_short() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (9, "9 B"),
+            (10, "10 B"),
+            (999, "999 B"),
+            (1_000, "1.0 kB"),
+            (16_000_000, "16 MB"),
+            (2 << 30, "2.1 GB"),
+            (8 << 30, "8.6 GB"),
+            (u64::MAX, "18 EB"),
+        ] {
+            assert_eq!(format_bytes(bytes), text);
+        }
     }
 
     #[test]

@@ -302,4 +302,41 @@ mod tests {
         let request = RangeRequest { sort_order: 0, sort_target: 4, ..request };
         assert_eq!(range_stream(&request), Err(Error::RangeStreamFilter));
     }
+
+    #[test]
+    fn refusals_are_etcds_word_for_word() {
+        let code = |error: Error| (error.code() as u8, error.message());
+        let bare = |result: Result<(), Error>| code(result.expect_err("refused"));
+        let key = PutRequest { key: "k".into(), ..PutRequest::default() };
+        let ranged = RangeRequest { key: "k".into(), ..RangeRequest::default() };
+        for (said, expected) in [
+            (bare(range(&RangeRequest::default())), (3, "etcdserver: key is not provided")),
+            (
+                bare(range(&RangeRequest { sort_target: 9, ..ranged.clone() })),
+                (3, "etcdserver: invalid sort option"),
+            ),
+            (bare(super::put(&PutRequest::default())), (3, "etcdserver: key is not provided")),
+            (
+                bare(super::put(&PutRequest { value: "v".into(), ignore_value: true, ..key.clone() })),
+                (3, "etcdserver: value is provided"),
+            ),
+            (
+                bare(super::put(&PutRequest { lease: 1, ignore_lease: true, ..key.clone() })),
+                (3, "etcdserver: lease is provided"),
+            ),
+            (bare(delete_range(&DeleteRangeRequest::default())), (3, "etcdserver: key is not provided")),
+            (bare(verdict(&[put("a"), put("a")])), (3, "etcdserver: duplicate key given in txn request")),
+            (
+                bare(txn(&branches(&[put("a")], &[]), 0)),
+                (3, "etcdserver: too many operations in txn request"),
+            ),
+            (bare(verdict(&[RequestOp { request: None }])), (3, "etcdserver: key not found")),
+        ] {
+            assert_eq!(said, expected);
+        }
+        assert_eq!(super::put(&key), Ok(()));
+        assert_eq!(range(&ranged), Ok(()));
+        // What is wrong on its own is not looked at: revisions and limits are judged when reading.
+        assert_eq!(range(&RangeRequest { revision: -1, limit: -1, ..ranged }), Ok(()));
+    }
 }

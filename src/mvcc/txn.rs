@@ -21,7 +21,9 @@ use crate::btree::{Read, WriteTxn};
 use crate::error::Error;
 use crate::proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use crate::proto::etcdserverpb::request_op::Request as Op;
-use crate::proto::etcdserverpb::{Compare, PutRequest, RangeRequest, RequestOp, TxnRequest};
+use crate::proto::etcdserverpb::{
+    Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
+};
 use crate::request::Header;
 
 /// True if no operation of either branch can write: such a transaction is answered like a Range. etcd API
@@ -39,12 +41,44 @@ fn ops(request: &TxnRequest) -> impl Iterator<Item = &RequestOp> {
     request.success.iter().chain(&request.failure)
 }
 
+/// Operations that were executed, as etcd counts them: each as one, whatever it found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ops {
+    /// Ranges, with those that a put or a deletion needed.
+    pub ranges: u32,
+    /// Puts.
+    pub puts: u32,
+    /// Deletions of a key or a range.
+    pub deletes: u32,
+}
+
+impl Ops {
+    /// Adds a put.
+    pub fn put(&mut self, put: &PutRequest) {
+        self.puts += 1;
+        self.ranges += u32::from(put.prev_kv || put.ignore_value || put.ignore_lease);
+    }
+
+    /// Adds a deletion.
+    pub fn delete(&mut self, delete: &DeleteRangeRequest) {
+        self.deletes += 1;
+        self.ranges += u32::from(delete.prev_kv);
+    }
+
+    /// All of them.
+    pub fn sum(&self) -> u32 {
+        self.ranges + self.puts + self.deletes
+    }
+}
+
 /// A transaction's answer without its header.
 pub struct Outcome {
     /// The header's revision.
     pub revision: i64,
     /// The encoded TxnResponse without its header.
     pub body: Bytes,
+    /// What was executed.
+    pub ops: Ops,
 }
 
 /// Answers a read-only transaction from one state of the store.
@@ -59,7 +93,8 @@ pub fn read<R: Read>(view: &View<'_, R>, request: &TxnRequest) -> Result<Outcome
         let Some(Op::RequestRange(range)) = &op.request else { unreachable!("checked above") };
         put_range_op(&mut body, view, range);
     }
-    Ok(Outcome { revision: view.revision(), body: body.freeze() })
+    let ops = Ops { ranges: branch(request, path[0]).len() as u32, ..Ops::default() };
+    Ok(Outcome { revision: view.revision(), body: body.freeze(), ops })
 }
 
 /// Applies a transaction. `reply_wanted` is false where no client waits: Ranges are skipped then.
@@ -78,9 +113,10 @@ pub fn apply(
     }
     let mut writer = Writer::begin(txn);
     let mut body = BytesMut::new();
-    execute(&mut writer, request, &mut path.iter(), reply_wanted, &mut body);
+    let mut ops = Ops::default();
+    execute(&mut writer, request, &mut path.iter(), reply_wanted, &mut body, &mut ops);
     let revision = writer.revision();
-    Ok((Outcome { revision, body: body.freeze() }, writer.finish()))
+    Ok((Outcome { revision, body: body.freeze(), ops }, writer.finish()))
 }
 
 fn branch(request: &TxnRequest, succeeded: bool) -> &[RequestOp] {
@@ -266,19 +302,25 @@ fn execute(
     path: &mut core::slice::Iter<'_, bool>,
     reply_wanted: bool,
     out: &mut BytesMut,
+    ops: &mut Ops,
 ) {
     let succeeded = *path.next().expect("the path covers every transaction on it");
     put_int_field(out, 2, i64::from(succeeded));
     for op in branch(request, succeeded) {
         match &op.request {
-            Some(Op::RequestRange(range)) if reply_wanted => put_range_op(out, &writer.view(), range),
+            Some(Op::RequestRange(range)) if reply_wanted => {
+                ops.ranges += 1;
+                put_range_op(out, &writer.view(), range);
+            }
             Some(Op::RequestRange(_)) => {}
             Some(Op::RequestPut(put)) => {
+                ops.put(put);
                 let prev_kv = writer.put(put);
                 put_op_head(out, 2, put_response_len(writer.revision(), prev_kv.as_ref()));
                 put_put_response(out, writer.revision(), prev_kv.as_ref());
             }
             Some(Op::RequestDeleteRange(delete)) => {
+                ops.delete(delete);
                 let deleted = writer.delete_range(delete);
                 let header = Header::default();
                 let len = header.field_len(writer.revision())
@@ -293,7 +335,7 @@ fn execute(
                 let mut body = BytesMut::new();
                 // etcd API guarantee: the header of a nested answer is there, and empty.
                 put_bytes_head(&mut body, 1, 0);
-                execute(writer, nested, path, reply_wanted, &mut body);
+                execute(writer, nested, path, reply_wanted, &mut body, ops);
                 put_op_head(out, 4, body.len());
                 out.put_slice(&body);
             }

@@ -12,6 +12,7 @@ use prost::Message;
 use crate::btree::{Read, Tree, WriteTxn};
 use crate::error::Error;
 use crate::lease::{self, Lessor};
+use crate::mvcc::txn::Ops;
 use crate::mvcc::view::View;
 use crate::mvcc::write::{Writer, lease_keys};
 use crate::mvcc::{EventBatch, compact, range, txn};
@@ -38,6 +39,8 @@ pub struct Applied {
     pub reply: Result<Response, Error>,
     /// For watchers.
     pub events: Option<EventBatch>,
+    /// What was read and written.
+    pub ops: Ops,
 }
 
 impl State {
@@ -61,12 +64,14 @@ pub fn apply(
     reply_wanted: bool,
 ) -> Applied {
     if let Some(error) = state.alarms.refuse(request) {
-        return Applied { reply: Err(error), events: None };
+        return Applied { reply: Err(error), events: None, ops: Ops::default() };
     }
     let mut events = None;
+    let mut ops = Ops::default();
     let revision = txn.applied().revision;
     let reply = match request {
         Request::Range(request) => {
+            ops.ranges = 1;
             let none = Header::default();
             range::answer(&View::new(&*txn), &none, request).map(|answer| {
                 // Field 1 is the header that the caller will put there itself.
@@ -74,10 +79,12 @@ pub fn apply(
             })
         }
         Request::Put(request) => put(txn, state, request).map(|(response, batch)| {
+            ops.put(request);
             events = batch;
             response
         }),
         Request::DeleteRange(request) => {
+            ops.delete(request);
             let mut writer = Writer::begin(txn);
             let deleted = writer.delete_range(request);
             let revision = writer.revision();
@@ -88,14 +95,15 @@ pub fn apply(
         Request::Txn(request) => {
             let exists = |id| state.lessor.exists(id);
             txn::apply(txn, request, &exists, reply_wanted).map(|(outcome, batch)| {
+                ops = outcome.ops;
                 events = batch;
                 Response::Txn { revision: outcome.revision, body: outcome.body }
             })
         }
-        Request::Compaction(request) => compact::mark(txn, request.revision).map(|()| Response::Compact {
-            revision,
-            compacted: request.revision,
-            physical: request.physical,
+        Request::Compaction(request) => compact::mark(txn, request.revision).map(|()| {
+            // etcd reads a key to learn the revision.
+            ops.ranges = 1;
+            Response::Compact { revision, compacted: request.revision, physical: request.physical }
         }),
         Request::LeaseGrant(request) => state
             .lessor
@@ -105,6 +113,7 @@ pub fn apply(
         Request::LeaseRevoke(request) => {
             let keys = lease_keys(&*txn, request.id);
             state.lessor.revoke(txn, request.id).map_err(lease_error).map(|()| {
+                ops.deletes = keys.len() as u32;
                 let mut writer = Writer::begin(txn);
                 writer.delete_keys(&keys);
                 let revision = writer.revision();
@@ -135,7 +144,7 @@ pub fn apply(
         }
         Request::DowngradeVersionTest => Ok(Response::Done),
     };
-    Applied { reply, events }
+    Applied { reply, events, ops }
 }
 
 fn put(
@@ -181,6 +190,11 @@ impl Alarms {
     /// True if any member has raised it.
     pub fn is_raised(&self, alarm: AlarmType) -> bool {
         self.raised.iter().any(|&(raised, _)| raised == alarm as i32)
+    }
+
+    /// True if this member has raised it.
+    pub fn has(&self, member_id: u64, alarm: AlarmType) -> bool {
+        self.raised.contains(&(alarm as i32, member_id))
     }
 
     /// The alarms of a type; of every type for `NONE`.

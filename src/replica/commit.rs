@@ -30,6 +30,7 @@ impl Replica {
         let mut changes = Vec::new();
         // A compaction among these entries is not published yet: a reader may still pin below it.
         let published = self.store.applied().compact_revision;
+        let mut grown = false;
         let mut txn = self.store.write();
         for entry in &entries {
             let before = txn.applied();
@@ -45,14 +46,20 @@ impl Replica {
                         )
                     });
                     let ticket = self.proposals.answer(command.id);
-                    if ticket.is_none() && matches!(command.request, Request::LeaseRevoke(_)) {
-                        self.revoking = self.revoking.saturating_sub(1);
-                    }
-                    let apply::Applied { reply, events } =
+                    let expiry = ticket.is_none()
+                        && self.revoking > 0
+                        && matches!(command.request, Request::LeaseRevoke(_));
+                    self.revoking -= usize::from(expiry);
+                    let apply::Applied { reply, events, ops } =
                         apply(&mut txn, &mut self.state, now, &command.request, ticket.is_some());
                     if let Ok(Response::Compact { compacted, .. }) = &reply {
                         self.digests.queue(entry.index, *compacted, before.compact_revision);
                     }
+                    self.tally.count(&command.request, &reply, &ops, expiry);
+                    if matches!(command.request, Request::Alarm(_)) {
+                        self.alarming = 0;
+                    }
+                    grown |= reply.is_ok() && apply::cost(&command.request) > 0;
                     if let Some(batch) = events {
                         told.push(Output::Publish(Arc::new(batch)));
                     }
@@ -79,6 +86,7 @@ impl Replica {
             let after = txn.applied();
             txn.set_applied(Applied { index: entry.index, term: entry.term, ..after });
         }
+        self.tally.sweeps += u64::from(sweep);
         let swept = if sweep {
             let pinned = lowest(self.pins.lowest(), self.digests.pin());
             compact::sweep(&mut txn, lowest(pinned, Some(published)), SWEEP_SLICE)
@@ -87,6 +95,9 @@ impl Replica {
         };
         txn.commit();
         self.checkpoints.applied(now);
+        if grown {
+            self.raise_alarm_if_full();
+        }
         if let Some(last) = entries.last() {
             for change in changes.iter().filter(|change| change.change_type != CONF_CHANGE_UPDATE_NODE) {
                 self.node.apply_conf_change(change).expect("a committed membership change is possible");

@@ -31,12 +31,14 @@ pub mod bootstrap;
 pub mod bucket_hash;
 pub mod port;
 pub mod read_gate;
+pub mod tally;
 
 mod checkpoint;
 mod commit;
 mod digest;
 mod election;
 mod propose;
+mod quota;
 mod read_index;
 mod ready;
 mod recover;

@@ -17,6 +17,7 @@ use super::read_gate::ReadGate;
 use super::read_index::Reads;
 use super::replica::{Founding, Replica, Settings};
 use super::tail::Tail;
+use super::tally::Tally;
 use crate::btree::Store;
 use crate::limits::{MESSAGE_BYTES_MAX, MESSAGES_INFLIGHT_MAX};
 use crate::mvcc::compact_hash::CompactionHashes;
@@ -116,6 +117,8 @@ impl Replica {
             tidy_due: false,
             settled: false,
             revoking: 0,
+            alarming: 0,
+            tally: Tally::default(),
             introduced: 0,
             leading: 0,
             store,

@@ -18,6 +18,7 @@ use super::read_gate::ReadGate;
 use super::read_index::Reads;
 use super::ready::Unsynced;
 use super::tail::Tail;
+use super::tally::Tally;
 use crate::btree::{Applied, Store};
 use crate::error::Error;
 use crate::lease;
@@ -56,6 +57,8 @@ pub struct Settings {
     pub segments_kept: usize,
     /// The shortest lease, in seconds.
     pub lease_ttl_min: i64,
+    /// Bytes in use at which this member raises the alarm NOSPACE; none without a quota.
+    pub quota_bytes: Option<u64>,
     /// Ids for the replica's own proposals: first, and distance.
     pub request_ids: (u64, u64),
     /// Seed of election timeouts.
@@ -126,6 +129,10 @@ pub struct Replica {
     pub(super) settled: bool,
     /// Revocations of expired leases on their way.
     pub(super) revoking: usize,
+    /// This member's alarm NOSPACE was proposed in this term and is not applied; 0 otherwise.
+    pub(super) alarming: u64,
+    /// What was applied.
+    pub(super) tally: Tally,
     /// Own facts were proposed in this term.
     pub(super) introduced: u64,
     /// The lessor runs since this term; 0 while this member does not lead.
@@ -198,6 +205,16 @@ impl Replica {
     /// Sizes of the store.
     pub fn store_stats(&self) -> crate::btree::StoreStats {
         self.store.stats()
+    }
+
+    /// What was applied since the start.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// The alarms that are raised.
+    pub fn alarms(&self) -> &super::apply::Alarms {
+        &self.state.alarms
     }
 
     /// Whether this member leads.

@@ -16,7 +16,8 @@ use crate::mvcc::compact_hash::CompactionDigest;
 use crate::mvcc::pin::Pins;
 use crate::mvcc::view::View;
 use crate::page::{CheckpointJob, MemoryFile};
-use crate::proto::etcdserverpb::{CompactionRequest, LeaseGrantRequest, PutRequest};
+use crate::proto::etcdserverpb::alarm_request::AlarmAction;
+use crate::proto::etcdserverpb::{AlarmRequest, AlarmType, CompactionRequest, LeaseGrantRequest, PutRequest};
 use crate::request::{Entry, Request, Response};
 use crate::stdx::prng::Prng;
 use crate::stdx::time::{Duration, Instant};
@@ -37,6 +38,7 @@ struct World {
     digest: Option<Box<CompactionDigest>>,
     next_id: u64,
     segment_bytes: u64,
+    quota_bytes: Option<u64>,
     seed: u64,
 }
 
@@ -61,6 +63,7 @@ impl World {
             digest: None,
             next_id: 0,
             segment_bytes: crate::wal::SEGMENT_BYTES,
+            quota_bytes: None,
             seed,
         }
     }
@@ -76,6 +79,7 @@ impl World {
             catchup_entries: 0,
             segments_kept: 2,
             lease_ttl_min: 2,
+            quota_bytes: self.quota_bytes,
             request_ids: (1 << 32, 1),
             seed: self.seed,
         }
@@ -377,6 +381,19 @@ impl Script {
                 return format!("  {told}\n");
             }
             "checkpointed" => assert!(self.world.finish_checkpoint(), "no checkpoint is under way"),
+            "quota" => {
+                self.world.quota_bytes = Some(number(0));
+                return said;
+            }
+            "disarm" => {
+                let member_id = self.world.replica().settings.member_id;
+                let (action, alarm) = (AlarmAction::Deactivate as i32, AlarmType::Nospace as i32);
+                self.world.propose(Request::Alarm(AlarmRequest { action, member_id, alarm }));
+            }
+            "alarms" => {
+                let raised = self.world.replica().alarms().is_raised(AlarmType::Nospace);
+                return format!("  {}\n", if raised { "NOSPACE" } else { "none" });
+            }
             "segments" => {
                 self.world.segment_bytes = number(0);
                 return said;

@@ -8,6 +8,7 @@ use futures::future::{LocalBoxFuture, ready};
 use prost::Message;
 
 use super::admin::{AdminSource, Versions};
+use super::io::clock;
 use super::session::Session;
 use super::{counting, metrics};
 use crate::btree::{Read, Tree};
@@ -54,15 +55,22 @@ impl AdminSource for MemberHealth {
     }
 
     fn serializable_read(&self) -> LocalBoxFuture<'static, Result<(), String>> {
+        let asked = clock::now();
         // A look at one key of the published state: what is broken in the store file ends the process.
         self.0.view(|view| view.find(b"health", view.revision()).is_some());
+        counting::probe(&self.0, asked, true);
         ready(Ok(())).boxed_local()
     }
 
     fn linearizable_read(&self) -> LocalBoxFuture<'static, Result<(), String>> {
         let session = self.0.clone();
-        async move { session.read_barrier().await.map_err(|status| status.message.into_owned()) }
-            .boxed_local()
+        async move {
+            let asked = clock::now();
+            let read = session.read_barrier().await.map_err(|status| status.message.into_owned());
+            counting::probe(&session, asked, read.is_ok());
+            read
+        }
+        .boxed_local()
     }
 
     fn versions(&self) -> Versions {

@@ -32,6 +32,9 @@ use crate::wal::Write;
 /// Inputs stepped before the replica is drained.
 const TURN_INPUTS_MAX: usize = 4096;
 
+/// A log write that takes longer is logged.
+const SLOW_SYNC: Duration = Duration::from_secs(1);
+
 /// The replica and everything it reaches.
 pub struct ReplicaCore {
     /// The brain.
@@ -68,6 +71,7 @@ impl ReplicaCore {
         // Log writes on their way.
         let mut writing = 0;
         let mut ticked = false;
+        let mut turns = counting::Turns::default();
         loop {
             let now = clock::now();
             self.lane.take(TURN_INPUTS_MAX, &mut inputs);
@@ -77,12 +81,13 @@ impl ReplicaCore {
             if now >= next_tick || ticked {
                 ticked = false;
                 self.replica.step(now, Input::Tick);
-                counting::replica(&self.metrics, &self.replica);
                 next_tick = now + self.tick;
                 alarm = task::Alarm::at(next_tick);
             }
             let more = self.replica.drain(now, &mut outputs);
-            counting::turn(&self.metrics, clock::now().since(now), self.slow_apply);
+            let took = clock::now().since(now);
+            counting::turn(&self.metrics, &mut turns, self.replica.tally(), now, took, self.slow_apply);
+            counting::replica(&self.metrics, &self.replica);
             for output in outputs.drain(..) {
                 counting::output(&self.metrics, &output);
                 match output {
@@ -112,8 +117,7 @@ impl ReplicaCore {
                     Output::ReleaseWal { segments } => releaser.release(segments),
                     Output::Compacted { revision, removed } => {
                         let store = self.replica.store_stats();
-                        self.metrics.compacted_keys.add(removed);
-                        lines::compacted(revision, removed, store.file_bytes, store.used_bytes);
+                        counting::compacted(&self.metrics, &mut turns, store, revision, removed);
                     }
                     Output::Send { .. } => {
                         unreachable!("a member without peers sends nothing: its cluster has one voter")
@@ -146,7 +150,12 @@ impl ReplicaCore {
             })
             .await;
             if let Some(Written { ready, buffer, took }) = done {
+                // One call hands the bytes to the disk and makes them durable.
+                self.metrics.wal_wrote(buffer.len() as u64, took);
                 self.metrics.wal_fsync(took);
+                if took > SLOW_SYNC {
+                    lines::slow_sync(took, SLOW_SYNC);
+                }
                 writing -= 1;
                 self.replica.step(clock::now(), Input::WalSynced { ready, buffer });
             }

@@ -24,6 +24,7 @@ use super::io::wal_dir::WalDir;
 use super::io::wal_file::WalFile;
 use super::io::{clock, probe, socket, task};
 use super::log::lines;
+use super::log::slow::Limits;
 use super::mesh::{self, Outbox, Receiver};
 use super::replica_core::ReplicaCore;
 use super::session::{Member, Parts, Session};
@@ -101,6 +102,10 @@ fn try_run(config: &Config) -> Result<i32, String> {
     }
 
     let opened = open(config, &foundation)?;
+    if config.unsafe_no_fsync {
+        lines::no_fsync();
+    }
+    lines::quota(config.quota_backend_bytes, config.quota_bytes());
     let member_id = opened.metadata.map_or(founded_id, |metadata| metadata.node_id);
     let cluster_id = opened.metadata.map_or(foundation.cluster_id, |metadata| metadata.cluster_id);
     lines::local_member(member_id, cluster_id);
@@ -119,6 +124,7 @@ fn try_run(config: &Config) -> Result<i32, String> {
         catchup_entries: config.snapshot_count.saturating_add(config.snapshot_catchup_entries),
         segments_kept: config.max_wals as usize,
         lease_ttl_min: config.lease_ttl_min().as_secs() as i64,
+        quota_bytes: config.quota_bytes(),
         request_ids: (first_id + sessions as u64, id_step),
         seed: prng.next_u64(),
     };
@@ -135,7 +141,9 @@ fn try_run(config: &Config) -> Result<i32, String> {
     let counts: Vec<Arc<metrics::Core>> = (0..=sessions).map(|_| metrics::Core::new()).collect();
     let rpc: Vec<_> = (0..sessions).map(|_| grpc::counters::Counters::new()).collect();
     let replica_counts = counts[sessions].clone();
-    replica_counts.quota_bytes.set(config.quota_bytes().map_or(0, |bytes| bytes as i64));
+    // Without a quota the gauge shows the flag, as etcd's does.
+    let quota_shown = config.quota_bytes().map_or(config.quota_backend_bytes, |bytes| bytes as i64);
+    replica_counts.quota_bytes.set(quota_shown);
     let observed = replica_counts.clone();
     let checkpoints = checkpointer::start(to_replica.clone(), move |took| observed.store_committed(took))
         .map_err(|error| format!("cannot start the checkpointer: {error}"))?;
@@ -150,11 +158,20 @@ fn try_run(config: &Config) -> Result<i32, String> {
         max_txn_ops: config.max_txn_ops as usize,
         progress_interval: config.watch_progress_notify_interval,
         request_timeout: config.request_timeout(),
-        slow_request: config.warning_unary_request_duration,
+        slow: Limits {
+            // Zero is for those who do not want to hear of it.
+            apply: if config.warning_apply_duration.is_zero() {
+                Duration::MAX
+            } else {
+                config.warning_apply_duration
+            },
+            request: config.warning_unary_request_duration,
+        },
         name: config.name.clone(),
         start_revision,
         keys_asked: AtomicBool::new(false),
-        quota_bytes: config.quota_backend_bytes,
+        quota_bytes: quota_shown,
+        quota: config.quota_bytes(),
         metrics: counts.clone(),
         rpc: rpc.clone(),
         compaction_hashes: replica.compaction_hashes().clone(),
@@ -211,7 +228,6 @@ fn try_run(config: &Config) -> Result<i32, String> {
         checkpoints,
         digests,
         wal_dir: opened.wal_dir,
-        durable: !config.unsafe_no_fsync,
         tick: config.heartbeat_interval,
         metrics: replica_counts,
         slow_apply: config.warning_apply_duration,
@@ -298,9 +314,11 @@ fn open(config: &Config, foundation: &Foundation) -> Result<Opened, String> {
         .create(store_dir)
         .map_err(|error| failed("create", store_dir, &error))?;
     let file = MappedFile::open(&store_path).map_err(|error| failed("open", &store_path, &error))?;
+    let file = if config.unsafe_no_fsync { file.without_sync() } else { file };
     let store = Store::open(Arc::new(file)).map_err(|error| failed("open", &store_path, &error))?;
     let wal_path = config.wal_dir();
     let wal_dir = WalDir::open(&wal_path).map_err(|error| failed("open", &wal_path, &error))?;
+    let wal_dir = if config.unsafe_no_fsync { wal_dir.without_sync() } else { wal_dir };
     let names = wal_dir.segments().map_err(|error| failed("read", &wal_path, &error))?;
     let applied = store.applied().index;
     if names.is_empty() {
@@ -455,6 +473,9 @@ impl SessionCore {
             clients.for_each(|_| lines::ready());
         }
         self.told.ready().await;
+        if self.first {
+            lines::closing(&self.config);
+        }
         stop.advance(Phase::Draining);
         session.watches.close_all();
         session.streams.close_all();
@@ -476,7 +497,6 @@ struct ReplicaParts {
     checkpoints: std::sync::mpsc::Sender<crate::page::CheckpointJob>,
     digests: std::sync::mpsc::Sender<Box<CompactionDigest>>,
     wal_dir: WalDir,
-    durable: bool,
     tick: Duration,
     metrics: Arc<metrics::Core>,
     slow_apply: Duration,
@@ -485,7 +505,7 @@ struct ReplicaParts {
 
 impl ReplicaParts {
     async fn run(self) {
-        let wal = WalFile::new(self.wal_dir.clone(), self.durable)
+        let wal = WalFile::new(self.wal_dir.clone())
             .unwrap_or_else(|error| panic!("cannot prepare the log: {error}"));
         let core = ReplicaCore {
             replica: self.replica,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll, Waker};
 
+use bytes::Bytes;
 use futures::channel::oneshot;
 
 use super::api::streams::Streams;
@@ -16,6 +17,7 @@ use super::counting;
 use super::grpc::counters::Counters;
 use super::grpc::{Code, Responder, Status};
 use super::io::clock;
+use super::log::slow::{Asked, Limits};
 use super::mesh::Sender;
 use super::metrics;
 use super::tickets::Tickets;
@@ -44,8 +46,8 @@ pub struct Member {
     pub progress_interval: Duration,
     /// How long a proposal or a ReadIndex may take.
     pub request_timeout: Duration,
-    /// Unary calls slower than this are logged.
-    pub slow_request: Duration,
+    /// Requests that take longer are logged.
+    pub slow: Limits,
     /// Name and URLs, as `member list` shows them before they are published.
     pub name: String,
     /// The store's revision when the member started.
@@ -56,6 +58,8 @@ pub struct Member {
     pub quota_bytes: i64,
     /// The hashes that compactions took.
     pub compaction_hashes: CompactionHashes,
+    /// Bytes in use at which requests that grow the store are refused; none without a quota.
+    pub quota: Option<u64>,
     /// Feature gates, for metrics.
     pub gates: Gates,
     /// The counts of all cores, the replica's last.
@@ -85,8 +89,8 @@ enum Waiting {
         kind: Kind,
         /// When.
         asked: Instant,
-        /// Its request's size.
-        bytes: usize,
+        /// Its request.
+        message: Bytes,
     },
     /// One of our own handlers does.
     Handler(OnReply),
@@ -201,14 +205,15 @@ impl Session {
     }
 
     /// Proposes a request for a client. `message` is its own encoding, checked before.
-    pub fn propose(self: &Rc<Self>, kind: Kind, message: &[u8], reply: Responder) {
+    pub fn propose(self: &Rc<Self>, kind: Kind, message: &Bytes, reply: Responder) {
         let id = self.request_id();
         let entry = request::wrap(id, kind, message);
         if entry.len() > self.member.max_request_bytes {
+            counting::refusal(self, kind, Error::RequestTooLarge, Duration::ZERO);
             return reply.fail(&Error::RequestTooLarge.into());
         }
-        let (asked, bytes) = (clock::now(), message.len());
-        let waiting = Waiting::Client { reply, kind, asked, bytes };
+        let asked = clock::now();
+        let waiting = Waiting::Client { reply, kind, asked, message: message.clone() };
         self.submit(asked, waiting, |ticket| Input::Propose { ticket, id, entry });
     }
 
@@ -251,7 +256,7 @@ impl Session {
         self.stir();
         if self.replica.send(input(Ticket(ticket))).is_err() {
             let waiting = self.tickets.borrow_mut().redeem(ticket).expect("issued above");
-            self.end(waiting, Error::TooManyRequests.into());
+            self.end(waiting, Error::TooManyRequests);
         }
     }
 
@@ -259,12 +264,20 @@ impl Session {
     pub fn on_reply(self: &Rc<Self>, now: Instant, ticket: Ticket, result: Result<Response, Error>) {
         let Some(waiting) = self.tickets.borrow_mut().redeem(ticket.0) else { return };
         match (waiting, result) {
-            (Waiting::Client { reply, kind, asked, bytes }, Ok(response)) => {
+            (Waiting::Client { reply, kind, asked, message }, Ok(response)) => {
                 let answer = request::encode(&response, &self.header());
-                counting::answer(self, kind, &response, now.since(asked), (bytes, answer.len()));
+                let request = Asked { kind, message: &message, peer: reply.peer() };
+                counting::answer(self, &request, now.since(asked), Ok((&response, &answer)));
                 reply.send(Ok(answer));
             }
-            (waiting, Err(error)) => self.end(waiting, error.into()),
+            (Waiting::Client { reply, kind, asked, message }, Err(error))
+                if !matches!(error, Error::TooManyRequests | Error::NoLeader | Error::Timeout) =>
+            {
+                let request = Asked { kind, message: &message, peer: reply.peer() };
+                counting::answer(self, &request, now.since(asked), Err(&error));
+                reply.fail(&error.into());
+            }
+            (waiting, Err(error)) => self.end(waiting, error),
             (Waiting::Handler(then), Ok(response)) => then(self, Ok(response)),
             (Waiting::Read(then), Ok(_)) => then(self, Ok(())),
         }
@@ -284,14 +297,15 @@ impl Session {
             // Taken out in a statement of its own: ending it may issue new tickets.
             let expired = self.tickets.borrow_mut().expire(now);
             let Some(waiting) = expired else { return };
-            self.end(waiting, Error::Timeout.into());
+            self.end(waiting, Error::Timeout);
         }
     }
 
-    fn end(self: &Rc<Self>, waiting: Waiting, status: Status) {
+    fn end(self: &Rc<Self>, waiting: Waiting, error: Error) {
+        let status = Status::from(error);
         match waiting {
             Waiting::Client { reply, kind, asked, .. } => {
-                counting::refusal(self, kind, &status, clock::now().since(asked));
+                counting::refusal(self, kind, error, clock::now().since(asked));
                 reply.fail(&status);
             }
             Waiting::Handler(then) => then(self, Err(status)),

@@ -30,11 +30,26 @@
 //!
 //! The judge shares no code with the member but the generated messages: [`log`] parses the log, [`model`] executes
 //! it, [`check_watch`] and [`check_lease`] know what may be seen. That it can fail is shown by planted bugs
-//! ([`plant`]); each names a seed that finds it:
+//! ([`plant`]); each names a seed that finds it, where one is known:
 //!
-//! | plant | what is wrong | how it is found |
+//! | plant | what is wrong | seed |
 //! |---|---|---|
-//! PLANT_TABLE
+//! | `skipped-sync` | A sync of the log says it is done and does nothing. | 1 |
+//! | `early-sync` | The end of a log write is reported before it has come. | 1 |
+//! | `applied-behind` | The store claims an index one below what its trees contain, so an entry is applied twice. | 1 |
+//! | `applied-ahead` | The store claims an index one above what its trees contain, so an entry is left out. | 1 |
+//! | `tail-not-zeroed` | What a torn write left behind the end of the log stays there. | 2744 |
+//! | `last-record-dropped` | Recovery takes the last whole record for torn. | 1 |
+//! | `early-checkpoint` | A checkpoint is reported durable before it is: the log goes, and pages are used again too early. | 2269 |
+//! | `skipped-store-sync` | A sync of the store file does nothing (no seed from 1 to 34942 finds it). | 1 |
+//! | `released-too-much` | The log loses one segment more than the replica released. | 8 |
+//! | `compaction-eats-live` | A compaction takes a pair that is still to be read. | 1 |
+//! | `stale-read` | A linearizable read asks nobody: after a restart it shows the last checkpoint. | 653 |
+//! | `lost-on-catch-up` | A response with events is lost on its way to somebody who catches up. | 8 |
+//! | `doubled-event` | A response with events comes twice. | 5 |
+//! | `progress-overtakes` | Progress overtakes events on their way. | 5 |
+//! | `lease-revived` | A restart brings back a lease that was revoked. | 5 |
+//! | `fast-clock` | The member's clock is a fifth too fast, so leases expire early. | 11 |
 //!
 //! Absent: the network, other members, TLS, h2, glommio, and the mapping of the store file (pages are read one by
 //! one). Start reading at [`world`].

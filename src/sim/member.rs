@@ -133,6 +133,7 @@ impl Member {
             catchup_entries: world.prng.below(20),
             segments_kept: world.prng.below(3) as usize,
             lease_ttl_min: super::model::MIN_TTL_SECONDS,
+            quota_bytes: None,
             request_ids: (first_id, 2),
             seed: world.prng.next_u64(),
         };

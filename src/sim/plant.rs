@@ -18,7 +18,7 @@ macro_rules! plants {
                 match self { $(Plant::$name => $text,)* }
             }
 
-            /// A seed that finds it.
+            /// A seed that finds it, unless its story says that none is known.
             pub fn seed(self) -> u64 {
                 match self { $(Plant::$name => $seed,)* }
             }
@@ -41,27 +41,42 @@ plants! {
     /// The store claims an index one above what its trees contain, so an entry is left out.
     AppliedAhead = "applied-ahead", 1;
     /// What a torn write left behind the end of the log stays there.
-    TailNotZeroed = "tail-not-zeroed", 1;
+    TailNotZeroed = "tail-not-zeroed", 2744;
     /// Recovery takes the last whole record for torn.
     LastRecordDropped = "last-record-dropped", 1;
     /// A checkpoint is reported durable before it is: the log goes, and pages are used again too early.
-    EarlyCheckpoint = "early-checkpoint", 1;
-    /// A sync of the store file does nothing.
+    EarlyCheckpoint = "early-checkpoint", 2269;
+    /// A sync of the store file does nothing (no seed from 1 to 34942 finds it).
     SkippedStoreSync = "skipped-store-sync", 1;
     /// The log loses one segment more than the replica released.
-    ReleasedTooMuch = "released-too-much", 1;
+    ReleasedTooMuch = "released-too-much", 8;
     /// A compaction takes a pair that is still to be read.
     CompactionEatsLive = "compaction-eats-live", 1;
     /// A linearizable read asks nobody: after a restart it shows the last checkpoint.
-    StaleRead = "stale-read", 1;
+    StaleRead = "stale-read", 653;
     /// A response with events is lost on its way to somebody who catches up.
-    LostOnCatchUp = "lost-on-catch-up", 1;
+    LostOnCatchUp = "lost-on-catch-up", 8;
     /// A response with events comes twice.
-    DoubledEvent = "doubled-event", 1;
+    DoubledEvent = "doubled-event", 5;
     /// Progress overtakes events on their way.
-    ProgressOvertakes = "progress-overtakes", 1;
+    ProgressOvertakes = "progress-overtakes", 5;
     /// A restart brings back a lease that was revoked.
-    LeaseRevived = "lease-revived", 1;
+    LeaseRevived = "lease-revived", 5;
     /// The member's clock is a fifth too fast, so leases expire early.
-    FastClock = "fast-clock", 1;
+    FastClock = "fast-clock", 11;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_of_the_simulator_lists_them_all() {
+        let page = include_str!("main.rs");
+        let rows: Vec<_> = page.lines().filter(|line| line.starts_with("//! | `")).collect();
+        let told = |plant: &Plant| {
+            format!("//! | `{}` | {} | {} |", plant.name(), plant.story().trim(), plant.seed())
+        };
+        assert_eq!(rows, Plant::ALL.iter().map(told).collect::<Vec<_>>());
+    }
 }

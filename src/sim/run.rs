@@ -70,6 +70,19 @@ pub fn twice(seed: u64, plant: Option<Plant>) -> Result<Verdict, Failure> {
     Err(Failure { message, lines: vec![] })
 }
 
+const HELP: &str = "\
+Runs simulated worlds and judges them; each runs twice and has to leave the same trace.
+
+    sim [--seeds N] [--start S] [--threads T] [--once]   N worlds from seed S on (1000 from 0, on all cores)
+    sim --seed S [--plant NAME]                          one world, with its last events if it fails
+    sim --plant NAME [--seeds N]                         worlds with a planted bug: the judge should find it
+    sim --list                                           the planted bugs, and a seed that finds each
+
+    --once      run each world once: faster, and blind to what differs between two runs
+    --help      this text
+
+Ends with status 0 when every world passed, 1 when one failed, 2 when the arguments make no sense.";
+
 struct Args {
     start: u64,
     seeds: u64,
@@ -102,7 +115,11 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Args, String> {
                 }
                 std::process::exit(0);
             }
-            _ => return Err(format!("unknown argument {arg}")),
+            "--help" | "-h" => {
+                println!("{HELP}");
+                std::process::exit(0);
+            }
+            _ => return Err(format!("unknown argument {arg}; see --help")),
         }
     }
     Ok(parsed)

@@ -30,6 +30,27 @@ pub fn check(message: Bytes, reply: Responder) {
     }
 }
 
+/// `Health/List`: the one service.
+pub fn list(message: Bytes, reply: Responder) {
+    // The request has no fields.
+    match decode::<()>(message) {
+        Ok(()) => reply.send(Ok(statuses())),
+        Err(status) => reply.fail(&status),
+    }
+}
+
+/// A HealthListResponse: a map (field 1) of names (1) to answers (2). The name is written although it is empty, as
+/// Go writes the keys of maps.
+fn statuses() -> Bytes {
+    const MAP_OR_NAME: u8 = 0x0a;
+    const ANSWER: u8 = 0x12;
+    let answer = answer(ServingStatus::Serving);
+    let entry_len = u8::try_from(4 + answer.len()).expect("an answer is short");
+    let mut message = vec![MAP_OR_NAME, entry_len, MAP_OR_NAME, 0, ANSWER, answer.len() as u8];
+    message.extend_from_slice(&answer);
+    message.into()
+}
+
 /// `Health/Watch`: the status now and whenever it changes, which it does when the member stops.
 pub fn watch(session: &Rc<Session>, mut incoming: Incoming, mut outgoing: Outgoing) {
     let session = session.clone();
@@ -63,4 +84,23 @@ pub fn watch(session: &Rc<Session>, mut incoming: Incoming, mut outgoing: Outgoi
         }
         outgoing.finish(Err(Status::stopped()));
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct HealthListResponse {
+        #[prost(btree_map = "string, message", tag = "1")]
+        statuses: std::collections::BTreeMap<String, HealthCheckResponse>,
+    }
+
+    #[test]
+    fn the_list_has_the_whole_server_and_nothing_else() {
+        assert_eq!(statuses().as_ref(), [10, 6, 10, 0, 18, 2, 8, 1]);
+        let read = HealthListResponse::decode(statuses()).unwrap();
+        assert_eq!(read.statuses.len(), 1);
+        assert_eq!(read.statuses[WHOLE].status(), ServingStatus::Serving);
+    }
 }

@@ -17,8 +17,10 @@ use crate::mvcc::{RangeStream, check, range, txn};
 use crate::proto::etcdserverpb::{DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest};
 use crate::replica::apply::{put_cost, txn_cost};
 use crate::request::{self, Header, Kind, Response};
+use crate::server::counting::{self, ReadTimes};
 use crate::server::grpc::{Incoming, Outgoing, Responder, Status};
-use crate::server::io::task;
+use crate::server::io::{clock, task};
+use crate::server::log::slow;
 use crate::server::session::Session;
 
 /// Index entries looked at before other tasks of the core run.
@@ -30,6 +32,7 @@ const SLICE_BYTES: usize = 64 * 1024;
 
 /// `KV/Range`.
 pub fn range(session: &Rc<Session>, message: Bytes, reply: Responder) {
+    let asked = clock::now();
     let request = match decode::<RangeRequest>(message) {
         Ok(request) => request,
         Err(status) => return reply.fail(&status),
@@ -38,18 +41,19 @@ pub fn range(session: &Rc<Session>, message: Bytes, reply: Responder) {
         return reply.fail(&error.into());
     }
     if request.serializable || session.gate().is_open() {
-        return answer_range(session, &request, reply);
+        return answer_range(session, &request, ReadTimes { asked, began: asked }, reply);
     }
     session.linearizable(move |session, ready| match ready {
-        Ok(()) => answer_range(session, &request, reply),
+        Ok(()) => answer_range(session, &request, ReadTimes { asked, began: clock::now() }, reply),
         Err(status) => reply.fail(&status),
     });
 }
 
-fn answer_range(session: &Rc<Session>, request: &RangeRequest, reply: Responder) {
+fn answer_range(session: &Rc<Session>, request: &RangeRequest, times: ReadTimes, reply: Responder) {
     let header = session.header();
     if request.range_end.is_empty() {
         let answer = session.view(|view| range::answer(view, &header, request));
+        count_range(session, request, times, &reply, answer.as_ref());
         return reply.send(answer.map_err(Status::from));
     }
     // What fits into one slice of planning and one of writing needs neither task nor pin.
@@ -63,14 +67,44 @@ fn answer_range(session: &Rc<Session>, request: &RangeRequest, reply: Responder)
         Ok(Ok(out.freeze()))
     });
     match begun {
-        Err(error) => reply.fail(&Error::into(error)),
-        Ok(Ok(answer)) => reply.send(Ok(answer)),
-        Ok(Err(range)) => task::spawn(answer_long(session.clone(), range, reply)),
+        Err(error) => {
+            count_range(session, request, times, &reply, Err(&error));
+            reply.fail(&Error::into(error));
+        }
+        Ok(Ok(answer)) => {
+            count_range(session, request, times, &reply, Ok(&answer));
+            reply.send(Ok(answer));
+        }
+        Ok(Err(range)) => task::spawn(answer_long(session.clone(), request.clone(), times, range, reply)),
     }
 }
 
+fn count_range(
+    session: &Session,
+    request: &RangeRequest,
+    times: ReadTimes,
+    reply: &Responder,
+    answer: Result<&Bytes, &Error>,
+) {
+    let read;
+    let result = match answer {
+        Ok(answer) => {
+            read = || slow::Read::of(answer);
+            Ok(&read as &dyn Fn() -> slow::Read)
+        }
+        Err(error) => Err(error),
+    };
+    counting::range(session, reply.peer(), request, times, result);
+}
+
 /// Writes an answer as long as memory and longer: only slices of it are ever in ours.
-async fn answer_long(session: Rc<Session>, mut range: Range, reply: Responder) {
+async fn answer_long(
+    session: Rc<Session>,
+    request: RangeRequest,
+    times: ReadTimes,
+    mut range: Range,
+    reply: Responder,
+) {
     let header = session.header();
     let Some(_pin) = session.pin(range.at()) else { return reply.fail(&Error::Compacted.into()) };
     while !session.view(|view| range.plan(view, PLAN_SLICE)) {
@@ -79,7 +113,12 @@ async fn answer_long(session: Rc<Session>, mut range: Range, reply: Responder) {
         }
         task::yield_now().await;
     }
-    let mut answer = reply.stream(range.encoded_len(&header));
+    let (bytes, count) = (range.encoded_len(&header), range.count());
+    // The rest is up to the client.
+    let read = || slow::Read { kvs: range.kvs(), count, bytes };
+    counting::range(&session, reply.peer(), &request, times, Ok(&read));
+    drop(request);
+    let mut answer = reply.stream(bytes);
     loop {
         let Ok(room) = answer.has_room().await else { return };
         let mut slice = BytesMut::with_capacity(room.min(SLICE_BYTES));
@@ -163,11 +202,16 @@ async fn send_chunk(
 
 /// `KV/Put`.
 pub fn put(session: &Rc<Session>, message: &Bytes, reply: Responder) {
-    let check = |request: &PutRequest| {
-        check::put(request)?;
-        quota::admit(session, put_cost(request))
+    let request = match decode::<PutRequest>(message.clone()) {
+        Ok(request) => request,
+        Err(status) => return reply.fail(&status),
     };
-    propose_checked::<PutRequest>(session, Kind::Put, message, check, reply);
+    // The quota comes first, as in etcd: also what is malformed may be told that there is no space.
+    let Some(reply) = quota::admit(session, put_cost(&request), reply) else { return };
+    match check::put(&request) {
+        Ok(()) => session.propose(Kind::Put, message, reply),
+        Err(error) => reply.fail(&error.into()),
+    }
 }
 
 /// `KV/DeleteRange`.
@@ -197,30 +241,31 @@ pub fn txn(session: &Rc<Session>, message: Bytes, reply: Responder) {
         Ok(request) => request,
         Err(status) => return reply.fail(&status),
     };
+    let Some(reply) = quota::admit(session, txn_cost(&request), reply) else { return };
     if let Err(error) = check::txn(&request, session.member.max_txn_ops) {
         return reply.fail(&error.into());
     }
     if !txn::is_read_only(&request) {
-        return match quota::admit(session, txn_cost(&request)) {
-            Ok(()) => session.propose(Kind::Txn, &message, reply),
-            Err(error) => reply.fail(&error.into()),
-        };
+        return session.propose(Kind::Txn, &message, reply);
     }
+    let asked = clock::now();
     if txn::is_serializable(&request) || session.gate().is_open() {
-        return answer_txn(session, &request, reply);
+        return answer_txn(session, &request, ReadTimes { asked, began: asked }, reply);
     }
     session.linearizable(move |session, ready| match ready {
-        Ok(()) => answer_txn(session, &request, reply),
+        Ok(()) => answer_txn(session, &request, ReadTimes { asked, began: clock::now() }, reply),
         Err(status) => reply.fail(&status),
     });
 }
 
-fn answer_txn(session: &Rc<Session>, request: &TxnRequest, reply: Responder) {
+fn answer_txn(session: &Rc<Session>, request: &TxnRequest, times: ReadTimes, reply: Responder) {
     let outcome = session.view(|view| txn::read(view, request));
-    let answer = outcome.map(|txn::Outcome { revision, body }| {
-        request::encode(&Response::Txn { revision, body }, &session.header())
+    let answer = outcome.map(|txn::Outcome { revision, body, ops }| {
+        (request::encode(&Response::Txn { revision, body }, &session.header()), ops.ranges)
     });
-    reply.send(answer.map_err(Status::from));
+    let counted = answer.as_ref().map(|(answer, ranges)| (answer, *ranges));
+    counting::read_only_txn(session, reply.peer(), request, times, counted);
+    reply.send(answer.map(|(answer, _)| answer).map_err(Status::from));
 }
 
 /// `KV/Compact`.

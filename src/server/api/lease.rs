@@ -33,9 +33,8 @@ pub fn grant(session: &Rc<Session>, message: Bytes, reply: Responder) {
         }
         _ => message,
     };
-    match quota::admit(session, LEASE_COST) {
-        Ok(()) => session.propose(Kind::LeaseGrant, &message, reply),
-        Err(error) => reply.fail(&error.into()),
+    if let Some(reply) = quota::admit(session, LEASE_COST, reply) {
+        session.propose(Kind::LeaseGrant, &message, reply);
     }
 }
 

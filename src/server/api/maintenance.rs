@@ -8,7 +8,7 @@ use prost::Message;
 
 use super::cluster::{header, members};
 use super::lenient::decode;
-use crate::config::{DEFAULT_QUOTA_BYTES, ETCD_VERSION};
+use crate::config::ETCD_VERSION;
 use crate::error::Error;
 use crate::mvcc::hash::{HashKv, KvHash};
 use crate::proto::etcdserverpb::alarm_request::AlarmAction;
@@ -23,6 +23,7 @@ use crate::server::grpc::{Code, Responder, Status};
 use crate::server::health::{STORAGE_VERSION, alarms};
 use crate::server::io::{clock, task};
 use crate::server::session::Session;
+use crate::stdx::time::Duration;
 
 /// Changes digested before other tasks of the core run.
 const HASH_SLICE: usize = 2048;
@@ -57,10 +58,7 @@ pub fn status(session: &Rc<Session>, message: Bytes, reply: Responder) {
         db_size_in_use: used,
         is_learner,
         storage_version: STORAGE_VERSION.to_owned(),
-        db_size_quota: match session.member.quota_bytes {
-            0 => DEFAULT_QUOTA_BYTES,
-            bytes => bytes,
-        },
+        db_size_quota: session.member.quota_bytes,
         downgrade_info: Some(DowngradeInfo::default()),
     };
     reply.send(Ok(response.encode_to_vec().into()));
@@ -103,9 +101,12 @@ pub fn alarm(session: &Rc<Session>, message: Bytes, reply: Responder) {
 }
 
 /// `Maintenance/Defragment`: free space is reused and given back while the member runs, so there is nothing to do.
-pub fn defragment(message: Bytes, reply: Responder) {
+pub fn defragment(session: &Rc<Session>, message: Bytes, reply: Responder) {
     match decode::<DefragmentRequest>(message) {
-        Ok(_) => reply.send(Ok(DefragmentResponse { header: None }.encode_to_vec().into())),
+        Ok(_) => {
+            session.metrics.defragmented(Duration::ZERO);
+            reply.send(Ok(DefragmentResponse { header: None }.encode_to_vec().into()));
+        }
         Err(status) => reply.fail(&status),
     }
 }
@@ -210,4 +211,17 @@ pub fn hash(session: &Rc<Session>, message: Bytes, reply: Responder) {
         let response = HashResponse { header: header(&session, revision), hash };
         reply.send(Ok(response.encode_to_vec().into()));
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn alarms_are_printed_as_go_prints_them() {
+        for (alarm, text) in [(1, "NOSPACE"), (2, "CORRUPT"), (0, "NONE"), (9, "9")] {
+            let said = alarm_text(&AlarmMember { member_id: 7, alarm });
+            assert_eq!(said, format!("memberID:7 alarm:{text}"));
+        }
+    }
 }

@@ -27,6 +27,9 @@ pub struct Api(pub Rc<Session>);
 impl grpc::Api for Api {
     fn unary(&self, call: Call, message: Bytes, reply: Responder) {
         let session = &self.0;
+        if let Err(status) = count_version(session, &call, false) {
+            return reply.fail(&status);
+        }
         match call.method {
             Method::Range => kv::range(session, message, reply),
             Method::Put => kv::put(session, &message, reply),
@@ -40,17 +43,21 @@ impl grpc::Api for Api {
             Method::MemberList => cluster::member_list(session, message, reply),
             Method::Alarm => maintenance::alarm(session, message, reply),
             Method::Status => maintenance::status(session, message, reply),
-            Method::Defragment => maintenance::defragment(message, reply),
+            Method::Defragment => maintenance::defragment(session, message, reply),
             Method::Hash => maintenance::hash(session, message, reply),
             Method::HashKv => maintenance::hash_kv(session, message, reply),
             Method::MoveLeader => maintenance::move_leader(session, message, reply),
             Method::HealthCheck => health::check(message, reply),
+            Method::HealthList => health::list(message, reply),
             method => reply.fail(&Status::unimplemented(method)),
         }
     }
 
     fn stream(&self, call: Call, incoming: Incoming, outgoing: Outgoing) {
         let session = &self.0;
+        if let Err(status) = count_version(session, &call, true) {
+            return outgoing.finish(Err(status));
+        }
         match call.method {
             Method::Watch => watch::serve(session, incoming, outgoing),
             Method::RangeStream => kv::range_stream(session, incoming, outgoing),
@@ -59,4 +66,14 @@ impl grpc::Api for Api {
             method => outgoing.finish(Err(Status::unimplemented(method))),
         }
     }
+}
+
+/// Counts a call under the version that its client says it speaks.
+///
+/// # Errors
+/// A version that is no text.
+fn count_version(session: &Session, call: &Call, stream: bool) -> Result<(), Status> {
+    let version = call.metadata.client_api_version()?;
+    session.metrics.versions.count(Some(version), stream);
+    Ok(())
 }

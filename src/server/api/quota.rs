@@ -4,6 +4,8 @@
 //! grows the store, in the log and so on all members, until an operator disarms it. What is measured is the part of
 //! the store file that holds data: free pages are used again before the file grows, so they are no burden, and
 //! deleting and compacting makes room without any defragmentation.
+//!
+//! This is the first of two looks; the second is `replica::quota`, when entries are applied.
 #![forbid(unsafe_code)]
 
 use std::rc::Rc;
@@ -14,44 +16,47 @@ use crate::error::Error;
 use crate::proto::etcdserverpb::alarm_request::AlarmAction;
 use crate::proto::etcdserverpb::{AlarmRequest, AlarmType};
 use crate::request::Kind;
+use crate::server::grpc::Responder;
 use crate::server::health::alarms;
+use crate::server::log::lines;
 use crate::server::session::Session;
 
-/// Whether a request that may add `cost` bytes is let through.
-///
-/// # Errors
-/// [`Error::NoSpace`].
-pub fn admit(session: &Rc<Session>, cost: u64) -> Result<(), Error> {
-    let Some(quota) = quota(session.member.quota_bytes) else { return Ok(()) };
+/// Gives the responder back if a request that may add `cost` bytes is let through. Otherwise answers it, once the
+/// alarm is raised: who was refused sees it in the list.
+pub fn admit(session: &Rc<Session>, cost: u64, reply: Responder) -> Option<Responder> {
+    let Some(quota) = session.member.quota else { return Some(reply) };
     let (_, used) = session.member.store_bytes();
-    if cost == 0 || used.max(0) as u64 + cost < quota {
-        return Ok(());
+    if fits(u64::try_from(used).unwrap_or(0), cost, quota) {
+        return Some(reply);
     }
     let member_id = session.member.member_id;
     let alarm = AlarmType::Nospace as i32;
-    if !alarms(session).iter().any(|raised| raised.member_id == member_id && raised.alarm == alarm) {
-        tracing::warn!(used, quota, "the store has reached its quota; raising the alarm NOSPACE");
-        let request = AlarmRequest { action: AlarmAction::Activate as i32, member_id, alarm };
-        // Nobody waits: if it is lost, the next refused request raises it.
-        session.propose_then(Kind::Alarm, &request.encode_to_vec(), |_, _| {});
+    if alarms(session).iter().any(|raised| raised.member_id == member_id && raised.alarm == alarm) {
+        reply.fail(&Error::NoSpace.into());
+        return None;
     }
-    Err(Error::NoSpace)
+    lines::quota_exceeded(quota, &Error::NoSpace);
+    let request = AlarmRequest { action: AlarmAction::Activate as i32, member_id, alarm };
+    // If the alarm is lost, the next refused request raises it.
+    session.propose_then(Kind::Alarm, &request.encode_to_vec(), |_, _| reply.fail(&Error::NoSpace.into()));
+    None
 }
 
-/// The flag's value as a bound: 0 is the default, negative is none.
-fn quota(flag: i64) -> Option<u64> {
-    match flag {
-        0 => Some(crate::config::DEFAULT_QUOTA_BYTES as u64),
-        bytes => u64::try_from(bytes).ok(),
-    }
+/// Whether `cost` more bytes stay below the quota. What costs nothing always does.
+fn fits(used: u64, cost: u64, quota: u64) -> bool {
+    cost == 0 || used + cost < quota
 }
 
 #[cfg(test)]
 mod tests {
-    use super::quota;
+    use super::fits;
 
     #[test]
-    fn zero_is_the_default_and_negative_is_none() {
-        assert_eq!((quota(0), quota(7), quota(-1)), (Some(2 << 30), Some(7), None));
+    fn what_reaches_the_quota_is_refused_and_what_costs_nothing_is_not() {
+        for (used, cost, quota, fit) in
+            [(0, 9, 10, true), (0, 10, 10, false), (4, 5, 10, true), (5, 5, 10, false), (50, 0, 10, true)]
+        {
+            assert_eq!(fits(used, cost, quota), fit, "{used} + {cost} of {quota}");
+        }
     }
 }

@@ -169,6 +169,7 @@ impl Shared {
             match due.what {
                 What::Unary { key, stamp } => {
                     if let Some(pending) = self.take(key, stamp) {
+                        self.count_sent(pending.method);
                         self.refuse(pending.method, pending.respond, &Status::deadline_exceeded());
                     }
                 }
@@ -188,6 +189,12 @@ impl Shared {
         let response = self.core.templates.refusal(StatusCode::OK, status);
         // An error says that the stream is gone already: then nobody waits for this.
         let _ = respond.send_response(response, true);
+    }
+
+    /// Counts the end of a unary call that reached its handler as a message sent, whether it had one or not: so
+    /// does etcd.
+    fn count_sent(&self, method: Method) {
+        self.core.counters.of(method).sent.add(1);
     }
 
     /// Counts bytes of unfinished requests, `before` of which were counted already. False when it is too much.
@@ -212,6 +219,7 @@ impl Shared {
     pub(super) fn abandon(&self) {
         let pending = std::mem::take(&mut *self.pending.borrow_mut());
         for (_, call) in pending {
+            self.count_sent(call.method);
             self.core.counters.of(call.method).handled[Code::Canceled as usize].add(1);
         }
         self.deadlines.borrow_mut().clear();
@@ -289,9 +297,15 @@ impl Responder {
         let _ = stream.send_trailers(shared.core.templates.trailers(Ok(())));
     }
 
+    /// Who asked.
+    pub fn peer(&self) -> SocketAddr {
+        self.shared.peer
+    }
+
     /// Answers with an error.
     pub fn fail(self, status: &Status) {
         if let Some(call) = self.shared.take(self.key, self.stamp) {
+            self.shared.count_sent(call.method);
             self.shared.refuse(call.method, call.respond, status);
         }
     }
@@ -321,6 +335,7 @@ impl Responder {
 impl Drop for Responder {
     fn drop(&mut self) {
         if let Some(call) = self.shared.take(self.key, self.stamp) {
+            self.shared.count_sent(call.method);
             self.shared.refuse(call.method, call.respond, &Status::stopped());
         }
     }

@@ -17,7 +17,7 @@ use super::account::Account;
 use super::calls::Shared;
 use super::frame::{Frame, HEAD_BYTES};
 use super::messages::Messages;
-use super::method::Method;
+use super::method::{Kind, Method};
 use super::reader::Reader;
 use super::status::{Code, Status};
 
@@ -234,7 +234,12 @@ impl Outgoing {
     fn close(&mut self, result: Result<(), Status>) {
         let core = &self.shared.core;
         let code = result.as_ref().map_or_else(|status| status.code, |()| Code::Ok);
-        core.counters.of(self.method).handled[code as usize].add(1);
+        let counts = core.counters.of(self.method);
+        counts.handled[code as usize].add(1);
+        if self.method.kind() == Kind::BidiStream {
+            // The end of what the client says is one more message to etcd's counters.
+            counts.received.add(1);
+        }
         self.shared.account.note_write();
         // Errors of h2 below mean that the client has gone: nobody is left to tell.
         match (std::mem::replace(&mut self.sending, Sending::Over), result) {

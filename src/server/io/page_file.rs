@@ -38,6 +38,8 @@ pub struct MappedFile {
     base: NonNull<u8>,
     reserved: usize,
     pages: AtomicU32,
+    /// False with `--unsafe-no-fsync`: a checkpoint counts as durable when the kernel has it.
+    durable: bool,
 }
 
 // SAFETY: the mapping is read-only memory without ties to a thread; the file is used through calls that take a
@@ -56,6 +58,13 @@ impl MappedFile {
             path,
             OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?,
         )
+    }
+
+    /// Leaves it to the kernel when a checkpoint gets to the disk: a power cut may then cost the whole file.
+    pub fn without_sync(self) -> Self {
+        let mut file = self;
+        file.durable = false;
+        file
     }
 
     /// Opens a file that must be there, to look at it: writing fails.
@@ -81,7 +90,14 @@ impl MappedFile {
             .filter(|&pages| pages <= PAGES_MAX)
             .ok_or_else(|| io::Error::other("the file is longer than any store"))?;
         let (base, reserved) = reserve(&file)?;
-        Ok(Self { file, name: path.display().to_string(), base, reserved, pages: AtomicU32::new(pages) })
+        Ok(Self {
+            file,
+            name: path.display().to_string(),
+            base,
+            reserved,
+            pages: AtomicU32::new(pages),
+            durable: true,
+        })
     }
 }
 
@@ -186,6 +202,9 @@ impl PageFile for MappedFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        if !self.durable {
+            return Ok(());
+        }
         self.file.sync_data()
     }
 }

@@ -32,6 +32,8 @@ pub struct WalDir {
     path: PathBuf,
     /// A descriptor for each segment in use, open only for its lock.
     locks: Arc<Mutex<BTreeMap<SegmentName, File>>>,
+    /// False with `--unsafe-no-fsync`: neither segments nor their names are synced.
+    durable: bool,
 }
 
 impl WalDir {
@@ -41,7 +43,7 @@ impl WalDir {
     /// When another process has it, or what the filesystem answers.
     pub fn open(path: &Path) -> io::Result<Self> {
         fs::DirBuilder::new().mode(0o700).recursive(true).create(path)?;
-        let dir = Self { path: path.to_owned(), locks: Arc::default() };
+        let dir = Self { path: path.to_owned(), locks: Arc::default(), durable: true };
         for name in dir.segments()? {
             dir.lock(name)?;
         }
@@ -52,6 +54,16 @@ impl WalDir {
             }
         }
         Ok(dir)
+    }
+
+    /// Leaves it to the kernel when anything gets to the disk.
+    pub fn without_sync(self) -> Self {
+        Self { durable: false, ..self }
+    }
+
+    /// Whether what is written has to be durable.
+    pub fn is_durable(&self) -> bool {
+        self.durable
     }
 
     /// The segments there are, in order.
@@ -158,6 +170,9 @@ impl WalDir {
     }
 
     fn sync(&self) -> io::Result<()> {
+        if !self.durable {
+            return Ok(());
+        }
         File::open(&self.path)?.sync_all()
     }
 }
@@ -225,12 +240,14 @@ impl Worker {
             let length = ZEROS_BYTES.min((SEGMENT_BYTES - at) as usize);
             file.write_all_at(&zeros[..length], at)?;
             at += length as u64;
-            if at.is_multiple_of(ZEROS_SYNCED) {
+            if self.dir.durable && at.is_multiple_of(ZEROS_SYNCED) {
                 file.sync_data()?;
             }
         }
         file.set_len(SEGMENT_BYTES)?;
-        file.sync_all()?;
+        if self.dir.durable {
+            file.sync_all()?;
+        }
         Ok(path)
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The segment being filled is open for direct I/O with O_DSYNC: one write is one device flush and no journal
 //! commit. Where the filesystem refuses O_DIRECT (tmpfs, some network filesystems) it is a buffered write and an
-//! fdatasync. A write that fails ends the process: after a failed fsync nobody knows what is on the disk, and
+//! fdatasync; with `--unsafe-no-fsync` it is the write alone, done when the kernel has it. A write that fails ends the process: after a failed fsync nobody knows what is on the disk, and
 //! the kernel would call the next one a success.
 //!
 //! A segment is opened only after it was filled with zeros by `wal_dir`. That also avoids a trap of glommio 0.9:
@@ -31,8 +31,6 @@ pub struct WalFile {
     dir: WalDir,
     prepared: Prepared,
     current: Option<(SegmentName, Segment)>,
-    /// False with `--unsafe-no-fsync`: a write counts as done when the kernel has it.
-    durable: bool,
 }
 
 impl WalFile {
@@ -40,9 +38,9 @@ impl WalFile {
     ///
     /// # Errors
     /// When the thread that prepares segments cannot be started.
-    pub fn new(dir: WalDir, durable: bool) -> io::Result<Self> {
+    pub fn new(dir: WalDir) -> io::Result<Self> {
         let prepared = dir.prepare_ahead()?;
-        Ok(Self { dir, prepared, current: None, durable })
+        Ok(Self { dir, prepared, current: None })
     }
 
     /// Does one write. When it returns, the write is durable if it has to be. Gives the buffer back.
@@ -105,7 +103,7 @@ impl WalFile {
             }
             Segment::Buffered(file) => {
                 let written = file.write_at(write.bytes.clone(), write.offset).await?;
-                if self.durable && (write.sync || write.create) {
+                if self.dir.is_durable() && (write.sync || write.create) {
                     file.fdatasync().await?;
                 }
                 written
@@ -117,7 +115,7 @@ impl WalFile {
     async fn open(&self, path: &Path) -> io::Result<Segment> {
         let mut options = OpenOptions::new();
         options.read(true).write(true);
-        if !self.durable {
+        if !self.dir.is_durable() {
             return Ok(Segment::Buffered(options.buffered_open(path).await?));
         }
         match options.clone().custom_flags(libc::O_DSYNC).dma_open(path).await {

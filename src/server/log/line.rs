@@ -95,6 +95,15 @@ impl Line {
         self.text(name, go::format_duration(value))
     }
 
+    /// A field with a time, as the line's own.
+    pub fn time(mut self, name: &str, value: SystemTime) -> Line {
+        self.key(name);
+        self.fields.push('"');
+        push_time(&mut self.fields, value);
+        self.fields.push('"');
+        self
+    }
+
     /// A field with the id of a member or a cluster.
     pub fn id(self, name: &str, value: u64) -> Line {
         self.text(name, format!("{value:x}"))

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::Line;
+use crate::config::go;
 use crate::config::{Config, ETCD_VERSION, GIT_SHA, LogLevel, Notice, TOOLCHAIN, Url};
 
 /// What configuration had to say.
@@ -71,13 +72,60 @@ fn urls(urls: &[Url]) -> Vec<String> {
 
 /// A compaction's garbage is gone.
 #[track_caller]
-pub fn compacted(revision: i64, removed: u64, store_bytes: u64, used_bytes: u64) {
+pub fn compacted(revision: i64, took: Duration, removed: u64, store_bytes: u64, used_bytes: u64) {
     Line::info("finished scheduled compaction")
         .value("compact-revision", revision)
-        .value("removed-revisions", removed)
+        .duration("took", took)
+        .value("number-of-keys-compacted", removed)
         .value("current-db-size-bytes", store_bytes)
+        .text("current-db-size", go::format_bytes(store_bytes))
         .value("current-db-size-in-use-bytes", used_bytes)
+        .text("current-db-size-in-use", go::format_bytes(used_bytes))
         .write();
+}
+
+/// What bounds the store; `flag` is as given.
+#[track_caller]
+pub fn quota(flag: i64, quota: Option<u64>) {
+    let Some(bytes) = quota else {
+        Line::info("disabled backend quota").value("quota-size-bytes", flag).write();
+        return;
+    };
+    let message = match flag {
+        0 => "enabled backend quota with default value",
+        _ => "enabled backend quota",
+    };
+    Line::info(message).value("quota-size-bytes", bytes).text("quota-size", go::format_bytes(bytes)).write();
+}
+
+/// `--unsafe-no-fsync` is on.
+#[track_caller]
+pub fn no_fsync() {
+    let message = "writes are acknowledged before they are on disk (--unsafe-no-fsync): a power cut loses them, and \
+                   may cost the whole data directory";
+    Line::warn(message).write();
+}
+
+/// A request would pass the quota, or what was applied has.
+#[track_caller]
+pub fn quota_exceeded(quota: u64, error: &dyn std::fmt::Display) {
+    Line::warn("message exceeded backend quota; raising alarm")
+        .value("quota-size-bytes", quota)
+        .text("quota-size", go::format_bytes(quota))
+        .text("error", error.to_string())
+        .write();
+}
+
+/// An alarm is raised, on whichever member.
+#[track_caller]
+pub fn alarm_raised(alarm: &str) {
+    Line::warn("alarm raised").text("alarm", alarm).write();
+}
+
+/// No member has this alarm raised any more.
+#[track_caller]
+pub fn alarm_disarmed(alarm: &str) {
+    Line::info("alarm disarmed").text("alarm", alarm).write();
 }
 
 /// Listeners are about to be opened.
@@ -226,44 +274,22 @@ fn end_line(message: &str, config: &Config) -> Line {
         .texts("advertise-client-urls", urls(&config.advertise_client_urls))
 }
 
-/// A unary request that took longer than `--warning-unary-request-duration`. Never a key or a value.
-#[derive(Debug)]
-pub struct SlowRequest<'a> {
-    /// What was asked.
-    pub method: &'a str,
-    /// How long it took.
-    pub took: Duration,
-    /// Its size.
-    pub request_bytes: usize,
-    /// The answer's size.
-    pub response_bytes: usize,
-}
-
-/// Logs a slow request.
+/// A turn of the replica, which applies what was committed, took longer than `--warning-apply-duration`. `kinds` are
+/// the entries it applied.
 #[track_caller]
-pub fn slow_request(request: &SlowRequest<'_>) {
-    Line::warn("request stats")
-        .duration("time spent", request.took)
-        .text("response type", request.method)
-        .value("request size", request.request_bytes)
-        .value("response size", request.response_bytes)
-        .write();
-}
-
-/// A turn of the replica, which applies what was committed, took longer than `--warning-apply-duration`.
-#[track_caller]
-pub fn slow_apply(took: Duration, expected: Duration) {
+pub fn slow_turn(took: Duration, expected: Duration, kinds: &[(&str, u64)]) {
+    let kinds: Vec<_> = kinds.iter().map(|(kind, count)| format!("{kind}:{count}")).collect();
     Line::warn("apply request took too long")
         .duration("took", took)
         .duration("expected-duration", expected)
+        .text("prefix", "")
+        .text("request", kinds.join(" "))
+        .text("response", "")
         .write();
 }
 
-/// The disk took longer than a second to make a write durable.
+/// The disk took longer than expected to make a write durable.
 #[track_caller]
-pub fn slow_sync(took: Duration) {
-    Line::warn("slow fdatasync")
-        .duration("took", took)
-        .duration("expected-duration", Duration::from_secs(1))
-        .write();
+pub fn slow_sync(took: Duration, expected: Duration) {
+    Line::warn("slow fdatasync").duration("took", took).duration("expected-duration", expected).write();
 }

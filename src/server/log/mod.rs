@@ -17,10 +17,12 @@
 //! aborts. `fatal` means that the process cannot go on for a reason outside of it.
 #![forbid(unsafe_code)]
 
+mod content;
 mod line;
 pub mod lines;
 mod sampler;
 mod sink;
+pub mod slow;
 mod subscriber;
 
 use std::sync::OnceLock;

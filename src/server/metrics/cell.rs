@@ -116,6 +116,13 @@ impl Histogram {
         self.observe(buckets, u64::try_from(value.as_nanos()).unwrap_or(u64::MAX));
     }
 
+    /// Counts a duration several times.
+    pub fn observe_times(&self, buckets: &Buckets, value: Duration, times: u64) {
+        let nanos = u64::try_from(value.as_nanos()).unwrap_or(u64::MAX);
+        self.buckets[buckets.index(nanos)].add(times);
+        self.sum.add(nanos.saturating_mul(times));
+    }
+
     /// Adds what it counted to a sum over cores.
     pub fn add_to(&self, total: &mut Observed) {
         for (total, count) in total.buckets.iter_mut().zip(&self.buckets) {

@@ -34,6 +34,7 @@ use text::{Families, Type};
 
 use super::grpc::counters::Counters as RpcCounters;
 use crate::config::{ETCD_VERSION, Gates, TOOLCHAIN};
+pub use crate::replica::tally::{APPLIES, ApplyKind};
 
 /// What one core counts. Fields are documented by their families in [`table`].
 ///
@@ -84,6 +85,7 @@ pub struct Core {
     pub leases_revoked: Counter,
     pub leases_expired: Counter,
     pub lease_ttl: Histogram,
+    pub defrag_duration: Histogram,
     pub hash_duration: Histogram,
     pub hash_revision_duration: Histogram,
     pub wal_sync: Histogram,
@@ -94,8 +96,7 @@ pub struct Core {
     pub store_used_bytes: Gauge,
     pub store_readers: Gauge,
     pub quota_bytes: Gauge,
-    pub alarm_nospace: Gauge,
-    pub alarm_corrupt: Gauge,
+    pub alarms: [Alarm; 2],
 }
 
 impl Core {
@@ -108,19 +109,6 @@ impl Core {
 /// Kinds of requests whose whole time is taken.
 pub const REQUESTS: [&str; 9] =
     ["Range", "Put", "DeleteRange", "Txn", "ReadonlyTxn", "Compaction", "LeaseGrant", "LeaseRevoke", "Alarm"];
-
-/// Kinds of entries whose apply is timed.
-pub const APPLIES: [&str; 9] = [
-    "Put",
-    "DeleteRange",
-    "Txn",
-    "Compaction",
-    "LeaseGrant",
-    "LeaseRevoke",
-    "Alarm",
-    "ClusterVersionSet",
-    "ClusterMemberAttrSet",
-];
 
 /// Index into [`REQUESTS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,30 +125,15 @@ pub enum RequestKind {
     Alarm,
 }
 
-/// Index into [`APPLIES`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "named like the label")]
-pub enum ApplyKind {
-    Put,
-    DeleteRange,
-    Txn,
-    Compaction,
-    LeaseGrant,
-    LeaseRevoke,
-    Alarm,
-    ClusterVersionSet,
-    ClusterMemberAttrSet,
-}
-
 impl Core {
     /// A request was answered after this time.
     pub fn request(&self, kind: RequestKind, success: bool, took: Duration) {
         self.request_duration[kind as usize][usize::from(success)].observe_duration(&table::REQUEST, took);
     }
 
-    /// An entry was applied in this time.
-    pub fn apply(&self, kind: ApplyKind, success: bool, took: Duration) {
-        self.apply_duration[kind as usize][usize::from(success)].observe_duration(&table::APPLY, took);
+    /// So many entries of a kind, an index into [`APPLIES`], were applied in this time each.
+    pub fn apply(&self, kind: usize, success: bool, took: Duration, count: u64) {
+        self.apply_duration[kind][usize::from(success)].observe_times(&table::APPLY, took, count);
     }
 
     /// A range was read in this time.
@@ -197,9 +170,13 @@ impl Core {
         histogram.observe_duration(&table::HASH, took);
     }
 
-    /// A slice of a compaction held up applying for this time and removed so many revisions.
-    pub fn compaction_slice(&self, removed: u64, took: Duration) {
-        self.compacted_keys.add(removed);
+    /// A defragmentation was answered after this time.
+    pub fn defragmented(&self, took: Duration) {
+        self.defrag_duration.observe_duration(&table::DEFRAG, took);
+    }
+
+    /// A slice of a compaction held up applying for this time.
+    pub fn compaction_slice(&self, took: Duration) {
         self.compaction_pause.observe_duration(&table::PAUSE, took);
     }
 
@@ -209,6 +186,18 @@ impl Core {
         self.compacted_at.set(unix_seconds);
     }
 }
+
+/// One kind of alarm; zeros and ones.
+#[derive(Debug, Default)]
+pub struct Alarm {
+    /// It is raised.
+    pub raised: Gauge,
+    /// It was raised since the start.
+    pub seen: Gauge,
+}
+
+/// The kinds of alarms.
+const ALARMS: [&str; 2] = ["NOSPACE", "CORRUPT"];
 
 /// Results of the checks behind `/livez` and `/readyz`.
 #[derive(Debug, Default)]
@@ -309,14 +298,15 @@ fn labelled(families: &mut Families, sources: &Sources<'_>) {
         let help = "Whether a feature gate is open.";
         families.number("etcd_server_feature_enabled", Type::Gauge, help, &labels, f64::from(u8::from(on)));
     }
-    for (kind, read) in [
-        ("NOSPACE", (|core| core.alarm_nospace.get()) as fn(&Core) -> i64),
-        ("CORRUPT", |core| core.alarm_corrupt.get()),
-    ] {
-        let raised: i64 = sources.cores.iter().map(|core| read(core)).sum();
-        if raised > 0 {
-            let labels = [("alarm_type", kind), ("server_id", id.as_str())];
-            families.number("etcd_debugging_server_alarms", Type::Gauge, "Raised alarms.", &labels, 1.0);
+    for (at, kind) in ALARMS.iter().enumerate() {
+        let sum = |read: fn(&Alarm) -> &Gauge| -> i64 {
+            sources.cores.iter().map(|core| read(&core.alarms[at]).get()).sum()
+        };
+        // As in etcd, an alarm is shown from the first time on that it was raised.
+        if sum(|alarm| &alarm.seen) > 0 {
+            let labels = [("alarm_type", *kind), ("server_id", id.as_str())];
+            let raised = sum(|alarm| &alarm.raised) as f64;
+            families.number("etcd_debugging_server_alarms", Type::Gauge, "Raised alarms.", &labels, raised);
         }
     }
     for (at, (endpoint, check)) in CHECKS.iter().enumerate() {

@@ -27,6 +27,7 @@ pub(super) fn write(families: &mut Families) {
     };
     gauge("process_resident_memory_bytes", "Resident memory.", kilobytes("VmRSS:"));
     gauge("process_virtual_memory_bytes", "Virtual memory.", kilobytes("VmSize:"));
+    gauge("process_virtual_memory_max_bytes", "Most virtual memory.", limit_of("Max address space"));
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let fields = stat_fields(&stat);
     let field = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok());
@@ -34,6 +35,15 @@ pub(super) fn write(families: &mut Families) {
     let boot = boot.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse::<f64>().ok());
     let started = boot.zip(field(START_TIME)).map(|(boot, ticks)| boot + ticks / TICKS_PER_SECOND);
     gauge("process_start_time_seconds", "Unix time of the start.", started);
+    let netstat = fs::read_to_string("/proc/self/net/netstat").unwrap_or_default();
+    for (name, help, field) in [
+        ("process_network_receive_bytes_total", "Bytes received by the network namespace.", "InOctets"),
+        ("process_network_transmit_bytes_total", "Bytes sent by the network namespace.", "OutOctets"),
+    ] {
+        if let Some(bytes) = ip_extension(&netstat, field) {
+            families.number(name, Type::Counter, help, &[], bytes);
+        }
+    }
     if let Some((user, system)) = field(USER_TIME).zip(field(SYSTEM_TIME)) {
         let name = "process_cpu_seconds_total";
         let seconds = (user + system) / TICKS_PER_SECOND;
@@ -61,8 +71,20 @@ fn open_files() -> Option<f64> {
 
 /// The soft limit on open files.
 pub fn file_limit() -> Option<f64> {
+    limit_of("Max open files")
+}
+
+/// A field of the kernel's counts of IP packets: a line of names, then one of numbers.
+fn ip_extension(netstat: &str, field: &str) -> Option<f64> {
+    let mut lines = netstat.lines().filter_map(|line| line.strip_prefix("IpExt:"));
+    let (names, numbers) = (lines.next()?, lines.next()?);
+    let at = names.split_whitespace().position(|name| name == field)?;
+    numbers.split_whitespace().nth(at)?.parse().ok()
+}
+
+fn limit_of(name: &str) -> Option<f64> {
     let limits = fs::read_to_string("/proc/self/limits").ok()?;
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    let line = limits.lines().find_map(|line| line.strip_prefix(name))?;
     match line.split_whitespace().next()? {
         "unlimited" => Some(u64::MAX as f64),
         number => number.parse().ok(),
@@ -78,6 +100,13 @@ mod tests {
         let fields = stat_fields("12 (a) b (c) S 1 2 3");
         assert_eq!(fields, ["S", "1", "2", "3"]);
         assert!(stat_fields("").is_empty());
+    }
+
+    #[test]
+    fn octets_are_found_by_name() {
+        let text = "TcpExt: A B\nTcpExt: 1 2\nIpExt: X InOctets OutOctets\nIpExt: 3 4 5\n";
+        assert_eq!((ip_extension(text, "InOctets"), ip_extension(text, "OutOctets")), (Some(4.0), Some(5.0)));
+        assert_eq!((ip_extension(text, "None"), ip_extension("", "InOctets")), (None, None));
     }
 
     #[test]
