@@ -50,9 +50,10 @@ const CLAIM: Duration = Duration::from_secs(10);
 /// Memory that each executor registers for direct I/O, and the depth of its rings.
 const IO_MEMORY: usize = 1 << 20;
 const RING_DEPTH: usize = 512;
-/// How long tasks that are ready run before the rings are looked at again, if nothing else interrupts them. What a
-/// finished log write waits for beside a client that reads a gigabyte; glommio's own 100 ms would stop every put.
-const PREEMPT: Duration = Duration::from_micros(200);
+/// After how long glommio interrupts ready tasks to look at its rings: never. If its timer fires before the first
+/// task has run, because the thread lost its CPU for that long, glommio takes the queue for empty and sleeps with tasks
+/// in it. Whoever has much to do looks at the rings in between: `task::yield_now`, `task::wake_later`.
+const PREEMPT: Duration = Duration::from_secs(60 * 60);
 
 /// What the executors of a member share.
 struct Shared {

@@ -139,7 +139,7 @@ impl<S: ByteStream> Connection<S> {
             }
             self.queue = queue;
             if dispatched >= TURN_REQUESTS_MAX {
-                cx.waker().wake_by_ref();
+                task::wake_later(cx.waker());
                 // h2 still has to write the answers: with the queue full this accepts nothing.
                 if self.collect(cx, true).is_ready() {
                     return Poll::Ready(());

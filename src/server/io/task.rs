@@ -16,18 +16,22 @@ pub fn spawn(future: impl Future<Output = ()> + 'static) {
     glommio::spawn_local(future).detach();
 }
 
-/// Lets the other tasks of this core run that are ready, each once, and the rings be looked at if it is time.
+/// Lets every other task that is ready run, and the rings be looked at, before this one goes on.
+///
+/// A task that only wakes itself would not do: glommio looks at its rings when no task is ready, or when its preemption
+/// timer fires, which `server/run.rs` keeps from happening. A timer of the shortest time is looked at
+/// together with the rings.
 pub async fn yield_now() {
-    // glommio's own goes on at once unless the time between two looks at the rings is over.
-    let mut yielded = false;
-    std::future::poll_fn(|cx| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
+    glommio::timer::sleep(Duration::from_micros(1)).await;
+}
+
+/// Wakes a task that has more to do once the others and the rings had their turn; see [`yield_now`].
+pub fn wake_later(waker: &Waker) {
+    let waker = waker.clone();
+    spawn(async move {
+        yield_now().await;
+        waker.wake();
+    });
 }
 
 /// Waits for `delay`.

@@ -25,7 +25,7 @@ use bytes::{Buf, Bytes};
 use futures::io::{AsyncRead, AsyncWrite};
 use tokio::io::ReadBuf;
 
-use super::clock;
+use super::{clock, task};
 use super::sniff::Sniffer;
 use crate::stdx::time::Instant;
 
@@ -191,7 +191,7 @@ impl<S: ByteStream> tokio::io::AsyncRead for Wire<S> {
             return Poll::Ready(Ok(()));
         }
         if state.read_left == 0 {
-            cx.waker().wake_by_ref();
+            task::wake_later(cx.waker());
             return Poll::Pending;
         }
         SCRATCH.with_borrow_mut(|scratch| {
