@@ -158,6 +158,18 @@ pub enum Command {
     Put,
     /// Reads: one key, spans of keys, a prefix, in pages or as a stream
     Range(scenario::range::RangeArgs),
+    /// Kubernetes' writes: put if unchanged, read otherwise
+    Txn(scenario::txn::TxnArgs),
+    /// Reads and puts in a given proportion
+    Mixed(scenario::mixed::MixedArgs),
+    /// Lists of many large objects by several callers: throughput and the server's memory
+    List(scenario::list::ListArgs),
+    /// Leases: grants, keep-alives, or many that expire at once
+    Lease(scenario::lease::LeaseArgs),
+    /// A control plane: heartbeats, pods that come and go, lists, watches, compaction
+    Kubernetes(scenario::kubernetes::KubernetesArgs),
+    /// Write every key of the key space once
+    Fill(scenario::fill::FillArgs),
     /// Watchers and puts: how late events are
     Watch(scenario::watch::WatchArgs),
     /// Print a shell's completion script

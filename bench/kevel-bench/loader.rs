@@ -59,6 +59,9 @@ struct Client {
     is_busy: bool,
 }
 
+/// How an operation ended: what it counts for and the bytes of its answers.
+type Ended = Result<(Done, u64), Status>;
+
 /// The handler.
 pub struct Loader<S> {
     source: S,
@@ -68,7 +71,7 @@ pub struct Loader<S> {
     clients: Vec<Client>,
     free: Vec<usize>,
     /// What ended in this turn: the record is locked once per turn.
-    ended: Vec<(Instant, Result<(Done, u64), Status>)>,
+    ended: Vec<(Instant, Ended)>,
     lags: Vec<Duration>,
     is_empty: bool,
     is_done: bool,

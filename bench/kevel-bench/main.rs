@@ -24,6 +24,7 @@ mod keys;
 mod leader;
 mod link;
 mod loader;
+mod optimistic;
 mod pace;
 mod phase;
 mod pipe;
@@ -94,6 +95,12 @@ fn execute(cli: Cli) -> Outcomes {
         Command::Put => scenario::put::Put.run(&settings, &world),
         Command::Range(args) => args.run(&settings, &world),
         Command::Watch(args) => args.run(&settings, &world),
+        Command::Txn(args) => args.run(&settings, &world),
+        Command::Mixed(args) => args.run(&settings, &world),
+        Command::List(args) => args.run(&settings, &world),
+        Command::Lease(args) => args.run(&settings, &world),
+        Command::Kubernetes(args) => args.run(&settings, &world),
+        Command::Fill(args) => args.run(&settings, &world),
         Command::Completion { .. } => Ok(Vec::new()),
     }
 }

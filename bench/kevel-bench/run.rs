@@ -18,6 +18,8 @@ pub struct Bounds {
     pub duration: Option<Duration>,
     /// What begins earlier than this after the start is not counted.
     pub warmup: Duration,
+    /// How long after the end events may still come, if not [`GRACE`].
+    pub grace: Option<Duration>,
 }
 
 /// The state of a phase.
@@ -139,7 +141,9 @@ impl Run {
 
     /// Whether those who only listen may go: every driver is done, and what it caused has come or is overdue.
     pub fn is_heard(&self, now: Instant) -> bool {
-        self.drained().is_some_and(|drained| self.events_missing() == 0 || now >= drained + GRACE)
+        self.drained().is_some_and(|drained| {
+            self.events_missing() == 0 || now >= drained + self.bounds.grace.unwrap_or(GRACE)
+        })
     }
 
     /// Ends the phase with an error; the first one stays.

@@ -103,9 +103,7 @@ fn split(endpoint: &str, wants_tls: bool) -> (bool, &str) {
 /// The host alone, and host and port.
 fn with_port(authority: &str) -> (&str, String) {
     match authority.rsplit_once(':') {
-        Some((host, port))
-            if port.parse::<u16>().is_ok() && !(host.contains(':') && !host.ends_with(']')) =>
-        {
+        Some((host, port)) if port.parse::<u16>().is_ok() && (!host.contains(':') || host.ends_with(']')) => {
             (host.trim_matches(['[', ']']), authority.to_owned())
         }
         _ => {

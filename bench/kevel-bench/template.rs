@@ -12,7 +12,7 @@ use crate::calls::framed;
 /// Bytes of a stamp in a value: whose it is, and when it was meant to be put.
 pub const STAMP_BYTES: usize = 16;
 /// Messages are cut from blocks of this size.
-const BLOCK_BYTES: usize = 256 * 1024;
+const BLOCK_BYTES: usize = 64 * 1024;
 
 /// Marks the values of this run, so that watchers tell them from others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! Watch streams of one connection: how late each event is, against the stamp in its value.
+//! Watch streams of one connection: how late each event is.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
@@ -23,17 +23,25 @@ const CREATED: u64 = 3;
 const CANCELED: u64 = 4;
 const CANCEL_REASON: u64 = 6;
 const EVENTS: u64 = 11;
-const EVENT_KV: u64 = 2;
+pub const EVENT_KV: u64 = 2;
 const KV_VALUE: u64 = 5;
 
 /// What a connection watches: per stream, the watchers on it.
 pub type Streams = Vec<Vec<WatchCreateRequest>>;
 
+/// From an encoded event, when what it tells was meant to happen; None when the event is not of this run.
+pub type Reading = Box<dyn Fn(&[u8]) -> Option<Instant>>;
+
+/// Reads the stamp in the event's value.
+pub fn stamps(nonce: Nonce) -> Reading {
+    Box::new(move |event| nonce.read(Fields(Fields(event).bytes(EVENT_KV)).bytes(KV_VALUE)))
+}
+
 /// The handler. It listens until the drivers are done and what they caused has come.
 pub struct Watcher {
     streams: Streams,
     class: usize,
-    nonce: Nonce,
+    reading: Reading,
     run: Arc<Run>,
     record: Shared,
     created: usize,
@@ -50,12 +58,12 @@ pub struct Watcher {
 
 impl Watcher {
     /// Watches `streams`; events count for `class`.
-    pub fn new(streams: Streams, class: usize, nonce: Nonce, run: Arc<Run>, record: Shared) -> Self {
+    pub fn new(streams: Streams, class: usize, reading: Reading, run: Arc<Run>, record: Shared) -> Self {
         let wanted = streams.iter().map(Vec::len).sum();
         Self {
             streams,
             class,
-            nonce,
+            reading,
             run,
             record,
             created: 0,
@@ -90,8 +98,7 @@ impl Watcher {
             match (number, value) {
                 (EVENTS, Value::Bytes(event)) => {
                     self.events += 1;
-                    let value = Fields(Fields(event).bytes(EVENT_KV)).bytes(KV_VALUE);
-                    if let Some(intended) = self.nonce.read(value) {
+                    if let Some(intended) = (self.reading)(event) {
                         self.delays.push((intended, event.len() as u64));
                     }
                 }

@@ -5,8 +5,14 @@
 //! [`Loader`]: crate::loader::Loader
 #![forbid(unsafe_code)]
 
+pub mod fill;
+pub mod kubernetes;
+pub mod lease;
+pub mod list;
+pub mod mixed;
 pub mod put;
 pub mod range;
+pub mod txn;
 pub mod watch;
 
 use std::sync::Arc;
@@ -50,7 +56,7 @@ impl Settings {
     pub fn bounds(&self) -> Bounds {
         let load = &self.common.load;
         let duration = load.duration.or(load.total.is_none().then_some(DURATION_DEFAULT));
-        Bounds { total: load.total, duration, warmup: load.warmup }
+        Bounds { total: load.total, duration, warmup: load.warmup, grace: None }
     }
 
     /// The pace that the command line sets.

@@ -8,7 +8,7 @@ use kevel::server::grpc::Method;
 use kevel::stdx::time::Instant;
 use prost::Message;
 
-use super::{Outcomes, Scenario, Settings};
+use super::{Outcomes, Scenario, Settings, fill};
 use crate::calls::framed;
 use crate::fields::{Fields, Value};
 use crate::keys::{Draw, Spelling, prefix_end};
@@ -29,6 +29,9 @@ pub struct RangeArgs {
     /// Read so many keys from each drawn one on
     #[arg(long, value_name = "N")]
     pub span: Option<u64>,
+    /// Write all keys first
+    #[arg(long)]
+    pub fill: bool,
     #[command(flatten)]
     pub how: How,
 }
@@ -68,13 +71,18 @@ pub enum Consistency {
 
 impl Scenario for RangeArgs {
     fn run(&self, settings: &Settings, world: &World) -> Outcomes {
+        let mut outcomes = Vec::new();
+        if self.fill {
+            outcomes.push(fill::prepare(settings, world)?);
+        }
         let connections = settings.connections(1);
         let args = self.clone();
         let jobs = settings.jobs(settings.load(), connections, move |settings, at| {
             RangeSource::new(&args, &settings.spelling, settings.draw(at, connections))
         });
         let phase = Phase { name: "range".into(), classes: vec!["range"], jobs, bounds: settings.bounds() };
-        Ok(vec![world.run(phase)?])
+        outcomes.push(world.run(phase)?);
+        Ok(outcomes)
     }
 }
 

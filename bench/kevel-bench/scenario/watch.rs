@@ -17,7 +17,7 @@ use crate::pace::{Load, Pace};
 use crate::phase::{Job, Phase, World};
 use crate::run::Run;
 use crate::template::STAMP_BYTES;
-use crate::watcher::{Streams, Watcher};
+use crate::watcher::{self, Streams, Watcher};
 
 /// Puts per second unless --rate or --total says otherwise.
 const RATE_DEFAULT: f64 = 100.0;
@@ -86,7 +86,9 @@ impl WatchArgs {
                     })
                     .collect();
                 let nonce = settings.nonce;
-                Job::listener(streams, move |record, run| Watcher::new(requests, 1, nonce, run, record))
+                Job::listener(streams, move |record, run| {
+                    Watcher::new(requests, 1, watcher::stamps(nonce), run, record)
+                })
             })
             .collect()
     }
