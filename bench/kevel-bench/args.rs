@@ -28,6 +28,10 @@ Examples:
     kevel-bench put --rate 5000 --poisson --duration 60s --clients 1000
   What a server costs, with a plot and figures for programs
     kevel-bench mixed --read-ratio 0.9 --duration 30s --server-pid $(pidof kevel) --plot run.svg --json run.json
+  Read one key, or all of a prefix in pages, or as a stream
+    kevel-bench range --only /registry/health --conns 4 --clients 64
+    kevel-bench range --prefix /registry/pods/ --paged --limit 500
+    kevel-bench range --prefix /registry/pods/ --stream
   Put to event, 1000 watchers on one prefix
     kevel-bench watch --watchers 1000 --rate 200 --duration 20s
   A cluster's control plane with 500 nodes
@@ -227,6 +231,34 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_scenario_takes_what_all_take() {
+        const COMMON: [&str; 8] = [
+            "--key=k",
+            "--cert=c",
+            "--cacert=a",
+            "--keys=zipf",
+            "--rate=5",
+            "--clients=7",
+            "--json",
+            "--server-pid=1,2",
+        ];
+        let scenarios = Cli::command();
+        let names =
+            scenarios.get_subcommands().map(clap::Command::get_name).filter(|&name| name != "completion");
+        for name in names {
+            let what = (name == "lease").then_some("grant");
+            let words = ["kevel-bench", name].into_iter().chain(what).chain(COMMON);
+            let cli = Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let Common { tls, load, report, .. } = cli.common;
+            assert_eq!(
+                (tls.key, load.clients, report.json),
+                (Some("k".into()), Some(7), Some("-".into())),
+                "{name}"
+            );
+        }
     }
 
     #[test]

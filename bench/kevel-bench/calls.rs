@@ -13,11 +13,12 @@ use bytes::{BufMut, Bytes, BytesMut};
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, HeaderValue, Request, Uri};
-use kevel::server::grpc::frame::{Decoder, HEAD_BYTES};
+use kevel::server::grpc::frame::HEAD_BYTES;
 use kevel::server::grpc::{Code, Method, Status};
 use kevel::stdx::time::Instant;
 use slab::Slab;
 
+use crate::frame::{self, Assembler};
 use crate::ready::Ready;
 
 /// What a handler wants after a turn.
@@ -34,7 +35,7 @@ pub trait Handler {
     /// The connection stands, for the first time or anew: nothing is in flight.
     fn on_connect(&mut self, now: Instant, calls: &mut Calls);
     /// A message came.
-    fn on_message(&mut self, now: Instant, tag: u64, message: Bytes, calls: &mut Calls);
+    fn on_message(&mut self, now: Instant, tag: u64, message: &Bytes, calls: &mut Calls);
     /// A call ended. When the connection breaks, each call in flight ends so.
     fn on_end(&mut self, now: Instant, tag: u64, result: Result<(), Status>, calls: &mut Calls);
     /// What came is handled; time to send.
@@ -55,7 +56,7 @@ enum Incoming {
 struct CallState {
     tag: u64,
     incoming: Incoming,
-    decoder: Decoder,
+    assembler: Assembler,
     /// Open while we may still send: only streams of requests.
     outgoing: Option<SendStream<Bytes>>,
 }
@@ -155,7 +156,7 @@ impl Calls {
                 let call = self.calls.insert(CallState {
                     tag,
                     incoming: Incoming::Head(response),
-                    decoder: Decoder::new(i32::MAX as usize, None),
+                    assembler: Assembler::default(),
                     outgoing: Some(outgoing),
                 });
                 assert!(call < self.calls_max, "callers ask has_room first");
@@ -184,7 +185,10 @@ impl Calls {
             let tag = state.tag;
             match state.poll(&mut Context::from_waker(&self.wakers[call])) {
                 News::Nothing => return,
-                News::Message(message) => handler.on_message(now, tag, message, self),
+                News::Message(message) => {
+                    handler.on_message(now, tag, &message, self);
+                    frame::recycle(message);
+                }
                 News::End(result) => {
                     self.calls.remove(call);
                     return handler.on_end(now, tag, result, self);
@@ -221,7 +225,7 @@ impl CallState {
         }
         let Incoming::Body(body) = &mut self.incoming else { unreachable!("just replaced") };
         loop {
-            match self.decoder.take() {
+            match self.assembler.take() {
                 Ok(Some(message)) => return News::Message(message),
                 Ok(None) => {}
                 Err(status) => return News::End(Err(status)),
@@ -230,7 +234,7 @@ impl CallState {
                 Poll::Pending => return News::Nothing,
                 Poll::Ready(Some(Ok(chunk))) => {
                     let _ = body.flow_control().release_capacity(chunk.len()); // only fails beyond what was received
-                    self.decoder.push(chunk);
+                    self.assembler.push(chunk);
                 }
                 Poll::Ready(Some(Err(error))) => return News::End(Err(broken(&error))),
                 Poll::Ready(None) => break,
@@ -277,27 +281,6 @@ pub fn framed(message: &impl prost::Message) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kevel::proto::etcdserverpb::PutRequest;
-    use prost::Message;
-
-    #[test]
-    fn frames_come_back_whole_however_they_are_cut() {
-        let sent: Vec<PutRequest> = (0..5)
-            .map(|n| PutRequest { key: vec![b'k'; n * 40].into(), lease: n as i64, ..Default::default() })
-            .collect();
-        let stream: Vec<u8> = sent.iter().flat_map(|put| framed(put).to_vec()).collect();
-        for size in 1..stream.len() {
-            let mut decoder = Decoder::new(1 << 20, None);
-            let mut got = Vec::new();
-            for chunk in stream.chunks(size) {
-                decoder.push(Bytes::copy_from_slice(chunk));
-                while let Some(message) = decoder.take().expect("well-formed") {
-                    got.push(PutRequest::decode(message).expect("decodes"));
-                }
-            }
-            assert_eq!(got, sent, "in pieces of {size}");
-        }
-    }
 
     #[test]
     fn trailers_name_the_code() {

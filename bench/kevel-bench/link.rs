@@ -59,17 +59,21 @@ pub async fn drive(
     handler: &mut dyn Handler,
 ) -> Result<(), String> {
     let mut at = first % targets.len();
-    let mut stood = false;
+    let (mut stood, mut was_ready) = (false, false);
     loop {
         let target = &targets[at];
         match connect(target, tuning).await {
             Ok((pipe, h2, mut calls, ready)) => {
-                stood = true;
                 handler.on_connect(clock::now(), &mut calls);
-                let turns = Turns { pipe, h2, ready, run, alarm: None, was_ready: false };
+                let turns =
+                    Turns { pipe: pipe.clone(), h2, ready, run, alarm: None, was_ready: &mut was_ready };
                 match turns.take(&mut calls, handler).await {
                     Ok(()) => return Ok(()),
+                    Err(reason) if !stood && !pipe.has_heard() => {
+                        return Err(format!("cannot connect to {}: {reason}", target.name));
+                    }
                     Err(reason) => {
+                        stood = true;
                         let status = Status::new(Code::Unavailable, format!("{}: {reason}", target.name));
                         calls.abandon(clock::now(), &status, handler);
                         run.count_break();
@@ -115,7 +119,8 @@ struct Turns<'a> {
     ready: Arc<Ready>,
     run: &'a Arc<Run>,
     alarm: Option<Alarm>,
-    was_ready: bool,
+    /// Whether the connection, or the one before it, was counted as ready.
+    was_ready: &'a mut bool,
 }
 
 impl Turns<'_> {
@@ -144,8 +149,8 @@ impl Turns<'_> {
             let now = clock::now();
             self.ready.take_calls(|call| calls.poll(call, now, handler));
             next = handler.on_turn(now, calls);
-            if !self.was_ready && handler.is_ready() {
-                self.was_ready = true;
+            if !*self.was_ready && handler.is_ready() && self.pipe.has_heard() {
+                *self.was_ready = true;
                 self.run.count_ready();
             }
             if let Some(error) = calls.take_refused() {

@@ -180,10 +180,10 @@ impl<S: Source> Loader<S> {
 impl<S: Source> Handler for Loader<S> {
     fn on_connect(&mut self, _now: Instant, _calls: &mut Calls) {}
 
-    fn on_message(&mut self, _now: Instant, tag: u64, message: Bytes, _calls: &mut Calls) {
+    fn on_message(&mut self, _now: Instant, tag: u64, message: &Bytes, _calls: &mut Calls) {
         let client = tag as usize;
         self.clients[client].bytes += message.len() as u64;
-        self.source.on_message(client, &message);
+        self.source.on_message(client, message);
     }
 
     fn on_end(&mut self, now: Instant, tag: u64, result: Result<(), Status>, calls: &mut Calls) {
@@ -211,6 +211,13 @@ impl<S: Source> Handler for Loader<S> {
         let Some(start) = self.run.start() else { return Next::At(now + START_LOOK_AFTER) };
         self.settle(now);
         if self.is_empty || self.run.is_over(now) {
+            // What was due before the end begins, though this turn comes a moment after it.
+            if let Some(deadline) =
+                self.run.deadline().filter(|_| self.pace.is_open() && !self.run.is_stopped())
+            {
+                let before = Instant::from_nanos(deadline.as_nanos() - 1);
+                self.begin(start, before.min(now), calls);
+            }
             return self.wind_up(now);
         }
         let next = self.begin(start, now, calls);

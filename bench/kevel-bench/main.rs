@@ -9,8 +9,10 @@
 //!   pipe       bytes and TLS, a read and a      pace       closed and open loops
 //!              write per turn                   keys, zipf which keys
 //!   template   requests encoded once            record     histograms and counts
-//!   fields     single fields of answers         process    CPU and memory of servers and of ourselves
-//!                                               report/    table, JSON, distributions, plots
+//!   optimistic Kubernetes' transactions         process    CPU and memory of servers and of ourselves
+//!   frame      messages out of answers          progress   the live line
+//!   fields     single fields of messages        report/    table, JSON, distributions, plots
+//!   leader     which endpoint leads
 //! ```
 //!
 //! Thread per core: each thread runs one executor with its own connections and shares nothing while it runs but a few
@@ -20,6 +22,7 @@
 mod args;
 mod calls;
 mod fields;
+mod frame;
 mod keys;
 mod leader;
 mod link;

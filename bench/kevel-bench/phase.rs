@@ -21,6 +21,8 @@ use crate::target::Target;
 
 /// How often servers' memory is looked at, and the phase's state.
 const LOOK_EVERY: StdDuration = StdDuration::from_millis(25);
+/// How long connections may take until they are ready.
+const READY_MAX: Duration = Duration::from_secs(60);
 const INTERVAL: Duration = Duration::from_secs(1);
 const RING_DEPTH: usize = 512;
 const RING_BYTES: usize = 1 << 20;
@@ -133,8 +135,14 @@ impl World {
                 thread::spawn(move || execute(share, &targets, windows, &record, &run))
             })
             .collect();
+        let begun = clock::now();
         while run.ready() < connections && !threads.iter().all(thread::JoinHandle::is_finished) {
             if self.stop.load(Ordering::Relaxed) {
+                break;
+            }
+            if clock::now() > begun + READY_MAX {
+                let ready = run.ready();
+                run.fail(format!("only {ready} of {connections} connections are ready after a minute"));
                 break;
             }
             thread::sleep(StdDuration::from_millis(1));

@@ -40,6 +40,8 @@ struct State {
     cipher: Vec<u8>,
     /// How much of what goes to the socket is sent.
     sent: usize,
+    /// The server has said something.
+    heard: bool,
     ended: bool,
 }
 
@@ -50,14 +52,19 @@ pub struct Pipe(Rc<RefCell<State>>);
 impl Pipe {
     /// A pipe over a connected socket; with `tls`, its handshake happens in the first turns.
     pub fn new(stream: TcpStream, tls: Option<ClientConnection>) -> Self {
+        let tls = tls.map(|mut tls| {
+            tls.set_buffer_limit(None); // flow control bounds what h2 writes
+            Box::new(tls)
+        });
         Self(Rc::new(RefCell::new(State {
             stream,
-            tls: tls.map(Box::new),
+            tls,
             input: Vec::new(),
             read: 0,
             output: Vec::new(),
             cipher: Vec::new(),
             sent: 0,
+            heard: false,
             ended: false,
         })))
     }
@@ -69,6 +76,11 @@ impl Pipe {
     /// The socket's, or TLS's.
     pub fn fill(&self, cx: &mut Context<'_>) -> io::Result<bool> {
         self.0.borrow_mut().fill(cx)
+    }
+
+    /// Whether the server has said anything, TLS's handshake aside.
+    pub fn has_heard(&self) -> bool {
+        self.0.borrow().heard
     }
 
     /// Sends what h2 wrote; what does not fit stays, and the task is registered to be woken.
@@ -105,7 +117,10 @@ impl State {
                     self.ended = true;
                     return Ok(false);
                 }
-                Some(read) => total += read,
+                Some(read) => {
+                    total += read;
+                    self.heard |= !self.input.is_empty();
+                }
             }
         }
         Ok(true)

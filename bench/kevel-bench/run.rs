@@ -36,6 +36,7 @@ pub struct Run {
     breaks: AtomicU64,
     expected: AtomicU64,
     delivered: AtomicU64,
+    failed: AtomicBool,
     failure: Mutex<Option<String>>,
 }
 
@@ -53,6 +54,7 @@ impl Run {
             breaks: AtomicU64::new(0),
             expected: AtomicU64::new(0),
             delivered: AtomicU64::new(0),
+            failed: AtomicBool::new(false),
             failure: Mutex::new(None),
         })
     }
@@ -77,9 +79,14 @@ impl Run {
         self.start().and_then(|start| self.bounds.duration.map(|duration| start + duration))
     }
 
+    /// Whether the phase was ended before its bounds.
+    pub fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
     /// Whether no more operations may begin.
     pub fn is_over(&self, now: Instant) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        self.is_stopped()
             || self.deadline().is_some_and(|deadline| now >= deadline)
             || self.left.load(Ordering::Relaxed) == 0
     }
@@ -141,6 +148,9 @@ impl Run {
 
     /// Whether those who only listen may go: every driver is done, and what it caused has come or is overdue.
     pub fn is_heard(&self, now: Instant) -> bool {
+        if self.failed.load(Ordering::Relaxed) {
+            return true;
+        }
         self.drained().is_some_and(|drained| {
             self.events_missing() == 0 || now >= drained + self.bounds.grace.unwrap_or(GRACE)
         })
@@ -149,6 +159,7 @@ impl Run {
     /// Ends the phase with an error; the first one stays.
     pub fn fail(&self, reason: String) {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
+        self.failed.store(true, Ordering::Relaxed);
         self.stop.store(true, Ordering::Relaxed);
     }
 

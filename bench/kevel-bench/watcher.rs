@@ -142,8 +142,8 @@ impl Handler for Watcher {
         (0..self.streams.len()).for_each(|stream| self.open(stream, calls));
     }
 
-    fn on_message(&mut self, now: Instant, _tag: u64, message: Bytes, _calls: &mut Calls) {
-        self.on_response(&message);
+    fn on_message(&mut self, now: Instant, _tag: u64, message: &Bytes, _calls: &mut Calls) {
+        self.on_response(message);
         // A burst is written down before it grows beyond what a cache holds.
         if self.delays.len() >= 4096 {
             self.settle(now);

@@ -22,7 +22,7 @@ use crate::template::Template;
 pub struct RangeArgs {
     /// Read this key instead of drawn ones
     #[arg(long, value_name = "KEY", conflicts_with_all = ["prefix", "span"])]
-    pub key: Option<String>,
+    pub only: Option<String>,
     /// Read all keys with this prefix; empty for all keys
     #[arg(long, value_name = "PREFIX", conflicts_with = "span")]
     pub prefix: Option<String>,
@@ -127,7 +127,7 @@ impl RangeSource {
             ..Default::default()
         };
         let mut paged = None;
-        let ask = if let Some(key) = &args.key {
+        let ask = if let Some(key) = &args.only {
             request.key = key.clone().into();
             Ask::Fixed(framed(&request))
         } else if let Some(prefix) = &args.prefix {

@@ -1,7 +1,7 @@
 //! Kubernetes' writes: put if the key is as known, read it otherwise.
 #![forbid(unsafe_code)]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 use clap::Args;
@@ -13,6 +13,9 @@ use crate::loader::{Done, Request, Source, Then};
 use crate::optimistic::{self, Answer, Values};
 use crate::phase::{Phase, World};
 
+/// How often another key is drawn when a client of ours writes it already.
+const REDRAWS_MAX: usize = 8;
+
 /// What `txn` takes.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Txn")]
@@ -20,14 +23,29 @@ pub struct TxnArgs {
     /// Write again after a conflict, until it succeeds; an operation is all attempts
     #[arg(long)]
     pub retry: bool,
+    /// All connections write all keys and get in each other's way; otherwise each writes keys of its own
+    #[arg(long)]
+    pub contend: bool,
 }
 
 impl Scenario for TxnArgs {
     fn run(&self, settings: &Settings, world: &World) -> Outcomes {
         let connections = settings.connections(1);
-        let retry = self.retry;
+        let TxnArgs { retry, contend } = *self;
+        let space = settings.common.keys.key_space;
+        if !contend && space < connections as u64 {
+            return Err(format!(
+                "{connections} connections cannot have keys of their own out of {space}: see --contend"
+            ));
+        }
         let jobs = settings.jobs(settings.load(), connections, move |settings, at| {
-            TxnSource::new(settings, settings.draw(at, connections), retry)
+            let owners = if contend { 1 } else { connections as u64 };
+            let owner = if contend { 0 } else { at as u64 };
+            let keys = &settings.common.keys;
+            let own = (space - owner).div_ceil(owners);
+            let seed = keys.seed.wrapping_add(at as u64);
+            let draw = Draw::new(keys.keys, keys.zipf, own, 0, 1, seed);
+            TxnSource::new(settings, draw, (owner, owners), retry, contend)
         });
         let phase = Phase {
             name: "txn".into(),
@@ -39,9 +57,13 @@ impl Scenario for TxnArgs {
     }
 }
 
-/// Writes keys as they are drawn. What one connection knows of a key, another may have made old.
+/// Writes keys as they are drawn. What is known of a key may be old: others write it, or the server had it before.
 struct TxnSource {
     draw: Draw,
+    /// Which keys are ours: every so many from this one on.
+    own: (u64, u64),
+    contend: bool,
+    busy: HashSet<u64>,
     spelling: Spelling,
     values: Values,
     /// Mod revisions by key number.
@@ -52,16 +74,34 @@ struct TxnSource {
 }
 
 impl TxnSource {
-    fn new(settings: &Settings, draw: Draw, retry: bool) -> Self {
+    fn new(settings: &Settings, draw: Draw, own: (u64, u64), retry: bool, contend: bool) -> Self {
         let keys = &settings.common.keys;
         Self {
             draw,
+            own,
+            contend,
+            busy: HashSet::new(),
             spelling: settings.spelling.clone(),
             values: Values::new(keys.val_size as usize, keys.seed, settings.nonce),
             known: HashMap::new(),
             clients: Vec::new(),
             retry,
         }
+    }
+
+    /// A key of ours that no client of ours writes just now, unless they hold nearly all.
+    fn choose(&mut self) -> u64 {
+        let (first, step) = self.own;
+        let mut number = first + step * self.draw.draw();
+        if !self.contend {
+            for _ in 0..REDRAWS_MAX {
+                if self.busy.insert(number) {
+                    break;
+                }
+                number = first + step * self.draw.draw();
+            }
+        }
+        number
     }
 
     fn request(&self, number: u64, at: Instant) -> Request {
@@ -72,7 +112,7 @@ impl TxnSource {
 
 impl Source for TxnSource {
     fn next(&mut self, client: usize, intended: Instant) -> Option<Request> {
-        let number = self.draw.draw();
+        let number = self.choose();
         if self.clients.len() <= client {
             self.clients.resize(client + 1, (0, intended, Answer::Conflict(0)));
         }
@@ -90,10 +130,14 @@ impl Source for TxnSource {
 
     fn on_success(&mut self, client: usize) -> Then {
         let (number, intended, answer) = self.clients[client];
-        match answer {
-            Answer::Conflict(_) if self.retry => Then::Request(self.request(number, intended)),
-            Answer::Conflict(_) => Then::Done(Done { class: 1, keys: 1 }),
-            Answer::Written(_) => Then::Done(Done { class: 0, keys: 1 }),
+        if self.retry && matches!(answer, Answer::Conflict(_)) {
+            return Then::Request(self.request(number, intended));
         }
+        self.busy.remove(&number);
+        Then::Done(Done { class: usize::from(matches!(answer, Answer::Conflict(_))), keys: 1 })
+    }
+
+    fn on_failure(&mut self, client: usize) {
+        self.busy.remove(&self.clients[client].0);
     }
 }

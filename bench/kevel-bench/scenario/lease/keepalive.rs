@@ -165,14 +165,14 @@ impl Handler for KeepAlive {
         self.streams.fill(Stream::default());
     }
 
-    fn on_message(&mut self, _now: Instant, tag: u64, message: Bytes, _calls: &mut Calls) {
+    fn on_message(&mut self, _now: Instant, tag: u64, message: &Bytes, _calls: &mut Calls) {
         if tag == GRANT {
-            return self.leases.push_back(Fields(&message).number(LEASE_ID) as i64);
+            return self.leases.push_back(Fields(message).number(LEASE_ID) as i64);
         }
         let client = tag as usize;
         let Some(intended) = self.streams[client].renewing.take() else { return };
         self.free.push(client);
-        if Fields(&message).number(LEASE_TTL) as i64 > 0 {
+        if Fields(message).number(LEASE_TTL) as i64 > 0 {
             self.ended.push(intended);
         } else {
             self.failures.push(Status::new(Code::NotFound, "the lease to renew is gone"));
