@@ -168,8 +168,7 @@ impl<S: Source> Loader<S> {
         if !self.is_done {
             self.is_done = true;
             // A source that ran out had no more to send, whatever the pace planned.
-            let end = self.run.deadline().map_or(since, |deadline| deadline.min(since));
-            let unsent = if self.is_empty { 0 } else { self.pace.overdue(end) };
+            let unsent = if self.is_empty { 0 } else { self.run.unsent(&self.pace) };
             record::lock(&self.record).unsent += unsent;
             self.run.driver_done(now);
         }

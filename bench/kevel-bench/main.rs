@@ -67,7 +67,9 @@ fn main() -> ExitCode {
     probe::early_init();
     let cli = Cli::parse();
     if let Command::Completion { shell } = cli.command {
-        clap_complete::generate(shell, &mut Cli::command(), "kevel-bench", &mut std::io::stdout());
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut Cli::command(), "kevel-bench", &mut script);
+        report::print(&String::from_utf8_lossy(&script));
         return ExitCode::SUCCESS;
     }
     let report = cli.common.report.clone();

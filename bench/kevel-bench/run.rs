@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use kevel::stdx::time::{Duration, Instant};
 
+use crate::pace::Pace;
+
 /// How long after the end answers may still come.
 pub const GRACE: Duration = Duration::from_secs(10);
 
@@ -97,6 +99,15 @@ impl Run {
             return true;
         }
         self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+    }
+
+    /// What a pace had planned before the time was over and nobody began. Nothing, when the total ended the phase or
+    /// somebody stopped it.
+    pub fn unsent(&self, pace: &Pace) -> u64 {
+        let is_spent = self.left.load(Ordering::Relaxed) == 0;
+        self.deadline()
+            .filter(|_| !is_spent && !self.is_stopped())
+            .map_or(0, |deadline| pace.overdue(deadline))
     }
 
     /// A connection stands and its handler is ready.

@@ -7,6 +7,7 @@ mod plot;
 mod table;
 
 use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use crate::args::ReportArgs;
@@ -25,13 +26,13 @@ pub fn report(outcomes: &[Outcome], command: &[String], args: &ReportArgs) -> Re
     match &args.json {
         Some(file) if file == Path::new("-") => {
             eprint!("{table}");
-            println!("{}", json::json(outcomes, command));
+            print(&format!("{}\n", json::json(outcomes, command)));
         }
         Some(file) => {
-            print!("{table}");
+            print(&table);
             write(file, &format!("{}\n", json::json(outcomes, command)))?;
         }
-        None => print!("{table}"),
+        None => print(&table),
     }
     // The phase of interest is the last: those before it prepare.
     let Some(last) = outcomes.last() else { return Ok(()) };
@@ -46,6 +47,12 @@ pub fn report(outcomes: &[Outcome], command: &[String], args: &ReportArgs) -> Re
         write(file, &plot::plot(last)?)?;
     }
     Ok(())
+}
+
+/// Prints to standard output; a reader that has gone does not matter.
+pub fn print(text: &str) {
+    let mut stdout = io::stdout().lock();
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
 }
 
 fn write(file: &Path, text: &str) -> Result<(), String> {

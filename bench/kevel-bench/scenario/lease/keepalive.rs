@@ -149,8 +149,7 @@ impl KeepAlive {
                 }
             }
             self.settle(now);
-            let end = self.run.deadline().map_or(since, |deadline| deadline.min(since));
-            record::lock(&self.record).unsent += self.pace.overdue(end);
+            record::lock(&self.record).unsent += self.run.unsent(&self.pace);
             self.run.driver_done(now);
         }
         Next::Done
