@@ -106,10 +106,10 @@ mod tests {
     #[test]
     fn answers_tell_the_revision_to_go_on_with() {
         let header = Some(ResponseHeader { revision: 9, ..Default::default() });
-        let written = TxnResponse { header: header.clone(), succeeded: true, responses: vec![] };
+        let written = TxnResponse { header, succeeded: true, responses: vec![] };
         assert_eq!(Answer::read(&written.encode_to_vec()), Answer::Written(9));
         let conflict = |kvs| TxnResponse {
-            header: header.clone(),
+            header,
             succeeded: false,
             responses: vec![ResponseOp {
                 response: Some(Response::ResponseRange(RangeResponse { kvs, ..Default::default() })),

@@ -151,10 +151,10 @@ mod tests {
     #[test]
     fn keys_differ_and_stay_within_their_kind() {
         let mut seen = HashSet::new();
-        for kind in 0..KINDS.len() {
+        for (number_of_kind, kind) in KINDS.iter().enumerate() {
             for number in (0..2000).chain(1_800_000_000_000..1_800_000_000_100) {
-                let key = Cluster::key(kind, number);
-                assert!(key.starts_with(KINDS[kind].prefix.as_bytes()) && seen.insert(key));
+                let key = Cluster::key(number_of_kind, number);
+                assert!(key.starts_with(kind.prefix.as_bytes()) && seen.insert(key));
             }
         }
     }
