@@ -19,7 +19,9 @@ pub struct Write {
     pub offset: u64,
     /// What; a multiple of [`BLOCK_BYTES`] long.
     pub bytes: Vec<u8>,
-    /// True when something was written whose loss would break a promise: then the write counts as done when durable.
+    /// True when something was written whose loss would break a promise, and in the last write to a segment: recovery
+    /// takes only the end of the last segment for torn. Then the write, and all before it in that file, counts as done
+    /// when durable.
     pub sync: bool,
 }
 
@@ -109,7 +111,7 @@ impl Appender {
     ) -> Write {
         let mut out = buffer;
         out.clear();
-        if self.length() >= self.segment_bytes {
+        if self.is_full() {
             self.cut();
         }
         out.extend_from_slice(&self.block);
@@ -152,6 +154,11 @@ impl Appender {
     /// Bytes written to the current segment.
     pub fn length(&self) -> u64 {
         self.block_start + self.block.len() as u64
+    }
+
+    /// Whether the next write begins a segment.
+    fn is_full(&self) -> bool {
+        self.length() >= self.segment_bytes
     }
 
     /// Segments in use, in order; the last is being filled.
@@ -199,6 +206,7 @@ impl Appender {
         self.block.clear();
         self.block.extend_from_slice(&bytes[whole..]);
         bytes.resize(bytes.len().next_multiple_of(BLOCK_BYTES), 0);
+        let sync = sync || self.is_full();
         let create = std::mem::take(&mut self.create);
         Write { segment: self.segment, create, offset, bytes, sync }
     }

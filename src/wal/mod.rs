@@ -25,6 +25,7 @@
 //!   the file, ends a segment.
 //! - Entry indexes grow by one; an entry with an index already seen replaces that one and all after it.
 //! - A segment appears under its name only with its head already durable: it is written as a temporary file first.
+//!   By then all segments before it are durable to their ends, so nothing in them can be torn.
 //! - Writes are whole blocks of [`BLOCK_BYTES`] and carry the partly filled last block again, so that a file opened
 //!   for direct I/O can take them. At most one write is on its way at a time, because two neighbours share a block.
 //! - Once a segment is full the next write starts a new one; a write never spans two.

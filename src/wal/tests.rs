@@ -81,6 +81,15 @@ fn only_a_change_of_commit_need_not_be_durable() {
 }
 
 #[test]
+fn the_write_that_fills_a_segment_is_durable_before_the_next_begins() {
+    let (_, mut appender) = log(2, 10);
+    appender.set_segment_bytes(appender.length() + 1);
+    let last = appender.append(&[], Some(&state(2)), None, Vec::new());
+    assert!(last.sync, "though it changes nothing but the commit index");
+    assert!(appender.append(&[entry(3, "c")], None, None, Vec::new()).create);
+}
+
+#[test]
 fn a_state_never_vouches_for_entries_of_its_own_write() {
     let (_, mut appender) = log(2, 10);
     appender.append(&[entry(3, "c"), entry(4, "d")], Some(&state(4)), None, Vec::new());
