@@ -15,6 +15,9 @@ const EXTENSION: Duration = Duration::from_secs(1);
 /// Bounds of one lease.
 #[derive(Clone, Copy, Debug)]
 struct Bounds {
+    /// The request that grants it; 0 for one that was there when the process began to lead. Leases follow one another
+    /// under the same id.
+    grant: u64,
     ttl: Duration,
     /// It is known to be there since this time. What was asked before may have met another lease of the same id.
     since: Option<Instant>,
@@ -32,14 +35,14 @@ pub struct Leases {
 
 impl Leases {
     /// The entry that grants a lease is on its way to the disk.
-    pub fn on_granted(&mut self, now: Instant, id: i64, ttl_seconds: i64) {
+    pub fn on_granted(&mut self, now: Instant, id: i64, grant: u64, ttl_seconds: i64) {
         let ttl = Duration::from_secs(ttl_seconds.unsigned_abs());
-        self.bounds.insert(id, Bounds { ttl, since: None, earliest: now + ttl, due: None });
+        self.bounds.insert(id, Bounds { grant, ttl, since: None, earliest: now + ttl, due: None });
     }
 
-    /// An answer shows that a grant is done.
-    pub fn on_grant_seen(&mut self, now: Instant, id: i64, renewals_on_their_way: bool) {
-        if let Some(bounds) = self.bounds.get_mut(&id) {
+    /// An answer shows that a grant is done. Its lease may have been revoked since, and the id granted again.
+    pub fn on_grant_seen(&mut self, now: Instant, id: i64, grant: u64, renewals_on_their_way: bool) {
+        if let Some(bounds) = self.bounds.get_mut(&id).filter(|bounds| bounds.grant == grant) {
             bounds.since = Some(now);
             bounds.due = (!renewals_on_their_way).then_some(now + bounds.ttl);
         }
@@ -48,13 +51,13 @@ impl Leases {
     /// An answer shows that a renewal is done. It happened between `asked` and now; others that are not answered may
     /// still be on their way.
     pub fn on_renewed(&mut self, asked: Instant, now: Instant, id: i64, ttl: i64, others_on_their_way: bool) {
-        if let Some(bounds) = self.bounds.get_mut(&id)
-            && bounds.since.is_some_and(|since| since < asked)
-        {
+        let Some(bounds) = self.bounds.get_mut(&id) else { return };
+        let Some(since) = bounds.since else { return };
+        if since < asked {
             judge!(bounds.ttl.as_secs() == ttl.unsigned_abs(), "lease {id} is renewed to {ttl} s");
             bounds.earliest = bounds.earliest.max(asked + bounds.ttl);
-            bounds.due = (!others_on_their_way).then_some(now + bounds.ttl);
         }
+        bounds.due = (!others_on_their_way).then_some(now + bounds.ttl);
     }
 
     /// A renewal was asked for, and may be done at any time from now on.
@@ -81,13 +84,18 @@ impl Leases {
         }
     }
 
-    /// The member leads after a start: every lease in the log runs again from the start, and somewhat longer.
-    pub fn on_leading(&mut self, now: Instant, judge: &Judge) {
+    /// The process is gone.
+    pub fn on_crash(&mut self) {
         self.bounds.clear();
+    }
+
+    /// The member leads after a start: every lease in the log runs again from the start, and somewhat longer. What it
+    /// has granted since is on its way, perhaps behind another lease of the same id.
+    pub fn on_leading(&mut self, now: Instant, judge: &Judge) {
         for (&id, &ttl_seconds) in &judge.model.leases {
             let ttl = Duration::from_secs(ttl_seconds.unsigned_abs());
-            let due = Some(now + ttl + EXTENSION);
-            self.bounds.insert(id, Bounds { ttl, since: Some(now), earliest: now + ttl, due });
+            let (earliest, due) = (now + ttl, Some(now + ttl + EXTENSION));
+            self.bounds.entry(id).or_insert(Bounds { grant: 0, ttl, since: Some(now), earliest, due });
         }
     }
 

@@ -213,7 +213,7 @@ impl World {
         let expected = self.judge.on_reply(waiting.id, waiting.floor).clone();
         if let (Ok(Answer::LeaseGrant(grant)), Ok(_)) = (&expected, &result) {
             let renewing = self.is_renewing(grant.id);
-            self.leases.on_grant_seen(now, grant.id, renewing);
+            self.leases.on_grant_seen(now, grant.id, waiting.id, renewing);
         }
         let shown = result.map(|response| decode(&expected, &response)).map_err(Error::message);
         let seen = match &shown {

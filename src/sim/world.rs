@@ -455,7 +455,7 @@ impl World {
             let Some(request) = &self.judge.history[at].request else { continue };
             let id = request.header.as_ref().map_or(0, |header| header.id);
             if let Ok(Answer::LeaseGrant(granted)) = self.judge.answer(at) {
-                self.leases.on_granted(self.now, granted.id, granted.ttl);
+                self.leases.on_granted(self.now, granted.id, id, granted.ttl);
             }
             if let Some(revoke) = &request.lease_revoke {
                 let expired = !self.clients.iter().any(|client| client.asked(id));
@@ -578,6 +578,7 @@ impl World {
     fn end_process(&mut self) {
         self.member = None;
         self.leads_since = None;
+        self.leases.on_crash();
         self.life += 1;
         self.lanes.fill(Instant::default());
         for client in &mut self.clients {
