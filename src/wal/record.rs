@@ -139,12 +139,15 @@ pub fn encode_state(state: &HardState) -> Vec<u8> {
     Fields::default().number(1, state.term).number(2, state.vote).number(3, state.commit).bytes
 }
 
-/// Reads the data of a state record.
+/// Reads the data of a state record. What a state is not written as is none: no checksum covers the kind of a record.
 pub fn decode_state(data: &[u8]) -> Option<HardState> {
-    prost::Message::decode(data).ok()
+    let state = prost::Message::decode(data).ok()?;
+    (encode_state(&state) == data).then_some(state)
 }
 
 /// Reads the data of an entry record. The request's bytes are copied, so that no entry keeps a whole segment alive.
+/// A change of configuration without content is none: a state reads like one, and no checksum covers the kind of a
+/// record.
 pub fn decode_entry(data: &[u8]) -> Option<Entry> {
     let mut entry = Entry::default();
     for field in FieldReader(data) {
@@ -158,7 +161,7 @@ pub fn decode_entry(data: &[u8]) -> Option<Entry> {
             _ => {}
         }
     }
-    Some(entry)
+    (entry.entry_type() == EntryType::EntryNormal || !entry.data.is_empty()).then_some(entry)
 }
 
 /// Appends a framed record and moves the chain on.

@@ -259,7 +259,11 @@ impl Reader {
                 }
             }
             Kind::State => {
-                self.state = decode_state(record.data).ok_or(damaged("its state cannot be read"))?
+                let state = decode_state(record.data).ok_or(damaged("its state cannot be read"))?;
+                if state.term < self.state.term || state.commit < self.state.commit {
+                    return Err(damaged("its state goes back"));
+                }
+                self.state = state;
             }
             Kind::Snapshot => {
                 self.marks.push(SnapshotMark::decode(record.data).ok_or(damaged("its mark cannot be read"))?);

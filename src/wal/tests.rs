@@ -3,6 +3,7 @@
 use raft::eraftpb::{Entry, HardState};
 
 use super::fuzz::Files;
+use super::record::{FRAME_BYTES, Frame, read_frame};
 use super::segment::SECTOR_BYTES;
 use super::*;
 
@@ -135,6 +136,33 @@ fn a_length_that_rotted_is_no_torn_write() {
         longer.bytes_mut(name)[frame + bit / 8] ^= 1 << (bit % 8);
     }
     longer.recover(0).unwrap();
+}
+
+#[test]
+fn no_record_is_taken_for_one_of_another_kind() {
+    let (mut files, mut appender) = log(3, 10);
+    files.write(&appender.append(&[entry(4, "")], Some(&state(3)), None, Vec::new()));
+    let name = files.names()[0];
+    let (mut at, mut refused) = (0, 0);
+    let length = files.bytes_mut(name).len();
+    while let Frame::Record(record) = read_frame(&files.bytes_mut(name).clone(), at) {
+        for end in [record.end, length] {
+            let mut cut = files.clone();
+            cut.bytes_mut(name)[end..].fill(0);
+            let whole = cut.clone().recover(0).ok().map(|read| (read.entries, read.state));
+            for bit in 0..3 {
+                let mut hurt = cut.clone();
+                // A record begins with the tag of its kind, then the kind.
+                hurt.bytes_mut(name)[at + FRAME_BYTES + 1] ^= 1 << bit;
+                match hurt.recover(0) {
+                    Ok(read) => assert_eq!(Some((read.entries, read.state)), whole, "bit {bit} at {at}"),
+                    Err(_) => refused += 1,
+                }
+            }
+        }
+        at = record.end;
+    }
+    assert!(refused >= 2 * 3 * 8, "every bit of every entry and state: {refused}");
 }
 
 #[test]
