@@ -301,12 +301,14 @@ pub fn has_zero_sector(segment: &[u8], start: usize, end: usize) -> bool {
 }
 
 /// True when the record at `offset` begins like one, and its fields add up to another length than its frame states.
-/// Looks no further than the frame's own sector: what is behind it may not have been written.
+/// Looks no further than the next sector, and there only if it is not all zero: then it has been written too.
 pub fn has_two_lengths(segment: &[u8], offset: usize) -> bool {
     let Some(field) = segment.get(offset..offset + FRAME_BYTES) else { return false };
     let stated = u64::from_le_bytes(field.try_into().expect("eight bytes")) & !(0xff << 56);
     let sector_end = ((offset / SECTOR_BYTES + 1) * SECTOR_BYTES).min(segment.len());
-    let rest = &segment[(offset + FRAME_BYTES).min(sector_end)..sector_end];
+    let next_end = (sector_end + SECTOR_BYTES).min(segment.len());
+    let end = if is_sector_rest_zero(segment, sector_end) { sector_end } else { next_end };
+    let rest = &segment[(offset + FRAME_BYTES).min(end)..end];
     inner_len(rest).is_some_and(|inner| inner != stated)
 }
 

@@ -124,18 +124,21 @@ fn a_flipped_bit_is_refused_with_advice() {
 
 #[test]
 fn a_length_that_rotted_is_no_torn_write() {
-    let (mut files, _) = log(1, 100);
-    // The next entry is the last: nothing vouches for it yet.
-    let frame = files.recover(0).unwrap().tail.offset as usize;
-    let (mut longer, _) = log(2, 100);
-    let name = longer.names()[0];
-    for bit in 0..56 {
-        longer.bytes_mut(name)[frame + bit / 8] ^= 1 << (bit % 8);
-        let error = longer.recover(0).unwrap_err();
-        assert!(matches!(error, WalError::Damaged { .. }), "bit {bit}: {error:?}");
-        longer.bytes_mut(name)[frame + bit / 8] ^= 1 << (bit % 8);
+    // The second frame begins anywhere in a sector, also at its very end.
+    for bytes in (100..100 + SECTOR_BYTES).step_by(8) {
+        let (mut files, _) = log(1, bytes);
+        // The next entry is the last: nothing vouches for it yet.
+        let frame = files.recover(0).unwrap().tail.offset as usize;
+        let (mut longer, _) = log(2, bytes);
+        let name = longer.names()[0];
+        for bit in 0..56 {
+            longer.bytes_mut(name)[frame + bit / 8] ^= 1 << (bit % 8);
+            let error = longer.recover(0).unwrap_err();
+            assert!(matches!(error, WalError::Damaged { .. }), "bit {bit} at {frame}: {error:?}");
+            longer.bytes_mut(name)[frame + bit / 8] ^= 1 << (bit % 8);
+        }
+        longer.recover(0).unwrap();
     }
-    longer.recover(0).unwrap();
 }
 
 #[test]
