@@ -131,6 +131,36 @@ fn a_crash_at_every_call_of_a_checkpoint_falls_back_to_a_whole_state() {
 }
 
 #[test]
+fn what_a_start_found_in_the_page_cache_is_durable_from_then_on() {
+    const KEYS: u64 = 20;
+    let (mut calls, mut unsynced) = (0, 0);
+    loop {
+        let file = Arc::new(HostileFile::default());
+        let mut store = Store::open(file.clone()).unwrap();
+        mark(&mut store, 1, KEYS);
+        checkpoint(&mut store);
+        mark(&mut store, 2, KEYS);
+        // A checkpoint ends anywhere because the process is killed; the page cache stays.
+        file.fail_after(Some(calls));
+        let result = store.begin_checkpoint().unwrap().execute();
+        file.fail_after(None);
+        drop(store);
+        let found = assert_one_turn(&Store::open(file.clone()).unwrap().write(), KEYS);
+        unsynced += u64::from(result.is_err() && found == 2);
+        for seed in 0..20 {
+            let after = Arc::new(HostileFile::new(file.crash(&mut Prng::new(seed))));
+            let turn = assert_one_turn(&Store::open(after).unwrap().write(), KEYS);
+            assert_eq!(turn, found, "after {calls} calls");
+        }
+        if result.is_ok() {
+            break;
+        }
+        calls += 1;
+    }
+    assert!(unsynced > 0, "no start found a checkpoint that was not synced");
+}
+
+#[test]
 fn a_rotten_byte_is_refused_and_never_served() {
     const KEYS: u64 = 100;
     let clean = {

@@ -9,6 +9,8 @@
 //! the old checkpoint, and the write of that one sector makes it the new one. The first sync keeps the disk from
 //! doing the second before the first.
 //!
+//! A start syncs what it found: when only the process dies, a meta page can be in the page cache and not on the disk.
+//!
 //! The world's errors come back from [`CheckpointJob::execute`]. Before the first sync was tried, the job can be
 //! executed again as it is (a full disk, say, once there is room). After a sync has failed nobody knows what the
 //! disk holds, also if a second one succeeds: the process has to end, and start again from what it finds.

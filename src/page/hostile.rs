@@ -29,6 +29,7 @@ struct Disk {
     calls: u64,
 }
 
+#[derive(Clone)]
 enum Unsynced {
     Write { at: usize, bytes: Vec<u8> },
     Resize { len: usize },
@@ -61,9 +62,8 @@ impl HostileFile {
 
     /// What is found after power was lost: any part of what was not synced, in any order.
     pub fn crash(&self, prng: &mut Prng) -> Vec<u8> {
-        let mut disk = self.disk();
-        let mut bytes = disk.durable.clone();
-        let mut unsynced = std::mem::take(&mut disk.unsynced);
+        let disk = self.disk();
+        let (mut bytes, mut unsynced) = (disk.durable.clone(), disk.unsynced.clone());
         while !unsynced.is_empty() {
             let next = unsynced.swap_remove(prng.below(unsynced.len() as u64) as usize);
             if prng.chance(1, 3) {

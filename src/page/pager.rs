@@ -115,7 +115,12 @@ impl Pager {
     /// Opens a store file, or makes an empty file one.
     pub(crate) fn open(file: Arc<dyn PageFile>) -> Result<Self, OpenError> {
         let meta = match meta::read(&*file)? {
-            Some(meta) => meta,
+            Some(meta) => {
+                // The process before may have been killed between the write of this meta page and its sync. From here
+                // on its pages count as the last checkpoint's, and those of the one before are written over.
+                file.sync()?;
+                meta
+            }
             None => meta::create(&*file)?,
         };
         let free = read_free(&*file, &meta)?;

@@ -114,7 +114,9 @@ impl WalDir {
             }
             at += length as u64;
         }
-        file.sync_all()
+        file.sync_all()?;
+        // The process before may have been killed before the segment's name was durable.
+        self.sync()
     }
 
     /// Where a segment is.
