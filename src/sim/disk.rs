@@ -1,14 +1,16 @@
 //! A disk that keeps no promise it did not make.
 //!
 //! What is written can be read back at once, as from a page cache. What survives a crash is everything a sync
-//! covered, and of the rest a random set of sectors: writes are torn and reordered. Bytes can rot. A failed write or
-//! sync of the log ends the process, so it is a crash to which the disk adds its own.
+//! covered, and of the rest a random set of sectors: writes are torn and reordered. When only the process dies, the
+//! page cache stays, and the next process finds what was written, synced or not. Bytes can rot. A failed write or sync
+//! of the log ends the process, so it is a crash to which the disk adds its own.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::plant::Plant;
 use kevel::page::{PAGE_SIZE, PageFile};
 use kevel::stdx::prng::Prng;
 use kevel::wal::{self, SegmentName};
@@ -58,15 +60,14 @@ pub struct Disk {
     in_flight: Option<wal::Write>,
     store: Arc<StoreFile>,
     prng: Prng,
-    /// Says that a sync is done and does nothing.
-    pub lies: bool,
+    plant: Option<Plant>,
 }
 
 impl Disk {
     /// An empty disk.
-    pub fn new(prng: Prng) -> Self {
-        let store = Arc::new(StoreFile::default());
-        Self { segments: BTreeMap::new(), in_flight: None, store, prng, lies: false }
+    pub fn new(prng: Prng, plant: Option<Plant>) -> Self {
+        let store = Arc::new(StoreFile { plant, inner: Mutex::default() });
+        Self { segments: BTreeMap::new(), in_flight: None, store, prng, plant }
     }
 
     /// The store file, as the process has it open.
@@ -88,7 +89,7 @@ impl Disk {
         let segment = self.segments.entry(write.segment).or_default();
         segment.unsynced.push((write.offset as usize, write.bytes));
         // A new segment gets its name when its head is durable.
-        if write.sync && (write.create || !self.lies) {
+        if write.sync && (write.create || self.plant != Some(Plant::SkippedSync)) {
             segment.durable = segment.live();
             segment.unsynced.clear();
         }
@@ -175,13 +176,15 @@ struct Inner {
     durable: Vec<u8>,
     /// What was done since, in order.
     ops: Vec<Op>,
+    /// The first of `ops` that is still under way. Those before it are in the page cache.
+    under_way: usize,
     /// Writes that will fail from now on.
     fail_writes: bool,
 }
 
 /// The store file.
-#[derive(Default)]
 pub struct StoreFile {
+    plant: Option<Plant>,
     inner: Mutex<Inner>,
 }
 
@@ -190,13 +193,14 @@ impl StoreFile {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A checkpoint took its time and is done: what it synced is safe.
+    /// A checkpoint, or a start, took its time and is done: what it synced is safe.
     pub fn settle(&self) {
         let inner = &mut *self.inner();
-        let synced = inner.ops.iter().rposition(|op| matches!(op, Op::Sync)).map_or(0, |at| at + 1);
+        let synced = synced(&inner.ops);
         for op in inner.ops.drain(..synced) {
-            perform(&mut inner.durable, &op, write_at);
+            op.perform(&mut inner.durable);
         }
+        inner.under_way = inner.ops.len();
     }
 
     /// No room on the disk, or room again.
@@ -207,41 +211,67 @@ impl StoreFile {
     /// What the next process finds: the checkpoint under way stopped anywhere.
     fn crash(&self, power: bool, prng: &mut Prng) -> StoreFile {
         let inner = &mut *self.inner();
-        let cut = prng.below(inner.ops.len() as u64 + 1) as usize;
-        let synced = inner.ops[..cut].iter().rposition(|op| matches!(op, Op::Sync)).unwrap_or(0);
-        let mut file = std::mem::take(&mut inner.durable);
-        for (number, op) in inner.ops[..cut].iter().enumerate() {
-            perform(&mut file, op, |file, at, bytes| match power && number >= synced {
-                true => write_torn(file, at, bytes, prng),
-                false => write_at(file, at, bytes),
-            });
+        let rest = inner.ops.len() - inner.under_way;
+        inner.ops.truncate(inner.under_way + prng.below(rest as u64 + 1) as usize);
+        let synced = synced(&inner.ops);
+        let mut durable = std::mem::take(&mut inner.durable);
+        inner.ops.drain(..synced).for_each(|op| op.perform(&mut durable));
+        let mut ops = std::mem::take(&mut inner.ops);
+        if power {
+            // The journal keeps changes of length in order, and may have lost the last of them.
+            let mut resizes = true;
+            for op in ops.drain(..) {
+                match op {
+                    Op::Write { first, bytes } => {
+                        let length = durable.len();
+                        write_torn(&mut durable, first as usize * PAGE_SIZE, &bytes, prng);
+                        // Behind a length that was lost there is nothing.
+                        durable.truncate(length);
+                    }
+                    Op::Resize { .. } => {
+                        resizes &= prng.chance(7, 8);
+                        if resizes {
+                            op.perform(&mut durable);
+                        }
+                    }
+                    Op::Sync => {}
+                }
+            }
         }
-        file.truncate(file.len() / PAGE_SIZE * PAGE_SIZE);
-        let inner = Inner { live: file.clone(), durable: file, ..Inner::default() };
-        StoreFile { inner: Mutex::new(inner) }
+        let mut live = durable.clone();
+        ops.iter().for_each(|op| op.perform(&mut live));
+        let inner = Inner { live, durable, under_way: ops.len(), ops, fail_writes: false };
+        StoreFile { plant: self.plant, inner: Mutex::new(inner) }
     }
 
     fn rot(&self, prng: &mut Prng) -> Option<String> {
         let inner = &mut *self.inner();
-        if inner.durable.is_empty() {
+        if inner.live.is_empty() {
             return None;
         }
-        let byte = prng.below(inner.durable.len() as u64) as usize;
-        let bit = 1 << prng.below(8);
-        inner.durable[byte] ^= bit;
-        if let Some(byte) = inner.live.get_mut(byte) {
-            *byte ^= bit;
-        }
+        let byte = prng.below(inner.live.len() as u64) as usize;
+        inner.live[byte] ^= 1 << prng.below(8);
         Some(format!("byte {} of page {}", byte % PAGE_SIZE, byte / PAGE_SIZE))
     }
 }
 
-fn perform(file: &mut Vec<u8>, op: &Op, write: impl FnOnce(&mut Vec<u8>, usize, &[u8])) {
-    match op {
-        Op::Write { first, bytes } => write(file, *first as usize * PAGE_SIZE, bytes),
-        Op::Resize { pages } => file.resize(*pages as usize * PAGE_SIZE, 0),
-        Op::Sync => {}
+impl Op {
+    fn perform(&self, file: &mut Vec<u8>) {
+        match self {
+            Self::Write { first, bytes } => write_at(file, *first as usize * PAGE_SIZE, bytes),
+            Self::Resize { pages } => file.resize(*pages as usize * PAGE_SIZE, 0),
+            Self::Sync => {}
+        }
     }
+
+    fn is_meta(&self) -> bool {
+        matches!(self, Self::Write { first: 0 | 1, .. })
+    }
+}
+
+/// How many of the first of `ops` a sync has made safe.
+fn synced(ops: &[Op]) -> usize {
+    ops.iter().rposition(|op| matches!(op, Op::Sync)).map_or(0, |at| at + 1)
 }
 
 impl PageFile for StoreFile {
@@ -282,7 +312,15 @@ impl PageFile for StoreFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.inner().ops.push(Op::Sync);
+        let ops = &mut self.inner().ops;
+        let lies = match self.plant {
+            Some(Plant::SkippedStoreSync) => true,
+            Some(Plant::MetaBeforePages) => ops.last().is_some_and(|op| !op.is_meta()),
+            _ => false,
+        };
+        if !lies {
+            ops.push(Op::Sync);
+        }
         Ok(())
     }
 }

@@ -81,7 +81,7 @@ impl Member {
     /// Starts the process on the world's disk.
     pub fn boot(world: &mut World) -> Boot {
         let file = world.disk.store_file();
-        let mut store = match Store::open(file) {
+        let mut store = match Store::open(file.clone()) {
             Ok(store) => store,
             Err(error) => return Boot::Refused(error.to_string()),
         };
@@ -118,6 +118,7 @@ impl Member {
             if world.plant != Some(Plant::TailNotZeroed) {
                 world.disk.zero_tail(recovered.tail.offset);
             }
+            file.settle();
             Opening::Recover(Box::new(recovered), names)
         };
         let cores = world.params.cores;

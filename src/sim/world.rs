@@ -198,8 +198,7 @@ impl World {
     pub fn new(seed: u64, plant: Option<Plant>, verbose: bool) -> Self {
         let mut prng = Prng::new(seed);
         let params = Params::draw(&mut prng.fork());
-        let mut disk = Disk::new(prng.fork());
-        disk.lies = plant == Some(Plant::SkippedSync);
+        let disk = Disk::new(prng.fork(), plant);
         let workload = Workload::new(prng.fork());
         let clients = (0..params.clients).map(|number| Client::new(number % params.cores)).collect();
         Self {
