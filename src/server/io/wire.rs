@@ -25,8 +25,8 @@ use bytes::{Buf, Bytes};
 use futures::io::{AsyncRead, AsyncWrite};
 use tokio::io::ReadBuf;
 
-use super::{clock, task};
 use super::sniff::Sniffer;
+use super::{clock, task};
 use crate::stdx::time::Instant;
 
 /// A byte stream between us and a client: a TCP or Unix socket, or TLS over one.
