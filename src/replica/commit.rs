@@ -112,6 +112,9 @@ impl Replica {
 
     fn tell_swept(&mut self, outputs: &mut Outputs) {
         let applied = self.store.applied();
+        for (_, ticket, response) in self.sweeping.extract_if(.., |waits| waits.0 <= applied.swept_revision) {
+            outputs.push(Output::Reply { ticket, result: Ok(response) });
+        }
         if applied.swept_revision < applied.compact_revision {
             return;
         }
@@ -119,9 +122,6 @@ impl Replica {
             self.swept_told = applied.compact_revision;
             let removed = std::mem::take(&mut self.swept);
             outputs.push(Output::Compacted { revision: applied.compact_revision, removed });
-        }
-        for (_, ticket, response) in self.sweeping.drain(..) {
-            outputs.push(Output::Reply { ticket, result: Ok(response) });
         }
     }
 

@@ -37,9 +37,14 @@ impl Digests {
         Self { replayed, ..Self::default() }
     }
 
+    /// Whether the entry `index` was in the log already when this process began.
+    pub(super) fn is_replay(&self, index: u64) -> bool {
+        index <= self.replayed
+    }
+
     /// The entry `index` compacted to `revision`, what was compacted to `previous` before.
     pub(super) fn queue(&mut self, index: u64, revision: i64, previous: i64) {
-        if index > self.replayed && self.waiting.len() < WAITING_MAX {
+        if !self.is_replay(index) && self.waiting.len() < WAITING_MAX {
             self.waiting.push_back(Span { revision, previous });
         }
     }

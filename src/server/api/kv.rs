@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::lenient::decode;
+use super::lenient::{decode, decode_kept};
 use super::quota;
 use crate::error::Error;
 use crate::mvcc::range::Range;
@@ -22,6 +22,7 @@ use crate::server::grpc::{Incoming, Outgoing, Responder, Status};
 use crate::server::io::{clock, task};
 use crate::server::log::slow;
 use crate::server::session::Session;
+use crate::stdx::time::{Duration, Instant};
 
 /// Index entries looked at before other tasks of the core run.
 const PLAN_SLICE: usize = 1024;
@@ -29,6 +30,8 @@ const PLAN_SLICE: usize = 1024;
 const WHOLE_BYTES_MAX: usize = 64 * 1024;
 /// How much of a larger one is copied at a time.
 const SLICE_BYTES: usize = 64 * 1024;
+/// How long a long answer waits at most between two slices while requests wait for the log.
+const TURN_MAX: Duration = Duration::from_millis(1);
 
 /// `KV/Range`.
 pub fn range(session: &Rc<Session>, message: Bytes, reply: Responder) {
@@ -121,13 +124,23 @@ async fn answer_long(
     let mut answer = reply.stream(bytes);
     loop {
         let Ok(room) = answer.has_room().await else { return };
+        let begun = clock::now();
         let mut slice = BytesMut::with_capacity(room.min(SLICE_BYTES));
         let complete = session.view(|view| range.emit(view, &header, &mut slice, room.min(SLICE_BYTES)));
         answer.write(slice.freeze());
         if complete {
             return answer.finish();
         }
-        task::yield_now().await;
+        give_way(&session, begun).await;
+    }
+}
+
+/// Lets others go on between two slices of a long answer, this one having been begun at `begun`. While requests wait
+/// for the log, it takes turns with them: the core, and the client's, would else be busy whenever a write is durable.
+async fn give_way(session: &Session, begun: Instant) {
+    task::yield_now().await;
+    if session.waiting() > 0 {
+        task::sleep(clock::now().since(begun).min(TURN_MAX)).await;
     }
 }
 
@@ -167,6 +180,7 @@ async fn answer_stream(session: Rc<Session>, request: RangeRequest, mut outgoing
         return outgoing.finish(Err(Error::Compacted.into()));
     };
     while !stream.is_finished() {
+        let begun = clock::now();
         let sent = match send_chunk(&session, &mut stream, &header, &mut outgoing).await {
             Ok(sent) => sent,
             Err(status) => return outgoing.finish(Err(status)),
@@ -174,6 +188,7 @@ async fn answer_stream(session: Rc<Session>, request: RangeRequest, mut outgoing
         if !sent {
             break;
         }
+        give_way(&session, begun).await;
     }
     outgoing.finish(Ok(()));
 }
@@ -202,14 +217,14 @@ async fn send_chunk(
 
 /// `KV/Put`.
 pub fn put(session: &Rc<Session>, message: &Bytes, reply: Responder) {
-    let request = match decode::<PutRequest>(message.clone()) {
-        Ok(request) => request,
+    let (request, message) = match decode_kept::<PutRequest>(message) {
+        Ok(decoded) => decoded,
         Err(status) => return reply.fail(&status),
     };
     // The quota comes first, as in etcd: also what is malformed may be told that there is no space.
     let Some(reply) = quota::admit(session, put_cost(&request), reply) else { return };
     match check::put(&request) {
-        Ok(()) => session.propose(Kind::Put, message, reply),
+        Ok(()) => session.propose(Kind::Put, &message, reply),
         Err(error) => reply.fail(&error.into()),
     }
 }
@@ -226,19 +241,19 @@ fn propose_checked<M: prost::Message + Default>(
     check: impl FnOnce(&M) -> Result<(), Error>,
     reply: Responder,
 ) {
-    match decode::<M>(message.clone()) {
+    match decode_kept::<M>(message) {
         Err(status) => reply.fail(&status),
-        Ok(request) => match check(&request) {
+        Ok((request, message)) => match check(&request) {
             Err(error) => reply.fail(&error.into()),
-            Ok(()) => session.propose(kind, message, reply),
+            Ok(()) => session.propose(kind, &message, reply),
         },
     }
 }
 
 /// `KV/Txn`. One that cannot write is answered like a Range.
 pub fn txn(session: &Rc<Session>, message: Bytes, reply: Responder) {
-    let request = match decode::<TxnRequest>(message.clone()) {
-        Ok(request) => request,
+    let (request, message) = match decode_kept::<TxnRequest>(&message) {
+        Ok(decoded) => decoded,
         Err(status) => return reply.fail(&status),
     };
     let Some(reply) = quota::admit(session, txn_cost(&request), reply) else { return };

@@ -8,7 +8,7 @@ use futures::channel::oneshot;
 use futures::future::{Either, select};
 use prost::Message;
 
-use super::lenient::decode;
+use super::lenient::{decode, decode_kept};
 use super::quota;
 use crate::proto::etcdserverpb::{
     LeaseGrantRequest, LeaseKeepAliveRequest, LeaseLeasesRequest, LeaseRevokeRequest, LeaseTimeToLiveRequest,
@@ -22,8 +22,8 @@ use crate::server::session::Session;
 
 /// `Lease/LeaseGrant`. Who asks for id 0 gets one that nobody else has.
 pub fn grant(session: &Rc<Session>, message: Bytes, reply: Responder) {
-    let mut request = match decode::<LeaseGrantRequest>(message.clone()) {
-        Ok(request) => request,
+    let (mut request, message) = match decode_kept::<LeaseGrantRequest>(&message) {
+        Ok(decoded) => decoded,
         Err(status) => return reply.fail(&status),
     };
     let message = match request.id {
@@ -50,10 +50,10 @@ fn fresh_id(session: &Session) -> i64 {
 
 /// `Lease/LeaseRevoke`.
 pub fn revoke(session: &Rc<Session>, message: Bytes, reply: Responder) {
-    if let Err(status) = decode::<LeaseRevokeRequest>(message.clone()) {
-        return reply.fail(&status);
+    match decode_kept::<LeaseRevokeRequest>(&message) {
+        Ok((_, message)) => session.propose(Kind::LeaseRevoke, &message, reply),
+        Err(status) => reply.fail(&status),
     }
-    session.propose(Kind::LeaseRevoke, &message, reply);
 }
 
 /// `Lease/LeaseTimeToLive`. A lease that is gone is no error: its time to live is -1.

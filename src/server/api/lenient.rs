@@ -16,10 +16,22 @@ use crate::server::grpc::Status;
 /// # Errors
 /// What etcd answers to bytes that are no message.
 pub fn decode<M: Message + Default>(message: Bytes) -> Result<M, Status> {
-    M::decode(message.clone()).or_else(|_| without_mistyped::<M>(message)).map_err(|_| Status::undecodable())
+    decode_kept(&message).map(|(request, _)| request)
 }
 
-fn without_mistyped<M: Message + Default>(mut message: Bytes) -> Result<M, prost::DecodeError> {
+/// A request's message, and its bytes without what was left out: what goes into the log must be read by whoever reads
+/// the log, without a second look.
+///
+/// # Errors
+/// What etcd answers to bytes that are no message.
+pub fn decode_kept<M: Message + Default>(message: &Bytes) -> Result<(M, Bytes), Status> {
+    match M::decode(message.clone()) {
+        Ok(request) => Ok((request, message.clone())),
+        Err(_) => without_mistyped::<M>(message.clone()).map_err(|_| Status::undecodable()),
+    }
+}
+
+fn without_mistyped<M: Message + Default>(mut message: Bytes) -> Result<(M, Bytes), prost::DecodeError> {
     let mut kept = BytesMut::with_capacity(message.len());
     while message.has_remaining() {
         let mut rest = message.clone();
@@ -31,7 +43,8 @@ fn without_mistyped<M: Message + Default>(mut message: Bytes) -> Result<M, prost
             kept.extend_from_slice(&field);
         }
     }
-    M::decode(kept.freeze())
+    let kept = kept.freeze();
+    Ok((M::decode(kept.clone())?, kept))
 }
 
 /// Whether the field is one of those that come with a length: then what is wrong lies within.
@@ -58,6 +71,16 @@ mod tests {
         assert_eq!(range(b"\x0a\x01k\x08\x07\x18\x02"), Some(expected.clone()));
         // limit as a string, then as it should be.
         assert_eq!(range(b"\x0a\x01k\x1a\x01x\x18\x02"), Some(expected));
+    }
+
+    #[test]
+    fn what_is_kept_is_read_without_leniency() {
+        let sent = Bytes::from_static(b"\x0a\x01k\x1a\x01x\x18\x02");
+        let (request, kept) = decode_kept::<RangeRequest>(&sent).unwrap();
+        assert_eq!(kept, &b"\x0a\x01k\x18\x02"[..]);
+        assert_eq!(RangeRequest::decode(kept).unwrap(), request);
+        let whole = Bytes::from_static(b"\x0a\x01k");
+        assert_eq!(decode_kept::<RangeRequest>(&whole).unwrap().1.as_ptr(), whole.as_ptr(), "not copied");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::cluster::{header, members};
-use super::lenient::decode;
+use super::lenient::{decode, decode_kept};
 use crate::config::ETCD_VERSION;
 use crate::error::Error;
 use crate::mvcc::hash::{HashKv, KvHash};
@@ -75,8 +75,8 @@ fn alarm_text(alarm: &AlarmMember) -> String {
 
 /// `Maintenance/Alarm`. Reading needs no entry in the log; raising and clearing do.
 pub fn alarm(session: &Rc<Session>, message: Bytes, reply: Responder) {
-    let request = match decode::<AlarmRequest>(message.clone()) {
-        Ok(request) => request,
+    let (request, message) = match decode_kept::<AlarmRequest>(&message) {
+        Ok(decoded) => decoded,
         Err(status) => return reply.fail(&status),
     };
     match AlarmAction::try_from(request.action) {
