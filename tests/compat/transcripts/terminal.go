@@ -173,6 +173,8 @@ var masks = []struct {
 	{regexp.MustCompile(`\b\d+%`), "N%"},
 	{regexp.MustCompile(`(took"?[:=. ]+"?)\d+(\.\d+)?(µs|ms|s)`), "${1}TIME"},
 	{regexp.MustCompile(`remaining\(\d+s?\)`), "remaining(N)"},
+	// What is left of ten minutes after a second or two, which the clock may cut either way.
+	{regexp.MustCompile(`("ttl":)(?:59[7-9]|600)\b`), "${1}N"},
 	{regexp.MustCompile(`("(?:ttl|TTL)":)\d+`), "${1}N"},
 	{regexp.MustCompile(`[.\d]+ writes/s`), "RATE writes/s"},
 }
