@@ -27,6 +27,7 @@ use super::io::lobby::Lobby;
 use super::io::sniff::PREFACE;
 use super::io::stop::{Phase, Stop};
 use super::io::task;
+use super::io::turns::{Standing, Turns};
 use super::io::wire::ByteStream;
 use crate::stdx::time::{Duration, Instant};
 
@@ -44,6 +45,8 @@ pub struct Services {
     pub admin: Option<Rc<Admin>>,
     /// Ends the connections.
     pub stop: Rc<Stop>,
+    /// Runs the connections.
+    pub turns: Arc<Turns>,
 }
 
 /// Accepts on `listener` until the core stops.
@@ -51,7 +54,8 @@ pub async fn listen(listener: TcpListener, admission: Arc<Admission>, services: 
     let membership = services.stop.join();
     let lobby = Lobby::new();
     let accepting = accept::accept(&listener, &admission, &lobby, |stream, peer, place| {
-        task::spawn(serve(stream, peer, place, services.clone(), lobby.clone()));
+        let (serving, lobby) = (services.clone(), lobby.clone());
+        services.turns.spawn(|standing| serve(stream, peer, place, standing, serving, lobby));
     });
     let stopping = membership.reached(Phase::Draining);
     futures::future::select(std::pin::pin!(accepting), std::pin::pin!(stopping)).await;
@@ -62,6 +66,7 @@ pub async fn serve<S: ByteStream>(
     mut stream: S,
     peer: SocketAddr,
     place: Place,
+    standing: Standing,
     services: Services,
     lobby: Rc<Lobby>,
 ) {
@@ -77,10 +82,11 @@ pub async fn serve<S: ByteStream>(
     };
     match (first, &services.grpc, &services.admin) {
         (Some(First::Http2(bytes)), Some(core), _) => {
-            grpc::connection::serve(core.clone(), stream, bytes, peer, membership).await;
+            // Boxed, here and below: a connection keeps the room of what it is, not of all it might have been.
+            Box::pin(grpc::connection::serve(core.clone(), stream, bytes, peer, membership, standing)).await;
         }
         (Some(First::Other(bytes)), _, Some(admin)) => {
-            admin::http1::serve(admin, stream, bytes, &membership, &lobby).await;
+            Box::pin(admin::http1::serve(admin, stream, bytes, &membership, &lobby)).await;
         }
         _ => {}
     }

@@ -20,6 +20,7 @@ use super::health::MemberHealth;
 use super::io::accept::Admission;
 use super::io::page_file::MappedFile;
 use super::io::stop::{Phase, Stop};
+use super::io::turns::Turns;
 use super::io::wal_dir::WalDir;
 use super::io::wal_file::WalFile;
 use super::io::{clock, probe, socket, task};
@@ -438,6 +439,7 @@ impl SessionCore {
             ping_timeout: self.config.grpc_keepalive_timeout,
         };
         let core = grpc::Core::new(Rc::new(Api(session.clone())), settings, counters);
+        let turns = Turns::start();
         for &(address, kind) in self.listeners.addresses.iter() {
             let admin = |metrics_only| {
                 let settings = admin::Settings {
@@ -451,6 +453,7 @@ impl SessionCore {
                 grpc: matches!(kind, Kind::Client { .. }).then(|| core.clone()),
                 admin: (kind != Kind::Client { http: false }).then(|| admin(kind == Kind::Metrics)),
                 stop: stop.clone(),
+                turns: turns.clone(),
             };
             let listener = socket::listen(address)
                 .unwrap_or_else(|error| panic!("cannot listen on {address}: {error}; is it in use?"));

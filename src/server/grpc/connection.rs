@@ -35,11 +35,14 @@ use super::{Core, stream};
 use crate::server::io::clock;
 use crate::server::io::stop::{Membership, Phase};
 use crate::server::io::task::{self, Alarm};
+use crate::server::io::turns::Standing;
 use crate::server::io::wire::{ByteStream, Wire};
 use crate::stdx::time::{Duration, Instant};
 
 /// Requests dispatched before other tasks of the core run.
 const TURN_REQUESTS_MAX: usize = 256;
+/// Answers of a turn up to which a connection that only reads goes ahead of others.
+const LITTLE_BYTES: usize = 16 * 1024;
 /// How long a connection that we end may take to receive our last words.
 const LINGER: Duration = Duration::from_secs(1);
 const CARDINALITY: &str =
@@ -54,25 +57,28 @@ pub async fn serve<S: ByteStream>(
     first: Bytes,
     peer: std::net::SocketAddr,
     membership: Membership,
+    standing: Standing,
 ) {
     let wire = Wire::new(stream, first);
     let shared = Shared::new(core.clone(), peer);
     core.counters.opened.add(1);
     // Only fails when the client goes in the middle of it: the preface is in `first` already.
-    if let Ok(h2) = core.settings.builder().handshake(wire.clone()).await {
-        let mut connection = Connection {
+    if let Ok(h2) = Box::pin(core.settings.builder().handshake(wire.clone())).await {
+        let mut connection = Box::new(Connection {
             h2,
             wire: wire.clone(),
             shared: shared.clone(),
             membership,
             queue: Vec::with_capacity(8),
+            standing,
+            asks_little: true,
             strikes: Strikes::new(core.settings.ping_interval_min),
             keepalive: Keepalive::new(core.settings.ping_after, core.settings.ping_timeout),
             pings: None,
             alarm: None,
             draining: false,
             last_stream: 0,
-        };
+        });
         poll_fn(|cx| connection.poll(cx)).await;
     }
     shared.abandon();
@@ -87,6 +93,9 @@ struct Connection<S> {
     membership: Membership,
     /// Requests of this turn; empty between turns.
     queue: Vec<Accepted>,
+    standing: Standing,
+    /// The last requests were reads.
+    asks_little: bool,
     strikes: Strikes,
     keepalive: Keepalive,
     pings: Option<h2::PingPong>,
@@ -133,9 +142,10 @@ impl<S: ByteStream> Connection<S> {
             dispatched += self.queue.len();
             let mut queue = std::mem::take(&mut self.queue);
             let now = clock::now();
+            self.asks_little = true;
             for (request, respond) in queue.drain(..) {
                 self.last_stream = respond.stream_id().as_u32();
-                dispatch(&self.shared, cx, now, request, respond);
+                self.asks_little &= dispatch(&self.shared, cx, now, request, respond);
             }
             self.queue = queue;
             if dispatched >= TURN_REQUESTS_MAX {
@@ -166,6 +176,7 @@ impl<S: ByteStream> Connection<S> {
 
     /// Sends what this turn has written.
     fn send(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.standing.set(self.asks_little && self.wire.unsent() <= LITTLE_BYTES);
         match self.wire.push(cx) {
             Poll::Ready(Err(_)) => Poll::Ready(()), // the client has gone
             _ => Poll::Pending,
@@ -230,42 +241,47 @@ fn too_many_pings(last_stream: u32) -> Vec<u8> {
     frame
 }
 
-/// Answers a request on the spot if its message is whole, or starts what will.
+/// Answers a request on the spot if its message is whole, or starts what will. Whether it was a read, or nothing.
 fn dispatch(
     shared: &Rc<Shared>,
     cx: &mut Context<'_>,
     now: Instant,
     request: Request<RecvStream>,
     mut respond: SendResponse<Frame>,
-) {
+) -> bool {
     let (parts, body) = request.into_parts();
     let core = &shared.core;
     let Head { deadline, encoding } = match examine(&parts, now) {
         Ok(head) => head,
-        Err(Refusal::Reset) => return respond.send_reset(h2::Reason::PROTOCOL_ERROR),
+        Err(Refusal::Reset) => {
+            respond.send_reset(h2::Reason::PROTOCOL_ERROR);
+            return true;
+        }
         Err(Refusal::Answer(http, status)) => {
             // An error here and below says that the client has gone.
             let _ = respond.send_response(core.templates.refusal(http, &status), true);
-            return;
+            return true;
         }
     };
     let Some(method) = Method::from_path(parts.uri.path()) else {
         let status = Status::new(Code::Unimplemented, unknown(parts.uri.path()));
         let _ = respond.send_response(core.templates.refusal(http::StatusCode::OK, &status), true);
-        return;
+        return true;
     };
     core.counters.of(method).started.add(1);
     let metadata = Metadata::new(parts.headers);
     let call = Call { method, metadata, deadline, peer: shared.peer };
     if let Some(encoding) = &encoding {
-        return shared.refuse(method, respond, &super::frame::not_installed(encoding));
+        shared.refuse(method, respond, &super::frame::not_installed(encoding));
+        return true;
     }
     if method.kind() != Kind::Unary {
         let (incoming, outgoing, state) = stream::halves(shared, method, (body, encoding), respond);
         if let Some(at) = deadline {
             shared.expire_stream_at(at, &state);
         }
-        return core.api.stream(call, incoming, outgoing);
+        core.api.stream(call, incoming, outgoing);
+        return false;
     }
     let mut reader = Reader::new(body, encoding, shared.clone());
     match reader.poll_message(cx) {
@@ -274,6 +290,7 @@ fn dispatch(
             task::spawn(answer_later(shared.clone(), call, reader, respond));
         }
     }
+    method.is_read()
 }
 
 /// Waits for the rest of a unary request, and until its connection may answer.

@@ -142,6 +142,23 @@ methods! {
     }
 }
 
+impl Method {
+    /// Whether the answer needs no log write.
+    pub const fn is_read(self) -> bool {
+        matches!(
+            self,
+            Self::Range
+                | Self::LeaseTimeToLive
+                | Self::LeaseLeases
+                | Self::MemberList
+                | Self::Status
+                | Self::AuthStatus
+                | Self::HealthCheck
+                | Self::HealthList
+        )
+    }
+}
+
 /// What grpc-go says about a path that is no method.
 pub fn unknown(path: &str) -> String {
     let Some((service, method)) = path.strip_prefix('/').and_then(|rest| rest.rsplit_once('/')) else {

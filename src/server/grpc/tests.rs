@@ -17,6 +17,7 @@ use super::*;
 use crate::server::front::{self, Services};
 use crate::server::io::accept::Admission;
 use crate::server::io::stop::{Phase, Stop};
+use crate::server::io::turns::Turns;
 use crate::server::io::{socket, task};
 
 /// Answers each method in a way of its own, see the match.
@@ -126,7 +127,8 @@ impl Server {
                 let api = Rc::new(Echo { held: RefCell::default(), seen: seen2 });
                 let core = Core::new(api, settings, counters2);
                 let stop = Stop::new();
-                let services = Services { grpc: Some(core), admin: None, stop: stop.clone() };
+                let services =
+                    Services { grpc: Some(core), admin: None, stop: stop.clone(), turns: Turns::start() };
                 let listener = socket::listen(address).unwrap();
                 task::spawn(front::listen(listener, admission, services));
                 started.send(()).unwrap();

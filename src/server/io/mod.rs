@@ -10,6 +10,7 @@
 //!   stop     drain, then close, the connections of a core
 //!   clock    the monotonic clock as stdx::time::Instant
 //!   task     spawn and sleep
+//!   turns    whose turn it is among the connections of a core
 //!   wal_dir, wal_file, page_file, ofd_lock    the files of a member
 //!   probe    may this process use io_uring? says in one line what to allow
 //! ```
@@ -35,6 +36,7 @@ pub mod sniff;
 pub mod socket;
 pub mod stop;
 pub mod task;
+pub mod turns;
 pub mod wal_dir;
 pub mod wal_file;
 pub mod wire;

@@ -96,6 +96,12 @@ impl<S: ByteStream> Wire<S> {
         self.0.borrow_mut().push(cx)
     }
 
+    /// Bytes collected and not sent.
+    pub fn unsent(&self) -> usize {
+        let state = self.0.borrow();
+        state.out.len() - state.sent
+    }
+
     /// Collects bytes of our own, whole HTTP/2 frames, behind what h2 wrote.
     pub fn append(&self, frames: &[u8]) {
         self.0.borrow_mut().collect(&[io::IoSlice::new(frames)]);
