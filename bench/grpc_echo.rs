@@ -13,6 +13,7 @@ use kevel::server::grpc::counters::Counters;
 use kevel::server::grpc::{Api, Call, Core, Incoming, Method, Outgoing, Responder, Settings};
 use kevel::server::io::accept::Admission;
 use kevel::server::io::stop::Stop;
+use kevel::server::io::turns::Turns;
 use kevel::server::io::{probe, socket, task};
 
 #[global_allocator]
@@ -71,7 +72,7 @@ fn main() {
     let builder = LocalExecutorBuilder::new(placement).io_memory(1 << 20).ring_depth(512);
     builder.make().expect("an executor").run(async move {
         let core = Core::new(Rc::new(Echo), Settings::default(), Counters::new());
-        let services = Services { grpc: Some(core), admin: None, stop: Stop::new() };
+        let services = Services { grpc: Some(core), admin: None, stop: Stop::new(), turns: Turns::start() };
         let listener = socket::listen(address).expect("a free address");
         println!("serving on {address}, process {}", std::process::id());
         front::listen(listener, Admission::from_descriptor_limit(), services).await;

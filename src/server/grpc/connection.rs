@@ -7,7 +7,7 @@
 //!   2  each request whose message is whole is answered on the spot, by a plain call of its handler
 //!      (others get a task: a body in several reads, a stream)
 //!   3  h2 writes the answers into the wire's buffer, and frames that other tasks queued in the meantime
-//!   4  nothing more to do: one send, and sleep
+//!   4  nothing more to do: one send, unless all there is to send can wait for an answer, and sleep
 //! ```
 //!
 //! A turn ends early after [`TURN_REQUESTS_MAX`] requests or 256 KB read, so that a hot connection does not own
@@ -29,6 +29,7 @@ use super::frame::Frame;
 use super::head::{Head, Metadata, Refusal, examine};
 use super::keepalive::{Action, Keepalive, Strikes};
 use super::method::{Kind, Method, unknown};
+use super::pongs::Waits;
 use super::reader::Reader;
 use super::status::{Code, Status};
 use super::{Core, stream};
@@ -71,6 +72,7 @@ pub async fn serve<S: ByteStream>(
             membership,
             queue: Vec::with_capacity(8),
             standing,
+            waits: Waits::default(),
             asks_little: true,
             strikes: Strikes::new(core.settings.ping_interval_min),
             keepalive: Keepalive::new(core.settings.ping_after, core.settings.ping_timeout),
@@ -94,6 +96,7 @@ struct Connection<S> {
     /// Requests of this turn; empty between turns.
     queue: Vec<Accepted>,
     standing: Standing,
+    waits: Waits,
     /// The last requests were reads.
     asks_little: bool,
     strikes: Strikes,
@@ -177,6 +180,14 @@ impl<S: ByteStream> Connection<S> {
     /// Sends what this turn has written.
     fn send(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.standing.set(self.asks_little && self.wire.unsent() <= LITTLE_BYTES);
+        let asked = self.wire.take_data_seen();
+        if asked
+            && self.wire.holds_only_pongs()
+            && self.shared.core.pongs.may_wait(&mut self.waits, cx.waker())
+        {
+            return Poll::Pending;
+        }
+        self.waits.end();
         match self.wire.push(cx) {
             Poll::Ready(Err(_)) => Poll::Ready(()), // the client has gone
             _ => Poll::Pending,

@@ -8,6 +8,7 @@
 //!   stream      Incoming and Outgoing of streaming calls               account  what waits for a slow client
 //!   answer      header blocks, built once                              status   codes and texts of errors
 //!   keepalive   pings: too many of the client's, and our own           counters per method, per core
+//!   pongs       acknowledged pings that leave with an answer
 //! ```
 //!
 //! The whole lives on one core. A handler ([`Api`]) is called synchronously with a whole message and usually
@@ -34,6 +35,7 @@ mod keepalive;
 mod long;
 mod messages;
 mod method;
+mod pongs;
 mod reader;
 pub mod status;
 mod stream;
@@ -123,6 +125,7 @@ pub struct Core {
     templates: answer::Templates,
     /// Bytes of messages that are not whole yet, of all connections.
     partial_bytes: Cell<usize>,
+    pongs: Rc<pongs::Pongs>,
 }
 
 impl Core {
@@ -134,6 +137,7 @@ impl Core {
             counters,
             templates: answer::Templates::default(),
             partial_bytes: Cell::new(0),
+            pongs: Rc::default(),
         })
     }
 }

@@ -634,6 +634,41 @@ fn floods_end_their_connection() {
 }
 
 #[test]
+fn pings_are_acknowledged_although_an_answer_is_outstanding() {
+    let server = Server::start(Settings::default());
+    let mut socket = server.raw();
+    // Nobody ever answers this method.
+    let asking = |stream: u32| {
+        let mut bytes = headers(stream, "/etcdserverpb.KV/Compact", 4, &[]);
+        bytes.extend(frame(0, 1, stream, b"\0\0\0\0\0"));
+        bytes
+    };
+    let ping = |byte: u8| frame(6, 0, 0, &[byte; 8]);
+    let pong = |byte: u8| frame(6, 1, 0, &[byte; 8]);
+    let mut received = Vec::new();
+    let mut until_pong = |socket: &mut TcpStream, byte: u8| {
+        while !received.windows(17).any(|window| window == pong(byte)) {
+            let mut buffer = [0; 1024];
+            let n = socket.read(&mut buffer).expect("an acknowledgement comes in time");
+            received.extend_from_slice(&buffer[..n]);
+        }
+    };
+    socket.write_all(&[asking(1), ping(1)].concat()).unwrap();
+    until_pong(&mut socket, 1);
+    // Nor does a client wait that never stops asking.
+    let mut more = socket.try_clone().unwrap();
+    let flood = std::thread::spawn(move || {
+        for stream in 1..200 {
+            more.write_all(&asking(1 + 2 * stream)).unwrap();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
+    socket.write_all(&ping(2)).unwrap();
+    until_pong(&mut socket, 2);
+    flood.join().unwrap();
+}
+
+#[test]
 fn slow_and_idle_clients_hurt_nobody() {
     let server = Server::start(Settings::default());
     let mut slow: Vec<_> = (0..200).map(|_| TcpStream::connect(server.address).unwrap()).collect();

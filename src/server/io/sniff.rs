@@ -6,10 +6,21 @@
 #![forbid(unsafe_code)]
 
 const HEADER_BYTES: usize = 9;
+const TYPE_DATA: u8 = 0;
 const TYPE_PING: u8 = 6;
+const PING_BYTES: usize = 8;
 const FLAG_ACK: u8 = 1;
 /// Length of the client's connection preface, which is no frame.
 pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Whether `frames`, which begin at a frame's head, are acknowledgements of PING frames and nothing else. No frames
+/// are not.
+pub fn are_pongs(frames: &[u8]) -> bool {
+    let frame = HEADER_BYTES + PING_BYTES;
+    !frames.is_empty()
+        && frames.len().is_multiple_of(frame)
+        && frames.chunks(frame).all(|pong| pong[..5] == [0, 0, PING_BYTES as u8, TYPE_PING, FLAG_ACK])
+}
 
 /// Counts the PING frames (not their acknowledgements) in a client's byte stream.
 pub struct Sniffer {
@@ -19,11 +30,12 @@ pub struct Sniffer {
     head: [u8; HEADER_BYTES],
     have: usize,
     pings: u32,
+    data: bool,
 }
 
 impl Default for Sniffer {
     fn default() -> Self {
-        Self { skip: PREFACE.len(), head: [0; HEADER_BYTES], have: 0, pings: 0 }
+        Self { skip: PREFACE.len(), head: [0; HEADER_BYTES], have: 0, pings: 0, data: false }
     }
 }
 
@@ -58,11 +70,17 @@ impl Sniffer {
         if kind == TYPE_PING && flags & FLAG_ACK == 0 {
             self.pings = self.pings.saturating_add(1);
         }
+        self.data |= kind == TYPE_DATA;
     }
 
     /// The PING frames seen since the last call.
     pub fn take_pings(&mut self) -> u32 {
         std::mem::take(&mut self.pings)
+    }
+
+    /// Whether a DATA frame was seen since the last call.
+    pub fn take_data_seen(&mut self) -> bool {
+        std::mem::take(&mut self.data)
     }
 }
 
@@ -95,6 +113,19 @@ mod tests {
                 rest = &rest[cut..];
             }
             assert_eq!((sniffer.take_pings(), sniffer.take_pings()), (2, 0));
+            assert_eq!((sniffer.take_data_seen(), sniffer.take_data_seen()), (true, false));
+        }
+    }
+
+    #[test]
+    fn pongs_are_told_from_anything_else() {
+        let pong = frame(TYPE_PING, FLAG_ACK, PING_BYTES);
+        assert!(are_pongs(&pong) && are_pongs(&[&pong[..], &pong].concat()));
+        let settings = frame(4, FLAG_ACK, 0);
+        // A frame of another type that is as long as a pong, or a ping of our own.
+        let (window, ping) = (frame(8, 0, PING_BYTES), frame(TYPE_PING, 0, PING_BYTES));
+        for other in [&[][..], &settings, &window, &ping] {
+            assert!(!are_pongs(other) && !are_pongs(&[&pong, other, &settings].concat()));
         }
     }
 }

@@ -25,7 +25,7 @@ use bytes::{Buf, Bytes};
 use futures::io::{AsyncRead, AsyncWrite};
 use tokio::io::ReadBuf;
 
-use super::sniff::Sniffer;
+use super::sniff::{self, Sniffer};
 use super::{clock, task};
 use crate::stdx::time::Instant;
 
@@ -100,6 +100,17 @@ impl<S: ByteStream> Wire<S> {
     pub fn unsent(&self) -> usize {
         let state = self.0.borrow();
         state.out.len() - state.sent
+    }
+
+    /// Whether all that is collected are acknowledgements of pings.
+    pub fn holds_only_pongs(&self) -> bool {
+        let state = self.0.borrow();
+        sniff::are_pongs(&state.out[state.sent..])
+    }
+
+    /// Whether a DATA frame has begun to come in since the last call.
+    pub fn take_data_seen(&self) -> bool {
+        self.0.borrow_mut().sniffer.take_data_seen()
     }
 
     /// Collects bytes of our own, whole HTTP/2 frames, behind what h2 wrote.
