@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use kevel::config::{self, Command, Config, Failure, Notice};
 use kevel::page::{self, OpenError};
 use kevel::server::io::page_file::MappedFile;
-use kevel::server::io::probe;
+use kevel::server::io::{fault, probe};
 use kevel::server::log::{self, lines};
 use kevel::server::run;
 
@@ -19,6 +19,7 @@ const STATUS_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     probe::early_init();
+    fault::explain();
     let args: Vec<String> = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
     let env: Vec<(String, String)> = std::env::vars_os()
         .map(|(key, value)| (key.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))

@@ -25,7 +25,7 @@ use super::io::accept::{self, Admission, Place};
 use super::io::clock;
 use super::io::lobby::Lobby;
 use super::io::sniff::PREFACE;
-use super::io::stop::{Phase, Stop};
+use super::io::stop::{Membership, Phase, Stop};
 use super::io::task;
 use super::io::turns::{Standing, Turns};
 use super::io::wire::ByteStream;
@@ -55,7 +55,9 @@ pub async fn listen(listener: TcpListener, admission: Arc<Admission>, services: 
     let lobby = Lobby::new();
     let accepting = accept::accept(&listener, &admission, &lobby, |stream, peer, place| {
         let (serving, lobby) = (services.clone(), lobby.clone());
-        services.turns.spawn(|standing| serve(stream, peer, place, standing, serving, lobby));
+        // Joined here and not by the connection's first turn, which may come after the core's end was asked for.
+        let membership = services.stop.join();
+        services.turns.spawn(|standing| serve(stream, peer, place, standing, membership, serving, lobby));
     });
     let stopping = membership.reached(Phase::Draining);
     futures::future::select(std::pin::pin!(accepting), std::pin::pin!(stopping)).await;
@@ -67,22 +69,22 @@ pub async fn serve<S: ByteStream>(
     peer: SocketAddr,
     place: Place,
     standing: Standing,
+    membership: Membership,
     services: Services,
     lobby: Rc<Lobby>,
 ) {
-    let membership = services.stop.join();
     let deadline = clock::now() + HEAD_TIMEOUT;
     let first = {
-        let reading = lobby.wait(first_bytes(&mut stream, deadline));
+        // Boxed, here and below: a connection keeps the room of what it is, not of all it might have been.
+        let reading = Box::pin(lobby.wait(first_bytes(&mut stream, deadline)));
         let stopping = membership.reached(Phase::Draining);
-        match futures::future::select(std::pin::pin!(reading), std::pin::pin!(stopping)).await {
+        match futures::future::select(reading, std::pin::pin!(stopping)).await {
             futures::future::Either::Left((first, _)) => first.flatten(),
             futures::future::Either::Right(_) => None,
         }
     };
     match (first, &services.grpc, &services.admin) {
         (Some(First::Http2(bytes)), Some(core), _) => {
-            // Boxed, here and below: a connection keeps the room of what it is, not of all it might have been.
             Box::pin(grpc::connection::serve(core.clone(), stream, bytes, peer, membership, standing)).await;
         }
         (Some(First::Other(bytes)), _, Some(admin)) => {

@@ -334,7 +334,7 @@ fn open(config: &Config, foundation: &Foundation) -> Result<Opened, String> {
         return Ok(Opened { store, opening: Opening::Found(foundation.clone()), metadata: None, wal_dir });
     }
     let content = wal_dir.read_after(&names, applied).map_err(|error| failed("read", &wal_path, &error))?;
-    let segments: Vec<_> = content.iter().map(|(name, bytes)| (*name, bytes.as_slice())).collect();
+    let segments: Vec<_> = content.iter().map(|(name, bytes)| (*name, &**bytes)).collect();
     let recovered = wal::recover(&segments, applied).map_err(|error| error.to_string())?;
     drop(content);
     wal_dir.mend_tail(&recovered.tail).map_err(|error| failed("mend", &wal_path, &error))?;

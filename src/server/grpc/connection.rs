@@ -179,7 +179,7 @@ impl<S: ByteStream> Connection<S> {
 
     /// Sends what this turn has written.
     fn send(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.standing.set(self.asks_little && self.wire.unsent() <= LITTLE_BYTES);
+        self.standing.set(self.asks_little && self.wire.wrote() <= LITTLE_BYTES);
         let asked = self.wire.take_data_seen();
         if asked
             && self.wire.holds_only_pongs()
@@ -252,7 +252,8 @@ fn too_many_pings(last_stream: u32) -> Vec<u8> {
     frame
 }
 
-/// Answers a request on the spot if its message is whole, or starts what will. Whether it was a read, or nothing.
+/// Answers a request on the spot if its message is whole, or starts what will. False for a write and a
+/// stream, true for a read and for what is refused.
 fn dispatch(
     shared: &Rc<Shared>,
     cx: &mut Context<'_>,

@@ -143,7 +143,7 @@ methods! {
 }
 
 impl Method {
-    /// Whether the answer needs no log write.
+    /// Whether this is a read that costs little as a rule and waits for no log write.
     pub const fn is_read(self) -> bool {
         matches!(
             self,

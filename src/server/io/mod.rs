@@ -11,24 +11,27 @@
 //!   clock    the monotonic clock as stdx::time::Instant
 //!   task     spawn and sleep
 //!   turns    whose turn it is among the connections of a core
-//!   wal_dir, wal_file, page_file, ofd_lock    the files of a member
+//!   wal_dir, wal_file, log_map, page_file, ofd_lock    the files of a member
+//!   fault    last words when a mapped page cannot be read
 //!   probe    may this process use io_uring? says in one line what to allow
 //! ```
 //!
 //! What glommio 0.9 needs to be told (all measured):
 //! - a socket write costs a system call, so [`wire`] collects what h2 writes (two writes per DATA frame) and
 //!   sends once per wake-up;
-//! - a task's waker panics beyond 32 766 clones: whoever waits on many things with one task wraps its waker with
-//!   [`task::sturdy`];
+//! - a task's waker panics beyond 32 766 clones: no task waits on so many things at once (connections are no tasks of
+//!   glommio's, see [`turns`]; log writes are a task of their own);
 //! - the first sleep of an executor takes 11 ms unless the process registered for membarrier before its first
 //!   thread: [`probe::early_init`].
 //!
 //! Everything here lives on one core and is neither `Send` nor shared, except [`accept::Admission`], one atomic
-//! count of connections for the whole process.
+//! count of connections for the whole process, and the queues of [`turns`], which a waker must be able to reach.
 
 pub mod accept;
 pub mod clock;
+pub mod fault;
 pub mod lobby;
+pub mod log_map;
 pub mod ofd_lock;
 pub mod page_file;
 pub mod probe;

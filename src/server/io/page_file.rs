@@ -2,7 +2,7 @@
 //!
 //! The mapping covers more address space than the file has bytes, so it never moves while the file grows; what
 //! lies beyond the file's end is not touched. Writing goes through pwrite: the mapping is read-only, so no stray
-//! store can reach the file. A read error behind the mapping arrives as SIGBUS, which ends the process.
+//! store can reach the file. A read error behind the mapping arrives as SIGBUS, which ends the process (`fault`).
 //!
 //! The kernel's read-ahead stays as it is. The working set is resident; what reads cold pages are the first seconds
 //! after a start and walks in key or revision order, and both gain more from the neighbours that come along than a

@@ -6,12 +6,12 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, Waker};
 
 use crate::stdx::time::{Duration, Instant};
 
-/// Runs `future` on this core, on its own.
+/// Runs `future` on this core, on its own. It is polled a first time before this returns: no `RefCell` that it uses may
+/// be borrowed across the call.
 pub fn spawn(future: impl Future<Output = ()> + 'static) {
     glommio::spawn_local(future).detach();
 }
@@ -79,22 +79,4 @@ pub async fn until<F: Future>(deadline: Instant, future: F) -> Option<F::Output>
         alarm.poll(cx).map(|()| None)
     })
     .await
-}
-
-struct Relay(Waker);
-
-impl Wake for Relay {
-    fn wake(self: Arc<Self>) {
-        self.0.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.0.wake_by_ref();
-    }
-}
-
-/// A waker that may be cloned any number of times, where a glommio task's own panics after 32 766 clones. For one
-/// task that waits on many streams.
-pub fn sturdy(waker: &Waker) -> Waker {
-    Waker::from(Arc::new(Relay(waker.clone())))
 }

@@ -5,12 +5,12 @@
 //! small executor inside glommio's, with two queues:
 //!
 //! ```text
-//!   woken ──┬─▶ ahead    connections that ask for little and wait for no log write    4 of these, then
-//!           └─▶ behind   the others                                                   1 of these
+//!   woken ──┬─▶ ahead    connections whose last requests were reads, with short answers    4 of these, then
+//!           └─▶ behind   the others                                                        1 of these
 //! ```
 //!
-//! A slice of [`SLICE`] at a time; then the rings are looked at, which is how new requests are seen at all, and the
-//! core's other tasks run.
+//! A slice of [`SLICE`] at a time, or one turn if that takes longer; then the rings are looked at, which is how new
+//! requests are seen at all, and the core's other tasks run.
 #![forbid(unsafe_code)]
 
 use std::future::{Future, poll_fn};
@@ -41,7 +41,8 @@ pub struct Turns {
     runner: AtomicWaker,
 }
 
-/// A connection's say in which queue it waits. It begins ahead.
+/// A connection's say in which queue it waits. It begins ahead, and HTTP/1.1's connections stay there: a probe must be
+/// answered while the member is busy.
 #[derive(Clone)]
 pub struct Standing(Arc<AtomicBool>);
 

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 
+use super::log_map::LogMap;
 use super::ofd_lock;
 use crate::wal::segment::first_needed;
 use crate::wal::{SEGMENT_BYTES, SegmentName, Tail};
@@ -84,9 +85,9 @@ impl WalDir {
     ///
     /// # Errors
     /// What the filesystem answers.
-    pub fn read_after(&self, names: &[SegmentName], index: u64) -> io::Result<Vec<(SegmentName, Vec<u8>)>> {
+    pub fn read_after(&self, names: &[SegmentName], index: u64) -> io::Result<Vec<(SegmentName, LogMap)>> {
         let first = first_needed(names, index).unwrap_or(0);
-        names[first..].iter().map(|&name| Ok((name, fs::read(self.file(name))?))).collect()
+        names[first..].iter().map(|&name| Ok((name, LogMap::new(&File::open(self.file(name))?)?))).collect()
     }
 
     /// Makes the last segment ready to be written on from where its last whole record ends: everything behind it

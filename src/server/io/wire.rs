@@ -60,6 +60,8 @@ struct State<S> {
     sniffer: Sniffer,
     /// What may still be read in this turn.
     read_left: usize,
+    /// What was collected in this turn.
+    wrote: usize,
     last_read: Instant,
 }
 
@@ -82,13 +84,15 @@ impl<S: ByteStream> Wire<S> {
             sent: 0,
             sniffer: Sniffer::default(),
             read_left: READ_TURN_BYTES,
+            wrote: 0,
             last_read: clock::now(),
         })))
     }
 
     /// Begins a turn of the connection task: it may read again.
     pub fn begin_turn(&self) {
-        self.0.borrow_mut().read_left = READ_TURN_BYTES;
+        let state = &mut *self.0.borrow_mut();
+        (state.read_left, state.wrote) = (READ_TURN_BYTES, 0);
     }
 
     /// Sends what is collected. `Pending` registers the task for when the socket takes more.
@@ -96,16 +100,16 @@ impl<S: ByteStream> Wire<S> {
         self.0.borrow_mut().push(cx)
     }
 
-    /// Bytes collected and not sent.
-    pub fn unsent(&self) -> usize {
-        let state = self.0.borrow();
-        state.out.len() - state.sent
+    /// Bytes collected in this turn.
+    pub fn wrote(&self) -> usize {
+        self.0.borrow().wrote
     }
 
     /// Whether all that is collected are acknowledgements of pings.
     pub fn holds_only_pongs(&self) -> bool {
         let state = self.0.borrow();
-        sniff::are_pongs(&state.out[state.sent..])
+        // After a partial send the rest may begin inside a frame.
+        state.sent == 0 && sniff::are_pongs(&state.out)
     }
 
     /// Whether a DATA frame has begun to come in since the last call.
@@ -177,7 +181,9 @@ impl<S: ByteStream> State<S> {
         }
         let before = self.out.len();
         slices.iter().for_each(|slice| self.out.extend_from_slice(slice));
-        self.out.len() - before
+        let collected = self.out.len() - before;
+        self.wrote += collected;
+        collected
     }
 
     fn poll_collect(&mut self, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
