@@ -177,6 +177,9 @@ var masks = []struct {
 	{regexp.MustCompile(`("ttl":)(?:59[7-9]|600)\b`), "${1}N"},
 	{regexp.MustCompile(`("(?:ttl|TTL)":)\d+`), "${1}N"},
 	{regexp.MustCompile(`[.\d]+ writes/s`), "RATE writes/s"},
+	{regexp.MustCompile(`Stddev is [.\d]+s`), "Stddev is TIME"},
+	// All the states of a bar that is drawn over itself.
+	{regexp.MustCompile(`\d+ / \d+ \[.*p/s`), "PROGRESS"},
 }
 
 var (
