@@ -1,7 +1,7 @@
 //! `kevel-bench`: load for any etcd v3 endpoint, and what it costs.
 //!
 //! ```text
-//!   args       the command line                 scenario/  what is asked of the server
+//!   cli, args  the command line                 scenario/  what is asked of the server
 //!   target     endpoints and TLS                phase      threads, connections, the reporting thread's view
 //!   link       a connection and its turns       run        when a phase begins and ends
 //!   calls      calls in flight, gRPC over h2    loader     clients that do one operation after another
@@ -12,7 +12,7 @@
 //!   optimistic Kubernetes' transactions         process    CPU and memory of servers and of ourselves
 //!   frame      messages out of answers          progress   the live line
 //!   fields     single fields of messages        report/    table, JSON, distributions, plots
-//!   leader     which endpoint leads
+//!   leader     which endpoint leads             units      numbers with units
 //! ```
 //!
 //! Thread per core: each thread runs one executor with its own connections and shares nothing while it runs but a few
@@ -21,6 +21,7 @@
 
 mod args;
 mod calls;
+mod cli;
 mod fields;
 mod frame;
 mod keys;
@@ -40,6 +41,7 @@ mod run;
 mod scenario;
 mod target;
 mod template;
+mod units;
 mod watcher;
 mod zipf;
 
@@ -51,7 +53,8 @@ use clap::{CommandFactory, Parser};
 use kevel::server::io::{clock, probe};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use crate::args::{Cli, Command, Common};
+use crate::args::Common;
+use crate::cli::{Cli, Command};
 use crate::phase::World;
 use crate::scenario::{Outcomes, Scenario, Settings};
 use crate::target::Target;

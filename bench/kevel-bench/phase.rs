@@ -7,7 +7,6 @@ use std::thread;
 use std::time::Duration as StdDuration;
 
 use glommio::{LocalExecutorBuilder, Placement};
-use hdrhistogram::Histogram;
 use kevel::server::io::clock;
 use kevel::stdx::time::{Duration, Instant};
 
@@ -15,7 +14,7 @@ use crate::calls::Handler;
 use crate::link::{self, Tuning};
 use crate::process::Use;
 use crate::progress::Progress;
-use crate::record::{self, Record, Shared, histogram};
+use crate::record::{self, Interval, Record, Shared, histogram};
 use crate::run::{Bounds, Run};
 use crate::target::Target;
 
@@ -72,15 +71,6 @@ pub struct Phase {
     pub classes: Vec<&'static str>,
     pub jobs: Vec<Job>,
     pub bounds: Bounds,
-}
-
-/// One interval of the series.
-pub struct Interval {
-    /// Seconds since counting began, at its end.
-    pub at: f64,
-    pub seconds: f64,
-    pub errors: u64,
-    pub latency: Histogram<u64>,
 }
 
 /// What a phase measured.

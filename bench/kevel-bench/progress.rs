@@ -3,7 +3,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use crate::phase::Interval;
+use crate::record::Interval;
 
 /// A line on standard error that each second overwrites.
 pub struct Progress {

@@ -14,6 +14,15 @@ const LATENCY_MIN_NANOS: u64 = 1_000;
 const LATENCY_MAX_NANOS: u64 = 3_600_000_000_000;
 const DIGITS: u8 = 3;
 
+/// One interval of the series.
+pub struct Interval {
+    /// Seconds since counting began, at its end.
+    pub at: f64,
+    pub seconds: f64,
+    pub errors: u64,
+    pub latency: Histogram<u64>,
+}
+
 /// An empty histogram of latencies.
 pub fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(LATENCY_MIN_NANOS, LATENCY_MAX_NANOS, DIGITS).expect("bounds that make sense")

@@ -5,8 +5,8 @@ use clap::Args;
 
 use super::range::{How, RangeArgs, RangeSource};
 use super::{Outcomes, Scenario, Settings, fill};
-use crate::args::{size, size_positive};
 use crate::phase::{Phase, World};
+use crate::units::{size, size_positive};
 
 const CALLERS_DEFAULT: u32 = 4;
 

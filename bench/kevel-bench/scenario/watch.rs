@@ -10,13 +10,13 @@ use kevel::stdx::time::Instant;
 
 use super::put::PutSource;
 use super::{Outcomes, Scenario, Settings, share};
-use crate::args::size_positive;
 use crate::keys::prefix_end;
 use crate::loader::{Done, Loader, Request, Source, Then};
 use crate::pace::{Load, Pace};
 use crate::phase::{Job, Phase, World};
 use crate::run::Run;
 use crate::template::STAMP_BYTES;
+use crate::units::size_positive;
 use crate::watcher::{self, Streams, Watcher};
 
 /// Puts per second unless --rate or --total says otherwise.

@@ -27,12 +27,12 @@ use kevel::proto::etcdserverpb::WatchCreateRequest;
 
 use super::range::{How, RangeArgs, RangeSource};
 use super::{Outcomes, Scenario, Settings};
-use crate::args::{duration, size_positive};
 use crate::keys::prefix_end;
 use crate::loader::{Loader, Source};
 use crate::pace::{Load, Pace};
 use crate::phase::{Job, Phase, World};
 use crate::run::{Bounds, Run};
+use crate::units::{duration, size_positive};
 use crate::watcher::{self, Watcher};
 use kind::{Cluster, KINDS};
 
@@ -79,7 +79,7 @@ pub struct KubernetesArgs {
     #[arg(long, value_name = "N", default_value_t = 30)]
     pub pods_per_node: u64,
     /// Pods that come and go per second [default: one per 50 nodes]
-    #[arg(long, value_name = "PER_SECOND", value_parser = crate::args::rate)]
+    #[arg(long, value_name = "PER_SECOND", value_parser = crate::units::rate)]
     pub churn: Option<f64>,
     /// Each node renews its lease so often
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10s")]
@@ -88,7 +88,7 @@ pub struct KubernetesArgs {
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "5m")]
     pub node_status: Duration,
     /// Linearizable reads per second: single objects and the current revision [default: one per 10 nodes]
-    #[arg(long, value_name = "PER_SECOND", value_parser = crate::args::rate)]
+    #[arg(long, value_name = "PER_SECOND", value_parser = crate::units::rate)]
     pub reads: Option<f64>,
     /// Apiservers: each lists every kind at first and then watches it
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=100), default_value_t = 1)]

@@ -8,8 +8,8 @@ mod keepalive;
 use clap::{Args, ValueEnum};
 
 use super::{Outcomes, Scenario, Settings};
-use crate::args::size_positive;
 use crate::phase::World;
+use crate::units::size_positive;
 
 /// What `lease` takes.
 #[derive(Args, Clone, Debug)]
@@ -25,7 +25,7 @@ pub struct LeaseArgs {
     #[arg(long, value_name = "N", value_parser = size_positive)]
     pub leases: Option<u64>,
     /// expire: puts per second beside the flood, to see what it does to others
-    #[arg(long, value_name = "PER_SECOND", value_parser = crate::args::rate, default_value_t = 100.0)]
+    #[arg(long, value_name = "PER_SECOND", value_parser = crate::units::rate, default_value_t = 100.0)]
     pub probe_rate: f64,
 }
 
