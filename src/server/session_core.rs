@@ -56,8 +56,10 @@ pub async fn run(session: Rc<Session>, lane: Receiver<FromReplica>) {
                 }
             }
         }
-        let behind = session.watches.needs_catch_up() && session.view(|view| session.watches.catch_up(view));
-        session.watches.pump();
+        if session.watches.needs_catch_up() {
+            session.view(|view| session.watches.catch_up(view));
+        }
+        let behind = session.watches.pump();
         if behind || !lane.is_empty() {
             task::yield_now().await;
             continue;
@@ -81,6 +83,8 @@ pub async fn keep_house(session: Rc<Session>) {
         session.expire();
         counting::session(&session);
         session.watches.tick(clock::now());
-        session.watches.pump();
+        if session.watches.pump() {
+            session.wake_loop();
+        }
     }
 }

@@ -85,17 +85,12 @@ impl Watches {
         self.hub.borrow_mut().set_term(term);
     }
 
-    /// Reads a slice of the past for watchers that catch up. True if there is more to do.
-    pub fn catch_up(&self, view: &View<'_, Snapshot<'_>>) -> bool {
-        let mut hub = self.hub.borrow_mut();
-        if !hub.needs_catch_up() {
-            return false;
-        }
-        hub.catch_up(view, CATCH_UP);
-        hub.needs_catch_up()
+    /// Reads a slice of the past for watchers that catch up.
+    pub fn catch_up(&self, view: &View<'_, Snapshot<'_>>) {
+        self.hub.borrow_mut().catch_up(view, CATCH_UP);
     }
 
-    /// Whether watchers wait for their past.
+    /// Whether watchers wait for a slice of the past, and have room for it.
     pub fn needs_catch_up(&self) -> bool {
         self.hub.borrow().needs_catch_up()
     }
@@ -115,8 +110,10 @@ impl Watches {
         self.hub.borrow().stats()
     }
 
-    /// Writes what the hub has to say, and tells it how much room is left.
-    pub fn pump(&self) {
+    /// Writes what the hub has to say, and tells it how much room is left. True if watchers then wait for a slice of
+    /// the past, perhaps only since now, for this very room: the session loop must have a turn.
+    #[must_use = "nobody else will see to the watchers that are behind"]
+    pub fn pump(&self) -> bool {
         let mut hub = self.hub.borrow_mut();
         let streams = self.streams.borrow();
         let mut touched = self.touched.borrow_mut();
@@ -129,7 +126,7 @@ impl Watches {
                 }
             }
             if touched.is_empty() {
-                return;
+                return hub.needs_catch_up();
             }
             for stream in touched.drain(..) {
                 stream.touched.set(false);
@@ -253,11 +250,12 @@ pub fn serve(session: &Rc<Session>, mut incoming: Incoming, outgoing: Outgoing) 
                 Event::Room(room) => {
                     stream.blocked.set(false);
                     session.watches.hub.borrow_mut().on_window(stream.id, room);
-                    session.wake_loop();
                 }
                 Event::Over(status) => break status,
             }
-            session.watches.pump();
+            if session.watches.pump() {
+                session.wake_loop();
+            }
         };
         // etcd's words for a client that takes its stream back.
         let status = if status.code == Code::Canceled {
@@ -275,9 +273,6 @@ fn on_request(session: &Rc<Session>, id: StreamId, request: &WatchRequest) {
     match &request.request_union {
         Some(RequestUnion::CreateRequest(create)) => {
             session.view(|view| hub.create(clock::now(), id, create, view));
-            if hub.needs_catch_up() {
-                session.wake_loop();
-            }
         }
         Some(RequestUnion::CancelRequest(cancel)) => hub.cancel(id, cancel.watch_id),
         Some(RequestUnion::ProgressRequest(_)) => session.view(|view| hub.progress(id, view)),
