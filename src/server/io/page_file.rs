@@ -11,7 +11,10 @@
 //! The file grows by extents with blocks behind them, so a full disk is met where a checkpoint can still be tried
 //! again, in `resize`, and hardly ever in a sync, where it could not. Filesystems that cannot preallocate get a hole.
 //!
-//! Unsafe: mmap, munmap, fallocate, and the promise that a [`Mapping`] asks for.
+//! What a checkpoint writes goes to the disk a little at a time. Left to the sync at its end, tens of megabytes would go
+//! at once, and the log's writes would wait behind them.
+//!
+//! Unsafe: mmap, munmap, fallocate, sync_file_range, and the promise that a [`Mapping`] asks for.
 #![allow(unsafe_code)]
 
 use std::fs::{File, OpenOptions, TryLockError};
@@ -20,7 +23,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use crate::page::{Mapping, PAGE_SIZE, PAGES_MAX, PageFile};
 
@@ -28,6 +31,8 @@ use crate::page::{Mapping, PAGE_SIZE, PAGES_MAX, PageFile};
 const EXTENT_PAGES: u32 = 1024;
 /// 64 MiB: more would only be given back.
 const EXTENT_PAGES_MAX: u32 = 16 << 10;
+/// Bytes written from which on the disk is asked to take them.
+const WRITEBACK_BYTES: usize = 1 << 20;
 /// The least address space that makes sense: 64 GiB.
 const RESERVE_MIN: usize = 64 << 30;
 
@@ -40,6 +45,10 @@ pub struct MappedFile {
     pages: AtomicU32,
     /// False with `--unsafe-no-fsync`: a checkpoint counts as durable when the kernel has it.
     durable: bool,
+    /// Bytes written that the disk was not asked to take yet.
+    unasked: AtomicUsize,
+    /// The disk has refused some of what it was asked to take, and the kernel will not say so again.
+    refused: AtomicBool,
 }
 
 // SAFETY: the mapping is read-only memory without ties to a thread; the file is used through calls that take a
@@ -97,7 +106,24 @@ impl MappedFile {
             reserved,
             pages: AtomicU32::new(pages),
             durable: true,
+            unasked: AtomicUsize::new(0),
+            refused: AtomicBool::new(false),
         })
+    }
+}
+
+/// Waits until the disk has what it was asked to take before, and asks it to take what was written since. Durable is only
+/// what a sync has seen. That a filesystem cannot do this is no error.
+fn write_back(file: &File) -> io::Result<()> {
+    let how = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE;
+    // SAFETY: the call takes numbers alone.
+    if unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, how) } == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        Some(libc::EINTR | libc::EINVAL | libc::ENOSYS | libc::ESPIPE) => Ok(()),
+        _ => Err(error),
     }
 }
 
@@ -178,7 +204,16 @@ impl PageFile for MappedFile {
     }
 
     fn write(&self, first: u32, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(bytes, u64::from(first) * PAGE_SIZE as u64)
+        self.file.write_all_at(bytes, u64::from(first) * PAGE_SIZE as u64)?;
+        let unasked = self.unasked.fetch_add(bytes.len(), Ordering::Relaxed) + bytes.len();
+        if self.durable && unasked >= WRITEBACK_BYTES {
+            self.unasked.store(0, Ordering::Relaxed);
+            if write_back(&self.file).is_err() {
+                // The write itself has succeeded. It is the sync that must fail.
+                self.refused.store(true, Ordering::Release);
+            }
+        }
+        Ok(())
     }
 
     fn resize(&self, pages: u32) -> io::Result<()> {
@@ -204,6 +239,9 @@ impl PageFile for MappedFile {
     fn sync(&self) -> io::Result<()> {
         if !self.durable {
             return Ok(());
+        }
+        if self.refused.load(Ordering::Acquire) {
+            return Err(io::Error::other("the disk has refused a part of what was written"));
         }
         self.file.sync_data()
     }
