@@ -28,8 +28,8 @@ pub const MESSAGES_INFLIGHT_MAX: usize = 512;
 /// Bytes of applied entries that stay in memory.
 pub const TAIL_BYTES_MAX: usize = 4 << 20;
 
-/// Log that a restart may have to replay: at some 100 MB/s well below a second.
-pub const REPLAY_BYTES_MAX: u64 = 64 << 20;
+/// Log that a restart may have to replay, besides what comes while a checkpoint is written: a tenth of a second or two.
+pub const REPLAY_BYTES_MAX: u64 = 16 << 20;
 
 /// Memory that pages may hold which have no place in the file, before they are written.
 pub const DIRTY_BYTES_MAX: u64 = 64 << 20;

@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use futures::channel::oneshot;
+use prost::Message;
 
 use super::api::streams::Streams;
 use super::api::watch::Watches;
@@ -27,6 +28,7 @@ use crate::error::Error;
 use crate::mvcc::View;
 use crate::mvcc::compact_hash::CompactionHashes;
 use crate::mvcc::pin::PinSlot;
+use crate::proto::etcdserverpb::CompactionRequest;
 use crate::replica::port::{Input, LeaseCall, Ticket};
 use crate::replica::read_gate::ReadGate;
 use crate::request::{self, Header, Kind, Response};
@@ -214,7 +216,14 @@ impl Session {
         }
         let asked = clock::now();
         let waiting = Waiting::Client { reply, kind, asked, message: message.clone() };
-        self.submit(asked, waiting, |ticket| Input::Propose { ticket, id, entry });
+        // A compaction that is to be answered when all is swept takes as long as that takes, as with etcd.
+        let patient = kind == Kind::Compaction
+            && CompactionRequest::decode(message.clone()).is_ok_and(|request| request.physical);
+        let ticket = match patient {
+            true => self.tickets.borrow_mut().issue_for_ever(waiting),
+            false => self.tickets.borrow_mut().issue(asked, waiting),
+        };
+        self.submit(ticket, |ticket| Input::Propose { ticket, id, entry });
     }
 
     /// Proposes a request and hands its response to `then`.
@@ -226,11 +235,8 @@ impl Session {
     ) {
         let id = self.request_id();
         let entry = request::wrap(id, kind, message);
-        self.submit(clock::now(), Waiting::Handler(Box::new(then)), |ticket| Input::Propose {
-            ticket,
-            id,
-            entry,
-        });
+        let ticket = self.issue(Waiting::Handler(Box::new(then)));
+        self.submit(ticket, |ticket| Input::Propose { ticket, id, entry });
     }
 
     /// Asks the lessor.
@@ -239,7 +245,8 @@ impl Session {
         call: LeaseCall,
         then: impl FnOnce(&Rc<Session>, Result<Response, Status>) + 'static,
     ) {
-        self.submit(clock::now(), Waiting::Handler(Box::new(then)), |ticket| Input::Lease { ticket, call });
+        let ticket = self.issue(Waiting::Handler(Box::new(then)));
+        self.submit(ticket, |ticket| Input::Lease { ticket, call });
     }
 
     /// Runs `then` once the published state contains everything that was committed before this call: at once
@@ -248,11 +255,15 @@ impl Session {
         if self.gate.is_open() {
             return then(self, Ok(()));
         }
-        self.submit(clock::now(), Waiting::Read(Box::new(then)), |ticket| Input::ReadIndex { ticket });
+        let ticket = self.issue(Waiting::Read(Box::new(then)));
+        self.submit(ticket, |ticket| Input::ReadIndex { ticket });
     }
 
-    fn submit(self: &Rc<Self>, now: Instant, waiting: Waiting, input: impl FnOnce(Ticket) -> Input) {
-        let ticket = self.tickets.borrow_mut().issue(now, waiting);
+    fn issue(&self, waiting: Waiting) -> u64 {
+        self.tickets.borrow_mut().issue(clock::now(), waiting)
+    }
+
+    fn submit(self: &Rc<Self>, ticket: u64, input: impl FnOnce(Ticket) -> Input) {
         self.stir();
         if self.replica.send(input(Ticket(ticket))).is_err() {
             let waiting = self.tickets.borrow_mut().redeem(ticket).expect("issued above");

@@ -1,8 +1,8 @@
 //! What a session core waits for: one entry per request that went to the replica.
 //!
 //! A ticket is the core's number (16 bits), the entry's use count (16 bits, so that a late reply to an entry
-//! given up on never answers its successor) and its slot (32 bits). Every entry waits equally long, so the
-//! oldest is always the next to expire and no heap is needed.
+//! given up on never answers its successor) and its slot (32 bits). Every entry waits equally long, or for ever, so
+//! the oldest is always the next to expire and no heap is needed.
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
@@ -28,12 +28,18 @@ impl<W> Tickets<W> {
 
     /// Enters `what` and returns its ticket.
     pub fn issue(&mut self, now: Instant, what: W) -> u64 {
+        let ticket = self.issue_for_ever(what);
+        self.deadlines.push_back((now + self.timeout, ticket));
+        ticket
+    }
+
+    /// Enters `what`, which never expires, and returns its ticket.
+    pub fn issue_for_ever(&mut self, what: W) -> u64 {
         self.use_count = self.use_count.wrapping_add(1);
         let entry = self.waiting.vacant_entry();
         let slot = u32::try_from(entry.key()).expect("fewer than 2^32 requests wait");
         let ticket = u64::from(self.core) << 48 | u64::from(self.use_count) << 32 | u64::from(slot);
         entry.insert((ticket, what));
-        self.deadlines.push_back((now + self.timeout, ticket));
         ticket
     }
 
@@ -95,6 +101,17 @@ mod tests {
         assert_eq!(tickets.redeem(second), Some("second"));
         assert_eq!(tickets.redeem(second), None);
         assert!(tickets.is_empty());
+    }
+
+    #[test]
+    fn what_waits_for_ever_does_not_expire() {
+        let mut tickets = Tickets::new(0, Duration::from_secs(1));
+        let start = Instant::default();
+        let patient = tickets.issue_for_ever("patient");
+        tickets.issue(start, "other");
+        assert_eq!(tickets.expire(start + Duration::from_secs(60)), Some("other"));
+        assert_eq!(tickets.expire(start + Duration::from_secs(60)), None);
+        assert_eq!((tickets.len(), tickets.redeem(patient)), (1, Some("patient")));
     }
 
     #[test]
