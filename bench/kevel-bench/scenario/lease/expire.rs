@@ -1,10 +1,12 @@
 //! Many leases that expire at about the same time: how late their keys go, and what it does to puts meanwhile.
 //!
 //! First the leases are granted and get a key each. Then a watcher sees the keys go, while puts come at a small rate.
+//! Leases that all live equally long end as slowly as they were granted; with `--within`, each is given what is left
+//! until a common flood.
 #![forbid(unsafe_code)]
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use kevel::proto::etcdserverpb::watch_create_request::FilterType;
@@ -15,7 +17,7 @@ use kevel::stdx::time::{Duration, Instant};
 
 use super::super::put::PutSource;
 use super::super::{Outcomes, Settings};
-use super::{LEASE_ID, LeaseArgs, grant};
+use super::{LEASE_ID, LEASE_TTL, LeaseArgs, grant};
 use crate::calls::framed;
 use crate::fields::{Fields, header_revision};
 use crate::keys::prefix_end;
@@ -29,6 +31,8 @@ const LEASES_DEFAULT: u64 = 1000;
 const CLIENTS_DEFAULT: u32 = 64;
 /// Puts beside the flood go on for so long after the last lease should have expired.
 const PROBE_AFTER: Duration = Duration::from_secs(5);
+/// What is counted of a flood begins so long before it: the connections for it take a moment.
+const COUNT_BEFORE: Duration = Duration::from_secs(1);
 /// Leases that a server revokes per second at least: more time than that has nobody.
 const REVOKED_PER_SECOND_MIN: u64 = 500;
 const EVENT_TYPE: u64 = 1;
@@ -38,7 +42,7 @@ const KV_KEY: u64 = 1;
 /// What both phases know of the leases.
 struct Leases {
     prefix: String,
-    ttl: u32,
+    lives: Lives,
     next: AtomicU64,
     /// By number: when its lease should expire, in nanoseconds.
     due: Vec<AtomicU64>,
@@ -50,7 +54,7 @@ pub fn run(args: &LeaseArgs, settings: &Settings, world: &World) -> Outcomes {
     let count = args.leases.unwrap_or(LEASES_DEFAULT);
     let leases = Arc::new(Leases {
         prefix: format!("{}lease/", settings.common.keys.key_prefix),
-        ttl: args.ttl,
+        lives: Lives { ttl: args.ttl, within: args.within, flood: OnceLock::new() },
         next: AtomicU64::new(0),
         due: (0..count).map(|_| AtomicU64::new(0)).collect(),
         first: AtomicI64::new(i64::MAX),
@@ -65,11 +69,17 @@ pub fn run(args: &LeaseArgs, settings: &Settings, world: &World) -> Outcomes {
     let mut outcomes = vec![world.run(phase)?];
     let owed = leases.due.iter().filter(|due| due.load(Ordering::Relaxed) != 0).count() as u64;
 
+    let now = clock::now();
     let last = leases.due.iter().map(|due| due.load(Ordering::Relaxed)).max().unwrap_or(0);
-    let until_last = Instant::from_nanos(last).since(clock::now());
+    let patience = args.patience.unwrap_or(Duration::from_secs(10 + count / REVOKED_PER_SECOND_MIN));
     let bounds = Bounds {
-        duration: Some(until_last + PROBE_AFTER),
-        grace: Some(Duration::from_secs(10 + count / REVOKED_PER_SECOND_MIN)),
+        duration: Some(Instant::from_nanos(last).since(now) + PROBE_AFTER),
+        warmup: leases
+            .lives
+            .flood
+            .get()
+            .map_or(Duration::ZERO, |flood| flood.since(now).saturating_sub(COUNT_BEFORE)),
+        grace: Some(patience),
         ..Bounds::default()
     };
     let jobs = vec![watch(leases.clone(), owed), probe(settings, args.probe_rate)];
@@ -79,10 +89,12 @@ pub fn run(args: &LeaseArgs, settings: &Settings, world: &World) -> Outcomes {
 }
 
 fn watch(leases: Arc<Leases>, owed: u64) -> Job {
+    // Before a flood no key goes, and what was put needn't be read again.
+    let start_revision = if leases.lives.within.is_some() { 0 } else { leases.first.load(Ordering::Relaxed) };
     let create = WatchCreateRequest {
         key: leases.prefix.clone().into(),
         range_end: prefix_end(leases.prefix.as_bytes()).into(),
-        start_revision: leases.first.load(Ordering::Relaxed),
+        start_revision,
         filters: vec![FilterType::Noput as i32],
         ..Default::default()
     };
@@ -119,6 +131,26 @@ impl Leases {
     }
 }
 
+/// How long leases are to live.
+struct Lives {
+    /// Seconds: of each lease, or until the flood.
+    ttl: u32,
+    /// Seconds in which all leases end, if there is a flood.
+    within: Option<u32>,
+    /// When the flood begins.
+    flood: OnceLock<Instant>,
+}
+
+impl Lives {
+    /// Seconds that lease `number` is to live when it is granted `now`; None when the flood has begun.
+    fn of(&self, number: u64, now: Instant) -> Option<i64> {
+        let Some(within) = self.within else { return Some(i64::from(self.ttl)) };
+        let flood = *self.flood.get_or_init(|| now + Duration::from_secs(u64::from(self.ttl)));
+        let left = (now < flood).then(|| flood.since(now).as_secs_f64().ceil() as i64)?;
+        Some(left + (number % u64::from(within)) as i64)
+    }
+}
+
 /// Grants leases and puts a key to each.
 struct Grants {
     leases: Arc<Leases>,
@@ -133,24 +165,24 @@ impl Grants {
 }
 
 impl Source for Grants {
-    fn next(&mut self, client: usize, _intended: Instant) -> Option<Request> {
+    fn next(&mut self, client: usize, intended: Instant) -> Option<Request> {
         let number = self.leases.next.fetch_add(1, Ordering::Relaxed);
         if number >= self.leases.due.len() as u64 {
             return None;
         }
+        let ttl = self.leases.lives.of(number, intended)?;
         if self.clients.len() <= client {
             self.clients.resize(client + 1, (0, None));
         }
         self.clients[client] = (number, None);
-        let message = grant::message(i64::from(self.leases.ttl));
-        Some(Request { method: Method::LeaseGrant, message })
+        Some(Request { method: Method::LeaseGrant, message: grant::message(ttl) })
     }
 
     fn on_message(&mut self, client: usize, message: &Bytes) {
         let (number, id) = &mut self.clients[client];
         if id.is_none() {
             *id = Some(Fields(message).number(LEASE_ID) as i64);
-            let due = clock::now() + Duration::from_secs(u64::from(self.leases.ttl));
+            let due = clock::now() + Duration::from_secs(Fields(message).number(LEASE_TTL));
             self.leases.due[*number as usize].store(due.as_nanos(), Ordering::Relaxed);
         } else {
             *id = None;
@@ -197,7 +229,7 @@ mod tests {
     fn a_deleted_key_leads_to_its_lease() {
         let leases = Leases {
             prefix: "b/lease/".into(),
-            ttl: 1,
+            lives: Lives { ttl: 1, within: None, flood: OnceLock::new() },
             next: AtomicU64::new(0),
             due: vec![AtomicU64::new(0), AtomicU64::new(77)],
             first: AtomicI64::new(0),
@@ -210,5 +242,15 @@ mod tests {
         assert_eq!(leases.expired(&event(EventType::Put, 1)), None);
         assert_eq!(leases.expired(&event(EventType::Delete, 0)), None);
         assert_eq!(leases.expired(&event(EventType::Delete, 2)), None);
+    }
+
+    #[test]
+    fn a_flood_begins_when_the_first_grants_time_is_over() {
+        let lives = Lives { ttl: 20, within: Some(10), flood: OnceLock::new() };
+        let begin = Instant::from_nanos(1);
+        let ends = |number, after| lives.of(number, begin + Duration::from_millis(after));
+        assert_eq!((ends(0, 0), ends(10, 0)), (Some(20), Some(20)));
+        assert_eq!((ends(9, 0), ends(9, 5_000), ends(9, 5_500)), (Some(29), Some(24), Some(24)));
+        assert_eq!((ends(0, 19_999), ends(0, 20_000)), (Some(1), None));
     }
 }

@@ -5,11 +5,13 @@ mod expire;
 mod grant;
 mod keepalive;
 
+use std::time::Duration;
+
 use clap::{Args, ValueEnum};
 
 use super::{Outcomes, Scenario, Settings};
 use crate::phase::World;
-use crate::units::size_positive;
+use crate::units::{duration, size_positive};
 
 /// What `lease` takes.
 #[derive(Args, Clone, Debug)]
@@ -27,6 +29,13 @@ pub struct LeaseArgs {
     /// expire: puts per second beside the flood, to see what it does to others
     #[arg(long, value_name = "PER_SECOND", value_parser = crate::units::rate, default_value_t = 100.0)]
     pub probe_rate: f64,
+    /// expire: let all leases end within so many seconds, the first one --ttl after the grants began; grants that
+    /// come later than that are left out, and only puts from then on count
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub within: Option<u32>,
+    /// expire: how long after the last put a key may still go [default: 10s and a second for every 500 leases]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub patience: Option<Duration>,
 }
 
 /// What is done with leases.

@@ -1,0 +1,1 @@
+"""What a comparison is made of: programs, servers, loads, figures, reports."""

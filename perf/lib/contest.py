@@ -1,0 +1,122 @@
+"""Plays axes: both sides in turns, A B A B, each run with a server of its own on the same disk."""
+
+import itertools
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+
+from lib.child import Failure
+from lib.result import Result
+from lib.run import Run
+from lib.server import Server
+from lib.wire import Refused
+
+# A run that ends with one of these has failed; the others go on.
+FAILURES = (Failure, Refused, OSError, subprocess.SubprocessError, LookupError, ValueError, ZeroDivisionError)
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two that are compared: a server, or a load tool on a server."""
+    label: str
+    store: str
+    binary: str
+    tool: str
+
+
+class Contest:
+    """All axes of a run. Leaving its context removes all data."""
+
+    def __init__(self, programs, labels, is_quick, rounds=None, first_port=None):
+        self.programs, self.labels, self.is_quick, self.rounds = programs, labels, is_quick, rounds
+        self.ports = itertools.count(first_port) if first_port else free_ports()
+        disk = os.path.abspath(os.environ.get("PERF_DIR", tempfile.gettempdir()))
+        self.folder = tempfile.mkdtemp(prefix="perf-", dir=disk)
+        self.stores = {}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def sides(self, axis):
+        """Theirs and ours."""
+        tools = ("benchmark", "kevel-bench")
+        if axis.compares_tools:
+            return [Side(tool, "etcd", self.programs.etcd, tool) for tool in tools]
+        binaries = (self.programs.etcd, self.programs.kevel)
+        return [Side(label, store, binary, tools[1])
+                for label, store, binary in zip(self.labels, ("etcd", "kevel"), binaries)]
+
+    def play(self, axis):
+        """All rounds of an axis."""
+        result = Result(axis, self.sides(axis))
+        try:
+            for _ in range(self.rounds or axis.rounds[not self.is_quick]):
+                for side in result.sides:
+                    self.attempt(result, side)
+        finally:
+            for folder in self.stores.values():
+                shutil.rmtree(folder or "", ignore_errors=True)
+            self.stores.clear()
+        return result
+
+    def attempt(self, result, side):
+        """A run that may fail."""
+        began = time.monotonic()
+        try:
+            values = self.on_prepared(result, side) if result.axis.prepare else self.on_fresh(result, side)
+        except FAILURES as failure:
+            shown = str(failure) if isinstance(failure, Failure) else repr(failure)
+            result.fail(side, shown)
+        else:
+            result.add(side, values)
+            shown = ", ".join(f"{key} {value:.6g}" for key, value in values.items())
+        took = time.monotonic() - began
+        print(f"{result.axis.name:32} {side.label:12} {took:4.0f} s  {shown}", file=sys.stderr, flush=True)
+
+    def on_fresh(self, result, side):
+        folder = tempfile.mkdtemp(dir=self.folder)
+        try:
+            return self.with_server(result, side, folder, result.axis.measure)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def on_prepared(self, result, side):
+        if side.store not in self.stores:
+            # Not ready until it is: what failed halfway is not measured in later rounds.
+            self.stores[side.store] = None
+            folder = tempfile.mkdtemp(dir=self.folder)
+            self.with_server(result, side, folder, result.axis.prepare)
+            self.stores[side.store] = folder
+        if not self.stores[side.store]:
+            raise Failure("its store could not be prepared")
+        return self.with_server(result, side, self.stores[side.store], result.axis.measure)
+
+    def with_server(self, result, side, folder, step):
+        """Takes a step on a started server."""
+        note = lambda tool, arguments: result.note(shlex.join([tool, *map(str, arguments)]))
+        limit = result.axis.limits[not self.is_quick]
+        run = Run(side, Server(side.binary, folder, self.ports), self.programs, self.is_quick, limit, note)
+        with run.server as server:
+            server.start(run.deadline)
+            outcome = step(run)
+            if result.axis.prepare:
+                server.stop()
+            return outcome
+
+
+def free_ports():
+    """Ports that nobody listens on just now."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        yield port

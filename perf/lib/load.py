@@ -1,0 +1,74 @@
+"""kevel-bench: what is run, and what its JSON says."""
+
+import json
+import os
+
+from lib.child import Child, Failure
+
+MIB = 1 << 20
+
+
+class Phase:
+    """The measurements of one phase of a load."""
+
+    def __init__(self, figures):
+        self.figures = figures
+        self.operations = figures["ops"]
+        self.rate = figures["ops_per_s"]
+        self.missing = figures["events_missing"]
+        self.failed = sum(error["count"] for error in figures["errors"].values())
+
+    def operations_of(self, kind):
+        return self.figures["classes"][kind]["ops"]
+
+    def rate_of(self, kind):
+        return self.figures["classes"][kind]["ops_per_s"]
+
+    def latency(self, kind, quantile):
+        """Milliseconds."""
+        if not self.operations_of(kind):
+            raise Failure(f"no {kind} was measured")
+        return self.figures["classes"][kind]["latency_ms"][quantile]
+
+    @property
+    def cpu(self):
+        """CPU seconds of the server."""
+        return self.figures["servers"][0]["cpu_s"]
+
+    @property
+    def cpu_per_operation(self):
+        """Microseconds."""
+        return self.figures["servers"][0]["cpu_us_per_op"]
+
+    def anon(self, when):
+        """MiB of the server that no file backs, at the phase's "start", "peak" or "end"."""
+        return self.figures["servers"][0]["rss_anon"][when] / MIB
+
+
+class Load:
+    """A run of kevel-bench against a server. Leaving its context kills it."""
+
+    def __init__(self, binary, arguments, server, folder, number):
+        self.results = os.path.join(folder, f"load-{number}.json")
+        self.server = server
+        self.child = Child([binary, *arguments, "--endpoints", server.endpoint, "--server-pid", str(server.pid),
+                            "--quiet", f"--json={self.results}"], os.path.join(folder, f"load-{number}.log"))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.child.kill()
+
+    def interrupt(self):
+        """Ends it early: what it has measured counts."""
+        self.child.interrupt()
+
+    def phases(self, deadline):
+        """Waits for it; returns its phases, the one of interest last."""
+        status = self.child.wait(deadline)
+        self.server.check()
+        if status != 0:
+            raise Failure(f"kevel-bench ended with {status}: {self.child.last_words()}")
+        with open(self.results) as file:
+            return [Phase(phase) for phase in json.load(file)["phases"]]
