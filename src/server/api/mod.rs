@@ -8,7 +8,7 @@ pub mod cluster;
 pub mod health;
 pub mod kv;
 pub mod lease;
-mod lenient;
+pub mod lenient;
 pub mod maintenance;
 mod quota;
 pub mod streams;
