@@ -5,6 +5,7 @@ use super::meter::Meter;
 use kevel::btree::Reader;
 use kevel::mvcc::View;
 use kevel::proto::etcdserverpb::WatchCreateRequest;
+use kevel::server::api::watch::PIECE_BYTES;
 use kevel::server::grpc::Messages;
 use kevel::server::grpc::account::STREAM_UNSENT_MAX;
 use kevel::stdx::time::{Duration, Instant};
@@ -18,8 +19,6 @@ const STREAMS: u64 = 10;
 const WATCHERS: u64 = 1_000;
 /// Keys in the store; ten for each watcher of a namespace.
 const KEYS: u64 = 10 * WATCHERS;
-/// As in `server/api/watch`.
-const PIECE_BYTES: usize = 32 * 1024;
 
 pub fn run(meter: &mut Meter) {
     // A thousand responses to write.

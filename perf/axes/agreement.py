@@ -17,7 +17,7 @@ def put(run):
             "--val-size", 256)
     if run.side.tool == "benchmark":
         return run.benchmark(*puts, "--key-space-size", 10_000)
-    return values(run.load(*puts, "--key-space", 10_000), "put")
+    return run.load(*puts, "--key-space", 10_000).rate_and_latency("put")
 
 
 def reads(*load, total):
@@ -26,13 +26,9 @@ def reads(*load, total):
         key = "read/".ljust(32, "0")
         if run.side.tool == "benchmark":
             return run.benchmark("range", key, *bounded)
-        return values(run.load("range", "--only", key, *bounded), "range")
+        return run.load("range", "--only", key, *bounded).rate_and_latency("range")
 
     return measure
-
-
-def values(phase, kind):
-    return {"rate": phase.rate_of(kind), "p50": phase.latency(kind, "p50"), "p99": phase.latency(kind, "p99")}
 
 
 def axis(name, about, what, measure, rate_must=None, p50_must=None):

@@ -35,20 +35,28 @@ def measure_compaction(run):
     return {"took": took, "quiet": quiet, "p50": phase.latency("put", "p50"), "p99": beside, "times": beside / quiet}
 
 
+def restart_keys(run):
+    return run.pick("100k", "4M")
+
+
 def fill_for_restart(run):
-    run.fill("restart/", run.pick("100k", "4M"), 1000)
+    run.fill("restart/", restart_keys(run), 1000)
 
 
 def measure_restart(run):
     # So that there is a log to read again.
     run.load("put", "--conns", 100, "--clients", 1000, "--key-prefix", "restart/", "--key-size", 32, "--key-space",
-             run.pick("100k", "4M"), "--val-size", 1000, "--duration", run.seconds(2, 4))
+             restart_keys(run), "--val-size", 1000, "--duration", run.seconds(2, 4))
     run.server.kill()
     return {"restart": run.server.start(run.deadline)}
 
 
+def bytes_keys(run):
+    return run.pick("200k", "1M")
+
+
 def fill_for_bytes(run):
-    run.fill("bytes/", run.pick("200k", "1M"), 256)
+    run.fill("bytes/", bytes_keys(run), 256)
 
 
 def measure_bytes(run):
@@ -56,7 +64,7 @@ def measure_bytes(run):
     settle(run, STARTED_AFTER)
     server, everybody = process.written(pid), disk.written(folder)
     phase = run.load("put", "--conns", 100, "--clients", 1000, "--key-prefix", "bytes/", "--key-size", 32,
-                     "--key-space", run.pick("200k", "1M"), "--val-size", 256, "--duration", run.seconds(5, 20))
+                     "--key-space", bytes_keys(run), "--val-size", 256, "--duration", run.seconds(5, 20))
     settle(run, SETTLED_AFTER)
     values = {"bytes": (process.written(pid) - server) / phase.operations}
     if everybody is not None:

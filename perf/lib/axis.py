@@ -58,7 +58,6 @@ def usual(what, kind, cpu_must=None, rate_must=None):
     figures = (rate(what, rate_must), p50(what), p99(what), cpu(what, cpu_must))
 
     def values(phase):
-        return {"rate": phase.rate_of(kind), "p50": phase.latency(kind, "p50"), "p99": phase.latency(kind, "p99"),
-                "cpu": phase.cpu_per_operation}
+        return phase.rate_and_latency(kind) | {"cpu": phase.cpu_per_operation}
 
     return figures, values

@@ -30,6 +30,10 @@ class Phase:
             raise Failure(f"no {kind} was measured")
         return self.figures["classes"][kind]["latency_ms"][quantile]
 
+    def rate_and_latency(self, kind):
+        """Values of the figures "rate", "p50" and "p99"."""
+        return {"rate": self.rate_of(kind), "p50": self.latency(kind, "p50"), "p99": self.latency(kind, "p99")}
+
     @property
     def cpu(self):
         """CPU seconds of the server."""

@@ -22,11 +22,8 @@ def plot(results, labels):
               svg.dot(380, 58, svg.FAINT), svg.text(392, 63, "p99"),
               svg.text(WIDTH - RIGHT, 63, "milliseconds, less is better", "end", fill=svg.FAINT)]
     for at, (label, colour) in enumerate(zip(labels, COLOURS)):
-        shapes += [svg.bar(24 + 140 * at, 52, 38 + 140 * at, 12, colour), svg.text(46 + 140 * at, 63, label)]
-    for tick in scale.ticks():
-        x = scale.at(tick)
-        shapes += [svg.line(x, TOP, x, height - BOTTOM),
-                   svg.text(x, height - BOTTOM + 20, f"{tick:g}", "middle", 12, svg.FAINT)]
+        shapes += svg.key(24 + 140 * at, 52, colour, label)
+    shapes += svg.grid(scale, TOP, height - BOTTOM)
     for at, (name, row) in enumerate(rows):
         middle = TOP + ROW * at + ROW / 2
         shapes.append(svg.text(LEFT - 14, middle + 4, name, "end"))

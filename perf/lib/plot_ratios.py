@@ -21,11 +21,8 @@ def plot(results, labels):
     height = TOP + ROW * len(rows) + BOTTOM
     shapes = [svg.text(24, 34, f"{labels[1]} beside {labels[0]}: CPU and throughput", size=18, weight="600")]
     for at, (_, name, colour, _) in enumerate(SERIES):
-        shapes += [svg.bar(24 + 290 * at, 52, 38 + 290 * at, 12, colour), svg.text(46 + 290 * at, 63, name)]
-    for tick in scale.ticks():
-        x = scale.at(tick)
-        shapes += [svg.line(x, TOP, x, height - BOTTOM),
-                   svg.text(x, height - BOTTOM + 20, f"{tick:g}x", "middle", 12, svg.FAINT)]
+        shapes += svg.key(24 + 290 * at, 52, colour, name)
+    shapes += svg.grid(scale, TOP, height - BOTTOM, "x")
     for at, (name, row) in enumerate(rows):
         top = TOP + ROW * at + (ROW - BAR * len(row)) / 2
         shapes.append(svg.text(LEFT - 14, TOP + ROW * at + ROW / 2 + 4, name, "end"))

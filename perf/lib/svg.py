@@ -31,3 +31,14 @@ def bar(x1, y, x2, height, fill):
 def dot(x, y, fill, hollow=False):
     ground = "#ffffff" if hollow else fill
     return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="{ground}" stroke="{fill}" stroke-width="2"/>'
+
+
+def key(x, y, fill, words):
+    """What a colour stands for."""
+    return [bar(x, y, x + 14, 12, fill), text(x + 22, y + 11, words)]
+
+
+def grid(scale, top, bottom, unit=""):
+    """The lines of a scale's ticks, and their values below."""
+    return [shape for tick in scale.ticks() for x in (scale.at(tick),)
+            for shape in (line(x, top, x, bottom), text(x, bottom + 20, f"{tick:g}{unit}", "middle", 12, FAINT))]

@@ -92,16 +92,22 @@ fn assert_one_turn(state: &impl Read, keys: u64) -> u64 {
     turn
 }
 
+/// A store with two turns, of which the file has the first.
+fn one_turn_ahead(keys: u64) -> (Arc<HostileFile>, Store) {
+    let file = Arc::new(HostileFile::default());
+    let mut store = Store::open(file.clone()).unwrap();
+    mark(&mut store, 1, keys);
+    checkpoint(&mut store);
+    mark(&mut store, 2, keys);
+    (file, store)
+}
+
 #[test]
 fn a_crash_at_every_call_of_a_checkpoint_falls_back_to_a_whole_state() {
     const KEYS: u64 = 150;
     let (mut calls, mut old, mut new) = (0, 0, 0);
     loop {
-        let file = Arc::new(HostileFile::default());
-        let mut store = Store::open(file.clone()).unwrap();
-        mark(&mut store, 1, KEYS);
-        checkpoint(&mut store);
-        mark(&mut store, 2, KEYS);
+        let (file, mut store) = one_turn_ahead(KEYS);
         let job = store.begin_checkpoint().unwrap();
         file.fail_after(Some(calls));
         let result = job.execute();
@@ -135,11 +141,7 @@ fn what_a_start_found_in_the_page_cache_is_durable_from_then_on() {
     const KEYS: u64 = 20;
     let (mut calls, mut unsynced) = (0, 0);
     loop {
-        let file = Arc::new(HostileFile::default());
-        let mut store = Store::open(file.clone()).unwrap();
-        mark(&mut store, 1, KEYS);
-        checkpoint(&mut store);
-        mark(&mut store, 2, KEYS);
+        let (file, mut store) = one_turn_ahead(KEYS);
         // A checkpoint ends anywhere because the process is killed; the page cache stays.
         file.fail_after(Some(calls));
         let result = store.begin_checkpoint().unwrap().execute();

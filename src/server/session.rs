@@ -10,7 +10,6 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use futures::channel::oneshot;
-use prost::Message;
 
 use super::api::streams::Streams;
 use super::api::watch::Watches;
@@ -28,7 +27,6 @@ use crate::error::Error;
 use crate::mvcc::View;
 use crate::mvcc::compact_hash::CompactionHashes;
 use crate::mvcc::pin::PinSlot;
-use crate::proto::etcdserverpb::CompactionRequest;
 use crate::replica::port::{Input, LeaseCall, Ticket};
 use crate::replica::read_gate::ReadGate;
 use crate::request::{self, Header, Kind, Response};
@@ -208,6 +206,21 @@ impl Session {
 
     /// Proposes a request for a client. `message` is its own encoding, checked before.
     pub fn propose(self: &Rc<Self>, kind: Kind, message: &Bytes, reply: Responder) {
+        self.propose_as(kind, message, reply, Tickets::issue);
+    }
+
+    /// [`Session::propose`] for what may take longer than a request's timeout: the client alone gives up.
+    pub fn propose_for_ever(self: &Rc<Self>, kind: Kind, message: &Bytes, reply: Responder) {
+        self.propose_as(kind, message, reply, |tickets, _, waiting| tickets.issue_for_ever(waiting));
+    }
+
+    fn propose_as(
+        self: &Rc<Self>,
+        kind: Kind,
+        message: &Bytes,
+        reply: Responder,
+        issue: impl FnOnce(&mut Tickets<Waiting>, Instant, Waiting) -> u64,
+    ) {
         let id = self.request_id();
         let entry = request::wrap(id, kind, message);
         if entry.len() > self.member.max_request_bytes {
@@ -216,14 +229,8 @@ impl Session {
         }
         let asked = clock::now();
         let waiting = Waiting::Client { reply, kind, asked, message: message.clone() };
-        // A compaction that is to be answered when all is swept takes as long as that takes, as with etcd.
-        let patient = kind == Kind::Compaction
-            && CompactionRequest::decode(message.clone()).is_ok_and(|request| request.physical);
-        let ticket = match patient {
-            true => self.tickets.borrow_mut().issue_for_ever(waiting),
-            false => self.tickets.borrow_mut().issue(asked, waiting),
-        };
-        self.submit(ticket, |ticket| Input::Propose { ticket, id, entry });
+        let ticket = Ticket(issue(&mut self.tickets.borrow_mut(), asked, waiting));
+        self.submit(ticket, Input::Propose { ticket, id, entry });
     }
 
     /// Proposes a request and hands its response to `then`.
@@ -236,7 +243,7 @@ impl Session {
         let id = self.request_id();
         let entry = request::wrap(id, kind, message);
         let ticket = self.issue(Waiting::Handler(Box::new(then)));
-        self.submit(ticket, |ticket| Input::Propose { ticket, id, entry });
+        self.submit(ticket, Input::Propose { ticket, id, entry });
     }
 
     /// Asks the lessor.
@@ -246,7 +253,7 @@ impl Session {
         then: impl FnOnce(&Rc<Session>, Result<Response, Status>) + 'static,
     ) {
         let ticket = self.issue(Waiting::Handler(Box::new(then)));
-        self.submit(ticket, |ticket| Input::Lease { ticket, call });
+        self.submit(ticket, Input::Lease { ticket, call });
     }
 
     /// Runs `then` once the published state contains everything that was committed before this call: at once
@@ -256,17 +263,17 @@ impl Session {
             return then(self, Ok(()));
         }
         let ticket = self.issue(Waiting::Read(Box::new(then)));
-        self.submit(ticket, |ticket| Input::ReadIndex { ticket });
+        self.submit(ticket, Input::ReadIndex { ticket });
     }
 
-    fn issue(&self, waiting: Waiting) -> u64 {
-        self.tickets.borrow_mut().issue(clock::now(), waiting)
+    fn issue(&self, waiting: Waiting) -> Ticket {
+        Ticket(self.tickets.borrow_mut().issue(clock::now(), waiting))
     }
 
-    fn submit(self: &Rc<Self>, ticket: u64, input: impl FnOnce(Ticket) -> Input) {
+    fn submit(self: &Rc<Self>, ticket: Ticket, input: Input) {
         self.stir();
-        if self.replica.send(input(Ticket(ticket))).is_err() {
-            let waiting = self.tickets.borrow_mut().redeem(ticket).expect("issued above");
+        if self.replica.send(input).is_err() {
+            let waiting = self.tickets.borrow_mut().redeem(ticket.0).expect("issued above");
             self.end(waiting, Error::TooManyRequests);
         }
     }

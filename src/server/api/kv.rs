@@ -14,7 +14,9 @@ use super::quota;
 use crate::error::Error;
 use crate::mvcc::range::Range;
 use crate::mvcc::{RangeStream, check, range, txn};
-use crate::proto::etcdserverpb::{DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest};
+use crate::proto::etcdserverpb::{
+    CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest,
+};
 use crate::replica::apply::{put_cost, txn_cost};
 use crate::request::{self, Header, Kind, Response};
 use crate::server::counting::{self, ReadTimes};
@@ -231,21 +233,11 @@ pub fn put(session: &Rc<Session>, message: &Bytes, reply: Responder) {
 
 /// `KV/DeleteRange`.
 pub fn delete_range(session: &Rc<Session>, message: &Bytes, reply: Responder) {
-    propose_checked::<DeleteRangeRequest>(session, Kind::DeleteRange, message, check::delete_range, reply);
-}
-
-fn propose_checked<M: prost::Message + Default>(
-    session: &Rc<Session>,
-    kind: Kind,
-    message: &Bytes,
-    check: impl FnOnce(&M) -> Result<(), Error>,
-    reply: Responder,
-) {
-    match decode_kept::<M>(message) {
+    match decode_kept::<DeleteRangeRequest>(message) {
         Err(status) => reply.fail(&status),
-        Ok((request, message)) => match check(&request) {
+        Ok((request, message)) => match check::delete_range(&request) {
             Err(error) => reply.fail(&error.into()),
-            Ok(()) => session.propose(kind, &message, reply),
+            Ok(()) => session.propose(Kind::DeleteRange, &message, reply),
         },
     }
 }
@@ -285,6 +277,12 @@ fn answer_txn(session: &Rc<Session>, request: &TxnRequest, times: ReadTimes, rep
 
 /// `KV/Compact`.
 pub fn compact(session: &Rc<Session>, message: &Bytes, reply: Responder) {
-    use crate::proto::etcdserverpb::CompactionRequest;
-    propose_checked::<CompactionRequest>(session, Kind::Compaction, message, |_| Ok(()), reply);
+    match decode_kept::<CompactionRequest>(message) {
+        Err(status) => reply.fail(&status),
+        // One that is answered when all is swept takes as long as that takes, as with etcd.
+        Ok((request, message)) if request.physical => {
+            session.propose_for_ever(Kind::Compaction, &message, reply);
+        }
+        Ok((_, message)) => session.propose(Kind::Compaction, &message, reply),
+    }
 }

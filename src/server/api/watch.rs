@@ -36,7 +36,7 @@ const PROGRESS_INTERVAL_MIN: Duration = Duration::from_millis(100);
 const CATCH_UP: Budget = Budget { revisions: 1000, bytes: 1 << 20 };
 
 /// Responses are handed to h2 in pieces of about this many bytes: two DATA frames.
-const PIECE_BYTES: usize = 32 * 1024;
+pub const PIECE_BYTES: usize = 32 * 1024;
 
 /// The watch streams of one session core.
 pub struct Watches {

@@ -88,6 +88,8 @@ pub struct Shared {
     pending: RefCell<Slab<Pending>>,
     stamps: Cell<u32>,
     deadlines: RefCell<BinaryHeap<Due>>,
+    /// Among the last requests was one that is no read.
+    pub(super) writes: Cell<bool>,
     /// The connection's task, woken when an earlier deadline comes in.
     task: RefCell<Option<Waker>>,
 }
@@ -102,6 +104,7 @@ impl Shared {
             pending: RefCell::new(Slab::new()),
             stamps: Cell::new(0),
             deadlines: RefCell::new(BinaryHeap::new()),
+            writes: Cell::new(false),
             task: RefCell::new(None),
         })
     }

@@ -73,7 +73,6 @@ pub async fn serve<S: ByteStream>(
             queue: Vec::with_capacity(8),
             standing,
             waits: Waits::default(),
-            asks_little: true,
             strikes: Strikes::new(core.settings.ping_interval_min),
             keepalive: Keepalive::new(core.settings.ping_after, core.settings.ping_timeout),
             pings: None,
@@ -97,8 +96,6 @@ struct Connection<S> {
     queue: Vec<Accepted>,
     standing: Standing,
     waits: Waits,
-    /// The last requests were reads.
-    asks_little: bool,
     strikes: Strikes,
     keepalive: Keepalive,
     pings: Option<h2::PingPong>,
@@ -145,10 +142,10 @@ impl<S: ByteStream> Connection<S> {
             dispatched += self.queue.len();
             let mut queue = std::mem::take(&mut self.queue);
             let now = clock::now();
-            self.asks_little = true;
+            self.shared.writes.set(false);
             for (request, respond) in queue.drain(..) {
                 self.last_stream = respond.stream_id().as_u32();
-                self.asks_little &= dispatch(&self.shared, cx, now, request, respond);
+                dispatch(&self.shared, cx, now, request, respond);
             }
             self.queue = queue;
             if dispatched >= TURN_REQUESTS_MAX {
@@ -179,7 +176,7 @@ impl<S: ByteStream> Connection<S> {
 
     /// Sends what this turn has written.
     fn send(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.standing.set(self.asks_little && self.wire.wrote() <= LITTLE_BYTES);
+        self.standing.set(!self.shared.writes.get() && self.wire.wrote() <= LITTLE_BYTES);
         let asked = self.wire.take_data_seen();
         if asked
             && self.wire.holds_only_pongs()
@@ -252,48 +249,45 @@ fn too_many_pings(last_stream: u32) -> Vec<u8> {
     frame
 }
 
-/// Answers a request on the spot if its message is whole, or starts what will. False for a write and a
-/// stream, true for a read and for what is refused.
+/// Answers a request on the spot if its message is whole, or starts what will.
 fn dispatch(
     shared: &Rc<Shared>,
     cx: &mut Context<'_>,
     now: Instant,
     request: Request<RecvStream>,
     mut respond: SendResponse<Frame>,
-) -> bool {
+) {
     let (parts, body) = request.into_parts();
     let core = &shared.core;
     let Head { deadline, encoding } = match examine(&parts, now) {
         Ok(head) => head,
-        Err(Refusal::Reset) => {
-            respond.send_reset(h2::Reason::PROTOCOL_ERROR);
-            return true;
-        }
+        Err(Refusal::Reset) => return respond.send_reset(h2::Reason::PROTOCOL_ERROR),
         Err(Refusal::Answer(http, status)) => {
             // An error here and below says that the client has gone.
             let _ = respond.send_response(core.templates.refusal(http, &status), true);
-            return true;
+            return;
         }
     };
     let Some(method) = Method::from_path(parts.uri.path()) else {
         let status = Status::new(Code::Unimplemented, unknown(parts.uri.path()));
         let _ = respond.send_response(core.templates.refusal(http::StatusCode::OK, &status), true);
-        return true;
+        return;
     };
     core.counters.of(method).started.add(1);
     let metadata = Metadata::new(parts.headers);
     let call = Call { method, metadata, deadline, peer: shared.peer };
     if let Some(encoding) = &encoding {
-        shared.refuse(method, respond, &super::frame::not_installed(encoding));
-        return true;
+        return shared.refuse(method, respond, &super::frame::not_installed(encoding));
+    }
+    if !method.is_read() {
+        shared.writes.set(true);
     }
     if method.kind() != Kind::Unary {
         let (incoming, outgoing, state) = stream::halves(shared, method, (body, encoding), respond);
         if let Some(at) = deadline {
             shared.expire_stream_at(at, &state);
         }
-        core.api.stream(call, incoming, outgoing);
-        return false;
+        return core.api.stream(call, incoming, outgoing);
     }
     let mut reader = Reader::new(body, encoding, shared.clone());
     match reader.poll_message(cx) {
@@ -302,7 +296,6 @@ fn dispatch(
             task::spawn(answer_later(shared.clone(), call, reader, respond));
         }
     }
-    method.is_read()
 }
 
 /// Waits for the rest of a unary request, and until its connection may answer.
