@@ -7,7 +7,7 @@ use kevel::mvcc::View;
 use kevel::proto::etcdserverpb::WatchCreateRequest;
 use kevel::server::api::watch::PIECE_BYTES;
 use kevel::server::grpc::Messages;
-use kevel::server::grpc::account::STREAM_UNSENT_MAX;
+use kevel::server::http2::account::STREAM_UNSENT_MAX;
 use kevel::stdx::time::{Duration, Instant};
 use kevel::watch::encode::Identity;
 use kevel::watch::{EventBatch, Hub, HubConfig, StreamId};

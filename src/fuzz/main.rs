@@ -21,6 +21,7 @@ const TARGETS: &[Target] = &[
     ("btree", |seed| kevel::btree::fuzz::run(seed, BTREE_STEPS)),
     ("mvcc", kevel::mvcc::fuzz::run),
     ("wal", kevel::wal::fuzz::run),
+    ("http2", kevel::server::http2::fuzz::run),
     ("grpc", |seed| {
         kevel::server::grpc::fuzz::fuzz(seed, 0);
     }),

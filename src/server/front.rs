@@ -21,10 +21,10 @@ use glommio::net::TcpListener;
 
 use super::admin::{self, Admin};
 use super::grpc;
+use super::http2::PREFACE;
 use super::io::accept::{self, Admission, Place};
 use super::io::clock;
 use super::io::lobby::Lobby;
-use super::io::sniff::PREFACE;
 use super::io::stop::{Membership, Phase, Stop};
 use super::io::task;
 use super::io::turns::{Standing, Turns};

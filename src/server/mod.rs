@@ -13,6 +13,7 @@ pub mod digester;
 pub mod front;
 pub mod grpc;
 pub mod health;
+pub mod http2;
 pub mod io;
 pub mod log;
 pub mod mesh;

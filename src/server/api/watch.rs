@@ -35,7 +35,7 @@ const PROGRESS_INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// How much of the past is read in one turn for all watchers that catch up.
 const CATCH_UP: Budget = Budget { revisions: 1000, bytes: 1 << 20 };
 
-/// Responses are handed to h2 in pieces of about this many bytes: two DATA frames.
+/// Responses are sent in pieces of about this many bytes: two DATA frames.
 pub const PIECE_BYTES: usize = 32 * 1024;
 
 /// The watch streams of one session core.

@@ -1,61 +1,42 @@
-//! The header blocks of answers. What is the same in every answer is built once and cloned.
+//! The header blocks of answers. What is the same in every answer is constant.
 #![forbid(unsafe_code)]
 
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
-use http::{HeaderMap, Response, StatusCode};
-
 use super::status::{Code, Status, escape};
+use crate::server::http2::Fields;
 
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+/// The HTTP status of every answer that gRPC itself gives.
+pub const HTTP_OK: &str = "200";
+const CONTENT_TYPE: (&str, &str) = ("content-type", "application/grpc");
+/// The head of an answer that has messages.
+pub const HEAD: Fields = Fields::Constant(&[(":status", HTTP_OK), CONTENT_TYPE]);
+/// The end of an answer that went well.
+pub const OK: Fields = Fields::Constant(&[("grpc-status", Code::Ok.digits())]);
 
-/// Header maps to clone.
-pub struct Templates {
-    headers: HeaderMap,
-    trailers: HeaderMap,
+/// The whole of an answer that has no messages.
+pub fn refusal(http: &'static str, status: &Status) -> Fields {
+    let mut fields = Vec::with_capacity(4);
+    fields.push((":status", http.into()));
+    fields.push((CONTENT_TYPE.0, CONTENT_TYPE.1.into()));
+    push_status(&mut fields, status);
+    Fields::Own(fields)
 }
 
-impl Default for Templates {
-    fn default() -> Self {
-        let mut headers = HeaderMap::with_capacity(1);
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        let mut trailers = HeaderMap::with_capacity(1);
-        trailers.insert(GRPC_STATUS, HeaderValue::from_static(Code::Ok.digits()));
-        Self { headers, trailers }
-    }
-}
-
-impl Templates {
-    /// The head of an answer that has messages.
-    pub fn head(&self) -> Response<()> {
-        let mut response = Response::new(());
-        *response.headers_mut() = self.headers.clone();
-        response
-    }
-
-    /// The whole of an answer that has none.
-    pub fn refusal(&self, http: StatusCode, status: &Status) -> Response<()> {
-        let mut response = self.head();
-        *response.status_mut() = http;
-        write_status(response.headers_mut(), status);
-        response
-    }
-
-    /// The end of an answer that has messages.
-    pub fn trailers(&self, result: Result<(), &Status>) -> HeaderMap {
-        let mut trailers = self.trailers.clone();
-        if let Err(status) = result {
-            write_status(&mut trailers, status);
+/// The end of an answer that has messages.
+pub fn trailers(result: Result<(), &Status>) -> Fields {
+    match result {
+        Ok(()) => OK,
+        Err(status) => {
+            let mut fields = Vec::with_capacity(2);
+            push_status(&mut fields, status);
+            Fields::Own(fields)
         }
-        trailers
     }
 }
 
-fn write_status(headers: &mut HeaderMap, status: &Status) {
-    headers.insert(GRPC_STATUS, HeaderValue::from_static(status.code.digits()));
+fn push_status(fields: &mut Vec<(&'static str, std::borrow::Cow<'static, str>)>, status: &Status) {
+    fields.push(("grpc-status", status.code.digits().into()));
     if !status.message.is_empty() {
-        let message = HeaderValue::from_str(&escape(&status.message));
-        headers.insert(GRPC_MESSAGE, message.expect("an escaped message is printable ASCII"));
+        fields.push(("grpc-message", escape(&status.message).into_owned().into()));
     }
 }
 
@@ -65,13 +46,12 @@ mod tests {
 
     #[test]
     fn an_error_carries_its_code_and_its_escaped_text() {
-        let templates = Templates::default();
         let status = Status::new(Code::Unavailable, "no\nleader");
-        let response = templates.refusal(StatusCode::OK, &status);
-        assert_eq!(response.headers()["grpc-status"], "14");
-        assert_eq!(response.headers()["grpc-message"], "no%0Aleader");
-        assert_eq!(templates.trailers(Err(&status))["grpc-status"], "14");
-        assert_eq!(templates.trailers(Ok(()))["grpc-status"], "0");
-        assert_eq!(templates.head().headers()["content-type"], "application/grpc");
+        let Fields::Own(fields) = refusal(HTTP_OK, &status) else { panic!("not constant") };
+        let end = [("grpc-status", "14".into()), ("grpc-message", "no%0Aleader".into())];
+        assert_eq!(fields[..2], [(":status", "200".into()), ("content-type", "application/grpc".into())]);
+        assert_eq!(fields[2..], end);
+        assert!(matches!(trailers(Err(&status)), Fields::Own(fields) if fields == end));
+        assert!(matches!(trailers(Ok(())), Fields::Constant(&[("grpc-status", "0")])));
     }
 }

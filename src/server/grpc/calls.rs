@@ -12,17 +12,17 @@ use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use h2::server::SendResponse;
-use http::StatusCode;
 use slab::Slab;
 
-use super::account::Account;
-use super::frame::Frame;
+use super::answer;
+use super::frame::message_head;
 use super::long::LongAnswer;
 use super::method::Method;
 use super::status::{Code, Status};
 use super::stream::StreamState;
 use super::{Core, Metadata};
+use crate::server::http2::Stream;
+use crate::server::http2::account::Account;
 use crate::stdx::time::Instant;
 
 /// Bytes of unfinished requests that one connection may make us hold.
@@ -46,7 +46,7 @@ pub struct Call {
 pub(super) struct Pending {
     stamp: u32,
     method: Method,
-    respond: SendResponse<Frame>,
+    stream: Stream,
 }
 
 /// When to look after which call.
@@ -118,14 +118,14 @@ impl Shared {
     }
 
     /// Hands a whole unary request to its handler.
-    pub(super) fn dispatch(self: &Rc<Self>, call: Call, message: Bytes, respond: SendResponse<Frame>) {
+    pub(super) fn dispatch(self: &Rc<Self>, call: Call, message: Bytes, stream: Stream) {
         let (method, deadline) = (call.method, call.deadline);
         let counts = self.core.counters.of(method);
         counts.received.add(1);
         self.core.counters.received_bytes.add(message.len() as u64);
         let stamp = self.stamps.get().wrapping_add(1);
         self.stamps.set(stamp);
-        let key = self.pending.borrow_mut().insert(Pending { stamp, method, respond });
+        let key = self.pending.borrow_mut().insert(Pending { stamp, method, stream });
         self.core.api.unary(call, message, Responder { shared: self.clone(), key, stamp });
         if let Some(at) = deadline
             && self.holds(key, stamp)
@@ -173,7 +173,7 @@ impl Shared {
                 What::Unary { key, stamp } => {
                     if let Some(pending) = self.take(key, stamp) {
                         self.count_sent(pending.method);
-                        self.refuse(pending.method, pending.respond, &Status::deadline_exceeded());
+                        self.refuse(pending.method, &pending.stream, &Status::deadline_exceeded());
                     }
                 }
                 What::Stream(stream) => {
@@ -186,12 +186,11 @@ impl Shared {
     }
 
     /// Answers with an error, as headers that end the stream.
-    pub(super) fn refuse(&self, method: Method, mut respond: SendResponse<Frame>, status: &Status) {
+    pub(super) fn refuse(&self, method: Method, stream: &Stream, status: &Status) {
         self.core.counters.of(method).handled[status.code as usize].add(1);
         self.account.note_write();
-        let response = self.core.templates.refusal(StatusCode::OK, status);
         // An error says that the stream is gone already: then nobody waits for this.
-        let _ = respond.send_response(response, true);
+        let _ = stream.refuse(&answer::refusal(answer::HTTP_OK, status));
     }
 
     /// Counts the end of a unary call that reached its handler as a message sent, whether it had one or not: so
@@ -280,24 +279,25 @@ impl Responder {
     ///
     /// For answers of up to a few hundred kilobytes; [`Responder::stream`] is for those without a bound.
     pub fn send_pieces(self, total: usize, pieces: impl IntoIterator<Item = Bytes>) {
-        let Some(mut call) = self.shared.take(self.key, self.stamp) else { return };
+        let Some(call) = self.shared.take(self.key, self.stamp) else { return };
         let shared = &self.shared;
         let counts = shared.core.counters.of(call.method);
         counts.handled[Code::Ok as usize].add(1);
         counts.sent.add(1);
         shared.core.counters.sent_bytes.add(total as u64);
-        let Ok(mut stream) = call.respond.send_response(shared.core.templates.head(), false) else { return };
+        let stream = &call.stream;
         let mut pieces = pieces.into_iter();
         let first = pieces.next().unwrap_or_default();
         let mut left = total.checked_sub(first.len()).expect("pieces fit into the announced total");
         // Errors below mean that the client has gone: nobody is left to tell.
-        let _ = stream.send_data(Frame::head(total, first, &shared.account), false);
+        let _ = stream.send_head(&answer::HEAD);
+        let _ = stream.send_data(Some(message_head(total)), first, &shared.account);
         for piece in pieces {
             left = left.checked_sub(piece.len()).expect("pieces fit into the announced total");
-            let _ = stream.send_data(Frame::slice(piece, &shared.account), false);
+            let _ = stream.send_data(None, piece, &shared.account);
         }
         assert_eq!(left, 0, "pieces fill the announced total");
-        let _ = stream.send_trailers(shared.core.templates.trailers(Ok(())));
+        let _ = stream.end(answer::OK);
     }
 
     /// Who asked.
@@ -309,7 +309,7 @@ impl Responder {
     pub fn fail(self, status: &Status) {
         if let Some(call) = self.shared.take(self.key, self.stamp) {
             self.shared.count_sent(call.method);
-            self.shared.refuse(call.method, call.respond, status);
+            self.shared.refuse(call.method, &call.stream, status);
         }
     }
 
@@ -317,7 +317,7 @@ impl Responder {
     /// them.
     pub fn stream(self, total: usize) -> LongAnswer {
         let call = self.shared.take(self.key, self.stamp);
-        LongAnswer::begin(&self.shared, call.map(|call| (call.method, call.respond)), total)
+        LongAnswer::begin(&self.shared, call.map(|call| (call.method, call.stream)), total)
     }
 
     /// Whether the call still waits; `false` when the client went away or its deadline passed.
@@ -327,9 +327,9 @@ impl Responder {
 
     /// Ready when nobody waits for the answer any more.
     pub fn poll_canceled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut pending = self.shared.pending.borrow_mut();
-        match pending.get_mut(self.key) {
-            Some(call) if call.stamp == self.stamp => call.respond.poll_reset(cx).map(|_| ()),
+        let pending = self.shared.pending.borrow();
+        match pending.get(self.key) {
+            Some(call) if call.stamp == self.stamp => call.stream.poll_gone(cx),
             _ => Poll::Ready(()),
         }
     }
@@ -339,7 +339,7 @@ impl Drop for Responder {
     fn drop(&mut self) {
         if let Some(call) = self.shared.take(self.key, self.stamp) {
             self.shared.count_sent(call.method);
-            self.shared.refuse(call.method, call.respond, &Status::stopped());
+            self.shared.refuse(call.method, &call.stream, &Status::stopped());
         }
     }
 }

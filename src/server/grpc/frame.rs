@@ -9,15 +9,11 @@
 //! ```
 //!
 //! [`Decoder`] is a pure function of the chunks it was fed: it shares a chunk that holds a whole message and
-//! copies only messages that chunks cut. [`Frame`] is what we hand to h2: the five bytes inline, the message
-//! shared, and on drop it tells its account that the bytes are no longer waiting.
+//! copies only messages that chunks cut.
 #![forbid(unsafe_code)]
-
-use std::rc::Rc;
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::account::Account;
 use super::status::{Code, Status};
 
 /// Length of a message's head.
@@ -135,72 +131,11 @@ pub fn not_installed(encoding: &str) -> Status {
     Status::new(Code::Unimplemented, message)
 }
 
-/// A piece of outgoing data: a message with its head, or a later slice of a long one.
-pub struct Frame {
-    head: [u8; HEAD_BYTES],
-    /// Bytes of the head that are written already; `HEAD_BYTES` for a slice without head.
-    head_at: u8,
-    body: Bytes,
-    length: usize,
-    account: Rc<Account>,
-}
-
-impl Frame {
-    /// A message, or the first slice of one that is `total` bytes long.
-    pub fn head(total: usize, body: Bytes, account: &Rc<Account>) -> Self {
-        let total = u32::try_from(total).expect("answers stay below 4 GiB");
-        let [a, b, c, d] = total.to_be_bytes();
-        Self::charged([0, a, b, c, d], 0, body, account)
-    }
-
-    /// A later slice.
-    pub fn slice(body: Bytes, account: &Rc<Account>) -> Self {
-        Self::charged([0; HEAD_BYTES], HEAD_BYTES as u8, body, account)
-    }
-
-    fn charged(head: [u8; HEAD_BYTES], head_at: u8, body: Bytes, account: &Rc<Account>) -> Self {
-        let length = body.len() + HEAD_BYTES - usize::from(head_at);
-        account.charge(length);
-        Self { head, head_at, body, length, account: account.clone() }
-    }
-
-    fn head_left(&self) -> &[u8] {
-        &self.head[usize::from(self.head_at)..]
-    }
-}
-
-impl Drop for Frame {
-    fn drop(&mut self) {
-        // h2 holds its lock here: the account may wake tasks but must not touch a stream.
-        self.account.release(self.length);
-    }
-}
-
-impl Buf for Frame {
-    fn remaining(&self) -> usize {
-        self.head_left().len() + self.body.len()
-    }
-
-    fn chunk(&self) -> &[u8] {
-        if self.head_left().is_empty() { &self.body } else { self.head_left() }
-    }
-
-    fn advance(&mut self, count: usize) {
-        let from_head = count.min(self.head_left().len());
-        self.head_at += from_head as u8;
-        self.body.advance(count - from_head);
-    }
-
-    fn chunks_vectored<'a>(&'a self, into: &mut [std::io::IoSlice<'a>]) -> usize {
-        let mut filled = 0;
-        for part in [self.head_left(), &self.body[..]] {
-            if filled < into.len() && !part.is_empty() {
-                into[filled] = std::io::IoSlice::new(part);
-                filled += 1;
-            }
-        }
-        filled
-    }
+/// The head of a message of `length` bytes.
+pub fn message_head(length: usize) -> [u8; HEAD_BYTES] {
+    let length = u32::try_from(length).expect("answers stay below 4 GiB");
+    let [a, b, c, d] = length.to_be_bytes();
+    [0, a, b, c, d]
 }
 
 #[cfg(test)]
@@ -257,20 +192,5 @@ mod tests {
         decoder.push(Bytes::from_static(&[0, 0, 0, 0, 3, 1]));
         assert_eq!(decoder.take(), Ok(None));
         assert_eq!(decoder.finish().unwrap_err().message, "unexpected EOF");
-    }
-
-    #[test]
-    fn a_frame_is_its_head_and_its_body() {
-        let account = Account::new();
-        let mut frame = Frame::head(3, Bytes::from_static(b"abc"), &account);
-        assert_eq!(account.unsent(), 8);
-        let mut slices = [std::io::IoSlice::new(&[]); 4];
-        assert_eq!(frame.chunks_vectored(&mut slices), 2);
-        assert_eq!(frame.copy_to_bytes(8), &[0, 0, 0, 0, 3, b'a', b'b', b'c'][..]);
-        drop(frame);
-        let slice = Frame::slice(Bytes::from_static(b"d"), &account);
-        assert_eq!((slice.remaining(), account.unsent()), (1, 1));
-        drop(slice);
-        assert_eq!(account.unsent(), 0);
     }
 }

@@ -4,10 +4,9 @@
 //! grpc-go uses.
 #![forbid(unsafe_code)]
 
-use http::request::Parts;
-use http::{HeaderMap, Method as Verb, StatusCode};
-
+use super::answer::HTTP_OK;
 use super::status::{Code, Status};
+use crate::server::http2::{Field, RequestHead};
 use crate::stdx::time::{Duration, Instant};
 
 /// What the transport itself needs to know of a request.
@@ -18,52 +17,42 @@ pub struct Head {
     pub encoding: Option<Box<str>>,
 }
 
-/// Why a head is refused.
-#[derive(Debug)]
-pub enum Refusal {
-    /// An answer of this HTTP status that carries a gRPC status too.
-    Answer(StatusCode, Status),
-    /// A malformed request: its stream is reset.
-    Reset,
-}
+/// The HTTP status of an answer, and the gRPC status that it carries too.
+pub type Refusal = (&'static str, Status);
 
-/// Checks method and headers of a request that arrived `now`.
-pub fn examine(parts: &Parts, now: Instant) -> Result<Head, Refusal> {
-    let mut head = Head { deadline: None, encoding: None };
-    let mut content_type = None;
-    let mut malformed = None;
-    for (name, value) in &parts.headers {
-        match name.as_str() {
-            "content-type" => content_type = Some(value.as_bytes()),
-            "grpc-timeout" => match timeout(&String::from_utf8_lossy(value.as_bytes())) {
-                Ok(delay) => head.deadline = Some(now + delay),
-                Err(text) => malformed = Some(format!("malformed grpc-timeout: {text}")),
-            },
-            "grpc-encoding" if value != "identity" && !value.is_empty() => {
-                head.encoding = Some(String::from_utf8_lossy(value.as_bytes()).into());
-            }
-            "connection" => return Err(Refusal::Reset),
-            _ => {}
-        }
+/// Checks the head of a request that arrived `now`.
+///
+/// # Errors
+/// Why it is refused.
+pub fn examine(request: &RequestHead, now: Instant) -> Result<Head, Refusal> {
+    fn value(field: &Option<Field>) -> Option<&[u8]> {
+        field.as_ref().map(Field::value)
     }
-    let refuse = |http, code, text: String| Err(Refusal::Answer(http, Status::new(code, text)));
+    let refuse = |http, code, text: String| Err((http, Status::new(code, text)));
+    let content_type = value(&request.content_type);
     if !content_type.is_some_and(is_grpc) {
         let shown = String::from_utf8_lossy(content_type.unwrap_or_default()).into_owned();
         let text = format!("invalid gRPC request content-type {shown:?}");
-        return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::InvalidArgument, text);
+        return refuse("415", Code::InvalidArgument, text);
     }
-    if let Some(text) = malformed {
-        return refuse(StatusCode::BAD_REQUEST, Code::Internal, text);
-    }
-    if parts.method != Verb::POST {
-        let verb = parts.method.as_str();
+    let deadline = match value(&request.grpc_timeout) {
+        None => None,
+        Some(text) => match timeout(&String::from_utf8_lossy(text)) {
+            Ok(delay) => Some(now + delay),
+            Err(text) => return refuse("400", Code::Internal, format!("malformed grpc-timeout: {text}")),
+        },
+    };
+    let verb = value(&request.verb).unwrap_or_default();
+    if verb != b"POST" {
+        let verb = String::from_utf8_lossy(verb);
         let text = format!("Received a HEADERS frame with :method {verb:?} which should be POST");
-        return refuse(StatusCode::METHOD_NOT_ALLOWED, Code::Internal, text);
+        return refuse("405", Code::Internal, text);
     }
-    if head.deadline.is_some_and(|deadline| deadline <= now) {
-        return Err(Refusal::Answer(StatusCode::OK, Status::deadline_exceeded()));
+    if deadline.is_some_and(|deadline| deadline <= now) {
+        return Err((HTTP_OK, Status::deadline_exceeded()));
     }
-    Ok(head)
+    let encoding = value(&request.grpc_encoding).filter(|&name| !name.is_empty() && name != b"identity");
+    Ok(Head { deadline, encoding: encoding.map(|name| String::from_utf8_lossy(name).into()) })
 }
 
 /// `application/grpc`, alone or with a subtype behind `+` or `;`.
@@ -100,19 +89,25 @@ fn timeout(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_nanos(count.saturating_mul(nanos_per_unit)))
 }
 
-/// The client's own headers, looked up when a handler asks.
+/// The client's own fields, looked up when a handler asks.
 #[derive(Clone, Debug, Default)]
-pub struct Metadata(HeaderMap);
+pub struct Metadata(Vec<Field>);
 
 impl Metadata {
-    /// Wraps a request's headers.
-    pub fn new(headers: HeaderMap) -> Self {
-        Self(headers)
+    /// Wraps a request's fields.
+    pub fn new(fields: Vec<Field>) -> Self {
+        Self(fields)
     }
 
-    /// The first value of a text header. `None` if absent or not printable text.
+    fn find(&self, name: &str) -> Option<&[u8]> {
+        self.0.iter().find(|field| field.name() == name.as_bytes()).map(Field::value)
+    }
+
+    /// The first value of a text field. `None` if absent or not printable text.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).and_then(|value| value.to_str().ok())
+        let printable =
+            |value: &&[u8]| value.iter().all(|&byte| byte == b'\t' || (b' '..=b'~').contains(&byte));
+        self.find(name).filter(printable).and_then(|value| std::str::from_utf8(value).ok())
     }
 
     /// The auth token: `token`, or `authorization` as the gateway passes it (with or without `Bearer`).
@@ -128,16 +123,16 @@ impl Metadata {
 
     /// `X.Y` of the client, for a metric's label. An error when it is not UTF-8, as etcd checks it.
     pub fn client_api_version(&self) -> Result<&str, Status> {
-        match self.0.get("client-api-version") {
+        match self.find("client-api-version") {
             None => Ok("unknown"),
-            Some(value) => std::str::from_utf8(value.as_bytes())
+            Some(value) => std::str::from_utf8(value)
                 .map_err(|_| Status::new(Code::InvalidArgument, "etcdserver: invalid client api version")),
         }
     }
 
     /// Whether the call came through a JSON gateway, which disables identity by certificate.
     pub fn is_gateway(&self) -> bool {
-        self.0.contains_key("grpcgateway-accept")
+        self.find("grpcgateway-accept").is_some()
     }
 }
 
@@ -145,19 +140,24 @@ impl Metadata {
 mod tests {
     use super::*;
 
-    fn parts(headers: &[(&'static str, &'static str)]) -> Parts {
-        let mut builder = http::Request::post("http://h/etcdserverpb.KV/Range");
-        for (name, value) in headers {
-            builder = builder.header(*name, *value);
-        }
-        builder.body(()).unwrap().into_parts().0
+    fn request(fields: &[(&str, &str)]) -> RequestHead {
+        let field = |name: &str| {
+            fields.iter().find(|(other, _)| *other == name).map(|(name, value)| Field::new(name, value))
+        };
+        let mut head = RequestHead {
+            verb: Some(Field::new(":method", "POST")),
+            content_type: field("content-type"),
+            grpc_timeout: field("grpc-timeout"),
+            ..RequestHead::default()
+        };
+        head.metadata = fields.iter().map(|(name, value)| Field::new(name, value)).collect();
+        head
     }
 
-    fn refused(headers: &[(&'static str, &'static str)]) -> (u16, String) {
-        match examine(&parts(headers), Instant::from_nanos(5)) {
-            Err(Refusal::Answer(http, status)) => (http.as_u16(), status.message.into_owned()),
-            Err(Refusal::Reset) => (0, String::new()),
-            Ok(_) => (200, String::new()),
+    fn refused(fields: &[(&str, &str)]) -> (&'static str, String) {
+        match examine(&request(fields), Instant::from_nanos(5)) {
+            Err((http, status)) => (http, status.message.into_owned()),
+            Ok(_) => (HTTP_OK, String::new()),
         }
     }
 
@@ -166,14 +166,13 @@ mod tests {
     #[test]
     fn content_types_are_checked_as_grpc_go_does() {
         for fine in ["application/grpc", "application/grpc+proto", "application/grpc;x"] {
-            assert_eq!(refused(&[("content-type", fine)]).0, 200);
+            assert_eq!(refused(&[("content-type", fine)]).0, HTTP_OK);
         }
         assert_eq!(
             refused(&[("content-type", "application/grpcx")]),
-            (415, "invalid gRPC request content-type \"application/grpcx\"".into())
+            ("415", "invalid gRPC request content-type \"application/grpcx\"".into())
         );
-        assert_eq!(refused(&[]).0, 415);
-        assert_eq!(refused(&[GRPC, ("connection", "close")]).0, 0);
+        assert_eq!(refused(&[]).0, "415");
     }
 
     #[test]
@@ -187,16 +186,16 @@ mod tests {
         for wrong in ["", "1", "1x", "123456789S", "-1S", "+1S", "1\u{e9}", "\u{e9}\u{e9}"] {
             assert!(timeout(wrong).is_err(), "{wrong}");
         }
-        assert_eq!(refused(&[GRPC, ("grpc-timeout", "5")]).0, 400);
+        assert_eq!(refused(&[GRPC, ("grpc-timeout", "5")]).0, "400");
         assert_eq!(refused(&[GRPC, ("grpc-timeout", "0n")]).1, "context deadline exceeded");
-        let head = examine(&parts(&[GRPC, ("grpc-timeout", "5n")]), Instant::from_nanos(5)).unwrap();
+        let head = examine(&request(&[GRPC, ("grpc-timeout", "5n")]), Instant::from_nanos(5)).unwrap();
         assert_eq!(head.deadline, Some(Instant::from_nanos(10)));
     }
 
     #[test]
     fn metadata_is_read_when_asked() {
         let metadata =
-            Metadata::new(parts(&[("authorization", "Bearer x.1"), ("hasleader", "true")]).headers);
+            Metadata::new(request(&[("authorization", "Bearer x.1"), ("hasleader", "true")]).metadata);
         assert_eq!(metadata.token(), Some("x.1"));
         assert!(metadata.requires_leader() && !metadata.is_gateway());
         assert_eq!(metadata.client_api_version(), Ok("unknown"));

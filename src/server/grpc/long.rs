@@ -6,13 +6,14 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use h2::{SendStream, server::SendResponse};
 
-use super::account::Account;
+use super::answer;
 use super::calls::Shared;
-use super::frame::Frame;
+use super::frame::message_head;
 use super::method::Method;
 use super::status::{Code, Status};
+use crate::server::http2::Stream;
+use crate::server::http2::account::Account;
 
 /// Writes one message of a length that is known before its content.
 ///
@@ -22,7 +23,7 @@ use super::status::{Code, Status};
 /// Dropped unfinished, it ends the call with an error: the client throws away what it has.
 pub struct LongAnswer {
     method: Method,
-    stream: Option<SendStream<Frame>>,
+    stream: Option<Stream>,
     shared: Rc<Shared>,
     account: Rc<Account>,
     total: usize,
@@ -32,14 +33,9 @@ pub struct LongAnswer {
 }
 
 impl LongAnswer {
-    pub(super) fn begin(
-        shared: &Rc<Shared>,
-        call: Option<(Method, SendResponse<Frame>)>,
-        total: usize,
-    ) -> Self {
+    pub(super) fn begin(shared: &Rc<Shared>, call: Option<(Method, Stream)>, total: usize) -> Self {
         let method = call.as_ref().map_or(Method::Range, |call| call.0);
-        let stream =
-            call.and_then(|(_, mut respond)| respond.send_response(shared.core.templates.head(), false).ok());
+        let stream = call.and_then(|(_, stream)| stream.send_head(&answer::HEAD).ok().map(|()| stream));
         Self {
             method,
             stream,
@@ -63,22 +59,18 @@ impl LongAnswer {
     pub fn write(&mut self, slice: Bytes) {
         assert!(slice.len() <= self.left(), "an answer is as long as it was announced");
         self.written += slice.len();
-        let Some(stream) = &mut self.stream else { return };
-        let frame = if self.begun {
-            Frame::slice(slice, &self.account)
-        } else {
-            Frame::head(self.total, slice, &self.account)
-        };
+        let Some(stream) = &self.stream else { return };
+        let head = if self.begun { None } else { Some(message_head(self.total)) };
         self.begun = true;
-        if stream.send_data(frame, false).is_err() {
+        if stream.send_data(head, slice, &self.account).is_err() {
             self.stream = None; // the client has gone; `poll_room` tells
         }
     }
 
     /// Ready with the number of bytes that may be written without piling up.
     pub fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Status>> {
-        let Some(stream) = &mut self.stream else { return Poll::Ready(Err(Status::canceled())) };
-        if stream.poll_reset(cx).is_ready() {
+        let Some(stream) = &self.stream else { return Poll::Ready(Err(Status::canceled())) };
+        if stream.poll_gone(cx).is_ready() {
             return Poll::Ready(Err(Status::canceled()));
         }
         self.account.poll_room(cx).map(Ok)
@@ -110,13 +102,13 @@ impl LongAnswer {
     }
 
     fn close(&mut self, result: Result<(), &Status>) {
-        let Some(mut stream) = self.stream.take() else { return };
+        let Some(stream) = self.stream.take() else { return };
         let counts = self.shared.core.counters.of(self.method);
         counts.handled[result.map_or_else(|status| status.code, |()| Code::Ok) as usize].add(1);
         counts.sent.add(1);
         self.shared.core.counters.sent_bytes.add(self.written as u64);
         // An error means that the client has gone: nobody is left to tell.
-        let _ = stream.send_trailers(self.shared.core.templates.trailers(result));
+        let _ = stream.end(answer::trailers(result));
     }
 }
 

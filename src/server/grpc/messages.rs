@@ -1,6 +1,6 @@
 //! Many small messages as one piece of data.
 //!
-//! A DATA frame need not end where a message ends. Handing h2 one piece with a hundred messages costs it one frame,
+//! A DATA frame need not end where a message ends. One piece with a hundred messages costs one frame,
 //! where a hundred pieces cost a hundred; the bytes are copied once either way.
 #![forbid(unsafe_code)]
 

@@ -1,12 +1,12 @@
-//! gRPC over h2, as far as etcd's clients can tell it from grpc-go.
+//! gRPC over HTTP/2, as far as etcd's clients can tell it from grpc-go.
 //!
 //! ```text
 //!   connection  the task of one HTTP/2 connection: reads, dispatches on the spot, writes, sends once
 //!   head        checks of a request's headers; its metadata            method   the table of methods
 //!   reader      chunks of a body -> messages                           frame    the five-byte message head
 //!   calls       unary calls waiting for an answer; Call, Responder     long     answers too long to assemble
-//!   stream      Incoming and Outgoing of streaming calls               account  what waits for a slow client
-//!   answer      header blocks, built once                              status   codes and texts of errors
+//!   stream      Incoming and Outgoing of streaming calls               messages many small ones as one piece
+//!   answer      header blocks                                          status   codes and texts of errors
 //!   keepalive   pings: too many of the client's, and our own           counters per method, per core
 //!   pongs       acknowledged pings that leave with an answer
 //! ```
@@ -17,13 +17,11 @@
 //! calls of one connection in one turn of the loop again leave in one send.
 //!
 //! Bounds, each named where it is used: the length of a message, unfinished messages per connection and core,
-//! unsent answers per connection and per stream, streams per connection, the size of a header list, requests per
-//! turn. A client that passes one gets an error or waits; it costs the others nothing.
+//! unsent answers per connection and per stream, requests per turn; `http2` has those of its own. A client that passes one gets an error or waits; it costs the others nothing.
 //!
 //! Absent on purpose: compression (etcd links no compressor either), reflection, server push.
 #![forbid(unsafe_code)]
 
-pub mod account;
 mod answer;
 mod calls;
 pub mod connection;
@@ -56,6 +54,7 @@ pub use method::{Kind, Method};
 pub use status::{Code, Status};
 pub use stream::{Incoming, Outgoing};
 
+use crate::server::http2::Limits;
 use crate::stdx::time::Duration;
 
 /// The handlers of all methods, on one core.
@@ -69,14 +68,6 @@ pub trait Api {
 
 /// More streams than this per connection are refused whatever the operator says.
 pub const STREAMS_MAX: u32 = 25_000;
-/// Windows that a client may fill before we read: one stream, and all of a connection.
-const STREAM_WINDOW: u32 = 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
-/// Decoded headers of one request; room for any token.
-const HEADER_LIST_MAX: u32 = 64 * 1024;
-/// Streams that were reset before we looked at them; more of these at once is an attack.
-const RESETS_PENDING_MAX: usize = 256;
-
 /// What the operator decides about client connections.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -105,15 +96,8 @@ impl Default for Settings {
 }
 
 impl Settings {
-    fn builder(&self) -> h2::server::Builder {
-        let mut builder = h2::server::Builder::new();
-        builder
-            .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_header_list_size(HEADER_LIST_MAX)
-            .max_concurrent_streams(self.streams_max.min(STREAMS_MAX))
-            .max_pending_accept_reset_streams(RESETS_PENDING_MAX);
-        builder
+    fn limits(&self) -> Limits {
+        Limits { streams_max: self.streams_max.min(STREAMS_MAX) }
     }
 }
 
@@ -122,7 +106,6 @@ pub struct Core {
     api: Rc<dyn Api>,
     settings: Settings,
     counters: Arc<counters::Counters>,
-    templates: answer::Templates,
     /// Bytes of messages that are not whole yet, of all connections.
     partial_bytes: Cell<usize>,
     pongs: Rc<pongs::Pongs>,
@@ -131,13 +114,6 @@ pub struct Core {
 impl Core {
     /// A core that answers with `api` and counts into `counters`.
     pub fn new(api: Rc<dyn Api>, settings: Settings, counters: Arc<counters::Counters>) -> Rc<Self> {
-        Rc::new(Self {
-            api,
-            settings,
-            counters,
-            templates: answer::Templates::default(),
-            partial_bytes: Cell::new(0),
-            pongs: Rc::default(),
-        })
+        Rc::new(Self { api, settings, counters, partial_bytes: Cell::new(0), pongs: Rc::default() })
     }
 }

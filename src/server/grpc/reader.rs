@@ -5,15 +5,15 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::RecvStream;
 
 use super::calls::Shared;
 use super::frame::Decoder;
 use super::status::{Code, Status};
+use crate::server::http2::{Gone, Stream};
 
-/// Takes chunks from h2, opens the client's window again, and cuts messages.
+/// Takes what came on a stream and cuts messages.
 pub(super) struct Reader {
-    body: RecvStream,
+    stream: Stream,
     decoder: Decoder,
     shared: Rc<Shared>,
     /// What this reader holds of an unfinished message, as counted in `shared` and its core.
@@ -22,9 +22,9 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(body: RecvStream, encoding: Option<Box<str>>, shared: Rc<Shared>) -> Self {
+    pub(super) fn new(stream: Stream, encoding: Option<Box<str>>, shared: Rc<Shared>) -> Self {
         let decoder = Decoder::new(shared.core.settings.message_bytes_max, encoding);
-        Self { body, decoder, shared, held_bytes: 0, ended: false }
+        Self { stream, decoder, shared, held_bytes: 0, ended: false }
     }
 
     /// The next message; `None` once the client has ended its side, whole.
@@ -39,17 +39,15 @@ impl Reader {
                 Ok(None) => {}
                 Err(status) => return self.fail(status),
             }
-            match ready!(self.body.poll_data(cx)) {
+            match ready!(self.stream.poll_data(cx)) {
                 Some(Ok(chunk)) => {
-                    // An error says that the stream is gone: the next poll_data tells why.
-                    let _ = self.body.flow_control().release_capacity(chunk.len());
                     self.decoder.push(chunk);
                     if !self.hold() {
                         let text = "grpc: too many unfinished messages";
                         return self.fail(Status::new(Code::ResourceExhausted, text));
                     }
                 }
-                Some(Err(_)) => return self.fail(Status::canceled()),
+                Some(Err(Gone)) => return self.fail(Status::canceled()),
                 None => {
                     if let Err(status) = self.decoder.finish() {
                         return self.fail(status);
@@ -87,5 +85,6 @@ impl Drop for Reader {
     fn drop(&mut self) {
         self.decoder = Decoder::new(0, None);
         self.hold();
+        self.stream.stop_reading();
     }
 }

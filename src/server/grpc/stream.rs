@@ -11,15 +11,16 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use h2::{RecvStream, SendStream, server::SendResponse};
 
-use super::account::Account;
+use super::answer;
 use super::calls::Shared;
-use super::frame::{Frame, HEAD_BYTES};
+use super::frame::{HEAD_BYTES, message_head};
 use super::messages::Messages;
 use super::method::{Kind, Method};
 use super::reader::Reader;
 use super::status::{Code, Status};
+use crate::server::http2::Stream;
+use crate::server::http2::account::Account;
 
 /// What both halves and the connection's deadlines share.
 pub(super) struct StreamState {
@@ -43,8 +44,8 @@ impl StreamState {
 pub(super) fn halves(
     shared: &Rc<Shared>,
     method: Method,
-    (body, encoding): (RecvStream, Option<Box<str>>),
-    respond: SendResponse<Frame>,
+    encoding: Option<Box<str>>,
+    stream: Stream,
 ) -> (Incoming, Outgoing, Rc<StreamState>) {
     let account = Account::of_stream(&shared.account);
     let state = Rc::new(StreamState {
@@ -52,10 +53,10 @@ pub(super) fn halves(
         reader: RefCell::new(None),
         account: account.clone(),
     });
-    let reader = Reader::new(body, encoding, shared.clone());
+    let reader = Reader::new(stream.clone(), encoding, shared.clone());
     let incoming = Incoming { reader, state: state.clone(), shared: shared.clone(), method };
     let outgoing =
-        Outgoing { sending: Sending::Fresh(respond), state: state.clone(), shared: shared.clone(), method };
+        Outgoing { sending: Sending::Fresh(stream), state: state.clone(), shared: shared.clone(), method };
     (incoming, outgoing, state)
 }
 
@@ -99,9 +100,9 @@ impl Incoming {
 
 enum Sending {
     /// Nothing was sent.
-    Fresh(SendResponse<Frame>),
+    Fresh(Stream),
     /// The headers are out.
-    Open(SendStream<Frame>),
+    Open(Stream),
     /// Finished, or the client has gone.
     Over,
 }
@@ -141,10 +142,10 @@ impl Outgoing {
         let mut pieces = pieces.into_iter();
         let first = pieces.next().unwrap_or_default();
         let mut sent = first.len();
-        stream.send_data(Frame::head(total, first, &account), false).map_err(|_| Status::canceled())?;
+        stream.send_data(Some(message_head(total)), first, &account).map_err(|_| Status::canceled())?;
         for piece in pieces {
             sent += piece.len();
-            stream.send_data(Frame::slice(piece, &account), false).map_err(|_| Status::canceled())?;
+            stream.send_data(None, piece, &account).map_err(|_| Status::canceled())?;
         }
         assert_eq!(sent, total, "pieces fill the announced total");
         self.shared.core.counters.of(self.method).sent.add(1);
@@ -165,7 +166,7 @@ impl Outgoing {
         let Some(stream) = self.open() else { return Err(Status::canceled()) };
         let sent = bytes.len() + rest.as_ref().map_or(0, Bytes::len) - HEAD_BYTES * count as usize;
         for piece in [Some(bytes), rest].into_iter().flatten() {
-            stream.send_data(Frame::slice(piece, &account), false).map_err(|_| Status::canceled())?;
+            stream.send_data(None, piece, &account).map_err(|_| Status::canceled())?;
         }
         self.shared.core.counters.of(self.method).sent.add(count);
         self.shared.core.counters.sent_bytes.add(sent as u64);
@@ -173,14 +174,16 @@ impl Outgoing {
     }
 
     /// Sends the headers, if they are not out yet.
-    fn open(&mut self) -> Option<&mut SendStream<Frame>> {
-        if let Sending::Fresh(respond) = &mut self.sending {
-            self.sending = match respond.send_response(self.shared.core.templates.head(), false) {
-                Ok(stream) => Sending::Open(stream),
-                Err(_) => Sending::Over,
+    fn open(&mut self) -> Option<&Stream> {
+        if let Sending::Fresh(_) = &self.sending {
+            let Sending::Fresh(stream) = std::mem::replace(&mut self.sending, Sending::Over) else {
+                unreachable!("just seen")
             };
+            if stream.send_head(&answer::HEAD).is_ok() {
+                self.sending = Sending::Open(stream);
+            }
         }
-        match &mut self.sending {
+        match &self.sending {
             Sending::Open(stream) => Some(stream),
             _ => None,
         }
@@ -218,12 +221,11 @@ impl Outgoing {
         if self.state.expired.get() {
             return Poll::Ready(Status::deadline_exceeded());
         }
-        let reset = match &mut self.sending {
-            Sending::Fresh(respond) => respond.poll_reset(cx).map(|_| ()),
-            Sending::Open(stream) => stream.poll_reset(cx).map(|_| ()),
+        let gone = match &self.sending {
+            Sending::Fresh(stream) | Sending::Open(stream) => stream.poll_gone(cx),
             Sending::Over => Poll::Ready(()),
         };
-        reset.map(|()| Status::canceled())
+        gone.map(|()| Status::canceled())
     }
 
     /// Ends the stream.
@@ -241,21 +243,17 @@ impl Outgoing {
             counts.received.add(1);
         }
         self.shared.account.note_write();
-        // Errors of h2 below mean that the client has gone: nobody is left to tell.
-        match (std::mem::replace(&mut self.sending, Sending::Over), result) {
-            (Sending::Fresh(mut respond), Err(status)) => {
-                let _ = respond.send_response(core.templates.refusal(http::StatusCode::OK, &status), true);
+        // Errors below mean that the client has gone: nobody is left to tell.
+        let _ = match (std::mem::replace(&mut self.sending, Sending::Over), result) {
+            (Sending::Fresh(stream), Err(status)) => {
+                stream.refuse(&answer::refusal(answer::HTTP_OK, &status))
             }
-            (Sending::Fresh(mut respond), Ok(())) => {
-                if let Ok(mut stream) = respond.send_response(core.templates.head(), false) {
-                    let _ = stream.send_trailers(core.templates.trailers(Ok(())));
-                }
+            (Sending::Fresh(stream), Ok(())) => {
+                stream.send_head(&answer::HEAD).and_then(|()| stream.end(answer::OK))
             }
-            (Sending::Open(mut stream), result) => {
-                let _ = stream.send_trailers(core.templates.trailers(result.as_ref().map(|&()| ())));
-            }
-            (Sending::Over, _) => {}
-        }
+            (Sending::Open(stream), result) => stream.end(answer::trailers(result.as_ref().map(|&()| ()))),
+            (Sending::Over, _) => Ok(()),
+        };
     }
 }
 

@@ -5,8 +5,7 @@
 //!   socket   listening sockets (SO_REUSEPORT on every session core), options of accepted ones
 //!   accept   accept loop: bounded connections, backs off when descriptors run out
 //!   lobby    clients that have not asked for anything yet, and may be sent away when the process is full
-//!   wire     one connection's byte stream as h2 wants it: coalescing writes, bounded reads, replayed first bytes
-//!   sniff    watches HTTP/2 frame headers pass by, to see what h2 does not show (PING)
+//!   wire     one connection's byte stream: bounded reads, replayed first bytes, a close that loses nothing
 //!   stop     drain, then close, the connections of a core
 //!   clock    the monotonic clock as stdx::time::Instant
 //!   task     spawn and sleep
@@ -17,8 +16,7 @@
 //! ```
 //!
 //! What glommio 0.9 needs to be told (all measured):
-//! - a socket write costs a system call, so [`wire`] collects what h2 writes (two writes per DATA frame) and
-//!   sends once per wake-up;
+//! - a socket write costs a system call, so a connection collects what it has to say and sends once per wake-up;
 //! - a task's waker panics beyond 32 766 clones: no task waits on so many things at once (connections are no tasks of
 //!   glommio's, see [`turns`]; log writes are a task of their own);
 //! - the first sleep of an executor takes 11 ms unless the process registered for membarrier before its first
@@ -35,7 +33,6 @@ pub mod log_map;
 pub mod ofd_lock;
 pub mod page_file;
 pub mod probe;
-pub mod sniff;
 pub mod socket;
 pub mod stop;
 pub mod task;

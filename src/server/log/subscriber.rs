@@ -1,7 +1,7 @@
 //! `tracing` events as lines.
 //!
 //! Spans are not kept: nothing here uses them, and one per request would cost more than the request. Events of
-//! libraries pass from level info up; h2 alone writes dozens of debug events per request.
+//! libraries pass from level info up; some write dozens of debug events per request.
 #![forbid(unsafe_code)]
 
 use std::fmt::Debug;

@@ -1,8 +1,7 @@
 //! How much of what we said waits to be written: per connection, and per stream.
 //!
-//! h2 takes any amount of data and keeps what the client's windows or the socket do not take. Each [`Frame`]
-//! charges its account when it is handed to h2 and releases it when h2 has written it, so a slow client shows as
-//! unsent bytes:
+//! A stream takes any amount of data and keeps what the client's windows or the socket do not take. It charges what it
+//! keeps to an account, and releases it when it is written, so a slow client shows as unsent bytes:
 //!
 //! ```text
 //!   unary answers    4 MB per connection, then its further requests wait
@@ -11,8 +10,6 @@
 //! ```
 //!
 //! Streams do not make requests wait: a few slow LISTs must not stop the gets beside them.
-//!
-//! [`Frame`]: super::frame::Frame
 #![forbid(unsafe_code)]
 
 use std::cell::{Cell, RefCell};
@@ -30,7 +27,7 @@ const STREAMS_UNSENT_MAX: usize = 16 * 1024 * 1024;
 /// ... this much.
 const CROWDED_UNSENT_MAX: usize = 16 * 1024;
 
-/// Bytes that are in h2 and not yet in the connection's output.
+/// Bytes that wait in streams and are not yet in the connection's output.
 pub struct Account {
     unsent: Cell<usize>,
     /// Unsent bytes of the streams of a connection, which its own do not include.
@@ -66,7 +63,7 @@ impl Account {
         })
     }
 
-    /// Bytes went to h2.
+    /// Bytes wait.
     pub fn charge(&self, bytes: usize) {
         self.unsent.set(self.unsent.get() + bytes);
         if let Some(connection) = &self.connection {
@@ -74,7 +71,7 @@ impl Account {
         }
     }
 
-    /// Bytes left h2, written or thrown away. Called under h2's lock: wakes, and nothing else.
+    /// Bytes were written or thrown away. Called while the connection's state is borrowed: wakes, and nothing else.
     pub fn release(&self, bytes: usize) {
         let unsent = self.unsent.get();
         assert!(unsent >= bytes, "what is released was charged");

@@ -1,0 +1,27 @@
+//! HPACK (RFC 7541): header fields as a client packs them, and ours.
+//!
+//! ```text
+//!   decode   a client's header block -> fields; its dynamic table        huffman   strings packed by letter frequency
+//!   encode   our header blocks, with the few fields that repeat          table     the fields that everybody knows
+//!   field    one header field, its name understood once
+//! ```
+#![forbid(unsafe_code)]
+
+mod decode;
+mod encode;
+mod field;
+mod huffman;
+mod table;
+
+pub use decode::Decoder;
+pub use encode::{Encoder, Fields};
+pub use field::{Field, Name};
+
+/// What a table of fields may hold unless somebody says otherwise, in bytes as RFC 7541, 4.1 counts them.
+const TABLE_BYTES: usize = 4096;
+/// What a field counts beside its name and value.
+pub const FIELD_OVERHEAD: usize = 32;
+
+/// A header block that cannot be decoded. The tables of both sides disagree from here on: the connection must end.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Malformed;

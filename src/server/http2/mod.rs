@@ -1,0 +1,37 @@
+//! The server's side of HTTP/2 (RFC 9113), as far as gRPC uses it.
+//!
+//! ```text
+//!   connection   what frames mean: streams, settings, windows, the end            stream    a handle on one of them
+//!   frame        heads of frames, numbers and names                               slot      what is remembered of it
+//!   hpack        header fields (RFC 7541)                                         request   the head of a request
+//!   window       flow control                                                     out       what is to be sent
+//!   ids          which stream an id is                                            account   what waits for a client
+//! ```
+//!
+//! Pure: bytes in, requests and bytes out. It is here, and not the h2 crate, because of what a small call costs: h2
+//! serves any use of HTTP/2 from any thread, behind locks, queues and header maps, which was a third of the CPU time of
+//! a get. One core, one owner, fields that repeat as one pointer, and frames written where they leave from cost a
+//! fraction of it; `perf/profiles` has the numbers. Clients here are h2's.
+//!
+//! Absent, because gRPC has no use for them: server push, priorities, upgrades from HTTP/1.1, CONNECT.
+#![forbid(unsafe_code)]
+
+pub mod account;
+mod connection;
+mod frame;
+pub mod fuzz;
+pub mod hpack;
+mod ids;
+mod out;
+mod request;
+mod slot;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod window;
+
+pub use connection::{Http2, Limits, Over};
+pub use frame::{PREFACE, Reason};
+pub use hpack::{Field, Fields};
+pub use request::RequestHead;
+pub use stream::{Gone, Stream};

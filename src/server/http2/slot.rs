@@ -1,0 +1,179 @@
+//! What a connection remembers of an open stream.
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::task::{Context, Waker};
+
+use bytes::{Bytes, BytesMut};
+
+use super::account::Account;
+use super::hpack::Fields;
+use super::window::{ReceiveWindow, SendWindow};
+
+/// Bytes that may go in front of a body without being copied into it: the head of a gRPC message.
+pub const PREFIX_BYTES: usize = 5;
+
+/// An open stream.
+pub struct Slot {
+    pub id: u32,
+    /// Handed to the application.
+    pub seen: bool,
+
+    // What the client says.
+    pub received: Received,
+    pub receive_window: ReceiveWindow,
+    /// The client has ended its side.
+    pub ended: bool,
+    /// Nobody reads any more: what comes is thrown away.
+    pub unread: bool,
+    pub reader: Option<Waker>,
+
+    // What we say.
+    pub send_window: SendWindow,
+    pub queue: VecDeque<Item>,
+    /// Among those that wait for their turn to write.
+    pub ready: bool,
+    /// Wants to know when the stream is gone.
+    pub watcher: Option<Waker>,
+}
+
+impl Slot {
+    pub fn new(id: u32, receive_window: u32, send_window: SendWindow) -> Self {
+        Self {
+            id,
+            seen: false,
+            received: Received::default(),
+            receive_window: ReceiveWindow::new(receive_window),
+            ended: false,
+            unread: false,
+            reader: None,
+            send_window,
+            queue: VecDeque::new(),
+            ready: false,
+            watcher: None,
+        }
+    }
+}
+
+/// Keeps the waker of `cx` in `place`.
+pub fn keep(place: &mut Option<Waker>, cx: &Context<'_>) {
+    if !place.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+        *place = Some(cx.waker().clone());
+    }
+}
+
+/// Data that came and was not read yet. The first piece, as a rule a whole message, is kept as it is; further ones
+/// are collected, so that a client that sends byte by byte costs bytes and not pieces.
+#[derive(Default)]
+pub struct Received {
+    first: Option<Bytes>,
+    more: BytesMut,
+}
+
+impl Received {
+    pub fn push(&mut self, bytes: &[u8]) {
+        if self.len() == 0 {
+            self.first = Some(Bytes::copy_from_slice(bytes));
+        } else {
+            self.more.extend_from_slice(bytes);
+        }
+    }
+
+    pub fn take(&mut self) -> Option<Bytes> {
+        if let Some(first) = self.first.take() {
+            return Some(first);
+        }
+        if self.more.is_empty() { None } else { Some(std::mem::take(&mut self.more).freeze()) }
+    }
+
+    pub fn len(&self) -> usize {
+        self.first.as_ref().map_or(0, Bytes::len) + self.more.len()
+    }
+}
+
+/// Something that waits for its stream's turn to write.
+pub enum Item {
+    Data(Data),
+    /// Trailers: the end of what we say.
+    End(Fields),
+}
+
+/// Data that waits, counted in its account until it is written or thrown away.
+pub struct Data {
+    prefix: [u8; PREFIX_BYTES],
+    /// Bytes of the prefix that are written, or were never there.
+    prefix_at: usize,
+    body: Bytes,
+    account: Rc<Account>,
+}
+
+impl Data {
+    pub fn new(prefix: Option<[u8; PREFIX_BYTES]>, body: Bytes, account: &Rc<Account>) -> Self {
+        let prefix_at = if prefix.is_some() { 0 } else { PREFIX_BYTES };
+        let data = Self { prefix: prefix.unwrap_or_default(), prefix_at, body, account: account.clone() };
+        account.charge(data.len());
+        data
+    }
+
+    pub fn len(&self) -> usize {
+        PREFIX_BYTES - self.prefix_at + self.body.len()
+    }
+
+    /// The next `length` bytes, in two parts.
+    pub fn parts(&self, length: usize) -> [&[u8]; 2] {
+        let prefix = &self.prefix[self.prefix_at..];
+        let prefix = &prefix[..prefix.len().min(length)];
+        [prefix, &self.body[..length - prefix.len()]]
+    }
+
+    /// The next `length` bytes were written.
+    pub fn advance(&mut self, length: usize) {
+        let of_prefix = length.min(PREFIX_BYTES - self.prefix_at);
+        self.prefix_at += of_prefix;
+        let _ = self.body.split_to(length - of_prefix);
+        self.account.release(length);
+    }
+}
+
+impl Drop for Data {
+    fn drop(&mut self) {
+        let left = self.len();
+        if left > 0 {
+            self.account.release(left);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_is_its_prefix_and_its_body_and_pays_back_what_it_charged() {
+        let account = Account::new();
+        let mut data = Data::new(Some(*b"12345"), Bytes::from_static(b"abc"), &account);
+        assert_eq!((data.len(), account.unsent()), (8, 8));
+        assert_eq!(data.parts(3).concat(), b"123");
+        data.advance(3);
+        assert_eq!(data.parts(4).concat(), b"45ab");
+        data.advance(4);
+        assert_eq!((data.len(), account.unsent()), (1, 1));
+        drop(data);
+        assert_eq!(account.unsent(), 0);
+        drop(Data::new(None, Bytes::from_static(b"abc"), &account));
+        assert_eq!(account.unsent(), 0);
+    }
+
+    #[test]
+    fn what_came_is_read_in_order() {
+        let mut received = Received::default();
+        assert_eq!(received.take(), None);
+        for bytes in [&b"ab"[..], b"c", b"de"] {
+            received.push(bytes);
+        }
+        assert_eq!(received.len(), 5);
+        assert_eq!([received.take().unwrap(), received.take().unwrap()].concat(), b"abcde");
+        assert_eq!((received.take(), received.len()), (None, 0));
+    }
+}

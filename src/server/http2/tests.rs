@@ -1,0 +1,351 @@
+//! A connection from outside, without a socket.
+#![forbid(unsafe_code)]
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+
+use bytes::Bytes;
+
+use super::account::Account;
+use super::frame::{HEAD_BYTES, Head, flag, kind, number};
+use super::hpack::{Decoder, Encoder};
+use super::*;
+
+const HEAD: Fields = Fields::Constant(&[(":status", "200"), ("content-type", "application/grpc")]);
+const END: Fields = Fields::Constant(&[("grpc-status", "0")]);
+
+/// A client that has said hello.
+struct Client {
+    http2: Rc<Http2>,
+    encoder: Encoder,
+    decoder: Decoder,
+    account: Rc<Account>,
+}
+
+/// A frame of ours: kind, flags, stream, payload.
+type Seen = (u8, u8, u32, Vec<u8>);
+
+impl Client {
+    fn new() -> Self {
+        Self::with_settings(&[])
+    }
+
+    fn with_settings(settings: &[(u16, u32)]) -> Self {
+        let http2 = Http2::new(Limits { streams_max: 100 });
+        let mut client =
+            Self { http2, encoder: Encoder::default(), decoder: Decoder::default(), account: Account::new() };
+        client.http2.begin_turn(Waker::noop());
+        client.http2.receive(PREFACE).unwrap();
+        client.set(settings).unwrap();
+        let seen = client.see();
+        assert_eq!(seen.iter().map(|frame| (frame.0, frame.1)).collect::<Vec<_>>(), [(4, 0), (8, 0), (4, 1)]);
+        client
+    }
+
+    fn say(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Result<(), Over> {
+        let head = Head { length: payload.len(), kind, flags, stream }.bytes();
+        self.http2.receive(&[&head[..], payload].concat())
+    }
+
+    fn set(&mut self, settings: &[(u16, u32)]) -> Result<(), Over> {
+        let bytes = |&(name, value): &(u16, u32)| [&name.to_be_bytes()[..], &value.to_be_bytes()].concat();
+        self.say(kind::SETTINGS, 0, 0, &settings.iter().flat_map(bytes).collect::<Vec<_>>())
+    }
+
+    fn ask(&mut self, stream: u32, flags: u8) -> Result<(), Over> {
+        let mut block = Vec::new();
+        let fields = Fields::Constant(&[(":method", "POST"), (":scheme", "http"), (":path", "/a.B/C")]);
+        self.encoder.encode(&fields, &mut block);
+        self.say(kind::HEADERS, flags | flag::END_HEADERS, stream, &block)
+    }
+
+    fn asked(&mut self, stream: u32, flags: u8) -> Stream {
+        self.ask(stream, flags).unwrap();
+        self.http2.next_request().expect("a request").1
+    }
+
+    fn see(&mut self) -> Vec<Seen> {
+        let (mut bytes, mut seen) = (Vec::new(), Vec::new());
+        let sent = self.http2.poll_send(|part| {
+            bytes.extend_from_slice(part);
+            Poll::Ready(Ok(part.len()))
+        });
+        assert!(matches!(sent, Poll::Ready(Ok(()))));
+        let mut rest = &bytes[..];
+        while let Some(head) = rest.first_chunk() {
+            let head = Head::parse(*head);
+            let (payload, after) = rest[HEAD_BYTES..].split_at(head.length);
+            seen.push((head.kind, head.flags, head.stream, payload.to_vec()));
+            rest = after;
+        }
+        seen
+    }
+
+    /// The last GOAWAY's reason.
+    fn dismissal(&mut self) -> Option<u32> {
+        let seen = self.see();
+        seen.iter().rev().find(|frame| frame.0 == kind::GOAWAY).map(|frame| number(&frame.3[4..8]).unwrap())
+    }
+
+    fn fields(&mut self, block: &[u8]) -> Vec<String> {
+        let mut fields = Vec::new();
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        let each = |field: &Field| fields.push(format!("{}={}", text(field.name()), text(field.value())));
+        self.decoder.decode(block, each).unwrap();
+        fields
+    }
+}
+
+fn read(stream: &Stream) -> Poll<Option<Result<Bytes, Gone>>> {
+    stream.poll_data(&Context::from_waker(Waker::noop()))
+}
+
+#[test]
+fn a_request_is_answered() {
+    let mut client = Client::new();
+    for id in [1, 3] {
+        let stream = client.asked(id, 0);
+        assert!(read(&stream).is_pending());
+        client.say(kind::DATA, flag::PADDED | flag::END_STREAM, id, b"\x02hello\0\0").unwrap();
+        assert_eq!(read(&stream), Poll::Ready(Some(Ok(Bytes::from_static(b"hello")))));
+        assert_eq!(read(&stream), Poll::Ready(None));
+        stream.send_head(&HEAD).unwrap();
+        stream.send_data(Some(*b"12345"), Bytes::from_static(b"678"), &client.account).unwrap();
+        stream.end(END).unwrap();
+        assert_eq!((stream.end(END), read(&stream)), (Err(Gone), Poll::Ready(Some(Err(Gone)))));
+        let seen = client.see();
+        let shape: Vec<_> = seen.iter().map(|frame| (frame.0, frame.1, frame.2)).collect();
+        assert_eq!(shape, [(1, 4, id), (0, 0, id), (1, 5, id)]);
+        assert_eq!(client.fields(&seen[0].3), [":status=200", "content-type=application/grpc"]);
+        assert_eq!(seen[1].3, b"12345678");
+        assert_eq!(client.fields(&seen[2].3), ["grpc-status=0"]);
+    }
+    assert!(!client.http2.has_streams() && client.account.take_wrote());
+}
+
+#[test]
+fn an_answer_before_the_end_of_the_question_takes_the_rest_back() {
+    let mut client = Client::new();
+    client.asked(1, 0).refuse(&END).unwrap();
+    let shape: Vec<_> = client.see().iter().map(|frame| (frame.0, frame.1)).collect();
+    assert_eq!(shape, [(kind::HEADERS, 5), (kind::RST_STREAM, 0)]);
+    // What was on its way is no error, and the connection's window is given back for it.
+    for _ in 0..1100 {
+        client.say(kind::DATA, 0, 1, &[0; 16_000]).unwrap();
+    }
+    assert!(client.see().iter().any(|frame| frame.0 == kind::WINDOW_UPDATE && frame.2 == 0));
+    client.say(kind::RST_STREAM, 0, 1, &[0; 4]).unwrap();
+    client.say(kind::WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1]).unwrap();
+    client.ask(1, flag::END_STREAM).unwrap();
+    assert_eq!(client.see(), []);
+}
+
+#[test]
+fn data_keeps_to_the_clients_windows() {
+    let mut client = Client::with_settings(&[(4, 100)]);
+    let (first, second) = (client.asked(1, flag::END_STREAM), client.asked(3, flag::END_STREAM));
+    for stream in [&first, &second] {
+        stream.send_head(&HEAD).unwrap();
+        stream.send_data(Some([0; 5]), vec![1; 40_000].into(), &client.account).unwrap();
+        stream.end(END).unwrap();
+    }
+    let data = |seen: Vec<Seen>| -> Vec<_> {
+        seen.into_iter().filter(|frame| frame.0 == kind::DATA).map(|frame| (frame.2, frame.3.len())).collect()
+    };
+    assert_eq!(data(client.see()), [(1, 100), (3, 100)]);
+    assert_eq!(client.account.unsent(), 2 * 40_005 - 200);
+    client.say(kind::WINDOW_UPDATE, 0, 3, &50u32.to_be_bytes()).unwrap();
+    assert_eq!(data(client.see()), [(3, 50)]);
+    // Narrower than what was sent already: nothing, until it is made up for.
+    client.set(&[(4, 0)]).unwrap();
+    client.say(kind::WINDOW_UPDATE, 0, 1, &100u32.to_be_bytes()).unwrap();
+    assert_eq!(data(client.see()), []);
+    client.set(&[(4, 100_000)]).unwrap();
+    let turns = data(client.see());
+    assert_eq!(turns[..3], [(1, 16_384), (3, 16_384), (1, 16_384)], "each in turn");
+    assert_eq!(turns.iter().map(|turn| turn.1).sum::<usize>(), 65_535 - 250, "the connection's window");
+    client.say(kind::WINDOW_UPDATE, 0, 0, &100_000u32.to_be_bytes()).unwrap();
+    let seen = client.see();
+    assert_eq!(seen.iter().filter(|frame| frame.1 == 5).count(), 2, "both end");
+    assert_eq!((client.account.unsent(), client.http2.has_streams()), (0, false));
+}
+
+#[test]
+fn a_client_that_sends_more_than_it_may_is_sent_away() {
+    let mut client = Client::new();
+    let stream = client.asked(1, 0);
+    for _ in 0..64 {
+        client.say(kind::DATA, 0, 1, &[0; 16_384]).unwrap();
+    }
+    assert_eq!(client.see(), []);
+    client.say(kind::DATA, 0, 1, &[0]).unwrap();
+    assert_eq!(client.see(), [(kind::RST_STREAM, 0, 1, 3u32.to_be_bytes().to_vec())]);
+    assert_eq!(read(&stream), Poll::Ready(Some(Err(Gone))));
+    // 16 MB of all streams together.
+    let mut client = Client::new();
+    let streams: Vec<_> = (0..16).map(|n| client.asked(3 + 2 * n, 0)).collect();
+    let mut over = false;
+    for n in 0..16 {
+        over = (0..64).any(|_| client.say(kind::DATA, 0, 3 + 2 * n, &[0; 16_384]).is_err());
+    }
+    assert!(!over && client.dismissal().is_none());
+    client.asked(99, 0);
+    assert!(client.say(kind::DATA, 0, 99, &[0]).is_err());
+    assert_eq!(client.dismissal(), Some(3));
+    drop(streams);
+}
+
+#[test]
+fn windows_open_again_as_data_is_read() {
+    let mut client = Client::new();
+    let stream = client.asked(1, 0);
+    let mut widened = 0;
+    for _ in 0..1000 {
+        client.say(kind::DATA, 0, 1, &[0; 16_000]).unwrap();
+        assert!(matches!(read(&stream), Poll::Ready(Some(Ok(data))) if data.len() == 16_000));
+        widened += client.see().iter().filter(|frame| frame.2 == 1).count();
+    }
+    assert!((29..32).contains(&widened), "{widened} times half a megabyte");
+    stream.stop_reading();
+    for _ in 0..1000 {
+        client.say(kind::DATA, 0, 1, &[0; 16_000]).unwrap();
+    }
+}
+
+#[test]
+fn broken_rules_end_the_connection_with_their_reason() {
+    let block = [0x82];
+    type Said<'a> = (u8, u8, u32, &'a [u8]);
+    let wrong: [(&[Said<'_>], u32); 16] = [
+        (&[(kind::DATA, 0, 0, b"")], 1),
+        (&[(kind::DATA, 0, 1, b"")], 1),
+        (&[(kind::HEADERS, 4, 2, &block)], 1),
+        (&[(kind::HEADERS, 4, 0, &block)], 1),
+        (&[(kind::HEADERS, 4, 1, &[0x80])], 9),
+        (&[(kind::HEADERS, 0, 1, &block), (kind::PING, 0, 0, &[0; 8])], 1),
+        (&[(kind::HEADERS, 0, 1, &block), (kind::CONTINUATION, 4, 3, &block)], 1),
+        (&[(kind::CONTINUATION, 4, 1, &block)], 1),
+        (&[(kind::RST_STREAM, 0, 1, &[0; 4])], 1),
+        (&[(kind::SETTINGS, 0, 1, b"")], 1),
+        (&[(kind::SETTINGS, 0, 0, &[0; 5])], 6),
+        (&[(kind::SETTINGS, 0, 0, &[0, 4, 0x80, 0, 0, 0])], 3),
+        (&[(kind::PUSH_PROMISE, 4, 1, &[0; 4])], 1),
+        (&[(kind::PING, 0, 0, &[0; 7])], 6),
+        (&[(kind::WINDOW_UPDATE, 0, 0, &[0; 4])], 1),
+        (&[(kind::WINDOW_UPDATE, 0, 0, &[0x7f, 0xff, 0xff, 0xff])], 3),
+    ];
+    for (frames, reason) in wrong {
+        let mut client = Client::new();
+        let last = frames
+            .iter()
+            .map(|&(kind, flags, stream, payload)| client.say(kind, flags, stream, payload))
+            .last();
+        assert_eq!((last, client.dismissal()), (Some(Err(Over)), Some(reason)), "{frames:?}");
+    }
+    let mut client = Client::new();
+    let long = Head { length: 16_385, kind: kind::DATA, flags: 0, stream: 1 }.bytes();
+    assert_eq!((client.http2.receive(&long), client.dismissal()), (Err(Over), Some(6)));
+    let hasty = Http2::new(Limits { streams_max: 1 });
+    let ping = Head { length: 8, kind: kind::PING, flags: 0, stream: 0 }.bytes();
+    assert_eq!(hasty.receive(&[&PREFACE[..], &ping, &[0; 8]].concat()), Err(Over), "SETTINGS come first");
+}
+
+#[test]
+fn attacks_end_the_connection() {
+    // Streams begun and taken back before anybody looks.
+    let mut client = Client::new();
+    let attack = |client: &mut Client, n: u32| {
+        client.ask(1 + 2 * n, 0).and_then(|()| client.say(kind::RST_STREAM, 0, 1 + 2 * n, &[0, 0, 0, 8]))
+    };
+    assert_eq!((0..256).try_for_each(|n| attack(&mut client, n)), Ok(()));
+    assert_eq!((attack(&mut client, 256), client.dismissal()), (Err(Over), Some(11)));
+    // The same while somebody looks costs nothing: it is what deadlines do.
+    let mut client = Client::new();
+    for n in 0..5000 {
+        attack(&mut client, n).unwrap();
+        assert!(client.http2.next_request().is_none(), "nobody waits for it");
+    }
+    // Header blocks without an end, small frames or large.
+    for length in [0, 16_000] {
+        let mut client = Client::new();
+        client.say(kind::HEADERS, 0, 1, &[0x82]).unwrap();
+        let over = (0..100).any(|_| client.say(kind::CONTINUATION, 0, 1, &vec![0x82; length]).is_err());
+        assert!(over && client.dismissal() == Some(11));
+    }
+    // SETTINGS by the read.
+    let client = Client::new();
+    let settings = Head { length: 0, kind: kind::SETTINGS, flags: 0, stream: 0 }.bytes();
+    assert_eq!(client.http2.receive(&settings.repeat(33)), Err(Over));
+    // Broken streams.
+    let mut client = Client::new();
+    let broken = (0..2000).position(|n| {
+        client.ask(1 + 2 * n, flag::END_STREAM).unwrap();
+        client.http2.next_request();
+        client.say(kind::DATA, 0, 1 + 2 * n, b"x").is_err()
+    });
+    assert_eq!((broken, client.dismissal()), (Some(1024), Some(11)));
+}
+
+#[test]
+fn a_stop_lets_what_was_begun_finish() {
+    let mut client = Client::new();
+    let (first, _) = (client.asked(1, flag::END_STREAM), client.http2.shut_down());
+    let seen = client.see();
+    assert_eq!(
+        (seen[0].0, &seen[0].3[..4], seen[1].0),
+        (kind::GOAWAY, &[0x7f, 0xff, 0xff, 0xff][..], kind::PING)
+    );
+    // Begun before the client heard of it.
+    let second = client.asked(3, flag::END_STREAM);
+    let pong = seen[1].3.clone();
+    client.say(kind::PING, flag::ACK, 0, &pong).unwrap();
+    let seen = client.see();
+    assert_eq!((seen[0].0, &seen[0].3[..4]), (kind::GOAWAY, &[0, 0, 0, 3][..]));
+    // And after: not served, and not an error.
+    client.ask(5, 0).unwrap();
+    client.say(kind::DATA, flag::END_STREAM, 5, b"x").unwrap();
+    assert!(client.http2.next_request().is_none() && !client.http2.is_done());
+    for stream in [first, second] {
+        stream.refuse(&END).unwrap();
+    }
+    assert!(client.http2.is_done());
+}
+
+#[derive(Default)]
+struct Wakes(AtomicUsize);
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn whoever_waits_is_woken() {
+    let mut client = Client::new();
+    let wakes = || {
+        let wakes = Arc::<Wakes>::default();
+        (Waker::from(wakes.clone()), wakes)
+    };
+    let (task, task_wakes) = wakes();
+    client.http2.begin_turn(&task);
+    let (reader, reader_wakes) = wakes();
+    let (watcher, watcher_wakes) = wakes();
+    let count = |wakes: &Wakes| wakes.0.load(Ordering::Relaxed);
+    let stream = client.asked(1, 0);
+    assert!(stream.poll_data(&Context::from_waker(&reader)).is_pending());
+    assert!(stream.poll_gone(&Context::from_waker(&watcher)).is_pending());
+    client.say(kind::DATA, 0, 1, b"x").unwrap();
+    assert_eq!((count(&reader_wakes), count(&watcher_wakes)), (1, 0));
+    stream.send_head(&HEAD).unwrap();
+    assert_eq!(count(&task_wakes), 0, "in its own turn");
+    client.http2.end_turn();
+    stream.send_data(None, Bytes::from_static(b"y"), &client.account).unwrap();
+    assert_eq!(count(&task_wakes), 1);
+    assert!(read(&stream).is_ready());
+    assert!(stream.poll_data(&Context::from_waker(&reader)).is_pending());
+    client.say(kind::RST_STREAM, 0, 1, &[0, 0, 0, 8]).unwrap();
+    assert_eq!((count(&reader_wakes), count(&watcher_wakes)), (2, 1));
+}
