@@ -634,6 +634,29 @@ fn floods_end_their_connection() {
 }
 
 #[test]
+fn what_a_stream_says_forgives_pings() {
+    let server = Server::start(Settings::default());
+    let mut socket = server.raw();
+    socket.write_all(&headers(1, "/etcdserverpb.Watch/Watch", 0, &[])).unwrap();
+    let mut received = Vec::new();
+    for round in 1..=10 {
+        // The ping comes when the echo has left: clients measure bandwidth so.
+        let echo = frame(0, 0, 1, &message(b"x"));
+        for (said, expected) in [(&echo, &echo), (&frame(6, 0, 0, &[round; 8]), &frame(6, 1, 0, &[round; 8]))]
+        {
+            socket.write_all(said).unwrap();
+            while !received.windows(expected.len()).any(|window| window == expected) {
+                let mut buffer = [0; 1024];
+                let n = socket.read(&mut buffer).expect("an answer comes in time");
+                assert!(n > 0, "sent away in round {round}");
+                received.extend_from_slice(&buffer[..n]);
+            }
+        }
+        received.clear();
+    }
+}
+
+#[test]
 fn pings_are_acknowledged_although_an_answer_is_outstanding() {
     let server = Server::start(Settings::default());
     let mut socket = server.raw();

@@ -79,18 +79,15 @@ impl Account {
         if self.unsent.get() <= self.low {
             self.wake();
         }
-        match &self.connection {
-            Some(connection) => {
-                connection.of_streams.set(connection.of_streams.get() - bytes);
-                connection.note_write();
-            }
-            None => self.note_write(),
+        if let Some(connection) = &self.connection {
+            connection.of_streams.set(connection.of_streams.get() - bytes);
         }
+        self.note_write();
     }
 
     /// Something went out, counted in bytes or not.
     pub fn note_write(&self) {
-        self.wrote.set(true);
+        self.connection.as_deref().unwrap_or(self).wrote.set(true);
     }
 
     /// Whether anything was written since the last call.
@@ -167,6 +164,8 @@ mod tests {
         stream.release(STREAM_UNSENT_MAX - 10);
         assert!(stream.waiters.borrow().is_empty() && stream.poll_room(&mut cx).is_ready());
         assert!(connection.take_wrote() && !connection.take_wrote());
+        stream.note_write();
+        assert!(connection.take_wrote(), "what a stream writes, its connection does");
         assert_eq!(connection.of_streams.get(), 0);
     }
 
