@@ -70,6 +70,7 @@ pub async fn serve<S: ByteStream>(
         draining: false,
     });
     poll_fn(|cx| connection.poll(cx)).await;
+    connection.http2.close();
     shared.abandon();
     task::until(clock::now() + LINGER, connection.linger()).await;
     core.counters.closed.add(1);
@@ -146,6 +147,7 @@ impl<S: ByteStream> Connection<S> {
         self.shared.writes.set(false);
         while dispatched < most
             && !self.shared.account.is_full()
+            && !self.http2.is_clogged()
             && let Some((head, stream)) = self.http2.next_request()
         {
             dispatch(&self.shared, cx, now, head, stream);

@@ -3,7 +3,7 @@
 
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
@@ -35,7 +35,11 @@ pub struct LongAnswer {
 impl LongAnswer {
     pub(super) fn begin(shared: &Rc<Shared>, call: Option<(Method, Stream)>, total: usize) -> Self {
         let method = call.as_ref().map_or(Method::Range, |call| call.0);
-        let stream = call.and_then(|(_, stream)| stream.send_head(&answer::HEAD).ok().map(|()| stream));
+        let stream = call.map(|(_, stream)| stream);
+        if let Some(stream) = &stream {
+            // An error here and below means that the client has gone; `poll_room` tells.
+            let _ = stream.send_head(&answer::HEAD);
+        }
         Self {
             method,
             stream,
@@ -62,9 +66,7 @@ impl LongAnswer {
         let Some(stream) = &self.stream else { return };
         let head = if self.begun { None } else { Some(message_head(self.total)) };
         self.begun = true;
-        if stream.send_data(head, slice, &self.account).is_err() {
-            self.stream = None; // the client has gone; `poll_room` tells
-        }
+        let _ = stream.send_data(head, slice, &self.account);
     }
 
     /// Ready with the number of bytes that may be written without piling up.
@@ -107,13 +109,16 @@ impl LongAnswer {
         counts.handled[result.map_or_else(|status| status.code, |()| Code::Ok) as usize].add(1);
         counts.sent.add(1);
         self.shared.core.counters.sent_bytes.add(self.written as u64);
-        // An error means that the client has gone: nobody is left to tell.
         let _ = stream.end(answer::trailers(result));
     }
 }
 
 impl Drop for LongAnswer {
     fn drop(&mut self) {
-        self.close(Err(&Status::stopped()));
+        let gone = self
+            .stream
+            .as_ref()
+            .is_some_and(|it| it.poll_gone(&Context::from_waker(Waker::noop())).is_ready());
+        self.close(Err(&if gone { Status::canceled() } else { Status::stopped() }));
     }
 }

@@ -69,7 +69,7 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// The next message. `None` when the client has ended its side; an error when it went away, its deadline
+    /// The next message, as long as our own side has not ended. `None` when the client has ended its side; an error when it went away, its deadline
     /// passed, or it sent what is no message: the call should then be finished with that status.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Status>>> {
         if self.state.expired.get() {

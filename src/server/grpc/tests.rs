@@ -427,6 +427,41 @@ fn a_client_that_cancels_is_noticed() {
     assert_eq!(watch.handled[Code::Canceled as usize], 1);
 }
 
+#[test]
+fn a_client_that_vanishes_leaves_nothing_behind() {
+    let server = Server::start(Settings::default());
+    let mut socket = server.raw();
+    let whole = |stream: u32, path: &str, body: &[u8]| {
+        [headers(stream, path, 0, &[]), frame(0, 1, stream, &message(body))].concat()
+    };
+    // A watch, a call that waits, an answer too long for the client's window, a stream that fills it, half a message.
+    socket.write_all(&headers(1, "/etcdserverpb.Watch/Watch", 0, &[])).unwrap();
+    socket.write_all(&whole(3, "/v3lockpb.Lock/Lock", b"")).unwrap();
+    socket.write_all(&whole(5, "/etcdserverpb.Lease/LeaseLeases", b"100000000")).unwrap();
+    socket.write_all(&whole(7, "/etcdserverpb.KV/RangeStream", b"")).unwrap();
+    socket.write_all(&headers(9, RANGE, 0, &[])).unwrap();
+    socket.write_all(&frame(0, 0, 9, b"\0\0\0\0\x09abc")).unwrap();
+    let started = |method| counters::sum(std::slice::from_ref(&server.counters), method).started;
+    let begin = Instant::now();
+    while started(Method::Range) == 0 && begin.elapsed() < Duration::from_secs(10) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    drop(socket);
+    let seen =
+        || (server.seen.canceled.load(Ordering::SeqCst), server.seen.stream_ends.load(Ordering::SeqCst));
+    while seen() != (2, 2) && begin.elapsed() < Duration::from_secs(10) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(seen(), (2, 2), "calls and streams that learned it");
+    let counters = server.counters.clone();
+    drop(server);
+    for method in [Method::Watch, Method::Lock, Method::LeaseLeases, Method::Range] {
+        let handled = counters::sum(std::slice::from_ref(&counters), method).handled;
+        assert_eq!(handled.iter().sum::<u64>(), 1, "{method:?}");
+        assert_eq!(handled[Code::Canceled as usize], 1, "{method:?}");
+    }
+}
+
 /// Waits until something holds; the test's time limit is the bound.
 async fn eventually(holds: impl Fn() -> bool) {
     while !holds() {

@@ -12,8 +12,8 @@
 //!   header blocks        64 KB of fields, decoded; 128 KB and 32 frames as they come
 //!   requests taken back  256 that nobody has looked at, then the connection ends
 //!   broken streams       1024 per connection, then it ends
-//!   SETTINGS             32 in one read, then it ends: each costs a walk over the streams
-//!   answers to all that  nothing more is read while 128 KB wait to be sent
+//!   SETTINGS             32 in one turn, then it ends: each costs a walk over the streams
+//!   answers to all that  nothing more is read while 256 KB wait to be sent
 //! ```
 #![forbid(unsafe_code)]
 
@@ -46,7 +46,7 @@ const BLOCK_FRAMES_MAX: u32 = 32;
 const RESETS_UNSEEN_MAX: usize = 256;
 /// Streams that a client may break in the life of a connection.
 const BROKEN_MAX: u32 = 1024;
-/// SETTINGS frames in what one call receives.
+/// SETTINGS frames in one turn.
 const SETTINGS_MAX: u32 = 32;
 /// Longest payload that we send, if the client takes it.
 const SEND_PAYLOAD_MAX: usize = 64 * 1024;
@@ -169,6 +169,7 @@ impl Http2 {
     pub fn begin_turn(&self, waker: &Waker) {
         self.with(|state| {
             state.in_turn = true;
+            state.settings_seen = 0;
             state.out.begin_turn();
             if !state.task.as_ref().is_some_and(|known| known.will_wake(waker)) {
                 state.task = Some(waker.clone());
@@ -187,7 +188,6 @@ impl Http2 {
     /// When the connection is over, by the client's will or because it broke the rules.
     pub fn receive(&self, bytes: &[u8]) -> Result<(), Over> {
         self.with(|state| {
-            state.settings_seen = 0;
             let received = state.receive(bytes);
             if state.partial.is_empty() && state.partial.capacity() > PARTIAL_KEPT_BYTES {
                 state.partial = Vec::new();
@@ -225,9 +225,9 @@ impl Http2 {
         self.with(|state| !state.requests.is_empty())
     }
 
-    /// Whether so much waits to be sent that nothing more should be read.
+    /// Whether so much waits to be sent that nothing should be read or answered that makes it more.
     pub fn is_clogged(&self) -> bool {
-        self.with(|state| state.out.is_full())
+        self.with(|state| state.out.is_clogged())
     }
 
     /// Sends what there is to send through `write`, which says how much it took.
@@ -287,6 +287,22 @@ impl Http2 {
                 state.out.frame(kind::PING, 0, 0, &[&PING_STOPPING]);
             }
         });
+    }
+
+    /// The connection is over: so are its streams, and whoever waits for one of them learns it. What was written may
+    /// still be sent.
+    pub fn close(&self) {
+        let (slots, requests) = self.with(|state| {
+            state.ids = Ids::default();
+            state.ready.clear();
+            state.task = None;
+            (std::mem::take(&mut state.slots), std::mem::take(&mut state.requests))
+        });
+        // Outside: what is dropped here may be the last that holds on to us.
+        drop(requests);
+        for (_, slot) in slots {
+            slot.reader.into_iter().chain(slot.watcher).for_each(Waker::wake);
+        }
     }
 
     /// Says that the connection ends now, and why.
@@ -672,6 +688,14 @@ impl State {
         let unread = slot.received.len();
         if unread > 0 {
             self.release_connection(unread);
+        }
+        debug_assert!(
+            self.ids.len() > 0 || self.receive_window.is_settled(),
+            "every byte is given back, once"
+        );
+        if self.ready.len() > 2 * self.slots.len() + 64 {
+            let slots = &self.slots;
+            self.ready.retain(|&(key, id)| slots.get(key as usize).is_some_and(|slot| slot.id == id));
         }
         slot.reader.into_iter().chain(slot.watcher).for_each(Waker::wake);
         if self.is_done() {

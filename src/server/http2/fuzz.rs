@@ -13,7 +13,7 @@ use bytes::Bytes;
 use super::account::Account;
 use super::connection::{Http2, Limits, Over};
 use super::frame::{HEAD_BYTES, Head, PREFACE, Reason, flag, kind, setting};
-use super::hpack::{Encoder, Fields};
+use super::hpack::{Decoder, Encoder, Field, Fields};
 use super::stream::Stream;
 use crate::stdx::prng::Prng;
 
@@ -51,7 +51,9 @@ fn client(prng: &mut Prng) -> Vec<Vec<u8>> {
                 next += 2 * (1 + prng.below(2) as u32);
                 headers(prng, &mut encoder, id)
             }
-            4 | 5 => frame(kind::DATA, prng.below(2) as u8 * flag::END_STREAM, known, &payload),
+            4 => frame(kind::DATA, prng.below(2) as u8 * flag::END_STREAM, known, &payload),
+            5 if prng.chance(1, 3) => trailers(&mut encoder, known),
+            5 => padded(prng, known, &payload),
             6 => frame(kind::RST_STREAM, 0, known, &8u32.to_be_bytes()),
             7 => {
                 let stream = if prng.chance(1, 2) { 0 } else { known };
@@ -123,6 +125,20 @@ fn headers(prng: &mut Prng, encoder: &mut Encoder, id: u32) -> Vec<u8> {
     .concat()
 }
 
+/// DATA with up to 255 bytes of padding.
+fn padded(prng: &mut Prng, stream: u32, data: &[u8]) -> Vec<u8> {
+    let padding = prng.below(256) as usize;
+    let data = &data[..data.len().min(16_000)];
+    frame(kind::DATA, flag::PADDED, stream, &[&[padding as u8], data, &vec![0; padding]].concat())
+}
+
+/// The end of what a client says, as fields.
+fn trailers(encoder: &mut Encoder, stream: u32) -> Vec<u8> {
+    let mut block = Vec::new();
+    encoder.encode(&Fields::Constant(&[("x-end", "1")]), &mut block);
+    frame(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, stream, &block)
+}
+
 type Outcome = (Vec<u8>, Result<(), Over>, Vec<Vec<u8>>);
 
 /// What comes of `bytes`, read `step` at a time: what we said, whether it goes on, and the paths asked for.
@@ -154,8 +170,13 @@ fn converse(prng: &mut Prng, frames: &[Vec<u8>]) {
     let mut open = Vec::new();
     let mut judge = Judge::default();
     for bytes in frames {
-        let over = http2.receive(bytes).is_err();
+        // Windows count from when we hear of them: what was written before may still be what they were.
+        judge.we_said(&sent(&http2));
         judge.client_said(bytes);
+        let over = http2.receive(bytes).is_err();
+        if let Some(payload) = judge.stopping.take() {
+            let _ = http2.receive(&frame(kind::PING, flag::ACK, 0, &payload));
+        }
         while let Some((_, stream)) = http2.next_request() {
             open.push(Served { stream, begun: false, over: false });
         }
@@ -165,19 +186,18 @@ fn converse(prng: &mut Prng, frames: &[Vec<u8>]) {
                 act(prng, &mut open[at], &account);
             }
         }
-        if prng.chance(1, 30) {
+        if prng.chance(1, 60) {
             http2.shut_down();
         }
-        if prng.chance(2, 3) || over {
-            judge.we_said(&sent(&http2));
-        }
         if over {
+            judge.we_said(&sent(&http2));
             break;
         }
     }
-    open.clear();
-    drop(http2);
+    http2.close();
     assert_eq!(account.unsent(), 0, "what waited was given back");
+    let cx = Context::from_waker(Waker::noop());
+    assert!(open.iter().all(|served| served.stream.poll_gone(&cx).is_ready()));
 }
 
 /// A request being served.
@@ -227,41 +247,61 @@ fn act(prng: &mut Prng, Served { stream, begun, over }: &mut Served, account: &R
 }
 
 /// A client that looks closely.
-#[derive(Default)]
 struct Judge {
-    /// What each stream may still send, minus what it was given at first, and the connection as stream 0.
+    /// What may still be sent on the connection.
+    window: i64,
+    /// ... and on each stream, beside what every stream may.
     windows: BTreeMap<u32, i64>,
-    /// Largest that the initial window has been.
     initial: i64,
-    initials: Vec<i64>,
     /// Streams on which a head came, and whether the end did.
     ended: BTreeMap<u32, bool>,
     payload_max: usize,
+    decoder: Decoder,
+    /// Of the PING that belongs to a stop, until it is acknowledged.
+    stopping: Option<[u8; 8]>,
+    fields: usize,
+}
+
+impl Default for Judge {
+    fn default() -> Self {
+        Self {
+            window: 65_535,
+            windows: BTreeMap::new(),
+            initial: 65_535,
+            ended: BTreeMap::new(),
+            payload_max: 16_384,
+            decoder: Decoder::default(),
+            stopping: None,
+            fields: 0,
+        }
+    }
 }
 
 impl Judge {
     fn client_said(&mut self, bytes: &[u8]) {
         let Some(head) = bytes.first_chunk().map(|head| Head::parse(*head)) else { return };
         let payload = &bytes[HEAD_BYTES..];
-        self.payload_max = self.payload_max.max(16_384);
         match head.kind {
             kind::WINDOW_UPDATE if payload.len() == 4 => {
-                let more = u32::from_be_bytes(payload.try_into().expect("four bytes")) & 0x7fff_ffff;
-                *self.windows.entry(head.stream).or_default() += i64::from(more);
+                let more =
+                    i64::from(u32::from_be_bytes(payload.try_into().expect("four bytes")) & 0x7fff_ffff);
+                match head.stream {
+                    0 => self.window += more,
+                    stream => *self.windows.entry(stream).or_default() += more,
+                }
             }
             kind::SETTINGS if head.flags & flag::ACK == 0 => {
                 for &[a, b, value @ ..] in payload.as_chunks::<6>().0 {
                     let value = u32::from_be_bytes(value);
                     match u16::from_be_bytes([a, b]) {
-                        setting::INITIAL_WINDOW_SIZE => self.initials.push(i64::from(value)),
-                        setting::MAX_FRAME_SIZE => self.payload_max = self.payload_max.max(value as usize),
+                        setting::INITIAL_WINDOW_SIZE => self.initial = i64::from(value),
+                        setting::MAX_FRAME_SIZE => self.payload_max = value as usize,
                         _ => {}
                     }
                 }
             }
             _ => {}
         }
-        self.initial = self.initials.iter().copied().fold(65_535, i64::max);
     }
 
     fn we_said(&mut self, mut bytes: &[u8]) {
@@ -276,19 +316,27 @@ impl Judge {
                     let ended = self.ended.entry(head.stream).or_default();
                     assert!(!*ended, "nothing behind the end");
                     *ended = ends;
+                    assert_eq!(head.flags & flag::END_HEADERS, flag::END_HEADERS, "short blocks");
+                    let fields = &mut self.fields;
+                    let each = |field: &Field| {
+                        assert!([&b":status"[..], b"content-type", b"grpc-status"].contains(&field.name()));
+                        *fields += 1;
+                    };
+                    self.decoder.decode(payload, each).expect("a block that can be decoded");
                 }
                 kind::DATA => {
                     assert_eq!(self.ended.get(&head.stream), Some(&false), "between head and end");
-                    for stream in [0, head.stream] {
-                        let initial = if stream == 0 { 65_535 } else { self.initial };
-                        let window = self.windows.entry(stream).or_default();
-                        *window -= head.length as i64;
-                        assert!(initial + *window >= 0, "no more than the client takes");
-                    }
+                    let window = self.windows.entry(head.stream).or_default();
+                    *window -= head.length as i64;
+                    self.window -= head.length as i64;
+                    assert!(self.window >= 0 && self.initial + *window >= 0, "no more than the client takes");
                 }
                 kind::RST_STREAM => {
                     self.ended.insert(head.stream, true);
                     assert_eq!(payload.len(), 4);
+                }
+                kind::PING if head.flags & flag::ACK == 0 => {
+                    self.stopping = Some(payload.try_into().expect("eight bytes"));
                 }
                 kind::WINDOW_UPDATE => assert_ne!(payload, [0; 4]),
                 kind::SETTINGS | kind::PING | kind::GOAWAY => assert_eq!(head.stream, 0),

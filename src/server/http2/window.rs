@@ -58,6 +58,11 @@ impl ReceiveWindow {
         Ok(())
     }
 
+    /// Whether all that came was used.
+    pub fn is_settled(&self) -> bool {
+        self.consumed == self.size - self.left
+    }
+
     /// `bytes` that came were used; by how much the client's window is to be widened, if that is worth a frame.
     pub fn release(&mut self, bytes: usize) -> Option<u32> {
         self.consumed += bytes as u32;

@@ -27,8 +27,9 @@ pub struct Encoder {
     entered_bytes: usize,
     /// What the client lets its table grow to, if it has said so.
     limit: Option<usize>,
-    /// To be said at the beginning of the next block.
-    announce: Option<usize>,
+    /// The smallest size that it chose since our last block: to be said at the beginning of the next, and then the one
+    /// that counts (RFC 7541, 4.2).
+    smallest: Option<usize>,
 }
 
 impl Encoder {
@@ -39,22 +40,23 @@ impl Encoder {
             return;
         }
         self.limit = Some(limit);
-        // The smallest of several sizes must be said, and a table that was emptied stays so until we enter anew.
-        if limit < self.entered_bytes {
+        let smallest = self.smallest.unwrap_or(limit).min(limit);
+        // A table that is too small for what is in it is emptied: easier than to know what is left.
+        let is_emptied = smallest < self.entered_bytes;
+        if is_emptied {
             self.entered.clear();
             self.entered_bytes = 0;
-            self.announce = Some(0);
-        } else if self.announce != Some(0) {
-            self.announce = Some(limit);
         }
+        self.smallest = Some(if is_emptied { 0 } else { smallest });
     }
 
     /// Appends the block of `fields` to `out`.
     pub fn encode(&mut self, fields: &Fields, out: &mut Vec<u8>) {
-        if let Some(limit) = self.announce.take() {
-            integer(0x20, 5, limit, out);
-            if limit == 0 && self.limit != Some(0) {
-                integer(0x20, 5, self.limit.expect("a client that chose"), out);
+        if let Some(smallest) = self.smallest.take() {
+            integer(0x20, 5, smallest, out);
+            let limit = self.limit.expect("a client that chose");
+            if smallest < limit {
+                integer(0x20, 5, limit, out);
             }
         }
         match fields {
@@ -169,6 +171,13 @@ mod tests {
         }
         encoder.set_limit(0);
         encoder.set_limit(4096);
-        assert_eq!(encoded(&mut encoder, &HEAD)[0], 0x20, "emptied in between");
+        assert_eq!(encoded(&mut encoder, &HEAD)[..4], [0x20, 0x3f, 0xe1, 0x1f], "emptied in between");
+        encoder.set_limit(200);
+        encoder.set_limit(4096);
+        assert_eq!(
+            encoded(&mut encoder, &HEAD)[..6],
+            [0x3f, 169 | 0x80, 0x01, 0x3f, 0xe1, 0x1f],
+            "the smallest first"
+        );
     }
 }
