@@ -30,7 +30,8 @@ use crate::stdx::time::{Duration, Instant};
 const PLAN_SLICE: usize = 1024;
 /// An answer up to this size is assembled and sent at once.
 const WHOLE_BYTES_MAX: usize = 64 * 1024;
-/// How much of a larger one is copied at a time.
+/// How much of a larger one is copied at a time, before other tasks of the core run. Half of it costs a sixth more CPU for
+/// the list; twice as much would hold up others.
 const SLICE_BYTES: usize = 128 * 1024;
 /// How long a long answer waits at most between two slices while requests wait for the log.
 const TURN_MAX: Duration = Duration::from_millis(1);
