@@ -2,7 +2,8 @@
 //!
 //! A unary gRPC message states its length before its first byte, and a list may be a gigabyte long. So an answer is
 //! *planned* by a walk over the index, which knows the length of every value without touching it, and then
-//! *emitted* by a second walk that copies values from their pages into whatever slice the connection has room for.
+//! *emitted*: values are copied from their pages into whatever slice the connection has room for. Which ones, the plan
+//! has remembered as far as it may ([`remembered`](super::remembered)); behind that the index is walked again.
 //! Both go in bounded legs and hold no snapshot between two: they read at a revision which the caller pins, so
 //! that a compaction takes nothing away under them.
 #![forbid(unsafe_code)]
