@@ -9,7 +9,7 @@ use crate::page::{PAGE_SIZE, Page, PageRef};
 /// otherwise: 3^20 leaves are more than a file can hold.
 pub(super) const DEPTH_MAX: usize = 24;
 
-static NO_PAGE: Page = [0; PAGE_SIZE];
+pub(super) static NO_PAGE: Page = [0; PAGE_SIZE];
 
 /// The value under `key`.
 pub(super) fn get<'a>(view: View<'a>, root: PageRef, key: &[u8]) -> Option<&'a [u8]> {
@@ -23,7 +23,7 @@ pub(super) fn get<'a>(view: View<'a>, root: PageRef, key: &[u8]) -> Option<&'a [
     node.find(view, key).ok().map(|at| resolve(view, node.value(at)))
 }
 
-fn resolve<'a>(view: View<'a>, value: Value<'a>) -> &'a [u8] {
+pub(super) fn resolve<'a>(view: View<'a>, value: Value<'a>) -> &'a [u8] {
     match value {
         Value::Inline(value) => value,
         Value::Run(run) => view.run(run),

@@ -92,7 +92,10 @@ impl World {
                 94..96 if depth == 0 => self.crash(),
                 96..98 if depth == 0 => self.check_all(),
                 98..99 => self.store.tidy(),
-                _ => self.probe(),
+                _ => {
+                    self.probe();
+                    self.find_many();
+                }
             }
         }
     }
@@ -220,6 +223,26 @@ impl World {
             };
             assert_eq!((cursor.key(), cursor.value()), (key.as_slice(), value.as_slice()));
             cursor.prev();
+        }
+    }
+
+    /// Many keys at once, near to each other and far: some that are there, some that are not.
+    fn find_many(&mut self) {
+        let (tree, _) = key(&mut self.prng, &self.flavour);
+        let mut keys = Vec::new();
+        for _ in 0..1 + self.prng.below(20) {
+            let (_, key) = key(&mut self.prng, &self.flavour);
+            let run = self.prng.below(30) as usize;
+            let there = self.model.maps.range((tree, key.clone())..).take_while(|((t, _), _)| *t == tree);
+            keys.extend(there.take(run).map(|((_, key), _)| key.clone()));
+            keys.push(key);
+        }
+        let snapshot = self.reader.snapshot();
+        let mut finder = snapshot.finder(tree);
+        let leaves: Vec<_> = keys.iter().map(|key| finder.leaf(key)).collect();
+        for (key, leaf) in keys.iter().zip(leaves) {
+            let expected = self.model.maps.get(&(tree, key.clone())).map(Vec::as_slice);
+            assert!(leaf.and_then(|leaf| leaf.get(key)) == expected, "another value under {key:?}");
         }
     }
 

@@ -26,6 +26,7 @@
 #![forbid(unsafe_code)]
 
 mod cursor;
+mod finder;
 pub mod fuzz;
 mod insert;
 mod remove;
@@ -35,6 +36,7 @@ mod tests;
 
 pub use crate::page::{Applied, CheckpointError, CheckpointJob, OpenError, TREES};
 pub use cursor::Cursor;
+pub use finder::{Finder, Leaf, prefetch};
 pub use store::{Reader, Readers, Snapshot, Store, StoreStats, WriteTxn};
 
 /// The maps of the store.
@@ -82,6 +84,8 @@ pub trait Read {
     fn get(&self, tree: Tree, key: &[u8]) -> Option<&[u8]>;
     /// A cursor that points nowhere yet.
     fn cursor(&self, tree: Tree) -> Cursor<'_>;
+    /// A finder of many keys.
+    fn finder(&self, tree: Tree) -> Finder<'_>;
     /// What this state contains.
     fn applied(&self) -> Applied;
 }

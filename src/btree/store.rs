@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::cursor::{self, Cursor};
+use super::finder::Finder;
 use super::{Read, Tree, insert, remove};
 use crate::page::pager::Pager;
 use crate::page::readers::{PageReader, Pinned, Pins};
@@ -134,6 +135,10 @@ impl Read for Snapshot<'_> {
         Cursor::new(self.pinned.view(), self.pinned.state().roots[tree as usize])
     }
 
+    fn finder(&self, tree: Tree) -> Finder<'_> {
+        Finder::new(self.pinned.view(), self.pinned.state().roots[tree as usize])
+    }
+
     fn applied(&self) -> Applied {
         self.pinned.state().applied
     }
@@ -196,6 +201,10 @@ impl Read for WriteTxn<'_> {
 
     fn cursor(&self, tree: Tree) -> Cursor<'_> {
         Cursor::new(self.pager.view(), self.pager.draft.roots[tree as usize])
+    }
+
+    fn finder(&self, tree: Tree) -> Finder<'_> {
+        Finder::new(self.pager.view(), self.pager.draft.roots[tree as usize])
     }
 
     fn applied(&self) -> Applied {

@@ -2,31 +2,39 @@
 //!
 //! A unary gRPC message states its length before its first byte, and a list may be a gigabyte long. So an answer is
 //! *planned* by a walk over the index, which knows the length of every value without touching it, and then
-//! *emitted* by a second walk that copies values from their pages into whatever slice the connection has room for.
+//! *emitted*: values are copied from their pages into whatever slice the connection has room for. Which ones, the plan
+//! has remembered as far as it may ([`remembered`](super::remembered)); behind that the index is walked again.
 //! Both go in bounded legs and hold no snapshot between two: they read at a revision which the caller pins, so
 //! that a compaction takes nothing away under them.
 #![forbid(unsafe_code)]
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::remembered::{PlanMemory, Remembered};
 use super::revision::Revision;
-use super::schema::{IndexEntry, split_kv_value};
+use super::schema::IndexEntry;
+use super::values::{BATCH, Values};
 use super::view::View;
 use super::walk::{Interval, Position, Step, Walk};
 use super::wire::{
     KeyValue, bytes_field_len, int_field_len, key_of, put_bytes_field, put_bytes_head, put_int_field,
 };
-use crate::btree::{Cursor, Read, Tree};
+use crate::btree::Read;
 use crate::error::Error;
 use crate::proto::etcdserverpb::RangeRequest;
 use crate::proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 use crate::request::Header;
 
-/// How many values the plan remembers for the emission. Answers up to this size walk the index once.
-const REMEMBERED: usize = 1024;
+/// Pairs that a sorted plan keeps beyond what the client wants to see.
+const SURPLUS: u64 = 1024;
 
 /// Index entries that one leg of an emission looks at.
 const LEG: usize = 8192;
+
+const WENT_AWAY: &str = "keys of a pinned revision went away between plan and emission";
+
+/// Pairs that a leg of the emission gathers before it reads their values.
+const GATHERED: usize = 4 * BATCH;
 
 /// A Range being answered.
 pub struct Range {
@@ -54,13 +62,20 @@ pub struct Range {
     matched: u64,
     /// Encoded length of the pairs to answer with, tags and lengths included.
     kvs_len: usize,
-    /// Sorted: all pairs, in order of the answer. By key: the first [`REMEMBERED`].
+    /// Sorted: all pairs, in order of the answer.
     items: Vec<Item>,
+    /// By key: the first pairs, in order of the answer.
+    remembered: Remembered,
+    /// All pairs so far are remembered.
+    remembers_all: bool,
     /// Where the emission leaves the remembered pairs and walks.
     unremembered: Position,
     /// Behind the last pair of the answer, once `limit` is reached.
     behind: Position,
 
+    /// Pairs to be written next, from `turn` on.
+    batch: Vec<Revision>,
+    turn: usize,
     /// Pairs written.
     emitted: u64,
     written: usize,
@@ -178,10 +193,19 @@ impl Range {
             matched: 0,
             kvs_len: 0,
             items: Vec::new(),
+            remembered: Remembered::new(PlanMemory::new(0)),
+            remembers_all: true,
             behind: Position::default(),
+            batch: Vec::new(),
+            turn: 0,
             emitted: 0,
             written: 0,
         })
+    }
+
+    /// Lets the plan remember more than a few KB. To be called before it is begun.
+    pub fn remember_in(&mut self, memory: &PlanMemory) {
+        self.remembered = Remembered::new(memory.clone());
     }
 
     /// Main revision that is read: pin it before the first snapshot goes, unless the answer is complete by then.
@@ -259,11 +283,9 @@ impl Range {
         let Order::By { target, descending } = self.order else {
             if self.matched <= self.limit {
                 self.kvs_len += bytes_field_len(len);
-                if self.shape == Shape::Full && self.items.len() < REMEMBERED {
-                    self.items.push(Item { rank: (0, 0), revision, len });
-                    if self.items.len() == REMEMBERED {
-                        self.unremembered = walk.position();
-                    }
+                if self.shape == Shape::Full && self.remembers_all && !self.remembered.push(revision) {
+                    self.remembers_all = false;
+                    self.unremembered = walk.position_before();
                 }
                 if self.matched == self.limit {
                     self.behind = walk.position();
@@ -285,7 +307,7 @@ impl Range {
 
     /// Keeps a sorted plan within a small multiple of what the client wants to see.
     fn drop_surplus(&mut self) {
-        let keep = self.limit.saturating_add(REMEMBERED as u64);
+        let keep = self.limit.saturating_add(SURPLUS);
         if self.items.len() as u64 >= keep.saturating_mul(2) {
             let keep = keep as usize;
             self.items.select_nth_unstable_by_key(keep, |item| item.rank);
@@ -362,8 +384,9 @@ impl Range {
         put_int_field(out, 4, count);
     }
 
-    /// Appends the next slice of the encoded RangeResponse: about `bytes` more, a large value whole. True once it
-    /// is complete; all slices together have the length that was promised.
+    /// Appends the next slice of the encoded RangeResponse: `bytes` more at most, but one pair whatever its length, and
+    /// the header before the first and the tail behind the last. True once it is complete; all slices together have the
+    /// length that was promised.
     pub fn emit<R: Read>(
         &mut self,
         view: &View<'_, R>,
@@ -375,7 +398,8 @@ impl Range {
         if self.written == 0 {
             header.put_field(self.revision, out);
         }
-        let complete = self.emit_kvs(view, out, bytes);
+        let around = out.len() - before + Self::tail_len(self.more(), self.count());
+        let complete = self.emit_kvs(view, out, bytes.saturating_sub(around));
         if complete {
             Self::put_tail(out, self.more(), self.count());
         }
@@ -389,60 +413,119 @@ impl Range {
         complete
     }
 
-    /// Appends pairs until about `bytes` are there; true once it has appended the last.
+    /// Appends pairs as far as `bytes` go, but at least one; true once it has appended the last.
     pub(super) fn emit_kvs<R: Read>(&mut self, view: &View<'_, R>, out: &mut BytesMut, bytes: usize) -> bool {
         assert!(self.planned, "an answer is written once it is planned");
         let full = out.len().saturating_add(bytes);
-        let kvs = self.kvs();
-        let mut reader = KvReader::new(view);
-        while let Some(item) = self.items.get(self.emitted as usize) {
-            if self.emitted == kvs || out.len() >= full {
-                return self.emitted == kvs;
-            }
-            let kv = reader.kv(item.revision);
-            put_bytes_head(out, 2, item.len);
-            match self.shape {
-                Shape::Keys { lease } => put_without_value(out, kv, lease),
-                _ => out.put_slice(kv),
-            }
-            self.emitted += 1;
+        if self.order == Order::Key && self.shape != Shape::Full {
+            let interval = core::mem::take(&mut self.interval);
+            self.emit_keys(view, &interval, out, full);
+            self.interval = interval;
+        } else {
+            self.emit_values(view, out, full);
         }
-        if self.emitted == kvs || out.len() >= full {
-            return self.emitted == kvs;
-        }
-        let interval = core::mem::take(&mut self.interval);
-        self.emit_walking(view, &interval, reader, out, full);
-        self.interval = interval;
-        self.emitted == kvs
+        self.emitted == self.kvs()
     }
 
-    /// One leg of the emission behind the remembered pairs.
-    fn emit_walking<'a, R: Read>(
+    /// One leg of the emission of pairs that have to be read.
+    fn emit_values<R: Read>(&mut self, view: &View<'_, R>, out: &mut BytesMut, full: usize) {
+        let mut values = Values::new(view);
+        let mut at_least_one = true;
+        while self.emitted < self.kvs() {
+            if self.turn == self.batch.len() {
+                self.gather(view);
+                if self.batch.is_empty() {
+                    break;
+                }
+            }
+            // No more than will fit, if all are as long as the average: what is looked up in vain costs time.
+            let average = (self.kvs_len as u64 / self.kvs()).max(1);
+            let fit =
+                (full.saturating_sub(out.len()) as u64).div_ceil(average).clamp(1, BATCH as u64) as usize;
+            let revisions = &self.batch[self.turn..];
+            let revisions = &revisions[..revisions.len().min(fit)];
+            let shape = self.shape;
+            let taken = values.read(revisions, |kv| {
+                let fits = |len| out.len() + bytes_field_len(len) <= full;
+                match shape {
+                    Shape::Keys { lease } => {
+                        let decoded = KeyValue::decode(kv);
+                        let len = decoded.head_len() + if lease { int_field_len(decoded.lease) } else { 0 };
+                        if !at_least_one && !fits(len) {
+                            return false;
+                        }
+                        put_bytes_head(out, 2, len);
+                        put_without_value(out, kv, &decoded, lease);
+                    }
+                    _ => {
+                        if !at_least_one && !fits(kv.len()) {
+                            return false;
+                        }
+                        put_bytes_field(out, 2, kv);
+                    }
+                }
+                at_least_one = false;
+                true
+            });
+            self.turn += taken;
+            self.emitted += taken as u64;
+            if taken < revisions.len() || out.len() >= full {
+                break;
+            }
+        }
+    }
+
+    /// Finds out which pairs come next.
+    fn gather<R: Read>(&mut self, view: &View<'_, R>) {
+        self.turn = 0;
+        self.batch.clear();
+        if self.order != Order::Key {
+            let rest = self.items[self.emitted as usize..].iter().take(GATHERED);
+            return self.batch.extend(rest.map(|item| item.revision));
+        }
+        self.batch.extend(std::iter::from_fn(|| self.remembered.pop()).take(GATHERED));
+        if !self.batch.is_empty() {
+            return;
+        }
+        let mut walk = Walk::resume(view, &self.interval, self.at, &self.unremembered, LEG);
+        while self.batch.len() < GATHERED && self.emitted + (self.batch.len() as u64) < self.kvs() {
+            match walk.next() {
+                Step::Live(revision, entry) if self.filter.passes(revision, &entry) => {
+                    self.batch.push(revision)
+                }
+                Step::Live(..) => {}
+                Step::Paused => break,
+                Step::End => panic!("{WENT_AWAY}"),
+            }
+        }
+        self.unremembered = walk.position();
+    }
+
+    /// One leg of the emission of pairs that the index knows everything about.
+    fn emit_keys<R: Read>(
         &mut self,
-        view: &View<'a, R>,
+        view: &View<'_, R>,
         interval: &Interval,
-        mut reader: KvReader<'a>,
         out: &mut BytesMut,
         full: usize,
     ) {
         let kvs = self.kvs();
+        if self.emitted == kvs {
+            return;
+        }
         let mut walk = Walk::resume(view, interval, self.at, &self.unremembered, LEG);
         while self.emitted < kvs {
             match walk.next() {
                 Step::Live(revision, entry) if self.filter.passes(revision, &entry) => {
-                    if self.shape == Shape::Full {
-                        put_bytes_field(out, 2, reader.kv(revision));
-                    } else {
-                        let kv = KeyValue {
-                            key: &walk.key(),
-                            create_revision: entry.create_revision,
-                            mod_revision: revision.main,
-                            version: entry.version,
-                            ..KeyValue::default()
-                        };
-                        put_bytes_head(out, 2, kv.encoded_len());
-                        kv.encode(out);
-                    }
+                    let kv = KeyValue {
+                        key: &walk.key(),
+                        create_revision: entry.create_revision,
+                        mod_revision: revision.main,
+                        version: entry.version,
+                        ..KeyValue::default()
+                    };
+                    put_bytes_head(out, 2, kv.encoded_len());
+                    kv.encode(out);
                     self.emitted += 1;
                     if out.len() >= full {
                         break;
@@ -450,7 +533,7 @@ impl Range {
                 }
                 Step::Live(..) => {}
                 Step::Paused => break,
-                Step::End => panic!("keys of a pinned revision went away between plan and emission"),
+                Step::End => panic!("{WENT_AWAY}"),
             }
         }
         if self.emitted < kvs {
@@ -459,41 +542,12 @@ impl Range {
     }
 }
 
-/// Appends an encoded `KeyValue` without its value, and without its lease unless that is wanted.
-fn put_without_value(out: &mut BytesMut, kv: &[u8], lease: bool) {
-    let decoded = KeyValue::decode(kv);
+/// Appends an encoded `KeyValue`, which is also there decoded, without its value, and without its lease unless that is
+/// wanted.
+fn put_without_value(out: &mut BytesMut, kv: &[u8], decoded: &KeyValue<'_>, lease: bool) {
     out.put_slice(&kv[..decoded.head_len()]);
     if lease {
         put_int_field(out, 6, decoded.lease);
-    }
-}
-
-/// Reads values by revision. Keys that were written one after the other lie one after the other, so it tries one
-/// step before it seeks.
-struct KvReader<'a> {
-    cursor: Cursor<'a>,
-    last: Option<Revision>,
-}
-
-impl<'a> KvReader<'a> {
-    fn new<R: Read>(view: &View<'a, R>) -> Self {
-        Self { cursor: view.read().cursor(Tree::Kv), last: None }
-    }
-
-    fn kv(&mut self, revision: Revision) -> &'a [u8] {
-        let key = revision.to_bytes();
-        if self.last.is_some_and(|last| last.may_precede(revision)) {
-            self.cursor.next();
-        }
-        if !self.cursor.valid() || self.cursor.key() != key {
-            self.cursor.seek(&key);
-        }
-        assert!(
-            self.cursor.valid() && self.cursor.key() == key,
-            "the index knows revision {revision:?}, which tree Kv does not have: stop and run `kevel check`"
-        );
-        self.last = Some(revision);
-        split_kv_value(self.cursor.value()).1
     }
 }
 
@@ -550,4 +604,87 @@ fn answer_one<R: Read>(view: &View<'_, R>, header: &Header, request: &RangeReque
     }
     Range::put_tail(&mut out, false, count);
     Ok(out.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::btree::Store;
+    use crate::mvcc::write::{Writer, initialize};
+    use crate::proto::etcdserverpb::PutRequest;
+    use crate::stdx::prng::Prng;
+
+    /// Pairs, in no order, some put twice: more than an answer remembers without being given memory.
+    const PAIRS: u64 = 9_000;
+
+    fn fill(store: &mut Store, prng: &mut Prng) {
+        let mut txn = store.write();
+        initialize(&mut txn);
+        for _ in 0..PAIRS {
+            let mut writer = Writer::begin(&mut txn);
+            for _ in 0..1 + prng.below(3) {
+                let key = format!("{:05}", prng.below(2 * PAIRS));
+                let len = if prng.chance(1, 500) { 3_000 } else { prng.below(40) as usize };
+                let value = vec![prng.next_u64() as u8; len];
+                writer.put(&PutRequest { key: key.into(), value: value.into(), ..PutRequest::default() });
+            }
+            writer.finish();
+        }
+        txn.commit();
+    }
+
+    /// The answer's encoded pairs one by one, from the index and a lookup for each.
+    fn expected(view: &View<'_, impl Read>, request: &RangeRequest) -> Vec<Vec<u8>> {
+        let interval = Interval::new(&request.key, &request.range_end);
+        let mut walk = Walk::resume(view, &interval, view.revision(), &interval.start(), usize::MAX);
+        let mut pairs = Vec::new();
+        while let Step::Live(revision, _) = walk.next() {
+            if revision.main >= request.min_mod_revision {
+                let mut pair = Vec::new();
+                put_bytes_field(&mut pair, 2, view.kv(revision));
+                pairs.push(pair);
+            }
+        }
+        pairs
+    }
+
+    #[test]
+    fn slices_are_the_same_whatever_the_plan_remembers_and_none_is_longer_than_asked_for() {
+        let prng = &mut Prng::new(9);
+        let mut store = Store::in_memory();
+        fill(&mut store, prng);
+        let mut reader = store.readers().register();
+        let snapshot = reader.snapshot();
+        let view = View::new(&snapshot);
+        let header = Header::default();
+        for round in 0..12 {
+            let request = RangeRequest {
+                key: b"00100"[..].into(),
+                range_end: b"\0"[..].into(),
+                min_mod_revision: if round % 2 == 0 { 0 } else { PAIRS as i64 / 3 },
+                ..RangeRequest::default()
+            };
+            let pairs = expected(&view, &request);
+            let longest = pairs.iter().map(Vec::len).max().unwrap();
+            let mut range = Range::new(&view, &request).unwrap();
+            range.remember_in(&PlanMemory::new([0, 20_000, 1 << 20][round % 3]));
+            while !range.plan(&view, 500) {}
+            assert_eq!((range.kvs(), range.remembers_all), (pairs.len() as u64, round % 3 == 2));
+            let mut out = BytesMut::new();
+            loop {
+                let bytes = longest + prng.below([100, 100_000][round % 2]) as usize;
+                let before = out.len();
+                let complete = range.emit(&view, &header, &mut out, bytes);
+                assert!(out.len() - before <= bytes.max(longest + 100), "a slice is too long");
+                if complete {
+                    break;
+                }
+            }
+            let mut whole = BytesMut::new();
+            header.put_field(range.revision(), &mut whole);
+            pairs.iter().for_each(|pair| whole.extend_from_slice(pair));
+            Range::put_tail(&mut whole, false, range.count());
+            assert!(out == whole, "another answer, of {} bytes instead of {}", out.len(), whole.len());
+        }
+    }
 }

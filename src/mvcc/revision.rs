@@ -39,13 +39,6 @@ impl Revision {
         let part = |at: usize| i64::from_be_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
         Self { main: part(0), sub: part(8) }
     }
-
-    /// True if `other` is the very next change that can follow this one without a gap in main revisions, which
-    /// is where a cursor over tree `Kv` probably stands after one step.
-    pub const fn may_precede(self, other: Revision) -> bool {
-        (other.main == self.main && other.sub == self.sub + 1)
-            || (other.main == self.main + 1 && other.sub == 0)
-    }
 }
 
 #[cfg(test)]

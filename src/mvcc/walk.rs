@@ -174,6 +174,11 @@ impl<'a, 'w> Walk<'a, 'w> {
         user_key_len(&self.prefix)
     }
 
+    /// Where another leg comes upon the last [`Step::Live`] again.
+    pub fn position_before(&self) -> Position {
+        Position { seek: self.prefix.clone() }
+    }
+
     /// Index entries that may still be looked at.
     pub fn budget(&self) -> usize {
         self.budget

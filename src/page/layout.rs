@@ -38,6 +38,7 @@ impl PageRef {
     pub const NONE: PageRef = PageRef { id: PageId::NONE, stamp: 0 };
 
     /// True for a reference to nothing.
+    #[inline]
     pub fn is_none(self) -> bool {
         self.id == PageId::NONE
     }
@@ -47,6 +48,7 @@ impl PageRef {
         [id[0], id[1], id[2], id[3], stamp[0], stamp[1]]
     }
 
+    #[inline]
     pub(crate) fn decode(bytes: &[u8]) -> Self {
         Self { id: PageId(u32_at(bytes, 0)), stamp: u16_at(bytes, 4) }
     }
@@ -80,6 +82,7 @@ impl RunRef {
         out
     }
 
+    #[inline]
     pub(crate) fn decode(bytes: &[u8]) -> Self {
         Self { id: PageId(u32_at(bytes, 0)), bytes: u32_at(bytes, 4), born: u64_at(bytes, 8) }
     }
@@ -118,14 +121,17 @@ pub(super) const LINK_STAMP: usize = 28;
 pub(super) const GARBAGE: usize = 30;
 const RUN_BYTES: usize = LINK;
 
+#[inline]
 pub(crate) fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes(bytes[at..at + 2].try_into().expect("two bytes"))
 }
 
+#[inline]
 pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
 }
 
+#[inline]
 pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
@@ -166,6 +172,7 @@ pub(crate) fn set_identity(page: &mut [u8], id: PageId, born: u64) {
     set_u64(page, BORN, born);
 }
 
+#[inline]
 pub(crate) fn kind(page: &[u8]) -> Option<Kind> {
     Some(match page[KIND] {
         0 => Kind::Free,

@@ -15,7 +15,7 @@
 #![forbid(unsafe_code)]
 
 use super::layout::*;
-use super::table::View;
+use super::table::{View, prefetch};
 use std::cmp::Ordering;
 
 /// Longer keys go to runs.
@@ -28,6 +28,9 @@ pub(crate) const CAPACITY: usize = PAGE_SIZE - HEADER;
 pub(crate) const CELL_MAX: usize = CAPACITY / 2;
 
 pub(crate) const SLOT: usize = 8;
+
+/// Bytes of a cell that are asked for before its length is known.
+const CELL_START: usize = 128;
 const RUN: u16 = u16::MAX;
 const CHILD: usize = 6;
 
@@ -43,23 +46,28 @@ impl Slot {
         Self(offset as u64 | u64::from(key_len) << 16 | u64::from(head) << 32)
     }
 
+    #[inline]
     fn offset(self) -> usize {
         usize::from(self.0 as u16)
     }
 
+    #[inline]
     fn key_len(self) -> u16 {
         (self.0 >> 16) as u16
     }
 
+    #[inline]
     fn head(self) -> u32 {
         (self.0 >> 32) as u32
     }
 
+    #[inline]
     fn key_in_run(self) -> bool {
         self.key_len() == RUN
     }
 
     /// Bytes of the cell that the key takes.
+    #[inline]
     fn key_bytes(self) -> usize {
         if self.key_in_run() { RunRef::SIZE } else { usize::from(self.key_len()) }
     }
@@ -76,6 +84,41 @@ fn head_of(suffix: &[u8]) -> u32 {
             u32::from_be_bytes(four)
         }
     }
+}
+
+/// Up to eight bytes as a number that orders like them, shorter ones as if zeros followed.
+#[inline]
+fn number_of(bytes: &[u8]) -> u64 {
+    if let Some(&eight) = bytes.first_chunk::<8>() {
+        return u64::from_be_bytes(eight);
+    }
+    let missing = 8 * (8 - bytes.len()) as u32;
+    match (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+        (Some(&first), Some(&last)) => {
+            let (first, last) = (u32::from_be_bytes(first), u32::from_be_bytes(last));
+            u64::from(first) << 32 | (u64::from(last) << missing & 0xffff_ffff)
+        }
+        _ => bytes
+            .iter()
+            .fold(0, |number, &byte| number << 8 | u64::from(byte))
+            .checked_shl(missing)
+            .unwrap_or(0),
+    }
+}
+
+/// Compares as slices compare. Keys are short: eight bytes at a time take less than a call of memcmp.
+#[inline]
+fn compare(mut a: &[u8], mut b: &[u8]) -> Ordering {
+    while let (Some((x, a_rest)), Some((y, b_rest))) =
+        (a.split_first_chunk::<8>(), b.split_first_chunk::<8>())
+    {
+        if x != y {
+            return u64::from_be_bytes(*x).cmp(&u64::from_be_bytes(*y));
+        }
+        (a, b) = (a_rest, b_rest);
+    }
+    // One has fewer than eight bytes left. If zeros make up for what it lacks, the shorter begins the longer.
+    number_of(a).cmp(&number_of(b)).then(a.len().cmp(&b.len()))
 }
 
 /// Length of what two keys begin with in common.
@@ -170,6 +213,28 @@ impl<'a> Node<'a> {
         usize::from(u16_at(self.page, GARBAGE))
     }
 
+    /// Asks for the memory that a search reads first: header, first slots and prefix.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        prefetch(&self.page[..HEADER + 1]);
+        prefetch(&self.page[PAGE_SIZE - 1..]);
+    }
+
+    /// Asks for the memory of the cell that probably has `key`: the only one whose slot has the same head.
+    #[inline]
+    pub(crate) fn prefetch_cell(&self, key: &[u8]) {
+        let Some(rest) = key.get(self.prefix_len()..) else { return };
+        let (head, mut low, mut high) = (head_of(rest), 0, self.count());
+        while low < high {
+            let middle = (low + high) / 2;
+            if self.slot(middle).head() < head { low = middle + 1 } else { high = middle }
+        }
+        if low < self.count() {
+            let offset = self.slot(low).offset();
+            prefetch(&self.page[offset..PAGE_SIZE.min(offset + CELL_START)]);
+        }
+    }
+
     /// What all keys of the page begin with.
     #[inline]
     pub(crate) fn prefix(&self) -> &'a [u8] {
@@ -218,19 +283,16 @@ impl<'a> Node<'a> {
 
     /// The place of `key`, or where it would have to be.
     pub(crate) fn find(&self, view: View<'_>, key: &[u8]) -> Result<usize, usize> {
-        let (prefix, count) = (self.prefix(), self.count());
-        let Some(rest) = key.strip_prefix(prefix) else {
-            // All keys of the page are on the same side of one that does not share their prefix.
-            return Err(if key < prefix { 0 } else { count });
+        let count = self.count();
+        let rest = match self.rest_of(key) {
+            Ok(rest) => rest,
+            Err(below) => return Err(if below { 0 } else { count }),
         };
         let head = head_of(rest);
         let (mut low, mut high) = (0, count);
         while low < high {
             let middle = (low + high) / 2;
-            let slot = self.slot(middle);
-            let order =
-                slot.head().cmp(&head).then_with(|| self.compare_tail(view, slot, prefix.len(), rest));
-            match order {
+            match self.compare_slot(view, middle, head, rest) {
                 Ordering::Less => low = middle + 1,
                 Ordering::Greater => high = middle,
                 Ordering::Equal => return Ok(middle),
@@ -239,11 +301,28 @@ impl<'a> Node<'a> {
         Err(low)
     }
 
+    /// What `key` has behind the page's prefix. If it has another: whether it is below all keys of the page, or above.
+    #[inline]
+    fn rest_of<'k>(&self, key: &'k [u8]) -> Result<&'k [u8], bool> {
+        let prefix = self.prefix();
+        match key.split_at_checked(prefix.len()) {
+            Some((start, rest)) if compare(start, prefix).is_eq() => Ok(rest),
+            _ => Err(key < prefix),
+        }
+    }
+
+    /// Compares the key at `at` with one that begins with the page's prefix, goes on with `rest`, and has this head.
+    #[inline]
+    fn compare_slot(&self, view: View<'_>, at: usize, head: u32, rest: &[u8]) -> Ordering {
+        let slot = self.slot(at);
+        slot.head().cmp(&head).then_with(|| self.compare_tail(view, slot, self.prefix_len(), rest))
+    }
+
     #[inline]
     fn compare_tail(&self, view: View<'_>, slot: Slot, prefix: usize, rest: &[u8]) -> Ordering {
         match self.key_run(slot) {
             Some(run) => view.run(run)[prefix..].cmp(rest),
-            None => self.suffix(slot).cmp(rest),
+            None => compare(self.suffix(slot), rest),
         }
     }
 
@@ -329,6 +408,24 @@ impl<'a> Node<'a> {
         match self.find(view, key) {
             Ok(at) => at + 1,
             Err(at) => at,
+        }
+    }
+
+    /// [`Node::child_index`] for a key that probably is in child `hint` or the one after it.
+    #[inline]
+    pub(crate) fn child_index_near(&self, view: View<'_>, key: &[u8], hint: usize) -> usize {
+        let Ok(rest) = self.rest_of(key) else { return self.child_index(view, key) };
+        let head = head_of(rest);
+        let is_behind = |at| at == 0 || self.compare_slot(view, at - 1, head, rest).is_le();
+        let is_before = |at| at == self.count() || self.compare_slot(view, at, head, rest).is_gt();
+        if hint > self.count() || !is_behind(hint) {
+            self.child_index(view, key)
+        } else if is_before(hint) {
+            hint
+        } else if is_before(hint + 1) {
+            hint + 1
+        } else {
+            self.child_index(view, key)
         }
     }
 
@@ -512,12 +609,27 @@ pub(crate) fn separator<'k>(left: &[u8], right: &'k [u8]) -> &'k [u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stdx::prng::Prng;
 
     #[test]
     fn heads_order_like_the_bytes_they_stand_for() {
         let keys: [&[u8]; 7] = [b"", b"\0", b"a", b"ab", b"abc", b"abcd", b"abd"];
         for pair in keys.windows(2) {
             assert!(head_of(pair[0]) <= head_of(pair[1]));
+        }
+    }
+
+    #[test]
+    fn keys_compare_as_slices_do() {
+        let mut prng = Prng::new(7);
+        for _ in 0..20_000 {
+            let mut bytes = |len: u64| -> Vec<u8> {
+                (0..prng.below(len)).map(|_| [0, 0, 1, 0xff][prng.below(4) as usize]).collect()
+            };
+            let (common, mut a, mut b) = (bytes(20), bytes(12), bytes(12));
+            a.splice(..0, common.iter().copied());
+            b.splice(..0, common.iter().copied());
+            assert_eq!(compare(&a, &b), a.cmp(&b), "{a:?} {b:?}");
         }
     }
 

@@ -27,10 +27,14 @@ use crate::error::Error;
 use crate::mvcc::View;
 use crate::mvcc::compact_hash::CompactionHashes;
 use crate::mvcc::pin::PinSlot;
+use crate::mvcc::remembered::PlanMemory;
 use crate::replica::port::{Input, LeaseCall, Ticket};
 use crate::replica::read_gate::ReadGate;
 use crate::request::{self, Header, Kind, Response};
 use crate::stdx::time::{Duration, Instant};
+
+/// What all long answers of a core may remember of their plans together: the pairs of forty lists of 100 000.
+const PLAN_BYTES_MAX: usize = 16 << 20;
 
 /// What is the same on every session core of a member.
 pub struct Member {
@@ -114,6 +118,7 @@ pub struct Session {
     pub metrics: Arc<metrics::Core>,
     reader: RefCell<Reader>,
     pins: RefCell<PinSlot>,
+    plan_memory: PlanMemory,
     tickets: RefCell<Tickets<Waiting>>,
     replica: Sender<Input>,
     gate: Arc<ReadGate>,
@@ -164,6 +169,7 @@ impl Session {
             metrics: parts.metrics,
             reader: RefCell::new(parts.reader),
             pins: RefCell::new(parts.pins),
+            plan_memory: PlanMemory::new(PLAN_BYTES_MAX),
             tickets: RefCell::new(Tickets::new(core, parts.member.request_timeout)),
             replica: parts.replica,
             gate: parts.gate,
@@ -197,6 +203,11 @@ impl Session {
         let id = self.next_id.get();
         self.next_id.set(id.wrapping_add(self.id_step));
         id
+    }
+
+    /// What long answers of this core may remember of their plans.
+    pub fn plan_memory(&self) -> &PlanMemory {
+        &self.plan_memory
     }
 
     /// The state of the lane and of raft that reads go by.
