@@ -291,10 +291,10 @@ impl Responder {
         let mut left = total.checked_sub(first.len()).expect("pieces fit into the announced total");
         // Errors below mean that the client has gone: nobody is left to tell.
         let _ = stream.send_head(&answer::HEAD);
-        let _ = stream.send_data(Some(message_head(total)), first, &shared.account);
+        let _ = stream.send_data(&message_head(total), first, &shared.account);
         for piece in pieces {
             left = left.checked_sub(piece.len()).expect("pieces fit into the announced total");
-            let _ = stream.send_data(None, piece, &shared.account);
+            let _ = stream.send_data(&[], piece, &shared.account);
         }
         assert_eq!(left, 0, "pieces fill the announced total");
         let _ = stream.end(answer::OK);

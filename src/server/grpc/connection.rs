@@ -180,7 +180,7 @@ impl<S: ByteStream> Connection<S> {
     }
 
     fn write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.http2.poll_send(|bytes| self.wire.poll_write(cx, bytes))
+        self.http2.poll_send(|slices| self.wire.poll_write(cx, slices))
     }
 
     /// Says what is left to say, and closes.

@@ -64,7 +64,8 @@ impl LongAnswer {
         assert!(slice.len() <= self.left(), "an answer is as long as it was announced");
         self.written += slice.len();
         let Some(stream) = &self.stream else { return };
-        let head = if self.begun { None } else { Some(message_head(self.total)) };
+        let head = message_head(self.total);
+        let head = if self.begun { &[][..] } else { &head };
         self.begun = true;
         let _ = stream.send_data(head, slice, &self.account);
     }

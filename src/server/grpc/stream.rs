@@ -142,10 +142,10 @@ impl Outgoing {
         let mut pieces = pieces.into_iter();
         let first = pieces.next().unwrap_or_default();
         let mut sent = first.len();
-        stream.send_data(Some(message_head(total)), first, &account).map_err(|_| Status::canceled())?;
+        stream.send_data(&message_head(total), first, &account).map_err(|_| Status::canceled())?;
         for piece in pieces {
             sent += piece.len();
-            stream.send_data(None, piece, &account).map_err(|_| Status::canceled())?;
+            stream.send_data(&[], piece, &account).map_err(|_| Status::canceled())?;
         }
         assert_eq!(sent, total, "pieces fill the announced total");
         self.shared.core.counters.of(self.method).sent.add(1);
@@ -166,7 +166,7 @@ impl Outgoing {
         let Some(stream) = self.open() else { return Err(Status::canceled()) };
         let sent = bytes.len() + rest.as_ref().map_or(0, Bytes::len) - HEAD_BYTES * count as usize;
         for piece in [Some(bytes), rest].into_iter().flatten() {
-            stream.send_data(None, piece, &account).map_err(|_| Status::canceled())?;
+            stream.send_data(&[], piece, &account).map_err(|_| Status::canceled())?;
         }
         self.shared.core.counters.of(self.method).sent.add(count);
         self.shared.core.counters.sent_bytes.add(sent as u64);

@@ -231,7 +231,10 @@ impl Http2 {
     }
 
     /// Sends what there is to send through `write`, which says how much it took.
-    pub fn poll_send(&self, mut write: impl FnMut(&[u8]) -> Poll<io::Result<usize>>) -> Poll<io::Result<()>> {
+    pub fn poll_send(
+        &self,
+        mut write: impl FnMut(&[io::IoSlice<'_>]) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<()>> {
         self.with(|state| {
             loop {
                 state.pump();
@@ -725,8 +728,8 @@ impl State {
                 unreachable!("an end leaves with the data before it");
             };
             let length = data.len().min(payload_max).min(room).min(slot.send_window.room());
-            self.out.frame(kind::DATA, 0, id, &data.parts(length));
-            data.advance(length);
+            let (prefix, body) = data.take(length);
+            self.out.data(id, &prefix, body);
             self.send_window.take(length);
             slot.send_window.take(length);
             if data.len() == 0 {

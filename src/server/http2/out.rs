@@ -1,13 +1,22 @@
 //! What a connection has to say, in the order in which it leaves.
 //!
 //! Sent frame by frame, a large answer would cost two system calls per 16 KB and a batch of small ones a call each. So
-//! frames are collected, and the connection sends them when it has nothing more to do. An idle connection owns no
-//! buffer: it goes back to the core's pool once it is sent.
+//! frames are collected, and the connection sends them when it has nothing more to do. Large bodies are not copied: they
+//! are remembered with their place among the collected bytes. An idle connection owns no buffer: it goes back to the
+//! core's pool once it is sent.
+//!
+//! ```text
+//!   bytes     head small head | head | head head small |          one system call sends from all places in order
+//!   bodies                    ^ 16 KB ^ 16 KB
+//! ```
 #![forbid(unsafe_code)]
 
 use std::cell::RefCell;
-use std::io;
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
 use std::task::Poll;
+
+use bytes::{Buf, Bytes};
 
 use super::frame::{HEAD_BYTES, Head, flag, kind};
 
@@ -23,6 +32,10 @@ const POOL_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// How large a buffer may be to be kept, and how small it begins.
 const BUFFER_BYTES_MAX: usize = 2 * OUT_BYTES_MAX;
 const BUFFER_BYTES_MIN: usize = 1024;
+/// A body from this length on is sent from where it is; below, copying it costs less than another place to send from.
+const BODY_BYTES_MIN: usize = 2048;
+/// Places that one system call sends from.
+const SLICES: usize = 32;
 /// Payload of a PING frame.
 const PING_BYTES: usize = 8;
 
@@ -62,6 +75,10 @@ impl Pool {
 #[derive(Default)]
 pub struct Out {
     bytes: Vec<u8>,
+    /// What goes in front of the byte at a place in `bytes`, in order.
+    bodies: VecDeque<(usize, Bytes)>,
+    /// What is left of the bodies.
+    body_bytes: usize,
     /// `bytes[..sent]` is with the kernel already.
     sent: usize,
     /// The bytes may begin inside a frame: a part of them was sent and cut off.
@@ -85,7 +102,7 @@ impl Out {
 
     /// Bytes that are still to be sent.
     pub fn unsent(&self) -> usize {
-        self.bytes.len() - self.sent
+        self.bytes.len() - self.sent + self.body_bytes
     }
 
     /// Whether so much waits that data has to stay in its stream.
@@ -103,19 +120,41 @@ impl Out {
         !self.cut
             && self.sent == 0
             && self.pongs > 0
-            && self.bytes.len() == self.pongs * (HEAD_BYTES + PING_BYTES)
+            && self.unsent() == self.pongs * (HEAD_BYTES + PING_BYTES)
     }
 
     /// Appends a frame whose payload is these parts, one behind the other.
     pub fn frame(&mut self, kind: u8, flags: u8, stream: u32, parts: &[&[u8]]) {
+        let length = parts.iter().map(|part| part.len()).sum();
+        self.begin(Head { length, kind, flags, stream }, length);
+        parts.iter().for_each(|part| self.bytes.extend_from_slice(part));
+    }
+
+    /// Appends a DATA frame.
+    pub fn data(&mut self, stream: u32, prefix: &[u8], body: Bytes) {
+        let length = prefix.len() + body.len();
+        let copies = body.len() < BODY_BYTES_MIN;
+        self.begin(
+            Head { length, kind: kind::DATA, flags: 0, stream },
+            if copies { length } else { prefix.len() },
+        );
+        self.bytes.extend_from_slice(prefix);
+        if copies {
+            self.bytes.extend_from_slice(&body);
+        } else {
+            self.body_bytes += body.len();
+            self.bodies.push_back((self.bytes.len(), body));
+        }
+    }
+
+    /// Appends the head of a frame, of which so many bytes more will be copied.
+    fn begin(&mut self, head: Head, copied: usize) {
         if self.bytes.capacity() == 0 {
             self.bytes = POOL.with_borrow_mut(Pool::take);
         }
-        let length = parts.iter().map(|part| part.len()).sum();
-        self.bytes.reserve(HEAD_BYTES + length);
-        self.bytes.extend_from_slice(&Head { length, kind, flags, stream }.bytes());
-        parts.iter().for_each(|part| self.bytes.extend_from_slice(part));
-        self.wrote += HEAD_BYTES + length;
+        self.bytes.reserve(HEAD_BYTES + copied);
+        self.bytes.extend_from_slice(&head.bytes());
+        self.wrote += HEAD_BYTES + head.length;
     }
 
     /// Appends the acknowledgement of a PING.
@@ -124,23 +163,17 @@ impl Out {
         self.pongs += 1;
     }
 
-    /// Throws away what was sent, so that a client who never takes everything does not make the buffer grow.
-    fn cut_off(&mut self) {
-        if self.sent > SENT_BYTES_MAX.min(self.unsent()) {
-            self.bytes.drain(..self.sent);
-            (self.sent, self.cut) = (0, true);
-        }
-    }
-
     /// Sends what is collected through `write`, which says how much it took.
     pub fn poll_send(
         &mut self,
-        mut write: impl FnMut(&[u8]) -> Poll<io::Result<usize>>,
+        mut write: impl FnMut(&[IoSlice<'_>]) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<()>> {
-        while self.sent < self.bytes.len() {
-            match write(&self.bytes[self.sent..]) {
+        while self.unsent() > 0 {
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let filled = self.gather(&mut slices);
+            match write(&slices[..filled]) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Poll::Ready(Ok(taken)) => self.sent += taken,
+                Poll::Ready(Ok(taken)) => self.advance(taken),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
                     self.cut_off();
@@ -155,11 +188,62 @@ impl Out {
         }
         Poll::Ready(Ok(()))
     }
+
+    /// The next places to send from; returns how many.
+    fn gather<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES]) -> usize {
+        let (mut at, mut filled) = (self.sent, 0);
+        let mut add = |slice: &'a [u8]| {
+            if !slice.is_empty() && filled < SLICES {
+                slices[filled] = IoSlice::new(slice);
+                filled += 1;
+            }
+        };
+        for (place, body) in self.bodies.iter().take(SLICES) {
+            add(&self.bytes[at..*place]);
+            add(body);
+            at = *place;
+        }
+        if self.bodies.len() <= SLICES {
+            add(&self.bytes[at..]);
+        }
+        filled
+    }
+
+    /// The next `taken` bytes are with the kernel.
+    fn advance(&mut self, mut taken: usize) {
+        while taken > 0 {
+            let place = self.bodies.front().map_or(self.bytes.len(), |(place, _)| *place);
+            let step = taken.min(place - self.sent);
+            self.sent += step;
+            taken -= step;
+            if taken == 0 {
+                break;
+            }
+            let (_, body) = self.bodies.front_mut().expect("no more was taken than there is");
+            let step = taken.min(body.len());
+            body.advance(step);
+            self.body_bytes -= step;
+            taken -= step;
+            if body.is_empty() {
+                self.bodies.pop_front();
+            }
+        }
+    }
+
+    /// Throws away what was sent, so that a client who never takes everything does not make the buffer grow.
+    fn cut_off(&mut self) {
+        if self.sent > SENT_BYTES_MAX.min(self.bytes.len() - self.sent) {
+            self.bytes.drain(..self.sent);
+            self.bodies.iter_mut().for_each(|(place, _)| *place -= self.sent);
+            (self.sent, self.cut) = (0, true);
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stdx::prng::Prng;
 
     #[test]
     fn pongs_are_told_from_anything_else() {
@@ -189,45 +273,57 @@ mod tests {
     #[test]
     fn a_client_that_never_takes_everything_costs_a_bounded_amount() {
         let (mut out, mut sent, mut said) = (Out::default(), Vec::new(), Vec::new());
+        let mut prng = Prng::new(1);
         for round in 0..1000_u32 {
             while !out.is_full() {
-                out.frame(kind::DATA, 0, round, &[&[round as u8; 1000]]);
+                let length = if prng.chance(1, 2) { 100 } else { 10_000 };
+                let body = vec![round as u8; length];
                 said.extend_from_slice(
-                    &Head { length: 1000, kind: kind::DATA, flags: 0, stream: round }.bytes(),
+                    &Head { length: length + 2, kind: kind::DATA, flags: 0, stream: round }.bytes(),
                 );
-                said.extend_from_slice(&[round as u8; 1000]);
+                said.extend_from_slice(b"ab");
+                said.extend_from_slice(&body);
+                out.data(round, b"ab", body.into());
             }
-            let mut takes = 10_007;
-            let polled = out.poll_send(|bytes| {
-                let taken = bytes.len().min(std::mem::take(&mut takes));
-                sent.extend_from_slice(&bytes[..taken]);
+            let mut takes = prng.below(20_000) as usize;
+            let polled = out.poll_send(|slices| {
+                let mut taken = 0;
+                for slice in slices {
+                    let step = slice.len().min(takes);
+                    sent.extend_from_slice(&slice[..step]);
+                    (takes, taken) = (takes - step, taken + step);
+                }
                 if taken == 0 { Poll::Pending } else { Poll::Ready(Ok(taken)) }
             });
             assert!(polled.is_pending() && out.bytes.len() < 2 * OUT_BYTES_MAX);
         }
-        assert!(sent == said[..sent.len()]);
+        assert!(sent == said[..sent.len()] && sent.len() > 5_000_000);
     }
 
     #[test]
     fn what_was_taken_is_not_sent_again() {
         let mut out = Out::default();
         out.frame(kind::DATA, flag::END_STREAM, 5, &[b"ab", b"c"]);
-        assert_eq!((out.unsent(), out.wrote()), (12, 12));
+        out.data(7, b"", vec![b'x'; BODY_BYTES_MIN].into());
+        let all = 12 + HEAD_BYTES + BODY_BYTES_MIN;
+        assert_eq!((out.unsent(), out.wrote(), out.bodies.len()), (all, all, 1));
         let mut sent = Vec::new();
-        let polled = out.poll_send(|bytes| {
+        let polled = out.poll_send(|slices| {
             if sent.len() == 5 {
                 return Poll::Pending;
             }
-            sent.extend_from_slice(&bytes[..5]);
+            sent.extend_from_slice(&slices[0][..5]);
             Poll::Ready(Ok(5))
         });
-        assert!(polled.is_pending() && out.unsent() == 7);
-        let polled = out.poll_send(|bytes| {
-            sent.extend_from_slice(bytes);
-            Poll::Ready(Ok(bytes.len()))
+        assert!(polled.is_pending() && out.unsent() == all - 5);
+        let polled = out.poll_send(|slices| {
+            let before = sent.len();
+            slices.iter().for_each(|slice| sent.extend_from_slice(slice));
+            Poll::Ready(Ok(sent.len() - before))
         });
         assert!(matches!(polled, Poll::Ready(Ok(()))));
-        assert_eq!(sent, b"\0\0\x03\0\x01\0\0\0\x05abc");
+        assert_eq!(&sent[..12], b"\0\0\x03\0\x01\0\0\0\x05abc");
+        assert_eq!((sent.len(), &sent[all - 2..]), (all, &b"xx"[..]));
         assert!(matches!(out.poll_send(|_| unreachable!("nothing is left")), Poll::Ready(Ok(()))));
     }
 }

@@ -11,9 +11,6 @@ use super::account::Account;
 use super::hpack::Fields;
 use super::window::{ReceiveWindow, SendWindow};
 
-/// Bytes that may go in front of a body without being copied into it: the head of a gRPC message.
-pub const PREFIX_BYTES: usize = 5;
-
 /// An open stream.
 pub struct Slot {
     pub id: u32,
@@ -101,38 +98,27 @@ pub enum Item {
 
 /// Data that waits, counted in its account until it is written or thrown away.
 pub struct Data {
-    prefix: [u8; PREFIX_BYTES],
-    /// Bytes of the prefix that are written, or were never there.
-    prefix_at: usize,
+    prefix: Bytes,
     body: Bytes,
     account: Rc<Account>,
 }
 
 impl Data {
-    pub fn new(prefix: Option<[u8; PREFIX_BYTES]>, body: Bytes, account: &Rc<Account>) -> Self {
-        let prefix_at = if prefix.is_some() { 0 } else { PREFIX_BYTES };
-        let data = Self { prefix: prefix.unwrap_or_default(), prefix_at, body, account: account.clone() };
+    pub fn new(prefix: &[u8], body: Bytes, account: &Rc<Account>) -> Self {
+        let data = Self { prefix: Bytes::copy_from_slice(prefix), body, account: account.clone() };
         account.charge(data.len());
         data
     }
 
     pub fn len(&self) -> usize {
-        PREFIX_BYTES - self.prefix_at + self.body.len()
+        self.prefix.len() + self.body.len()
     }
 
-    /// The next `length` bytes, in two parts.
-    pub fn parts(&self, length: usize) -> [&[u8]; 2] {
-        let prefix = &self.prefix[self.prefix_at..];
-        let prefix = &prefix[..prefix.len().min(length)];
-        [prefix, &self.body[..length - prefix.len()]]
-    }
-
-    /// The next `length` bytes were written.
-    pub fn advance(&mut self, length: usize) {
-        let of_prefix = length.min(PREFIX_BYTES - self.prefix_at);
-        self.prefix_at += of_prefix;
-        let _ = self.body.split_to(length - of_prefix);
+    /// Takes the next `length` bytes to be written, of the prefix and of the body.
+    pub fn take(&mut self, length: usize) -> (Bytes, Bytes) {
+        let of_prefix = length.min(self.prefix.len());
         self.account.release(length);
+        (self.prefix.split_to(of_prefix), self.body.split_to(length - of_prefix))
     }
 }
 
@@ -152,16 +138,14 @@ mod tests {
     #[test]
     fn data_is_its_prefix_and_its_body_and_pays_back_what_it_charged() {
         let account = Account::new();
-        let mut data = Data::new(Some(*b"12345"), Bytes::from_static(b"abc"), &account);
+        let mut data = Data::new(b"12345", Bytes::from_static(b"abc"), &account);
         assert_eq!((data.len(), account.unsent()), (8, 8));
-        assert_eq!(data.parts(3).concat(), b"123");
-        data.advance(3);
-        assert_eq!(data.parts(4).concat(), b"45ab");
-        data.advance(4);
+        assert_eq!(data.take(3), (Bytes::from_static(b"123"), Bytes::new()));
+        assert_eq!(data.take(4), (Bytes::from_static(b"45"), Bytes::from_static(b"ab")));
         assert_eq!((data.len(), account.unsent()), (1, 1));
         drop(data);
         assert_eq!(account.unsent(), 0);
-        drop(Data::new(None, Bytes::from_static(b"abc"), &account));
+        drop(Data::new(b"", Bytes::from_static(b"abc"), &account));
         assert_eq!(account.unsent(), 0);
     }
 

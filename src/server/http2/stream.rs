@@ -8,9 +8,9 @@ use bytes::Bytes;
 
 use super::account::Account;
 use super::connection::{Http2, State};
-use super::frame::{Reason, kind};
+use super::frame::Reason;
 use super::hpack::Fields;
-use super::slot::{Data, Item, PREFIX_BYTES, Slot, keep};
+use super::slot::{Data, Item, Slot, keep};
 
 /// A handle. It does not keep the stream open: once the client has taken it back, or it has been ended, everything here
 /// answers [`Gone`].
@@ -85,20 +85,14 @@ impl Stream {
         })
     }
 
-    /// Adds `prefix` and `body` to the answer. What client and socket do not take waits here, counted in `account`.
+    /// Adds `prefix`, a few bytes, and `body` to the answer. What client and socket do not take waits here, counted in `account`.
     ///
     /// # Errors
     /// When the stream is gone.
-    pub fn send_data(
-        &self,
-        prefix: Option<[u8; PREFIX_BYTES]>,
-        body: Bytes,
-        account: &Rc<Account>,
-    ) -> Result<(), Gone> {
+    pub fn send_data(&self, prefix: &[u8], body: Bytes, account: &Rc<Account>) -> Result<(), Gone> {
         self.with(|state, _| {
             let slot = &mut state.slots[self.key as usize];
-            let prefix_bytes = prefix.as_ref().map_or(&[][..], |prefix| prefix);
-            let length = prefix_bytes.len() + body.len();
+            let length = prefix.len() + body.len();
             let room = slot.send_window.room().min(state.send_window.room()).min(state.payload_max);
             if length == 0 {
                 return Ok(());
@@ -106,7 +100,7 @@ impl Stream {
             if slot.queue.is_empty() && length <= room && !state.out.is_full() {
                 slot.send_window.take(length);
                 state.send_window.take(length);
-                state.out.frame(kind::DATA, 0, self.id, &[prefix_bytes, &body]);
+                state.out.data(self.id, prefix, body);
                 account.note_write();
             } else {
                 slot.queue.push_back(Item::Data(Data::new(prefix, body, account)));

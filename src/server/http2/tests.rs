@@ -68,9 +68,10 @@ impl Client {
 
     fn see(&mut self) -> Vec<Seen> {
         let (mut bytes, mut seen) = (Vec::new(), Vec::new());
-        let sent = self.http2.poll_send(|part| {
-            bytes.extend_from_slice(part);
-            Poll::Ready(Ok(part.len()))
+        let sent = self.http2.poll_send(|slices| {
+            let before = bytes.len();
+            slices.iter().for_each(|slice| bytes.extend_from_slice(slice));
+            Poll::Ready(Ok(bytes.len() - before))
         });
         assert!(matches!(sent, Poll::Ready(Ok(()))));
         let mut rest = &bytes[..];
@@ -112,7 +113,7 @@ fn a_request_is_answered() {
         assert_eq!(read(&stream), Poll::Ready(Some(Ok(Bytes::from_static(b"hello")))));
         assert_eq!(read(&stream), Poll::Ready(None));
         stream.send_head(&HEAD).unwrap();
-        stream.send_data(Some(*b"12345"), Bytes::from_static(b"678"), &client.account).unwrap();
+        stream.send_data(b"12345", Bytes::from_static(b"678"), &client.account).unwrap();
         stream.end(END).unwrap();
         assert_eq!((stream.end(END), read(&stream)), (Err(Gone), Poll::Ready(Some(Err(Gone)))));
         let seen = client.see();
@@ -148,7 +149,7 @@ fn data_keeps_to_the_clients_windows() {
     let (first, second) = (client.asked(1, flag::END_STREAM), client.asked(3, flag::END_STREAM));
     for stream in [&first, &second] {
         stream.send_head(&HEAD).unwrap();
-        stream.send_data(Some([0; 5]), vec![1; 40_000].into(), &client.account).unwrap();
+        stream.send_data(&[0; 5], vec![1; 40_000].into(), &client.account).unwrap();
         stream.end(END).unwrap();
     }
     let data = |seen: Vec<Seen>| -> Vec<_> {
@@ -342,7 +343,7 @@ fn whoever_waits_is_woken() {
     stream.send_head(&HEAD).unwrap();
     assert_eq!(count(&task_wakes), 0, "in its own turn");
     client.http2.end_turn();
-    stream.send_data(None, Bytes::from_static(b"y"), &client.account).unwrap();
+    stream.send_data(&[], Bytes::from_static(b"y"), &client.account).unwrap();
     assert_eq!(count(&task_wakes), 1);
     assert!(read(&stream).is_ready());
     assert!(stream.poll_data(&Context::from_waker(&reader)).is_pending());

@@ -6,9 +6,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use glommio::net::{TcpListener, TcpStream};
+use glommio::net::TcpListener;
 
 use super::lobby::Lobby;
+use super::tcp::Tcp;
 use super::{clock, probe, socket, task};
 use crate::stdx::time::Duration;
 
@@ -66,7 +67,7 @@ pub async fn accept(
     listener: &TcpListener,
     admission: &Arc<Admission>,
     lobby: &Lobby,
-    mut serve: impl FnMut(TcpStream, SocketAddr, Place),
+    mut serve: impl FnMut(Tcp, SocketAddr, Place),
 ) {
     let mut failing = false;
     loop {
@@ -95,11 +96,11 @@ pub async fn accept(
     }
 }
 
-async fn accept_one(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+async fn accept_one(listener: &TcpListener) -> io::Result<(Tcp, SocketAddr)> {
     let stream = listener.accept().await.map_err(io::Error::from)?;
     let peer = stream.peer_addr().map_err(io::Error::from)?;
     socket::tune(&stream)?;
-    Ok((stream, peer))
+    Ok((Tcp::new(stream), peer))
 }
 
 /// The client went away between connecting and being accepted.

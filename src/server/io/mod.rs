@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!   socket   listening sockets (SO_REUSEPORT on every session core), options of accepted ones
+//!   tcp      an accepted connection, sending from several places at once
 //!   accept   accept loop: bounded connections, backs off when descriptors run out
 //!   lobby    clients that have not asked for anything yet, and may be sent away when the process is full
 //!   wire     one connection's byte stream: bounded reads, replayed first bytes, a close that loses nothing
@@ -36,6 +37,7 @@ pub mod probe;
 pub mod socket;
 pub mod stop;
 pub mod task;
+pub mod tcp;
 pub mod turns;
 pub mod wal_dir;
 pub mod wal_file;

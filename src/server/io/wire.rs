@@ -78,9 +78,13 @@ impl<S: ByteStream> Wire<S> {
         })
     }
 
-    /// Sends some of `bytes` and says how many.
-    pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    /// Sends some of what `slices` hold, one behind the other, and says how many bytes.
+    pub fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
     }
 
     /// Closes behind the last words: ends our side, and reads on until the client has ended its own, because closing a
