@@ -52,12 +52,29 @@ impl Policy {
     }
 }
 
+/// What a simulation makes smaller, to get there sooner.
+#[derive(Clone, Debug)]
+pub struct Bounds {
+    /// A log segment this long gets no further write.
+    pub segment_bytes: u64,
+    /// Log bytes after which a checkpoint is due.
+    pub replay_bytes: u64,
+    /// Quiet time after which one is due.
+    pub checkpoint_idle: Duration,
+    /// So many entries are applied beside a log write.
+    pub apply_beside: usize,
+    /// Expired leases revoked in one turn.
+    pub expire: usize,
+}
+
 impl Replica {
-    /// Smaller segments and earlier checkpoints than usual; for simulations that cannot write 64 MB.
-    pub fn set_bounds(&mut self, segment_bytes: u64, replay_bytes_max: u64, checkpoint_idle: Duration) {
-        self.log.set_segment_bytes(segment_bytes);
-        self.checkpoints.replay_bytes_max = replay_bytes_max;
-        self.checkpoints.idle = checkpoint_idle;
+    /// Other bounds than usual; for simulations that cannot write 64 MB.
+    pub fn set_bounds(&mut self, bounds: &Bounds) {
+        self.log.set_segment_bytes(bounds.segment_bytes);
+        self.checkpoints.replay_bytes_max = bounds.replay_bytes;
+        self.checkpoints.idle = bounds.checkpoint_idle;
+        self.apply_beside_min = bounds.apply_beside;
+        self.expire_max = bounds.expire;
     }
 
     /// Begins a checkpoint if it is time.
