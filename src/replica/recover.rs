@@ -68,7 +68,7 @@ impl Replica {
         let conf_state = conf_state(&state);
         let mut checkpoints = Policy::default();
         // What is replayed now would be replayed again.
-        checkpoints.logged(entries.iter().map(|entry| entry.data.len() as u64).sum());
+        checkpoints.logged(entries.iter().map(|entry| entry.data.len() as u64).sum(), entries.len());
         let replayed = entries.last().map_or(applied.index, |last| last.index);
         let tail = Tail::new((applied.index, applied.term), entries, hard_state, conf_state);
         let config = Config {
