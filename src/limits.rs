@@ -19,6 +19,10 @@ pub const APPEND_BYTES_MAX: usize = 8 << 20;
 /// Entries applied in one turn, so that a long replay or a burst lets others run.
 pub const APPLY_ENTRIES_MAX: usize = 4096;
 
+/// With so many entries to apply, a log write is handed to the disk before they are applied. With fewer, the turn that
+/// it takes costs more than the disk would wait.
+pub const APPLY_BESIDE_MIN: usize = 16;
+
 /// Bytes of entries in one message to another member; etcd's own figure.
 pub const MESSAGE_BYTES_MAX: u64 = 1 << 20;
 
@@ -28,11 +32,20 @@ pub const MESSAGES_INFLIGHT_MAX: usize = 512;
 /// Bytes of applied entries that stay in memory.
 pub const TAIL_BYTES_MAX: usize = 4 << 20;
 
-/// Log that a restart may have to replay, besides what comes while a checkpoint is written: a tenth of a second or two.
-pub const REPLAY_BYTES_MAX: u64 = 16 << 20;
+/// Records of the log that a restart may have to replay, besides what comes while a checkpoint is written: somewhat less
+/// than a second with values of 1 KB.
+pub const REPLAY_BYTES_MAX: u64 = 48 << 20;
 
-/// Memory that pages may hold which have no place in the file, before they are written.
-pub const DIRTY_BYTES_MAX: u64 = 64 << 20;
+/// Entries that a restart may have to replay, likewise: small ones take their time each.
+pub const REPLAY_ENTRIES_MAX: u64 = 200_000;
+
+/// Memory that pages may hold which have no place in the file, before they are written: what 200 000 puts to random
+/// keys out of 1 000 000 leave behind.
+pub const DIRTY_BYTES_MAX: u64 = 192 << 20;
+
+/// Bytes of pages per byte of log that a checkpoint may write early: at a quarter of the replay allowed, or as soon as
+/// the store is idle.
+pub const CHECKPOINT_COST_FAIR: u64 = 2;
 
 /// Beyond this, proposals wait for the checkpoint under way.
 pub const DIRTY_BYTES_LIMIT: u64 = 512 << 20;
@@ -40,15 +53,16 @@ pub const DIRTY_BYTES_LIMIT: u64 = 512 << 20;
 /// Quiet time after which what is left is written, so that the next start replays nothing.
 pub const CHECKPOINT_IDLE: Duration = Duration::from_secs(5);
 
-/// Leases revoked in one turn.
-pub const EXPIRE_MAX: usize = 1000;
+/// So many times longer where it writes much for little log: a minute of memory is worth less than the bytes.
+pub const CHECKPOINT_IDLE_DEAR: u32 = 12;
 
-/// Expired leases whose revocation is on its way; the next are taken when these are gone.
-pub const REVOKING_MAX: usize = 8000;
+/// Entries of the lessor's heap looked at, and so leases revoked, in one turn: enough to share the cost of a log write,
+/// few enough for a put to wait until they are applied (some 7 us each, with the events).
+pub const EXPIRE_MAX: usize = 64;
 
 /// Revisions removed between two turns while a sweep is due.
 pub const SWEEP_SLICE: usize = 128;
 
-const _: () = assert!(REVOKING_MAX < PROPOSALS_PENDING_MAX, "expiry alone never fills the house");
+const _: () = assert!(EXPIRE_MAX < APPLY_ENTRIES_MAX, "a batch of expiries is applied in one turn");
 const _: () =
-    assert!(DIRTY_BYTES_LIMIT >= 4 * DIRTY_BYTES_MAX, "a checkpoint has time before proposals wait for it");
+    assert!(DIRTY_BYTES_LIMIT >= 2 * DIRTY_BYTES_MAX, "a checkpoint has time before proposals wait for it");

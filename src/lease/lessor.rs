@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, DefaultHasher};
 
 use prost::Message;
@@ -45,7 +45,7 @@ struct Lease {
     ttl_seconds: i64,
     /// When the leader revokes it. Never earlier than what it was before, while it leads.
     expiry: Instant,
-    /// The instant of its one valid entry in the heap: not after `expiry`, or a retry after it.
+    /// The instant of its one valid entry: in the heap and not after `expiry`, or in `handed_out` and after it.
     queued: Instant,
     /// Seconds that a checkpoint left it; 0 without one.
     remaining_seconds: i64,
@@ -60,6 +60,8 @@ pub struct Lessor {
     /// When to look at which lease, soonest first. A renewal does not touch it: the entry comes up too early and is
     /// put back. Entries of revoked leases are dropped when they come up or outnumber the leases.
     heap: BinaryHeap<Reverse<(Instant, i64)>>,
+    /// Leases that were due, and when to hand them out again, soonest first. Most are gone by then.
+    handed_out: VecDeque<(Instant, i64)>,
     min_ttl_seconds: i64,
     /// True on the leader: only there do leases run out.
     primary: bool,
@@ -70,7 +72,7 @@ impl Lessor {
     pub fn new(min_ttl_seconds: i64) -> Self {
         assert!(min_ttl_seconds > 0, "a lease lives for some time");
         let leases = HashMap::default();
-        Self { leases, heap: BinaryHeap::new(), min_ttl_seconds, primary: false }
+        Self { leases, heap: BinaryHeap::new(), handed_out: VecDeque::new(), min_ttl_seconds, primary: false }
     }
 
     /// The leases that the store has. They don't run before [`Lessor::promote`].
@@ -204,39 +206,49 @@ impl Lessor {
     pub fn demote(&mut self) {
         self.primary = false;
         self.heap.clear();
+        self.handed_out.clear();
     }
 
     /// The instant from which [`Lessor::expired`] may have something; none while nothing runs.
     pub fn next_expiry(&self) -> Option<Instant> {
-        self.heap.peek().map(|Reverse((expiry, _))| *expiry)
+        let first = self.heap.peek().map(|Reverse((queued, _))| *queued);
+        let again = self.handed_out.front().map(|(queued, _)| *queued);
+        first.into_iter().chain(again).min()
     }
 
-    /// Up to `limit` leases that are due, to be revoked through the log. Each is handed out again after a while
-    /// if it is still there.
+    /// Leases that are due, to be revoked through the log. Each is handed out again after a while if it is still
+    /// there. No more than `limit` entries are looked at, many of which may be of renewed or revoked leases:
+    /// [`Lessor::next_expiry`] says whether to go on.
     pub fn expired(&mut self, now: Instant, limit: usize) -> Vec<i64> {
         let mut due = Vec::new();
-        while due.len() < limit {
-            match self.heap.peek() {
-                Some(&Reverse((queued, id))) if queued <= now => {
-                    self.heap.pop();
-                    let Some(lease) = self.leases.get_mut(&id).filter(|lease| lease.queued == queued) else {
-                        continue;
-                    };
-                    lease.queued = if lease.expiry <= now {
-                        due.push(id);
-                        now + RETRY
-                    } else {
-                        lease.expiry
-                    };
-                    self.heap.push(Reverse((lease.queued, id)));
-                }
-                _ => break,
+        for _ in 0..limit {
+            let Some((queued, id)) = self.take_queued(now) else { break };
+            let Some(lease) = self.leases.get_mut(&id).filter(|lease| lease.queued == queued) else {
+                continue;
+            };
+            if lease.expiry <= now {
+                due.push(id);
+                lease.queued = now + RETRY;
+                self.handed_out.push_back((lease.queued, id));
+            } else {
+                lease.queued = lease.expiry;
+                self.heap.push(Reverse((lease.queued, id)));
             }
         }
         due
     }
 
+    /// The next entry to look at.
+    fn take_queued(&mut self, now: Instant) -> Option<(Instant, i64)> {
+        if let Some(again) = self.handed_out.pop_front_if(|(queued, _)| *queued <= now) {
+            return Some(again);
+        }
+        self.next_expiry().filter(|queued| *queued <= now)?;
+        self.heap.pop().map(|Reverse(entry)| entry)
+    }
+
     fn rebuild(&mut self) {
+        self.handed_out.clear();
         self.heap = self.leases.iter().map(|(&id, lease)| Reverse((lease.queued, id))).collect();
     }
 }
@@ -363,9 +375,11 @@ mod tests {
                 }
             }
             let mut due = Vec::new();
-            while let [id] = lessor.expired(at(second), 1)[..] {
-                due.push(id);
-                lessor.revoke(&mut txn, id).unwrap();
+            while lessor.next_expiry().is_some_and(|expiry| expiry <= at(second)) {
+                for id in lessor.expired(at(second), 1) {
+                    due.push(id);
+                    lessor.revoke(&mut txn, id).unwrap();
+                }
             }
             due.sort_unstable();
             let ended: Vec<i64> =

@@ -48,5 +48,6 @@ mod tail;
 #[cfg(test)]
 mod tests;
 
+pub use checkpoint::Bounds;
 pub use recover::Opening;
 pub use replica::{Replica, Settings};

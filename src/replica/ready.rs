@@ -58,8 +58,10 @@ impl Replica {
         let buffer = self.buffers.pop().unwrap_or_default();
         let state = self.node.raft.hard_state();
         let mark = self.unmarked.take();
+        let before = self.log.length();
         let write = self.log.append(entries, Some(&state), mark.as_ref(), buffer);
-        self.checkpoints.logged(write.bytes.len() as u64);
+        let before = if write.create { 0 } else { before };
+        self.checkpoints.logged(self.log.length() - before, entries.len());
         self.log_is_quiet = false;
         self.tidy_due = false;
         self.unsynced.push_back(Unsynced { number, persisted, mark: mark.map(|mark| mark.index) });

@@ -19,7 +19,7 @@ use super::replica::{Founding, Replica, Settings};
 use super::tail::Tail;
 use super::tally::Tally;
 use crate::btree::Store;
-use crate::limits::{MESSAGE_BYTES_MAX, MESSAGES_INFLIGHT_MAX};
+use crate::limits::{APPLY_BESIDE_MIN, EXPIRE_MAX, MESSAGE_BYTES_MAX, MESSAGES_INFLIGHT_MAX};
 use crate::mvcc::compact_hash::CompactionHashes;
 use crate::mvcc::pin::Pins;
 use crate::mvcc::write::initialize;
@@ -68,7 +68,7 @@ impl Replica {
         let conf_state = conf_state(&state);
         let mut checkpoints = Policy::default();
         // What is replayed now would be replayed again.
-        checkpoints.logged(entries.iter().map(|entry| entry.data.len() as u64).sum());
+        checkpoints.logged(entries.iter().map(|entry| entry.data.len() as u64).sum(), entries.len());
         let replayed = entries.last().map_or(applied.index, |last| last.index);
         let tail = Tail::new((applied.index, applied.term), entries, hard_state, conf_state);
         let config = Config {
@@ -117,6 +117,8 @@ impl Replica {
             tidy_due: false,
             settled: false,
             revoking: 0,
+            expire_max: EXPIRE_MAX,
+            apply_beside_min: APPLY_BESIDE_MIN,
             alarming: 0,
             tally: Tally::default(),
             introduced: 0,

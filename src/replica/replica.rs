@@ -22,7 +22,7 @@ use super::tally::Tally;
 use crate::btree::{Applied, Store};
 use crate::error::Error;
 use crate::lease;
-use crate::limits::{COMMITTED_UNAPPLIED_MAX, EXPIRE_MAX, REVOKING_MAX};
+use crate::limits::COMMITTED_UNAPPLIED_MAX;
 use crate::mvcc::compact;
 use crate::mvcc::compact_hash::CompactionHashes;
 use crate::mvcc::pin::Pins;
@@ -127,8 +127,12 @@ pub struct Replica {
     pub(super) tidy_due: bool,
     /// The last checkpoint of a member that stops was begun.
     pub(super) settled: bool,
-    /// Revocations of expired leases on their way.
+    /// Revocations of expired leases on their way: two batches at most.
     pub(super) revoking: usize,
+    /// [`EXPIRE_MAX`](crate::limits::EXPIRE_MAX), or a simulation's.
+    pub(super) expire_max: usize,
+    /// [`APPLY_BESIDE_MIN`](crate::limits::APPLY_BESIDE_MIN), or a simulation's.
+    pub(super) apply_beside_min: usize,
     /// This member's alarm NOSPACE was proposed in this term and is not applied; 0 otherwise.
     pub(super) alarming: u64,
     /// What was applied.
@@ -141,9 +145,9 @@ pub struct Replica {
 
 impl Replica {
     /// Takes one input. Misfortune arrives as an input too; a broken law of ours panics.
-    pub fn step(&mut self, now: Instant, input: Input) {
+    pub fn step(&mut self, input: Input) {
         match input {
-            Input::Tick => self.on_tick(now),
+            Input::Tick => self.on_tick(),
             Input::Propose { ticket, id, entry } => self.on_propose(ticket, id, entry),
             Input::ReadIndex { ticket } => self.reads.wait(ticket),
             Input::Lease { ticket, call } => self.lease_calls.push((ticket, call)),
@@ -163,11 +167,16 @@ impl Replica {
         if !self.found(outputs) {
             return false;
         }
+        self.revoke_expired(now);
         self.propose_waiting(outputs);
         self.ask_reads(now);
         self.process_readies(outputs);
         self.tidy_log(outputs);
         self.send_persisted(outputs);
+        if self.committed.len() >= self.apply_beside_min && Self::has_written(outputs) {
+            // The write goes to the disk first, and these are applied beside it in the next turn.
+            return true;
+        }
         self.apply_committed(now, outputs);
         self.digest_compaction(outputs);
         self.campaign_if_alone(outputs);
@@ -179,7 +188,7 @@ impl Replica {
         self.checkpoint_if_due(now, outputs);
         self.release_log(outputs);
         self.show_gate();
-        self.has_more()
+        self.has_more(now)
     }
 
     /// Raft's state as other cores see it.
@@ -222,18 +231,12 @@ impl Replica {
         self.node.raft.state == StateRole::Leader
     }
 
-    fn on_tick(&mut self, now: Instant) {
+    fn on_tick(&mut self) {
         self.timeouts.draw(&mut self.node);
         self.node.tick();
         self.store.tidy();
         self.tidy_due |= self.log_is_quiet;
         self.log_is_quiet = true;
-        if self.is_leader() && self.revoking < REVOKING_MAX {
-            for id in self.state.lessor.expired(now, EXPIRE_MAX) {
-                self.revoking += 1;
-                self.proposals.queue_own(Request::LeaseRevoke(LeaseRevokeRequest { id }));
-            }
-        }
     }
 
     fn on_propose(&mut self, ticket: Ticket, id: u64, entry: Bytes) {
@@ -281,9 +284,35 @@ impl Replica {
         }
     }
 
+    /// The next batch of expired leases, as soon as the log takes it: one is being written while the one before is
+    /// applied. However many leases end at once, a put meets no more than these two.
+    fn revoke_expired(&mut self, now: Instant) {
+        if !self.may_revoke(now) {
+            return;
+        }
+        for id in self.state.lessor.expired(now, self.expire_max) {
+            self.revoking += 1;
+            self.proposals.queue_own(Request::LeaseRevoke(LeaseRevokeRequest { id }));
+        }
+    }
+
+    fn may_revoke(&self, now: Instant) -> bool {
+        self.is_leader()
+            && self.revoking <= self.expire_max
+            && self.log_takes_more()
+            && self.state.lessor.next_expiry().is_some_and(|expiry| expiry <= now)
+    }
+
     fn may_propose(&self) -> bool {
-        self.proposals.has_queued()
-            && self.node.raft.leader_id != 0
+        self.proposals.has_queued() && self.log_takes_more()
+    }
+
+    fn has_written(outputs: &Outputs) -> bool {
+        outputs.iter().any(|output| matches!(output, Output::AppendWal { .. }))
+    }
+
+    fn log_takes_more(&self) -> bool {
+        self.node.raft.leader_id != 0
             && self.unsynced.is_empty()
             && !Policy::is_pressed(self.store.stats().dirty_bytes)
     }
@@ -306,6 +335,8 @@ impl Replica {
         }
         if self.leading != term && self.has_committed_in_term() {
             self.leading = term;
+            // What an earlier leadership proposed is lost, or applied by now.
+            self.revoking = 0;
             let extend = self.settings.tick * u32::try_from(self.settings.election_ticks).unwrap_or(u32::MAX);
             self.state.lessor.promote(now, extend);
         }
@@ -382,8 +413,8 @@ impl Replica {
     }
 
     /// Whether the next drain has something to do without input.
-    fn has_more(&self) -> bool {
-        self.may_propose() || !self.committed.is_empty() || self.is_sweep_due()
+    fn has_more(&self, now: Instant) -> bool {
+        self.may_propose() || !self.committed.is_empty() || self.is_sweep_due() || self.may_revoke(now)
     }
 
     pub(super) fn is_sweep_due(&self) -> bool {

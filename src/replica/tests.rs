@@ -132,8 +132,7 @@ impl World {
     }
 
     fn step(&mut self, input: Input) {
-        let now = self.now;
-        self.replica().step(now, input);
+        self.replica().step(input);
     }
 
     /// Ends a turn. Writes and checkpoints are kept, the rest is handed to `each`.

@@ -76,11 +76,11 @@ impl ReplicaCore {
             let now = clock::now();
             self.lane.take(TURN_INPUTS_MAX, &mut inputs);
             for input in inputs.drain(..) {
-                self.replica.step(now, input);
+                self.replica.step(input);
             }
             if now >= next_tick || ticked {
                 ticked = false;
-                self.replica.step(now, Input::Tick);
+                self.replica.step(Input::Tick);
                 next_tick = now + self.tick;
                 alarm = task::Alarm::at(next_tick);
             }
@@ -157,7 +157,7 @@ impl ReplicaCore {
                     lines::slow_sync(took, SLOW_SYNC);
                 }
                 writing -= 1;
-                self.replica.step(clock::now(), Input::WalSynced { ready, buffer });
+                self.replica.step(Input::WalSynced { ready, buffer });
             }
         }
     }

@@ -79,7 +79,10 @@ impl Watched {
         let events = std::mem::take(&mut self.partial);
         let last = events.last().and_then(|event| event.kv.as_ref()).map_or(0, |kv| kv.mod_revision);
         judge!(header >= last, "events of {last} under a header of {header}");
-        let expected = self.missing(judge, last);
+        let mut expected = self.missing(judge, last);
+        if events.len() < expected.len() {
+            expected = without_superseded(&expected, judge.model.compacted);
+        }
         let shown: Vec<_> = events
             .iter()
             .map(|event| {
@@ -129,6 +132,16 @@ impl Watched {
             ),
         }
     }
+}
+
+/// What is left when a compaction to the very revision of a transaction has taken effect: of each key its last change.
+fn without_superseded<'j>(changes: &[&'j Change], compacted: i64) -> Vec<&'j Change> {
+    let is_superseded = |at: usize, change: &Change| {
+        let mut later = changes[at + 1..].iter().take_while(|later| later.revision == change.revision);
+        change.revision <= compacted && later.any(|later| later.key == change.key)
+    };
+    let kept = changes.iter().enumerate().filter(|&(at, change)| !is_superseded(at, change));
+    kept.map(|(_, change)| *change).collect()
 }
 
 fn tombstone_len(change: &Change) -> usize {

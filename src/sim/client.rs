@@ -521,7 +521,7 @@ impl World {
         let ticket = Ticket(self.member().next_ticket());
         let (now, call) = (self.now, LeaseCall::Leases);
         let member = self.member();
-        member.replica.step(now, Input::Lease { ticket, call });
+        member.replica.step(Input::Lease { ticket, call });
         let mut outputs = vec![];
         member.replica.drain(now, &mut outputs);
         let answers = outputs.into_iter().filter_map(|output| match output {

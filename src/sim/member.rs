@@ -139,11 +139,7 @@ impl Member {
             seed: world.prng.next_u64(),
         };
         let mut replica = Replica::open(settings, store, opening, Pins::new(cores));
-        replica.set_bounds(
-            world.params.segment_bytes,
-            world.params.replay_bytes,
-            world.params.checkpoint_idle,
-        );
+        replica.set_bounds(&world.params.bounds);
         let revision = replica.applied().revision;
         let identity = Identity { cluster_id, member_id, raft_term: 0 };
         let config = HubConfig { identity, max_request_bytes: 0, seed: world.prng.next_u64() };

@@ -35,37 +35,37 @@ plants! {
     /// A sync of the log says it is done and does nothing.
     SkippedSync = "skipped-sync", 1;
     /// The end of a log write is reported before it has come.
-    EarlySync = "early-sync", 1;
+    EarlySync = "early-sync", 0;
     /// The store claims an index one below what its trees contain, so an entry is applied twice.
-    AppliedBehind = "applied-behind", 1;
+    AppliedBehind = "applied-behind", 3;
     /// The store claims an index one above what its trees contain, so an entry is left out.
-    AppliedAhead = "applied-ahead", 1;
+    AppliedAhead = "applied-ahead", 3;
     /// What a torn write left behind the end of the log stays there.
-    TailNotZeroed = "tail-not-zeroed", 2744;
+    TailNotZeroed = "tail-not-zeroed", 32475;
     /// Recovery takes the last whole record for torn.
-    LastRecordDropped = "last-record-dropped", 1;
+    LastRecordDropped = "last-record-dropped", 0;
     /// A checkpoint is reported durable before it is: the log goes, and pages are used again too early.
-    EarlyCheckpoint = "early-checkpoint", 367;
+    EarlyCheckpoint = "early-checkpoint", 667;
     /// A sync of the store file does nothing.
-    SkippedStoreSync = "skipped-store-sync", 1;
+    SkippedStoreSync = "skipped-store-sync", 3;
     /// The meta page of a checkpoint is written before the pages that it names are durable.
-    MetaBeforePages = "meta-before-pages", 190;
+    MetaBeforePages = "meta-before-pages", 23;
     /// The log loses one segment more than the replica released.
-    ReleasedTooMuch = "released-too-much", 8;
+    ReleasedTooMuch = "released-too-much", 5;
     /// A compaction takes a pair that is still to be read.
-    CompactionEatsLive = "compaction-eats-live", 1;
+    CompactionEatsLive = "compaction-eats-live", 3;
     /// A linearizable read asks nobody: after a restart it shows the last checkpoint.
-    StaleRead = "stale-read", 653;
+    StaleRead = "stale-read", 1083;
     /// A response with events is lost on its way to somebody who catches up.
-    LostOnCatchUp = "lost-on-catch-up", 8;
+    LostOnCatchUp = "lost-on-catch-up", 21;
     /// A response with events comes twice.
-    DoubledEvent = "doubled-event", 5;
+    DoubledEvent = "doubled-event", 0;
     /// Progress overtakes events on their way.
-    ProgressOvertakes = "progress-overtakes", 10;
+    ProgressOvertakes = "progress-overtakes", 0;
     /// A restart brings back a lease that was revoked.
-    LeaseRevived = "lease-revived", 68;
+    LeaseRevived = "lease-revived", 13;
     /// The member's clock is a fifth too fast, so leases expire early.
-    FastClock = "fast-clock", 11;
+    FastClock = "fast-clock", 8;
 }
 
 #[cfg(test)]

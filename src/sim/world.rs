@@ -17,6 +17,7 @@ use super::model::Answer;
 use super::plant::Plant;
 use super::trace::Trace;
 use super::workload::Workload;
+use kevel::replica::Bounds;
 use kevel::replica::port::{Input, Output, Ticket};
 use kevel::stdx::prng::Prng;
 use kevel::stdx::time::{Duration, Instant};
@@ -45,10 +46,7 @@ pub struct Params {
     pub crashes: u32,
     /// Bytes rot on the disk in the last crash: the log's, or the store's.
     pub rot: Option<Rot>,
-    pub segment_bytes: u64,
-    /// Log bytes after which a checkpoint is due.
-    pub replay_bytes: u64,
-    pub checkpoint_idle: Duration,
+    pub bounds: Bounds,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,9 +69,13 @@ impl Params {
             crashes: pick(&[0, 1, 2, 4]) as u32,
             rot: [None, Some(Rot::Log), Some(Rot::Store)]
                 [[0, 0, 0, 0, 0, 0, 1, 2][pick(&[0, 1, 2, 3, 4, 5, 6, 7]) as usize]],
-            segment_bytes: pick(&[4 << 10, 20 << 10, 1 << 20]),
-            replay_bytes: pick(&[2 << 10, 10 << 10, 50 << 10]),
-            checkpoint_idle: Duration::from_millis(pick(&[200, 5_000])),
+            bounds: Bounds {
+                segment_bytes: pick(&[4 << 10, 20 << 10, 1 << 20]),
+                replay_bytes: pick(&[2 << 10, 10 << 10, 50 << 10]),
+                checkpoint_idle: Duration::from_millis(pick(&[200, 5_000])),
+                apply_beside: pick(&[1, 2, 16]) as usize,
+                expire: pick(&[1, 2, 64]) as usize,
+            },
         }
     }
 }
@@ -375,7 +377,7 @@ impl World {
             _ => now,
         };
         for input in member.inbox.drain(..count) {
-            member.replica.step(told, input);
+            member.replica.step(input);
         }
         let mut outputs = std::mem::take(&mut member.outputs);
         let more = member.replica.drain(told, &mut outputs);

@@ -12,7 +12,7 @@ use super::segment::{BLOCK_BYTES, SEGMENT_BYTES, SegmentName};
 pub struct Write {
     /// The segment to write to.
     pub segment: SegmentName,
-    /// True when the segment doesn't exist: write to a zero-filled temporary file, make that durable, rename it to
+    /// True when the segment doesn't exist: write to a temporary file that reads as zeros, make that durable, rename it to
     /// the segment's name and make the rename durable, all before the write counts as done.
     pub create: bool,
     /// Where in the file; a multiple of [`BLOCK_BYTES`].

@@ -133,18 +133,18 @@ fn extent_end(pages: u32) -> u32 {
     pages.next_multiple_of(extent)
 }
 
-/// Asks for blocks behind pages `from..to`. That a filesystem cannot do this is no error.
-fn preallocate(file: &File, from: u32, to: u32) -> io::Result<()> {
-    let [from, len] = [from, to - from].map(|pages| libc::off_t::from(pages) * PAGE_SIZE as libc::off_t);
+/// Asks for blocks behind `length` bytes from `from` on, which read as zeros. False where a filesystem cannot do this.
+pub(super) fn preallocate(file: &File, from: u64, length: u64) -> io::Result<bool> {
+    let [from, length] = [from, length].map(|bytes| libc::off_t::try_from(bytes).unwrap_or(libc::off_t::MAX));
     loop {
         // SAFETY: the call takes numbers alone.
-        if unsafe { libc::fallocate(file.as_raw_fd(), 0, from, len) } == 0 {
-            return Ok(());
+        if unsafe { libc::fallocate(file.as_raw_fd(), 0, from, length) } == 0 {
+            return Ok(true);
         }
         let error = io::Error::last_os_error();
         match error.raw_os_error() {
             Some(libc::EINTR) => {}
-            Some(libc::EOPNOTSUPP | libc::ENOSYS) => return Ok(()),
+            Some(libc::EOPNOTSUPP | libc::ENOSYS) => return Ok(false),
             _ => return Err(error),
         }
     }
@@ -227,7 +227,8 @@ impl PageFile for MappedFile {
             return Ok(());
         }
         if pages > now {
-            preallocate(&self.file, now, pages)?;
+            let [from, to] = [now, pages].map(|page| u64::from(page) * PAGE_SIZE as u64);
+            preallocate(&self.file, from, to - from)?;
         }
         if pages != now {
             self.file.set_len(u64::from(pages) * PAGE_SIZE as u64)?;

@@ -5,8 +5,9 @@
 //! fdatasync; with `--unsafe-no-fsync` it is the write alone, done when the kernel has it. A write that fails ends the process: after a failed fsync nobody knows what is on the disk, and
 //! the kernel would call the next one a success.
 //!
-//! A segment is opened only after it was filled with zeros by `wal_dir`. That also avoids a trap of glommio 0.9:
-//! it takes a device for pollable, and then busy-polls every write, if the first file opened on it is empty.
+//! A segment is opened only after it was prepared by `wal_dir`. That also avoids a trap of glommio 0.9: it takes a
+//! device for pollable, and then busy-polls every write, if the first block of the first file opened on it was never
+//! written.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -16,9 +17,13 @@ use std::rc::Rc;
 use glommio::io::{BufferedFile, DmaFile, OpenOptions};
 
 use super::task;
-use super::wal_dir::{Prepared, Releaser, WalDir};
+use super::wal_dir::{Fill, Prepared, Releaser, WalDir};
 use crate::stdx::time::Duration;
 use crate::wal::{SegmentName, Write};
+
+/// Mean bytes of a write from which on new segments get blocks and no zeros: the journal's 4 KiB per write are little
+/// beside them, and so is its time.
+const LARGE_WRITE: u64 = 32 << 10;
 
 /// The segment being filled.
 enum Segment {
@@ -30,6 +35,8 @@ enum Segment {
 pub struct WalFile {
     dir: WalDir,
     prepared: Prepared,
+    /// Writes to the segment being filled, and their bytes.
+    writes: (u64, u64),
     current: Option<(SegmentName, Segment)>,
 }
 
@@ -40,7 +47,7 @@ impl WalFile {
     /// When the thread that prepares segments cannot be started.
     pub fn new(dir: WalDir) -> io::Result<Self> {
         let prepared = dir.prepare_ahead()?;
-        Ok(Self { dir, prepared, current: None })
+        Ok(Self { dir, prepared, writes: (0, 0), current: None })
     }
 
     /// Does one write. When it returns, the write is durable if it has to be. Gives the buffer back.
@@ -67,6 +74,7 @@ impl WalFile {
     }
 
     async fn try_write(&mut self, write: &Write) -> io::Result<()> {
+        self.writes = (self.writes.0 + 1, self.writes.1 + write.bytes.len() as u64);
         if write.create {
             return self.create(write).await;
         }
@@ -80,8 +88,10 @@ impl WalFile {
 
     /// A segment's first write: into the prepared file, which gets its name when the write is durable.
     async fn create(&mut self, write: &Write) -> io::Result<()> {
+        let (count, bytes) = std::mem::take(&mut self.writes);
+        let fill = if bytes >= count.max(1) * LARGE_WRITE { Fill::Blocks } else { Fill::Zeros };
         let prepared = loop {
-            if let Some(file) = self.prepared.try_take() {
+            if let Some(file) = self.prepared.try_take(fill) {
                 break file?;
             }
             // Only at the very start, and when segments fill faster than the disk can be zeroed.
