@@ -32,18 +32,18 @@ pub const MESSAGES_INFLIGHT_MAX: usize = 512;
 /// Bytes of applied entries that stay in memory.
 pub const TAIL_BYTES_MAX: usize = 4 << 20;
 
-/// Records of the log that a restart may have to replay, besides what comes while a checkpoint is written: somewhat less
-/// than a second with values of 1 KB.
-pub const REPLAY_BYTES_MAX: u64 = 48 << 20;
+/// Records of the log that a restart may have to replay, besides what comes while a checkpoint is written: half a second
+/// with values of 1 KB.
+pub const REPLAY_BYTES_MAX: u64 = 32 << 20;
 
 /// Entries that a restart may have to replay, likewise: small ones take their time each.
-pub const REPLAY_ENTRIES_MAX: u64 = 200_000;
+pub const REPLAY_ENTRIES_MAX: u64 = 64_000;
 
-/// Memory that pages may hold which have no place in the file, before they are written: what 200 000 puts to random
-/// keys out of 1 000 000 leave behind.
+/// Memory that pages may hold which have no place in the file, before they are written: what [`REPLAY_ENTRIES_MAX`]
+/// puts of 1 KB to random keys leave behind, and somewhat more.
 pub const DIRTY_BYTES_MAX: u64 = 192 << 20;
 
-/// Bytes of pages per byte of log that a checkpoint may write early: at a quarter of the replay allowed, or as soon as
+/// Bytes of pages per byte of log that a checkpoint may write early: at half of the replay allowed, or as soon as
 /// the store is idle.
 pub const CHECKPOINT_COST_FAIR: u64 = 2;
 

@@ -17,10 +17,10 @@ use crate::wal::segment::releasable;
 /// A checkpoint writes whole every page that was changed since the one before; what it buys is a short replay and the
 /// memory of those pages. Keys in order cost little more of pages than of log, and get their checkpoint early. A put
 /// to a random key of many changes a leaf for itself, ten times its log, but the later the checkpoint is, the more puts
-/// share a leaf: then it waits for a bound. With 1 000 000 keys and values of 256 bytes it writes 1 KB per put that way,
-/// 3 KB if it came after 64 MiB of pages.
+/// share a leaf: then it waits for a bound. With 1 000 000 keys and values of 256 bytes it writes 1.4 KB per put that
+/// way, and 3 KB if it came after 64 MiB of pages.
 ///
-/// The price is a replay of up to [`REPLAY_BYTES_MAX`] or [`REPLAY_ENTRIES_MAX`] instead of a quarter of that, and up
+/// The price is a replay of up to [`REPLAY_BYTES_MAX`] or [`REPLAY_ENTRIES_MAX`] instead of half of that, and up
 /// to [`DIRTY_BYTES_MAX`] of memory, under such a load alone. With so many keys that hardly two puts between two
 /// checkpoints share a leaf (some 10 million), each put still writes a page.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ impl Policy {
     /// Whether to begin a checkpoint.
     pub fn is_due(&self, now: Instant, dirty_bytes: u64) -> bool {
         let (early, idle) = if dirty_bytes <= self.log_bytes * CHECKPOINT_COST_FAIR {
-            (self.replay_bytes_max / 4, self.idle)
+            (self.replay_bytes_max / 2, self.idle)
         } else {
             (self.replay_bytes_max, self.idle * CHECKPOINT_IDLE_DEAR)
         };
@@ -192,8 +192,8 @@ mod tests {
         let start = Instant::default();
         let mut policy = Policy::default();
         policy.applied(start);
-        policy.logged(REPLAY_BYTES_MAX / 4, 1);
-        let fair = CHECKPOINT_COST_FAIR * REPLAY_BYTES_MAX / 4;
+        policy.logged(REPLAY_BYTES_MAX / 2, 1);
+        let fair = CHECKPOINT_COST_FAIR * REPLAY_BYTES_MAX / 2;
         assert!(policy.is_due(start, fair) && !policy.is_due(start, fair + 1));
         let late = start + CHECKPOINT_IDLE * CHECKPOINT_IDLE_DEAR;
         assert!(!policy.is_due(start + CHECKPOINT_IDLE, fair + 1) && policy.is_due(late, fair + 1));

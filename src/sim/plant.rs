@@ -37,7 +37,7 @@ plants! {
     /// The end of a log write is reported before it has come.
     EarlySync = "early-sync", 0;
     /// The store claims an index one below what its trees contain, so an entry is applied twice.
-    AppliedBehind = "applied-behind", 3;
+    AppliedBehind = "applied-behind", 5;
     /// The store claims an index one above what its trees contain, so an entry is left out.
     AppliedAhead = "applied-ahead", 3;
     /// What a torn write left behind the end of the log stays there.
@@ -47,9 +47,9 @@ plants! {
     /// A checkpoint is reported durable before it is: the log goes, and pages are used again too early.
     EarlyCheckpoint = "early-checkpoint", 667;
     /// A sync of the store file does nothing.
-    SkippedStoreSync = "skipped-store-sync", 3;
+    SkippedStoreSync = "skipped-store-sync", 5;
     /// The meta page of a checkpoint is written before the pages that it names are durable.
-    MetaBeforePages = "meta-before-pages", 23;
+    MetaBeforePages = "meta-before-pages", 51;
     /// The log loses one segment more than the replica released.
     ReleasedTooMuch = "released-too-much", 5;
     /// A compaction takes a pair that is still to be read.
@@ -57,13 +57,13 @@ plants! {
     /// A linearizable read asks nobody: after a restart it shows the last checkpoint.
     StaleRead = "stale-read", 1083;
     /// A response with events is lost on its way to somebody who catches up.
-    LostOnCatchUp = "lost-on-catch-up", 21;
+    LostOnCatchUp = "lost-on-catch-up", 38;
     /// A response with events comes twice.
     DoubledEvent = "doubled-event", 0;
     /// Progress overtakes events on their way.
     ProgressOvertakes = "progress-overtakes", 0;
     /// A restart brings back a lease that was revoked.
-    LeaseRevived = "lease-revived", 13;
+    LeaseRevived = "lease-revived", 24;
     /// The member's clock is a fifth too fast, so leases expire early.
     FastClock = "fast-clock", 8;
 }
