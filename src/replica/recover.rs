@@ -119,6 +119,7 @@ impl Replica {
             revoking: 0,
             expire_max: EXPIRE_MAX,
             apply_beside_min: APPLY_BESIDE_MIN,
+            deferred: false,
             alarming: 0,
             tally: Tally::default(),
             introduced: 0,

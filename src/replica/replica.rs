@@ -133,6 +133,8 @@ pub struct Replica {
     pub(super) expire_max: usize,
     /// [`APPLY_BESIDE_MIN`](crate::limits::APPLY_BESIDE_MIN), or a simulation's.
     pub(super) apply_beside_min: usize,
+    /// What was committed waits for the next turn, so that a log write could go first.
+    pub(super) deferred: bool,
     /// This member's alarm NOSPACE was proposed in this term and is not applied; 0 otherwise.
     pub(super) alarming: u64,
     /// What was applied.
@@ -167,13 +169,20 @@ impl Replica {
         if !self.found(outputs) {
             return false;
         }
+        if self.leading == self.node.raft.term {
+            // Before anything expires: who asked first is renewed first.
+            self.answer_leases(now, outputs);
+        }
         self.revoke_expired(now);
         self.propose_waiting(outputs);
         self.ask_reads(now);
         self.process_readies(outputs);
         self.tidy_log(outputs);
         self.send_persisted(outputs);
-        if self.committed.len() >= self.apply_beside_min && Self::has_written(outputs) {
+        let beside = self.committed.len() >= self.apply_beside_min && Self::has_written(outputs);
+        // Once: on a disk that is faster than a turn there is always another write.
+        self.deferred = beside && !self.deferred;
+        if self.deferred {
             // The write goes to the disk first, and these are applied beside it in the next turn.
             return true;
         }
@@ -298,6 +307,7 @@ impl Replica {
 
     fn may_revoke(&self, now: Instant) -> bool {
         self.is_leader()
+            && self.leading == self.node.raft.term
             && self.revoking <= self.expire_max
             && self.log_takes_more()
             && self.state.lessor.next_expiry().is_some_and(|expiry| expiry <= now)

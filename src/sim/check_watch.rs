@@ -47,6 +47,13 @@ impl Watched {
         rest.filter(|change| self.wants(change)).collect()
     }
 
+    /// Those of them that must still come.
+    pub fn owed<'j>(&self, judge: &'j Judge, through: i64) -> Vec<&'j Change> {
+        let mut missing = self.missing(judge, through);
+        missing.retain(|change| !may_lack(judge, change));
+        missing
+    }
+
     /// The stream says something about this watch. Returns how many events it delivered.
     pub fn on_response(&mut self, judge: &Judge, response: &WatchResponse) -> usize {
         let header = response.header.as_ref().map_or(0, |header| header.revision);
@@ -67,7 +74,7 @@ impl Watched {
             return 0;
         }
         if response.events.is_empty() {
-            let missing = self.missing(judge, header);
+            let missing = self.owed(judge, header);
             judge!(missing.is_empty(), "progress to {header} was promised before {missing:?}");
             return 0;
         }
@@ -79,29 +86,27 @@ impl Watched {
         let events = std::mem::take(&mut self.partial);
         let last = events.last().and_then(|event| event.kv.as_ref()).map_or(0, |kv| kv.mod_revision);
         judge!(header >= last, "events of {last} under a header of {header}");
-        let mut expected = self.missing(judge, last);
-        if events.len() < expected.len() {
-            expected = without_superseded(&expected, judge.model.compacted);
-        }
-        let shown: Vec<_> = events
-            .iter()
-            .map(|event| {
-                let kv = event.kv.as_ref().expect("an event has a pair");
-                (kv.mod_revision, kv.key.clone())
-            })
-            .collect();
-        let wanted: Vec<_> = expected.iter().map(|change| (change.revision, change.key.clone())).collect();
-        judge!(
-            shown == wanted,
-            "a watch from {} of {:?} shows {shown:?}, not {wanted:?}",
-            self.next,
-            self.request
-        );
+        let expected = self.shown(judge, &events, self.missing(judge, last));
         for (event, change) in events.iter().zip(expected) {
             self.check_event(judge, event, change);
         }
         self.next = last + 1;
         events.len()
+    }
+
+    /// The changes that `events` are: all that are expected, but for those that may be lacking.
+    fn shown<'j>(&self, judge: &Judge, events: &[Event], expected: Vec<&'j Change>) -> Vec<&'j Change> {
+        let mut shown = Vec::with_capacity(events.len());
+        for change in &expected {
+            let is_next = events.get(shown.len()).is_some_and(|event| is_of(event, change));
+            if is_next || !may_lack(judge, change) {
+                shown.push(*change);
+            }
+        }
+        let is_all = shown.len() == events.len()
+            && events.iter().zip(&shown).all(|(event, change)| is_of(event, change));
+        judge!(is_all, "a watch from {} of {:?} shows {events:?}, not {expected:?}", self.next, self.request);
+        shown
     }
 
     fn check_event(&self, judge: &Judge, event: &Event, change: &Change) {
@@ -134,14 +139,22 @@ impl Watched {
     }
 }
 
-/// What is left when a compaction to the very revision of a transaction has taken effect: of each key its last change.
-fn without_superseded<'j>(changes: &[&'j Change], compacted: i64) -> Vec<&'j Change> {
-    let is_superseded = |at: usize, change: &Change| {
-        let mut later = changes[at + 1..].iter().take_while(|later| later.revision == change.revision);
-        change.revision <= compacted && later.any(|later| later.key == change.key)
-    };
-    let kept = changes.iter().enumerate().filter(|&(at, change)| !is_superseded(at, change));
-    kept.map(|(_, change)| *change).collect()
+/// Whether watchers from a revision on that a compaction was to may lack this change of it: a put that a later change of
+/// the same transaction has superseded.
+fn may_lack(judge: &Judge, change: &Change) -> bool {
+    let changes = &judge.model.changes;
+    let first = changes.partition_point(|other| (other.revision, other.sub) <= (change.revision, change.sub));
+    let mut later = changes[first..].iter().take_while(|later| later.revision == change.revision);
+    change.kv.is_some()
+        && judge.model.compactions.contains(&change.revision)
+        && later.any(|later| later.key == change.key)
+}
+
+fn is_of(event: &Event, change: &Change) -> bool {
+    let kv = event.kv.as_ref().expect("an event has a pair");
+    let is_same =
+        change.kv.as_ref().map_or(event.r#type == 1, |put| event.r#type == 0 && kv.version == put.version);
+    is_same && (kv.mod_revision, &kv.key) == (change.revision, &change.key)
 }
 
 fn tombstone_len(change: &Change) -> usize {

@@ -500,7 +500,7 @@ impl World {
         let current = self.judge.durable_revision();
         for client in &self.clients {
             for watched in client.watches.values().filter(|watched| !watched.compacted) {
-                let missing = watched.missing(&self.judge, current);
+                let missing = watched.owed(&self.judge, current);
                 judge!(missing.is_empty(), "{:?} never showed {missing:?}", watched.request);
             }
         }

@@ -68,13 +68,22 @@ pub struct Model {
     pub revision: i64,
     /// The compaction revision; -1 before the first compaction.
     pub compacted: i64,
+    /// Every revision that a compaction was to.
+    pub compactions: BTreeSet<i64>,
     /// TTL in seconds by id.
     pub leases: BTreeMap<i64, i64>,
 }
 
 impl Default for Model {
     fn default() -> Self {
-        Self { changes: vec![], keys: BTreeMap::new(), revision: 1, compacted: -1, leases: BTreeMap::new() }
+        Self {
+            changes: vec![],
+            keys: BTreeMap::new(),
+            revision: 1,
+            compacted: -1,
+            compactions: BTreeSet::new(),
+            leases: BTreeMap::new(),
+        }
     }
 }
 
@@ -189,6 +198,7 @@ impl Model {
                 return Err(FUTURE);
             }
             self.compacted = compaction.revision;
+            self.compactions.insert(compaction.revision);
             return Ok(Answer::Compaction(CompactionResponse { header: header(self.revision) }));
         }
         if let Some(grant) = &entry.lease_grant {

@@ -1,10 +1,12 @@
 //! The Lease service. Grants and revocations go through the log; renewals and questions go to the leader's lessor.
 #![forbid(unsafe_code)]
 
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use futures::channel::oneshot;
 use futures::future::{Either, select};
 use prost::Message;
 
@@ -82,39 +84,117 @@ fn ask(session: &Rc<Session>, call: LeaseCall, reply: Responder) {
 /// `Lease/LeaseKeepAlive`: one answer per request, in their order, until the client has ended its side.
 ///
 /// A lease that is gone is answered with TTL 0 and the stream goes on.
-pub fn keep_alive(session: &Rc<Session>, mut incoming: Incoming, mut outgoing: Outgoing) {
+pub fn keep_alive(session: &Rc<Session>, mut incoming: Incoming, outgoing: Outgoing) {
     let session = session.clone();
+    let renewals = Renewals::new(outgoing);
     task::spawn(async move {
         let ended = {
-            let serving = std::pin::pin!(renew_all(&session, &mut incoming, &mut outgoing));
+            let serving = std::pin::pin!(poll_fn(|cx| renewals.poll(&session, &mut incoming, cx)));
             let closing = std::pin::pin!(session.streams.closed());
             match select(serving, closing).await {
                 Either::Left((result, _)) => result,
                 Either::Right(_) => Err(Status::stopped()),
             }
         };
-        outgoing.finish(ended);
+        // Answers that come later find nobody.
+        if let Some(outgoing) = renewals.outgoing.take() {
+            outgoing.finish(ended);
+        }
     });
 }
 
-async fn renew_all(
-    session: &Rc<Session>,
-    incoming: &mut Incoming,
-    outgoing: &mut Outgoing,
-) -> Result<(), Status> {
-    while let Some(message) = incoming.next().await {
-        let request = decode::<LeaseKeepAliveRequest>(message?)?;
-        let (tell, told) = oneshot::channel();
-        session.lease(LeaseCall::KeepAlive { id: request.id }, move |session, result| {
-            if matches!(result, Ok(Response::LeaseKeepAlive { ttl, .. }) if ttl > 0) {
-                session.metrics.leases_renewed.inc();
-            }
-            let answer = result.map(|response| request::encode(&response, &session.header()));
-            // The client may have gone meanwhile.
-            let _ = tell.send(answer);
-        });
-        let answer = told.await.unwrap_or_else(|_| Err(Status::stopped()))?;
-        outgoing.send(answer)?;
+/// Renewals that one stream may have on their way; further requests of it wait.
+const RENEWALS_MAX: usize = 64;
+
+/// One stream of renewals. Answers are sent from where they come in, the session loop: the stream's task is woken for
+/// requests alone.
+struct Renewals {
+    outgoing: RefCell<Option<Outgoing>>,
+    /// On their way to the replica and back, which keeps their order.
+    under_way: Cell<usize>,
+    /// How the stream ends once all are answered, or at once if one of them has failed.
+    end: RefCell<Option<Result<(), Status>>>,
+    failed: Cell<bool>,
+    /// The stream's task waits for answers: to go on, or to end.
+    waits: Cell<bool>,
+    task: RefCell<Option<Waker>>,
+}
+
+impl Renewals {
+    fn new(outgoing: Outgoing) -> Rc<Self> {
+        Rc::new(Self {
+            outgoing: RefCell::new(Some(outgoing)),
+            under_way: Cell::new(0),
+            end: RefCell::new(None),
+            failed: Cell::new(false),
+            waits: Cell::new(false),
+            task: RefCell::new(None),
+        })
     }
-    Ok(())
+
+    /// Hands on what the client asks for. Ready when the stream is over.
+    fn poll(
+        self: &Rc<Self>,
+        session: &Rc<Session>,
+        incoming: &mut Incoming,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Status>> {
+        while self.end.borrow().is_none() && self.under_way.get() < RENEWALS_MAX {
+            match incoming.poll_next(cx) {
+                Poll::Pending => {
+                    self.wait(cx, false);
+                    return Poll::Pending;
+                }
+                Poll::Ready(None) => *self.end.borrow_mut() = Some(Ok(())),
+                Poll::Ready(Some(message)) => match message.and_then(decode::<LeaseKeepAliveRequest>) {
+                    Ok(request) => self.ask(session, request.id),
+                    Err(status) => *self.end.borrow_mut() = Some(Err(status)),
+                },
+            }
+        }
+        if (self.failed.get() || self.under_way.get() == 0)
+            && let Some(end) = self.end.take()
+        {
+            return Poll::Ready(end);
+        }
+        self.wait(cx, true);
+        Poll::Pending
+    }
+
+    fn wait(&self, cx: &Context<'_>, for_answers: bool) {
+        self.waits.set(for_answers);
+        let mut task = self.task.borrow_mut();
+        if !task.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+            *task = Some(cx.waker().clone());
+        }
+    }
+
+    fn ask(self: &Rc<Self>, session: &Rc<Session>, id: i64) {
+        self.under_way.set(self.under_way.get() + 1);
+        let renewals = self.clone();
+        session.lease(LeaseCall::KeepAlive { id }, move |session, result| renewals.answer(session, result));
+    }
+
+    fn answer(&self, session: &Rc<Session>, result: Result<Response, Status>) {
+        self.under_way.set(self.under_way.get() - 1);
+        if matches!(result, Ok(Response::LeaseKeepAlive { ttl, .. }) if ttl > 0) {
+            session.metrics.leases_renewed.inc();
+        }
+        if self.failed.get() {
+            return; // behind a failure nothing is said any more
+        }
+        let sent = result.and_then(|response| match self.outgoing.borrow_mut().as_mut() {
+            Some(outgoing) => outgoing.send(request::encode(&response, &session.header())),
+            None => Ok(()),
+        });
+        if let Err(status) = sent {
+            self.failed.set(true);
+            *self.end.borrow_mut() = Some(Err(status));
+        }
+        if (self.failed.get() || self.waits.get())
+            && let Some(task) = &*self.task.borrow()
+        {
+            task.wake_by_ref();
+        }
+    }
 }
