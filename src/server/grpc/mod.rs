@@ -17,7 +17,8 @@
 //! calls of one connection in one turn of the loop again leave in one send.
 //!
 //! Bounds, each named where it is used: the length of a message, unfinished messages per connection and core,
-//! unsent answers per connection and per stream, requests per turn; `http2` has those of its own. A client that passes one gets an error or waits; it costs the others nothing.
+//! unsent answers per connection and per stream, requests per turn; `http2` has those of its own. A client that passes
+//! one gets an error or waits; it costs the others nothing.
 //!
 //! Absent on purpose: compression (etcd links no compressor either), reflection, server push.
 #![forbid(unsafe_code)]
