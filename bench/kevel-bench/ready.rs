@@ -70,10 +70,7 @@ impl Ready {
     /// A turn of `task` begins.
     pub fn enter(&self, task: &Waker) {
         self.in_turn.store(true, Ordering::Relaxed);
-        let mut held = self.task.lock().unwrap_or_else(PoisonError::into_inner);
-        if !held.as_ref().is_some_and(|held| held.will_wake(task)) {
-            *held = Some(task.clone());
-        }
+        kevel::stdx::waker::keep(&mut self.task.lock().unwrap_or_else(PoisonError::into_inner), task);
     }
 
     /// The turn ends. True when something rang that it has not looked at.

@@ -52,7 +52,7 @@
 //! | `lease-revived` | A restart brings back a lease that was revoked. | 24 |
 //! | `fast-clock` | The member's clock is a fifth too fast, so leases expire early. | 8 |
 //!
-//! Absent: the network, other members, TLS, h2, glommio, and the mapping of the store file (pages are read one by
+//! Absent: the network, other members, TLS, HTTP/2, glommio, and the mapping of the store file (pages are read one by
 //! one). Start reading at [`world`].
 //!
 //! [`Replica`]: kevel::replica::Replica

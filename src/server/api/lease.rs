@@ -163,10 +163,7 @@ impl Renewals {
 
     fn wait(&self, cx: &Context<'_>, for_answers: bool) {
         self.waits.set(for_answers);
-        let mut task = self.task.borrow_mut();
-        if !task.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
-            *task = Some(cx.waker().clone());
-        }
+        crate::stdx::waker::keep(&mut self.task.borrow_mut(), cx.waker());
     }
 
     fn ask(self: &Rc<Self>, session: &Rc<Session>, id: i64) {

@@ -111,10 +111,7 @@ impl Shared {
 
     /// Remembers the connection's task, to wake it for an earlier deadline.
     pub(super) fn set_task(&self, waker: &Waker) {
-        let mut task = self.task.borrow_mut();
-        if !task.as_ref().is_some_and(|known| known.will_wake(waker)) {
-            *task = Some(waker.clone());
-        }
+        crate::stdx::waker::keep(&mut self.task.borrow_mut(), waker);
     }
 
     /// Hands a whole unary request to its handler.

@@ -85,26 +85,13 @@ impl Pongs {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::task::Wake;
-
     use super::*;
-
-    #[derive(Default)]
-    struct Wakes(AtomicUsize);
-
-    impl Wake for Wakes {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
+    use crate::stdx::waker::Wakes;
 
     #[test]
     fn a_connection_waits_for_one_round_and_is_woken_while_it_holds_something() {
-        let wakes = Arc::<Wakes>::default();
-        let waker = Waker::from(wakes.clone());
-        let woken = || wakes.0.load(Ordering::Relaxed);
+        let (waker, wakes) = Wakes::new();
+        let woken = || wakes.count();
         let test = async move {
             let pongs = Rc::<Pongs>::default();
             let mut connection = Waits::default();

@@ -69,8 +69,9 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// The next message, as long as our own side has not ended. `None` when the client has ended its side; an error when it went away, its deadline
-    /// passed, or it sent what is no message: the call should then be finished with that status.
+    /// The next message, as long as our own side has not ended. `None` when the client has ended its side; an error
+    /// when it went away, its deadline passed, or it sent what is no message: the call should then be finished with
+    /// that status.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Status>>> {
         if self.state.expired.get() {
             return Poll::Ready(Some(Err(Status::deadline_exceeded())));
@@ -82,10 +83,7 @@ impl Incoming {
                 self.shared.core.counters.received_bytes.add(message.len() as u64);
             }
             Poll::Pending => {
-                let mut reader = self.state.reader.borrow_mut();
-                if !reader.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
-                    *reader = Some(cx.waker().clone());
-                }
+                crate::stdx::waker::keep(&mut self.state.reader.borrow_mut(), cx.waker());
             }
             Poll::Ready(_) => {}
         }

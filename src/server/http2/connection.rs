@@ -33,6 +33,7 @@ use super::request::{Bad, Collector, RequestHead};
 use super::slot::{Item, Slot};
 use super::stream::Stream;
 use super::window::{self, ReceiveWindow, SendWindow};
+use crate::stdx::waker::keep;
 
 /// Windows that a client may fill before we read: one stream, and all of a connection.
 const STREAM_WINDOW: u32 = 1024 * 1024;
@@ -171,9 +172,7 @@ impl Http2 {
             state.in_turn = true;
             state.settings_seen = 0;
             state.out.begin_turn();
-            if !state.task.as_ref().is_some_and(|known| known.will_wake(waker)) {
-                state.task = Some(waker.clone());
-            }
+            keep(&mut state.task, waker);
         });
     }
 
@@ -538,8 +537,7 @@ impl State {
             Ok(head) => self.requests.push_back((head, key, id)),
             Err(Bad::Malformed) => return self.break_stream(key, Reason::ProtocolError),
             Err(Bad::TooLarge) => {
-                self.write_headers(id, true, &Fields::Constant(&[(":status", "431")]));
-                self.end(key);
+                self.end(key, &Fields::Constant(&[(":status", "431")]));
             }
         }
         Ok(())
@@ -669,14 +667,15 @@ impl State {
     }
 
     /// Ends a stream at once.
-    pub(super) fn reset(&mut self, key: u32, reason: Reason) {
+    fn reset(&mut self, key: u32, reason: Reason) {
         let id = self.slots[key as usize].id;
         self.out.frame(kind::RST_STREAM, 0, id, &[&(reason as u32).to_be_bytes()]);
         self.forget(key);
     }
 
-    /// We have said all; if the client has not, it need not go on.
-    pub(super) fn end(&mut self, key: u32) {
+    /// Says the last of a stream; if the client has not, it need not go on.
+    pub(super) fn end(&mut self, key: u32, fields: &Fields) {
+        self.write_headers(self.slots[key as usize].id, true, fields);
         if self.slots[key as usize].ended {
             self.forget(key);
         } else {
@@ -737,8 +736,7 @@ impl State {
             }
             if let Some(Item::End(_)) = slot.queue.front() {
                 let Some(Item::End(fields)) = slot.queue.pop_front() else { unreachable!("just seen") };
-                self.write_headers(id, true, &fields);
-                self.end(key);
+                self.end(key, &fields);
             } else {
                 Self::line_up(&mut self.ready, key, slot);
             }

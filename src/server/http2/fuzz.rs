@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::account::Account;
 use super::connection::{Http2, Limits, Over};
-use super::frame::{HEAD_BYTES, Head, PREFACE, Reason, flag, kind, setting};
+use super::frame::{HEAD_BYTES, Head, PREFACE, flag, kind, setting};
 use super::hpack::{Decoder, Encoder, Field, Fields};
 use super::stream::Stream;
 use crate::stdx::prng::Prng;
@@ -225,10 +225,6 @@ fn act(prng: &mut Prng, Served { stream, begun, over }: &mut Served, account: &R
         }
         3 if !*begun && !*over => {
             stream.refuse(&Fields::Own(vec![(":status", "200".into()), ("grpc-status", "5".into())]))
-        }
-        4 if prng.chance(1, 4) => {
-            stream.reset(Reason::ProtocolError);
-            Ok(())
         }
         5 if *begun => {
             *begun = false;

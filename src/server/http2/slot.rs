@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::task::{Context, Waker};
+use std::task::Waker;
 
 use bytes::{Bytes, BytesMut};
 
@@ -50,13 +50,6 @@ impl Slot {
             ready: false,
             watcher: None,
         }
-    }
-}
-
-/// Keeps the waker of `cx` in `place`.
-pub fn keep(place: &mut Option<Waker>, cx: &Context<'_>) {
-    if !place.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
-        *place = Some(cx.waker().clone());
     }
 }
 

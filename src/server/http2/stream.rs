@@ -8,9 +8,9 @@ use bytes::Bytes;
 
 use super::account::Account;
 use super::connection::{Http2, State};
-use super::frame::Reason;
 use super::hpack::Fields;
-use super::slot::{Data, Item, Slot, keep};
+use super::slot::{Data, Item};
+use crate::stdx::waker::keep;
 
 /// A handle. It does not keep the stream open: once the client has taken it back, or it has been ended, everything here
 /// answers [`Gone`].
@@ -30,29 +30,27 @@ impl Stream {
         Self { http2, key, id }
     }
 
-    fn with<T>(&self, act: impl FnOnce(&mut State, &Self) -> Result<T, Gone>) -> Result<T, Gone> {
-        self.http2.with(|state| {
-            if state.slot(self.key, self.id).is_none() {
-                return Err(Gone);
-            }
-            act(state, self)
+    fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> Result<T, Gone> {
+        self.http2.with(|state| match state.slot(self.key, self.id) {
+            Some(_) => Ok(act(state)),
+            None => Err(Gone),
         })
     }
 
     /// The next data of the client; `None` once it has ended its side. What is returned counts as read: the client may
     /// send as much again.
     pub fn poll_data(&self, cx: &Context<'_>) -> Poll<Option<Result<Bytes, Gone>>> {
-        let polled = self.with(|state, _| {
+        let polled = self.with(|state| {
             let slot = &mut state.slots[self.key as usize];
             if let Some(bytes) = slot.received.take() {
                 state.release(self.key, bytes.len());
-                return Ok(Poll::Ready(Some(bytes)));
+                return Poll::Ready(Some(bytes));
             }
             if slot.ended {
-                return Ok(Poll::Ready(None));
+                return Poll::Ready(None);
             }
-            keep(&mut slot.reader, cx);
-            Ok(Poll::Pending)
+            keep(&mut slot.reader, cx.waker());
+            Poll::Pending
         });
         match polled {
             Ok(polled) => polled.map(|data| data.map(Ok)),
@@ -62,14 +60,13 @@ impl Stream {
 
     /// Whatever the client still says is thrown away.
     pub fn stop_reading(&self) {
-        let _ = self.with(|state, _| {
+        let _ = self.with(|state| {
             let slot = &mut state.slots[self.key as usize];
             (slot.unread, slot.reader) = (true, None);
             let unread = std::mem::take(&mut slot.received).len();
             if unread > 0 {
                 state.release(self.key, unread);
             }
-            Ok(())
         });
     }
 
@@ -78,24 +75,24 @@ impl Stream {
     /// # Errors
     /// When the stream is gone.
     pub fn send_head(&self, fields: &Fields) -> Result<(), Gone> {
-        self.with(|state, _| {
+        self.with(|state| {
             state.write_headers(self.id, false, fields);
             state.wake_task();
-            Ok(())
         })
     }
 
-    /// Adds `prefix`, a few bytes, and `body` to the answer. What client and socket do not take waits here, counted in `account`.
+    /// Adds `prefix`, a few bytes, and `body` to the answer. What client and socket do not take waits here, counted in
+    /// `account`.
     ///
     /// # Errors
     /// When the stream is gone.
     pub fn send_data(&self, prefix: &[u8], body: Bytes, account: &Rc<Account>) -> Result<(), Gone> {
-        self.with(|state, _| {
+        self.with(|state| {
             let slot = &mut state.slots[self.key as usize];
             let length = prefix.len() + body.len();
             let room = slot.send_window.room().min(state.send_window.room()).min(state.payload_max);
             if length == 0 {
-                return Ok(());
+                return;
             }
             if slot.queue.is_empty() && length <= room && !state.out.is_full() {
                 slot.send_window.take(length);
@@ -108,7 +105,6 @@ impl Stream {
                 state.pump();
             }
             state.wake_task();
-            Ok(())
         })
     }
 
@@ -117,16 +113,14 @@ impl Stream {
     /// # Errors
     /// When the stream is gone.
     pub fn end(&self, trailers: Fields) -> Result<(), Gone> {
-        self.with(|state, _| {
+        self.with(|state| {
             let slot = &mut state.slots[self.key as usize];
             if slot.queue.is_empty() {
-                state.write_headers(self.id, true, &trailers);
-                state.end(self.key);
+                state.end(self.key, &trailers);
                 state.wake_task();
             } else {
                 slot.queue.push_back(Item::End(trailers));
             }
-            Ok(())
         })
     }
 
@@ -135,30 +129,15 @@ impl Stream {
     /// # Errors
     /// When the stream is gone.
     pub fn refuse(&self, fields: &Fields) -> Result<(), Gone> {
-        self.with(|state, _| {
-            state.write_headers(self.id, true, fields);
-            state.end(self.key);
+        self.with(|state| {
+            state.end(self.key, fields);
             state.wake_task();
-            Ok(())
         })
-    }
-
-    /// Ends the stream without an answer.
-    pub fn reset(&self, reason: Reason) {
-        let _ = self.with(|state, _| {
-            state.reset(self.key, reason);
-            state.wake_task();
-            Ok(())
-        });
     }
 
     /// Ready when the stream is gone.
     pub fn poll_gone(&self, cx: &Context<'_>) -> Poll<()> {
-        let open = self.with(|state, _| {
-            let slot: &mut Slot = &mut state.slots[self.key as usize];
-            keep(&mut slot.watcher, cx);
-            Ok(())
-        });
+        let open = self.with(|state| keep(&mut state.slots[self.key as usize].watcher, cx.waker()));
         if open.is_ok() { Poll::Pending } else { Poll::Ready(()) }
     }
 }

@@ -2,9 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
@@ -12,6 +10,7 @@ use super::account::Account;
 use super::frame::{HEAD_BYTES, Head, flag, kind, number};
 use super::hpack::{Decoder, Encoder};
 use super::*;
+use crate::stdx::waker::Wakes;
 
 const HEAD: Fields = Fields::Constant(&[(":status", "200"), ("content-type", "application/grpc")]);
 const END: Fields = Fields::Constant(&[("grpc-status", "0")]);
@@ -314,39 +313,25 @@ fn a_stop_lets_what_was_begun_finish() {
     assert!(client.http2.is_done());
 }
 
-#[derive(Default)]
-struct Wakes(AtomicUsize);
-
-impl Wake for Wakes {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
 #[test]
 fn whoever_waits_is_woken() {
     let mut client = Client::new();
-    let wakes = || {
-        let wakes = Arc::<Wakes>::default();
-        (Waker::from(wakes.clone()), wakes)
-    };
-    let (task, task_wakes) = wakes();
+    let (task, task_wakes) = Wakes::new();
     client.http2.begin_turn(&task);
-    let (reader, reader_wakes) = wakes();
-    let (watcher, watcher_wakes) = wakes();
-    let count = |wakes: &Wakes| wakes.0.load(Ordering::Relaxed);
+    let (reader, reader_wakes) = Wakes::new();
+    let (watcher, watcher_wakes) = Wakes::new();
     let stream = client.asked(1, 0);
     assert!(stream.poll_data(&Context::from_waker(&reader)).is_pending());
     assert!(stream.poll_gone(&Context::from_waker(&watcher)).is_pending());
     client.say(kind::DATA, 0, 1, b"x").unwrap();
-    assert_eq!((count(&reader_wakes), count(&watcher_wakes)), (1, 0));
+    assert_eq!((reader_wakes.count(), watcher_wakes.count()), (1, 0));
     stream.send_head(&HEAD).unwrap();
-    assert_eq!(count(&task_wakes), 0, "in its own turn");
+    assert_eq!(task_wakes.count(), 0, "in its own turn");
     client.http2.end_turn();
     stream.send_data(&[], Bytes::from_static(b"y"), &client.account).unwrap();
-    assert_eq!(count(&task_wakes), 1);
+    assert_eq!(task_wakes.count(), 1);
     assert!(read(&stream).is_ready());
     assert!(stream.poll_data(&Context::from_waker(&reader)).is_pending());
     client.say(kind::RST_STREAM, 0, 1, &[0, 0, 0, 8]).unwrap();
-    assert_eq!((count(&reader_wakes), count(&watcher_wakes)), (2, 1));
+    assert_eq!((reader_wakes.count(), watcher_wakes.count()), (2, 1));
 }

@@ -62,9 +62,7 @@ impl Lobby {
             match self.guests.borrow_mut().get_mut(&key) {
                 None => Poll::Ready(None),
                 Some(guest) => {
-                    if !guest.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-                        guest.waker = Some(cx.waker().clone());
-                    }
+                    crate::stdx::waker::keep(&mut guest.waker, cx.waker());
                     Poll::Pending
                 }
             }

@@ -87,10 +87,7 @@ impl Membership {
     /// The phase; `waker` is woken when it changes.
     pub fn watch(&self, waker: &Waker) -> Phase {
         let mut members = self.stop.members.borrow_mut();
-        let slot = &mut members[self.key];
-        if !slot.as_ref().is_some_and(|known| known.will_wake(waker)) {
-            *slot = Some(waker.clone());
-        }
+        crate::stdx::waker::keep(&mut members[self.key], waker);
         self.stop.phase()
     }
 
