@@ -56,9 +56,9 @@ pub const CHECKPOINT_IDLE: Duration = Duration::from_secs(5);
 /// So many times longer where it writes much for little log: a minute of memory is worth less than the bytes.
 pub const CHECKPOINT_IDLE_DEAR: u32 = 12;
 
-/// Entries of the lessor's heap looked at, and so leases revoked, in one turn: enough to share the cost of a log write,
-/// few enough for a put to wait until they are applied (some 7 us each, with the events).
-pub const EXPIRE_MAX: usize = 64;
+/// Entries of the lessor's heap looked at, and so leases revoked, in one turn: enough to keep the core busy while the
+/// disk writes the batch before, few enough for a put to wait until they are applied (some 7 us each, with the events).
+pub const EXPIRE_MAX: usize = 192;
 
 /// Revisions removed between two turns while a sweep is due.
 pub const SWEEP_SLICE: usize = 128;

@@ -3,21 +3,23 @@
 from lib.axis import Axis, p50, p99, rate
 from lib.musts import Near
 
-LOAD = ("--conns", 10, "--clients", 100)
-PUTS_PER_SECOND, READS_PER_SECOND = 1000, 2000
+ONE = ("--conns", 1, "--clients", 1)
+MANY = ("--conns", 10, "--clients", 100)
+PER_SECOND = 500
 
 
 def fill(run):
     run.fill("read/", 1000, 256)
 
 
-def put(run):
-    seconds = run.pick(4, 10)
-    puts = ("put", *LOAD, "--rate", PUTS_PER_SECOND, "--total", PUTS_PER_SECOND * seconds, "--key-size", 32,
-            "--val-size", 256)
-    if run.side.tool == "benchmark":
-        return run.benchmark(*puts, "--key-space-size", 10_000)
-    return run.load(*puts, "--key-space", 10_000).rate_and_latency("put")
+def puts(*load, total):
+    def measure(run):
+        bounded = ("put", *load, "--total", run.pick(*total), "--key-size", 32, "--val-size", 256)
+        if run.side.tool == "benchmark":
+            return run.benchmark(*bounded, "--key-space-size", 10_000)
+        return run.load(*bounded, "--key-space", 10_000).rate_and_latency("put")
+
+    return measure
 
 
 def reads(*load, total):
@@ -31,17 +33,19 @@ def reads(*load, total):
     return measure
 
 
-def axis(name, about, what, measure, rate_must=None, p50_must=None):
-    figures = (rate(what, rate_must), p50(what, p50_must), p99(what))
-    return Axis(f"tool/{name}", about, figures, measure, fill, compares_tools=True)
+def axis(name, about, what, measure):
+    figures = (rate(what, Near(1.25)), p50(what, Near(1.25)), p99(what))
+    return Axis(f"tool/{name}", about, figures, measure, fill, rounds=(3, 7), compares_tools=True)
 
 
+# What many clients see depends on how soon each tool wakes them, and etcd's is late on the one CPU that it has here:
+# few enough operations a second that none waits for another.
 AXES = (
-    axis("put", f"{PUTS_PER_SECOND} puts a second, 100 clients on 10 connections", "put", put,
-         Near(1.1), Near(1.25)),
-    axis("range", f"{READS_PER_SECOND} linearizable reads of one key a second, 100 clients on 10 connections", "read",
-         reads(*LOAD, "--rate", READS_PER_SECOND, total=(8_000, 20_000)), Near(1.1), Near(1.25)),
-    # Here each tool's own time is part of every operation.
+    axis("put-1-client", "one client's puts, closed loop", "put", puts(*ONE, total=(1000, 3000))),
     axis("range-1-client", "one client's linearizable reads of one key, closed loop", "read",
-         reads("--conns", 1, "--clients", 1, total=(4_000, 20_000))),
+         reads(*ONE, total=(3000, 8000))),
+    axis("put", f"{PER_SECOND} puts a second, 100 clients on 10 connections", "put",
+         puts(*MANY, "--rate", PER_SECOND, total=(1000, 3000))),
+    axis("range", f"{PER_SECOND} linearizable reads of one key a second, 100 clients on 10 connections", "read",
+         reads(*MANY, "--rate", PER_SECOND, total=(1000, 3000))),
 )

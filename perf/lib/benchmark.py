@@ -6,10 +6,10 @@ import re
 from lib.child import Child, Failure
 
 
-def run(binary, arguments, server, folder, number, deadline):
+def run(binary, arguments, server, folder, number, deadline, cpus=None):
     """Runs it to its end; returns operations per second and latencies in milliseconds."""
     command = [binary, *arguments, "--endpoints", f"127.0.0.1:{server.port}", "--precise"]
-    with Child(command, os.path.join(folder, f"benchmark-{number}.log")) as child:
+    with Child(command, os.path.join(folder, f"benchmark-{number}.log"), cpus) as child:
         status = child.wait(deadline)
         server.check()
         with open(child.words, errors="replace") as file:

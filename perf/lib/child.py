@@ -28,14 +28,15 @@ class Deadline:
 
 
 class Child:
-    """A program that runs; what it says goes to the file `words`. Leaving its context kills it."""
+    """A program that runs, on `cpus` if given; what it says goes to the file `words`. Leaving its context kills it."""
 
-    def __init__(self, command, words):
+    def __init__(self, command, words, cpus=None):
         self.name, self.words = os.path.basename(command[0]), words
+        bind = (lambda: os.sched_setaffinity(0, cpus)) if cpus else None
         with open(words, "wb") as out:
             # A session of its own: Ctrl-C is for us, and we end our children one by one.
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
-                                            start_new_session=True)
+                                            start_new_session=True, preexec_fn=bind)
 
     def __enter__(self):
         return self

@@ -58,21 +58,45 @@ class Contest:
     def play(self, axis):
         """All rounds of an axis."""
         result = Result(axis, self.sides(axis))
+        play = self.play_tools if axis.compares_tools else self.play_servers
+        play(result, self.rounds or axis.rounds[not self.is_quick])
+        return result
+
+    def play_servers(self, result, rounds):
+        measure = self.on_prepared if result.axis.prepare else self.on_fresh
         try:
-            for _ in range(self.rounds or axis.rounds[not self.is_quick]):
+            for _ in range(rounds):
                 for side in result.sides:
-                    self.attempt(result, side)
+                    self.attempt(result, side, measure)
         finally:
             for folder in self.stores.values():
                 shutil.rmtree(folder or "", ignore_errors=True)
             self.stores.clear()
-        return result
 
-    def attempt(self, result, side):
+    def play_tools(self, result, rounds):
+        """On one server that stays up: it differs more from start to start than the tools do. It and they have CPUs of
+        their own, since a tool that takes its server's time measures itself."""
+        theirs, ours = halves(os.sched_getaffinity(0))
+        folder = tempfile.mkdtemp(dir=self.folder)
+        with Server(result.sides[0].binary, folder, self.ports, theirs) as server:
+
+            def measure(result, side):
+                run = self.run(result, side, server, ours)
+                if not server.child:
+                    server.start(run.deadline)
+                    result.axis.prepare(run)
+                return result.axis.measure(run)
+
+            for _ in range(rounds):
+                for side in result.sides:
+                    self.attempt(result, side, measure)
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def attempt(self, result, side, measure):
         """A run that may fail."""
         began = time.monotonic()
         try:
-            values = self.on_prepared(result, side) if result.axis.prepare else self.on_fresh(result, side)
+            values = measure(result, side)
         except FAILURES as failure:
             shown = str(failure) if isinstance(failure, Failure) else repr(failure)
             result.fail(side, shown)
@@ -102,15 +126,25 @@ class Contest:
 
     def with_server(self, result, side, folder, step):
         """Takes a step on a started server."""
-        note = lambda tool, arguments: result.note(shlex.join([tool, *map(str, arguments)]))
-        limit = result.axis.limits[not self.is_quick]
-        run = Run(side, Server(side.binary, folder, self.ports), self.programs, self.is_quick, limit, note)
+        run = self.run(result, side, Server(side.binary, folder, self.ports))
         with run.server as server:
             server.start(run.deadline)
             outcome = step(run)
             if result.axis.prepare:
                 server.stop()
             return outcome
+
+    def run(self, result, side, server, cpus=None):
+        note = lambda tool, arguments: result.note(shlex.join([tool, *map(str, arguments)]))
+        limit = result.axis.limits[not self.is_quick]
+        return Run(side, server, self.programs, self.is_quick, limit, note, cpus)
+
+
+def halves(cpus):
+    """Two sets of CPUs, one for each of two; nothing is bound where there is one CPU."""
+    cpus = sorted(cpus)
+    middle = len(cpus) // 2
+    return (set(cpus[:middle]), set(cpus[middle:])) if middle else (None, None)
 
 
 def free_ports():

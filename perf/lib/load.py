@@ -52,11 +52,11 @@ class Phase:
 class Load:
     """A run of kevel-bench against a server. Leaving its context kills it."""
 
-    def __init__(self, binary, arguments, server, folder, number):
+    def __init__(self, binary, arguments, server, folder, number, cpus=None):
         self.results = os.path.join(folder, f"load-{number}.json")
         self.server = server
         self.child = Child([binary, *arguments, "--endpoints", server.endpoint, "--server-pid", str(server.pid),
-                            "--quiet", f"--json={self.results}"], os.path.join(folder, f"load-{number}.log"))
+                            "--quiet", f"--json={self.results}"], os.path.join(folder, f"load-{number}.log"), cpus)
 
     def __enter__(self):
         return self

@@ -8,8 +8,8 @@ from lib.load import Load
 class Run:
     """A started server, the load tools, and a time by which all must be over."""
 
-    def __init__(self, side, server, programs, is_quick, limit, note):
-        self.side, self.server, self.programs, self.is_quick = side, server, programs, is_quick
+    def __init__(self, side, server, programs, is_quick, limit, note, cpus=None):
+        self.side, self.server, self.programs, self.is_quick, self.cpus = side, server, programs, is_quick, cpus
         self.deadline = Deadline(limit)
         self.note = note
         self.started = 0
@@ -25,7 +25,8 @@ class Run:
         """Starts kevel-bench; to be used as a context."""
         self.note("kevel-bench", arguments)
         self.started += 1
-        return Load(self.programs.bench, [str(a) for a in arguments], self.server, self.server.folder, self.started)
+        return Load(self.programs.bench, [str(a) for a in arguments], self.server, self.server.folder, self.started,
+                    self.cpus)
 
     def load(self, *arguments):
         """Runs kevel-bench to its end; returns the phase of interest."""
@@ -42,4 +43,4 @@ class Run:
         self.note("benchmark", arguments)
         self.started += 1
         return benchmark.run(self.programs.benchmark, [str(a) for a in arguments], self.server, self.server.folder,
-                             self.started, self.deadline)
+                             self.started, self.deadline, self.cpus)

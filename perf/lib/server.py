@@ -18,8 +18,8 @@ RETRY_AFTER = 0.002
 class Server:
     """A member that is its whole cluster. Leaving its context kills it."""
 
-    def __init__(self, binary, folder, ports):
-        self.binary, self.folder = binary, folder
+    def __init__(self, binary, folder, ports, cpus=None):
+        self.binary, self.folder, self.cpus = binary, folder, cpus
         self.port, self.peer = next(ports), next(ports)
         self.child = None
 
@@ -48,7 +48,7 @@ class Server:
         """Starts it; returns the seconds until it has answered a linearizable read."""
         began = time.monotonic()
         patience = Deadline(min(START_MAX, deadline.left()))
-        self.child = Child(self.command(), os.path.join(self.folder, "log"))
+        self.child = Child(self.command(), os.path.join(self.folder, "log"), self.cpus)
         while True:
             try:
                 etcd.revision(self.port, patience.left())
