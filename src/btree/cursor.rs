@@ -1,6 +1,7 @@
 //! Reading a tree: one key, or one after the other.
 #![forbid(unsafe_code)]
 
+use super::leaf::Leaf;
 use crate::page::node::{Node, Value};
 use crate::page::table::View;
 use crate::page::{PAGE_SIZE, Page, PageRef};
@@ -114,6 +115,22 @@ impl<'a> Cursor<'a> {
         resolve(self.view, self.leaf.value(at))
     }
 
+    /// Whether it points at the first pair of a leaf.
+    pub fn begins_leaf(&self) -> bool {
+        self.at == Some(0)
+    }
+
+    /// The leaf of the pair that it points at.
+    pub fn leaf(&self) -> Leaf<'a> {
+        assert!(self.valid(), "a cursor that points nowhere is in no leaf");
+        Leaf::new(self.view, self.leaf)
+    }
+
+    /// Another cursor in the same state of the tree, which points nowhere.
+    pub fn another(&self) -> Self {
+        Self::new(self.view, self.root)
+    }
+
     fn point(&mut self, at: usize, same_leaf: bool) {
         self.at = Some(at);
         self.leaf.key_into(self.view, at, &mut self.key, same_leaf);
@@ -141,7 +158,8 @@ impl<'a> Cursor<'a> {
         self.leaf = node;
     }
 
-    fn next_leaf(&mut self) {
+    /// To the first key of the next leaf; past the last leaf it points nowhere.
+    pub fn next_leaf(&mut self) {
         self.at = None;
         while let Some(level) = self.depth.checked_sub(1) {
             let (node, index) = &mut self.path[level];

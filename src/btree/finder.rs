@@ -12,7 +12,8 @@
 //! ```
 #![forbid(unsafe_code)]
 
-use super::cursor::{DEPTH_MAX, NO_PAGE, resolve};
+use super::cursor::{DEPTH_MAX, NO_PAGE};
+use super::leaf::Leaf;
 use crate::page::PageRef;
 use crate::page::node::Node;
 use crate::page::table::{self, View};
@@ -38,27 +39,6 @@ pub struct Finder<'a> {
     leaf: (PageRef, Leaf<'a>),
 }
 
-/// The leaf that has a key if any has.
-#[derive(Clone, Copy)]
-pub struct Leaf<'a> {
-    view: View<'a>,
-    node: Node<'a>,
-}
-
-impl<'a> Leaf<'a> {
-    /// Asks for the memory of the value under `key`, which led here.
-    #[inline]
-    pub fn prefetch(&self, key: &[u8]) {
-        self.node.prefetch_cell(key);
-    }
-
-    /// The value under `key`, which led here.
-    #[inline]
-    pub fn get(&self, key: &[u8]) -> Option<&'a [u8]> {
-        self.node.find(self.view, key).ok().map(|at| resolve(self.view, self.node.value(at)))
-    }
-}
-
 impl<'a> Finder<'a> {
     pub(super) fn new(view: View<'a>, root: PageRef) -> Self {
         let nothing = Node::new(&NO_PAGE);
@@ -67,11 +47,11 @@ impl<'a> Finder<'a> {
             root,
             path: [(nothing, 0); DEPTH_MAX],
             levels: None,
-            leaf: (PageRef::NONE, Leaf { view, node: nothing }),
+            leaf: (PageRef::NONE, Leaf::new(view, nothing)),
         }
     }
 
-    /// The leaf of `key`; none in an empty tree. Its memory has been asked for.
+    /// The leaf that has `key` if any has; none in an empty tree. Its memory has been asked for.
     pub fn leaf(&mut self, key: &[u8]) -> Option<Leaf<'a>> {
         if self.root.is_none() {
             return None;
@@ -89,7 +69,7 @@ impl<'a> Finder<'a> {
         if at != self.leaf.0 {
             let node = Node::new(self.view.page(at));
             node.prefetch();
-            self.leaf = (at, Leaf { view: self.view, node });
+            self.leaf = (at, Leaf::new(self.view, node));
         }
         Some(self.leaf.1)
     }
@@ -121,7 +101,7 @@ impl<'a> Finder<'a> {
             node = Node::new(self.view.page(at));
         }
         self.levels = Some(levels);
-        self.leaf = (at, Leaf { view: self.view, node });
+        self.leaf = (at, Leaf::new(self.view, node));
         self.leaf.1
     }
 }

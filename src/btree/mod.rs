@@ -29,6 +29,7 @@ mod cursor;
 mod finder;
 pub mod fuzz;
 mod insert;
+mod leaf;
 mod remove;
 mod store;
 #[cfg(test)]
@@ -36,7 +37,8 @@ mod tests;
 
 pub use crate::page::{Applied, CheckpointError, CheckpointJob, OpenError, TREES};
 pub use cursor::Cursor;
-pub use finder::{Finder, Leaf, prefetch};
+pub use finder::{Finder, prefetch};
+pub use leaf::{Birth, Leaf};
 pub use store::{Reader, Readers, Snapshot, Store, StoreStats, WriteTxn};
 
 /// The maps of the store.

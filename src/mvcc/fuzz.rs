@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 use prost::Message;
 
 use super::hash::HashKv;
+use super::leaf_counts::LeafCounts;
 use super::model::{Model, Refusal};
 use super::revision::Revision;
 use super::schema::{split_garbage_key, split_index_key, split_kv_value, unescape_index_prefix};
@@ -79,6 +80,7 @@ struct World {
     readings: Vec<Reading>,
     streams: Vec<Streaming>,
     hashings: Vec<Hashing>,
+    counts: LeafCounts,
 }
 
 impl World {
@@ -94,6 +96,7 @@ impl World {
             readings: Vec::new(),
             streams: Vec::new(),
             hashings: Vec::new(),
+            counts: LeafCounts::default(),
         }
     }
 
@@ -132,7 +135,7 @@ impl World {
         for _ in 0..1 + self.prng.below(4) {
             self.write(&mut txn);
             if self.prng.chance(1, 4) {
-                self.read(&txn);
+                self.read(&View::new(&txn));
             }
         }
         txn.commit();
@@ -270,21 +273,21 @@ impl World {
     fn read_snapshot(&mut self) {
         let mut reader = self.store.readers().register();
         let snapshot = reader.snapshot();
-        self.read(&snapshot);
+        let counts = self.counts.clone();
+        self.read(&View::new(&snapshot).counting_with(&counts));
     }
 
-    fn read<R: Read>(&mut self, read: &R) {
-        let view = View::new(read);
+    fn read<R: Read>(&mut self, view: &View<'_, R>) {
         let request = self.range_request();
         let header = Header::default();
         let theirs = self.model.range(&request, self.model.revision);
-        judge(range::answer(&view, &header, &request), theirs.clone(), &request);
+        judge(range::answer(view, &header, &request), theirs.clone(), &request);
         // The general way has to agree with the short cut for one key.
-        match (Range::new(&view, &request), theirs) {
+        match (Range::new(view, &request), theirs) {
             (Ok(mut range), Ok(theirs)) => {
                 let mut out = BytesMut::new();
-                while !range.plan(&view, 1 + self.prng.below(4) as usize) {}
-                while !range.emit(&view, &header, &mut out, self.prng.below(40) as usize) {}
+                while !range.plan(view, 1 + self.prng.below(4) as usize) {}
+                while !range.emit(view, &header, &mut out, self.prng.below(40) as usize) {}
                 assert_eq!(out, theirs.encode_to_vec(), "{request:?}");
             }
             (ours, theirs) => assert_eq!(ours.err().map(Error::message), theirs.err()),
@@ -344,7 +347,7 @@ impl World {
     fn continue_long(&mut self) {
         let mut reader = self.store.readers().register();
         let snapshot = reader.snapshot();
-        let view = View::new(&snapshot);
+        let view = View::new(&snapshot).counting_with(&self.counts);
         let header = Header::default();
         let prng = &mut self.prng;
         self.readings.retain_mut(|reading| {

@@ -59,6 +59,7 @@ pub mod compact_hash;
 pub mod event;
 pub mod fuzz;
 pub mod hash;
+pub mod leaf_counts;
 pub mod model;
 pub mod pin;
 pub mod range;

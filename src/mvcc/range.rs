@@ -259,13 +259,20 @@ impl Range {
     fn walk_leg<R: Read>(&mut self, view: &View<'_, R>, interval: &Interval, budget: usize) -> bool {
         let mut walk = Walk::resume(view, interval, self.at, &self.position, budget);
         while self.count_all || self.total < self.fetch {
-            match walk.next() {
-                Step::Live(revision, entry) => self.consider(&walk, revision, &entry),
-                Step::Paused => {
+            if self.total >= self.fetch
+                && let Some(live) = view.leaf_counts().and_then(|counts| walk.pass_leaf(counts))
+            {
+                self.total += live;
+                continue;
+            }
+            match walk.step() {
+                Some(Step::Live(revision, entry)) => self.consider(&walk, revision, &entry),
+                Some(Step::Paused) => {
                     self.position = walk.position();
                     return false;
                 }
-                Step::End => break,
+                Some(Step::End) => break,
+                None => {}
             }
         }
         true

@@ -88,6 +88,11 @@ impl IndexEntry {
     }
 }
 
+/// Whether an index value is that of a deletion.
+pub fn is_tombstone(value: &[u8]) -> bool {
+    value.first().expect("an index value is never empty") & FLAG_TOMBSTONE != 0
+}
+
 const INDEX_VALUE_MAX: usize = 1 + 4 * varint_len(u64::MAX);
 
 /// A stored [`IndexEntry`], on the stack.

@@ -1,6 +1,7 @@
 //! Reading the store at a revision.
 #![forbid(unsafe_code)]
 
+use super::leaf_counts::LeafCounts;
 use super::revision::Revision;
 use super::schema::{IndexEntry, index_prefix, push_index_tail, split_index_key, split_kv_value};
 use crate::btree::{Read, Tree};
@@ -12,6 +13,7 @@ pub struct View<'a, R: Read> {
     /// Main revision of the newest change that is visible here.
     revision: i64,
     compact_revision: i64,
+    leaf_counts: Option<&'a LeafCounts>,
 }
 
 /// A live revision of a key.
@@ -32,7 +34,17 @@ impl<'a, R: Read> View<'a, R> {
     /// The state that `read` shows, whose newest change has main revision `revision`: within a write, one more
     /// than what is applied.
     pub(super) fn at(read: &'a R, revision: i64) -> Self {
-        Self { read, revision, compact_revision: read.applied().compact_revision }
+        Self { read, revision, compact_revision: read.applied().compact_revision, leaf_counts: None }
+    }
+
+    /// Lets Ranges count by leaves. Only for published states, all of the one store that `counts` knows.
+    pub fn counting_with(self, counts: &'a LeafCounts) -> Self {
+        Self { leaf_counts: Some(counts), ..self }
+    }
+
+    /// What is known of leaves whose keys need only be counted.
+    pub(super) fn leaf_counts(&self) -> Option<&'a LeafCounts> {
+        self.leaf_counts
     }
 
     /// The state underneath.

@@ -1,13 +1,14 @@
 //! Walking the live keys of an interval at a revision, in key order, in steps of bounded size.
 #![forbid(unsafe_code)]
 
+use super::leaf_counts::LeafCounts;
 use super::revision::Revision;
 use super::schema::{
     IndexEntry, KeyBuf, index_prefix, past_index_prefix, push_index_tail, split_index_key,
     unescape_index_prefix, user_key_len,
 };
 use super::view::View;
-use crate::btree::{Cursor, Read, Tree};
+use crate::btree::{Birth, Cursor, Leaf, Read, Tree};
 
 /// An interval of user keys, as requests name them.
 #[derive(Clone, Debug, Default)]
@@ -72,6 +73,9 @@ impl Position {
 /// Superseded revisions of one key that are stepped over before it pays to seek past the rest.
 const STEPS_BEFORE_SEEK: usize = 8;
 
+/// What passing a leaf that was counted before costs, in index entries looked at.
+const KNOWN_LEAF_COST: usize = 4;
+
 /// What a walk comes upon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -92,6 +96,12 @@ pub struct Walk<'a, 'w> {
     prefix: Vec<u8>,
     /// The newest revision of that key not above `at` has been seen.
     decided: bool,
+    /// Entries of that key which were stepped over, one after the other.
+    steps: usize,
+    /// The leaf before the cursor, if it was passed as a whole: the walk stands at its last key, which is not read yet.
+    passed: Option<Leaf<'a>>,
+    /// The first leaf that does not lie in the interval as a whole, once somebody has asked; none is that.
+    boundary: Option<Option<Birth>>,
     /// Index entries that may still be looked at.
     budget: usize,
 }
@@ -108,46 +118,117 @@ impl<'a, 'w> Walk<'a, 'w> {
     ) -> Self {
         let mut cursor = view.read().cursor(Tree::Index);
         cursor.seek(&position.seek);
-        Self { cursor, interval, at, prefix: Vec::new(), decided: false, budget }
+        Self {
+            cursor,
+            interval,
+            at,
+            prefix: Vec::new(),
+            decided: false,
+            steps: 0,
+            passed: None,
+            boundary: None,
+            budget,
+        }
     }
 
     /// The next live key.
     #[allow(clippy::should_implement_trait)]
+    #[inline]
     pub fn next(&mut self) -> Step {
-        let mut steps = 0;
         loop {
-            if !self.cursor.valid() || !self.interval.admits(self.cursor.key()) {
-                return Step::End;
-            }
-            let (prefix, revision) = split_index_key(self.cursor.key());
-            if prefix != self.prefix {
-                self.prefix.clear();
-                self.prefix.extend_from_slice(prefix);
-                self.decided = false;
-                steps = 0;
-            }
-            if self.budget == 0 {
-                return Step::Paused;
-            }
-            self.budget -= 1;
-            if self.decided || revision.main > self.at {
-                steps += 1;
-                if steps > STEPS_BEFORE_SEEK {
-                    let past = self.past();
-                    self.cursor.seek(&past.seek);
-                    steps = 0;
-                } else {
-                    self.cursor.next();
-                }
-                continue;
-            }
-            self.decided = true;
-            let entry = IndexEntry::decode(self.cursor.value(), revision.main);
-            self.cursor.next();
-            if !entry.tombstone {
-                return Step::Live(revision, entry);
+            if let Some(step) = self.step() {
+                return step;
             }
         }
+    }
+
+    /// Looks at the next index entry; none if there is nothing to say about it.
+    #[inline]
+    pub fn step(&mut self) -> Option<Step> {
+        if let Some(leaf) = self.passed.take() {
+            self.stand_behind(leaf);
+        }
+        if !self.cursor.valid() || !self.interval.admits(self.cursor.key()) {
+            return Some(Step::End);
+        }
+        let (prefix, revision) = split_index_key(self.cursor.key());
+        if prefix != self.prefix {
+            self.prefix.clear();
+            self.prefix.extend_from_slice(prefix);
+            self.decided = false;
+            self.steps = 0;
+        }
+        if self.budget == 0 {
+            return Some(Step::Paused);
+        }
+        self.budget -= 1;
+        if self.decided || revision.main > self.at {
+            self.steps += 1;
+            if self.steps > STEPS_BEFORE_SEEK {
+                let past = self.past();
+                self.cursor.seek(&past.seek);
+                self.steps = 0;
+            } else {
+                self.cursor.next();
+            }
+            return None;
+        }
+        self.decided = true;
+        self.steps = 0;
+        let entry = IndexEntry::decode(self.cursor.value(), revision.main);
+        self.cursor.next();
+        (!entry.tombstone).then_some(Step::Live(revision, entry))
+    }
+
+    /// Passes the leaf ahead and tells how many live keys begin in it, without looking at them if that is known. None
+    /// if the walk is not at the beginning of a leaf, or may or must not pass all of it.
+    pub fn pass_leaf(&mut self, counts: &LeafCounts) -> Option<u64> {
+        if self.budget == 0 || !self.cursor.begins_leaf() || !self.interval.admits(self.cursor.key()) {
+            return None;
+        }
+        let leaf = self.cursor.leaf();
+        if self.boundary() == Some(leaf.birth()) {
+            return None;
+        }
+        let (count, is_new) = counts.of(&leaf);
+        if count.newest > self.at {
+            return None;
+        }
+        let before = self.passed.map(|passed| passed.birth());
+        let continues = before.and_then(|before| count.continues(before)).unwrap_or_else(|| {
+            if let Some(leaf) = self.passed.take() {
+                self.stand_behind(leaf);
+            }
+            let continues = self.decided && split_index_key(self.cursor.key()).0 == self.prefix;
+            if let Some(before) = before {
+                counts.note(count, before, continues);
+            }
+            continues
+        });
+        self.budget = self.budget.saturating_sub(if is_new { leaf.count() } else { KNOWN_LEAF_COST });
+        self.passed = Some(leaf);
+        self.cursor.next_leaf();
+        Some(count.live(continues))
+    }
+
+    /// The first leaf that does not lie in the interval as a whole; none if all leaves ahead do.
+    fn boundary(&mut self) -> Option<Birth> {
+        let (cursor, end) = (&self.cursor, &self.interval.end);
+        *self.boundary.get_or_insert_with(|| {
+            let End::Before(end) = end else { return None };
+            let mut boundary = cursor.another();
+            boundary.seek(end);
+            boundary.valid().then(|| boundary.leaf().birth())
+        })
+    }
+
+    /// The walk has passed this leaf, nothing in which is above `at`.
+    fn stand_behind(&mut self, leaf: Leaf<'_>) {
+        leaf.last_key(&mut self.prefix);
+        let len = split_index_key(&self.prefix).0.len();
+        self.prefix.truncate(len);
+        self.decided = true;
+        self.steps = 0;
     }
 
     /// Behind the revisions of the current key that are of no more interest.

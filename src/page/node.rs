@@ -204,6 +204,12 @@ impl<'a> Node<'a> {
         usize::from(u16_at(self.page, COUNT))
     }
 
+    /// Which page, and the generation it was made in.
+    #[inline]
+    pub(crate) fn birth(&self) -> (PageId, u64) {
+        (id(self.page), born(self.page))
+    }
+
     #[inline]
     fn heap(&self) -> usize {
         usize::from(u16_at(self.page, HEAP))

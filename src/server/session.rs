@@ -26,6 +26,7 @@ use crate::config::Gates;
 use crate::error::Error;
 use crate::mvcc::View;
 use crate::mvcc::compact_hash::CompactionHashes;
+use crate::mvcc::leaf_counts::LeafCounts;
 use crate::mvcc::pin::PinSlot;
 use crate::mvcc::remembered::PlanMemory;
 use crate::replica::port::{Input, LeaseCall, Ticket};
@@ -119,6 +120,7 @@ pub struct Session {
     reader: RefCell<Reader>,
     pins: RefCell<PinSlot>,
     plan_memory: PlanMemory,
+    leaf_counts: LeafCounts,
     tickets: RefCell<Tickets<Waiting>>,
     replica: Sender<Input>,
     gate: Arc<ReadGate>,
@@ -170,6 +172,7 @@ impl Session {
             reader: RefCell::new(parts.reader),
             pins: RefCell::new(parts.pins),
             plan_memory: PlanMemory::new(PLAN_BYTES_MAX),
+            leaf_counts: LeafCounts::default(),
             tickets: RefCell::new(Tickets::new(core, parts.member.request_timeout)),
             replica: parts.replica,
             gate: parts.gate,
@@ -195,7 +198,7 @@ impl Session {
     pub fn view<T>(&self, look: impl FnOnce(&View<'_, Snapshot<'_>>) -> T) -> T {
         let mut reader = self.reader.borrow_mut();
         let snapshot = reader.snapshot();
-        look(&View::new(&snapshot))
+        look(&View::new(&snapshot).counting_with(&self.leaf_counts))
     }
 
     /// An id that no other request of this member has had.

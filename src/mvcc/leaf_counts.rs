@@ -1,0 +1,180 @@
+//! How many live keys the leaves of `Index` have, for answers that say how many there are.
+//!
+//! etcd counts every key of the interval, however few pairs were asked for. A published leaf never changes, so what a
+//! core has counted in it once holds until the leaf is replaced, and the next count looks at its header and no more.
+//! What a leaf cannot know is whether its first key began in the leaf before: that is remembered with the neighbour
+//! for which it was found out.
+#![forbid(unsafe_code)]
+
+use std::cell::{Cell, OnceCell};
+use std::rc::Rc;
+
+use super::schema::{is_tombstone, split_index_key};
+use crate::btree::{Birth, Leaf};
+
+/// Leaves remembered, in 56 bytes each: those of a million keys.
+const LEAVES: usize = 1 << 14;
+
+/// What a core remembers of the leaves of one store, from the first count until the store is opened anew.
+#[derive(Clone, Default)]
+pub struct LeafCounts(Rc<OnceCell<Box<[Cell<LeafCount>]>>>);
+
+/// The live keys of a leaf, at its newest revision.
+#[derive(Clone, Copy, Default)]
+pub(super) struct LeafCount {
+    leaf: Birth,
+    /// The newest main revision in it: the count is that of any state which is not older.
+    pub(super) newest: i64,
+    /// Keys whose first entry in the leaf is not a deletion.
+    live: u32,
+    /// The first key is one of them.
+    is_first_live: bool,
+    /// The first key's newest entries are in the leaf before, if that is this one.
+    follows: Option<(Birth, bool)>,
+}
+
+impl LeafCount {
+    /// Live keys, if the newest entries of the first key are, or are not, in the leaf before.
+    pub(super) fn live(&self, continues: bool) -> u64 {
+        u64::from(self.live - u32::from(continues && self.is_first_live))
+    }
+
+    /// Whether its first key begins in the leaf `before`, if that is known.
+    pub(super) fn continues(&self, before: Birth) -> Option<bool> {
+        self.follows.filter(|follows| follows.0 == before).map(|follows| follows.1)
+    }
+}
+
+impl LeafCounts {
+    /// What is known of a published leaf; true if it has to be counted first.
+    pub(super) fn of(&self, leaf: &Leaf<'_>) -> (LeafCount, bool) {
+        let known = self.place(leaf.birth()).get();
+        if known.leaf == leaf.birth() {
+            return (known, false);
+        }
+        let count = count(leaf);
+        self.place(leaf.birth()).set(count);
+        (count, true)
+    }
+
+    /// Remembers whether the leaf's first key begins in the leaf `before`.
+    pub(super) fn note(&self, count: LeafCount, before: Birth, continues: bool) {
+        self.place(count.leaf).set(LeafCount { follows: Some((before, continues)), ..count });
+    }
+
+    fn place(&self, (id, _): Birth) -> &Cell<LeafCount> {
+        let places = self.0.get_or_init(|| vec![Cell::default(); LEAVES].into_boxed_slice());
+        // Spread, because leaves of a tree lie in the file at regular distances.
+        let hash = id.0.wrapping_mul(0x9e37_79b1) >> (u32::BITS - LEAVES.ilog2());
+        &places[hash as usize]
+    }
+}
+
+fn count(leaf: &Leaf<'_>) -> LeafCount {
+    let mut count = LeafCount { leaf: leaf.birth(), ..LeafCount::default() };
+    let mut prefix = Vec::new();
+    leaf.each(|key, value| {
+        let (of, revision) = split_index_key(key);
+        count.newest = count.newest.max(revision.main);
+        if of == prefix {
+            return;
+        }
+        let live = !is_tombstone(value);
+        count.is_first_live |= live && prefix.is_empty();
+        count.live += u32::from(live);
+        prefix.clear();
+        prefix.extend_from_slice(of);
+    });
+    count
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::btree::Store;
+    use crate::mvcc::write::{Writer, initialize};
+    use crate::mvcc::{Range, View, compact};
+    use crate::proto::etcdserverpb::{DeleteRangeRequest, PutRequest, RangeRequest};
+    use crate::stdx::prng::Prng;
+
+    const KEYS: u64 = 3_000;
+
+    /// Some keys are written so often that their revisions fill leaves.
+    fn random_key(prng: &mut Prng) -> Vec<u8> {
+        let key = if prng.chance(1, 3) { prng.below(5) * (KEYS / 5) } else { prng.below(KEYS) };
+        format!("/registry/things/{key:05}").into()
+    }
+
+    fn change(store: &mut Store, prng: &mut Prng) {
+        let mut txn = store.write();
+        for _ in 0..prng.below(60) {
+            let mut writer = Writer::begin(&mut txn);
+            for _ in 0..1 + prng.below(3) {
+                let key = random_key(prng).into();
+                if prng.chance(1, 4) {
+                    writer.delete_range(&DeleteRangeRequest { key, ..DeleteRangeRequest::default() });
+                } else {
+                    writer.put(&PutRequest { key, ..PutRequest::default() });
+                }
+            }
+            writer.finish();
+        }
+        txn.commit();
+    }
+
+    fn random_request(prng: &mut Prng, oldest: i64, newest: i64) -> RangeRequest {
+        let range_end = if prng.chance(1, 3) { b"\0".to_vec() } else { random_key(prng) };
+        RangeRequest {
+            key: random_key(prng).into(),
+            range_end: range_end.into(),
+            revision: if prng.chance(1, 2) {
+                0
+            } else {
+                oldest + prng.below((newest - oldest + 1) as u64) as i64
+            },
+            limit: prng.below(40) as i64,
+            count_only: prng.chance(1, 2),
+            ..RangeRequest::default()
+        }
+    }
+
+    #[test]
+    fn a_count_by_leaves_is_the_count_by_keys() {
+        let prng = &mut Prng::new(27);
+        let counts = LeafCounts::default();
+        let mut store = Store::in_memory();
+        let mut txn = store.write();
+        initialize(&mut txn);
+        txn.commit();
+        let mut shortened = 0;
+        for round in 0..800 {
+            change(&mut store, prng);
+            let applied = store.applied();
+            if round % 50 == 49 {
+                let mut txn = store.write();
+                compact::mark(&mut txn, applied.revision - 200).unwrap();
+                compact::sweep(&mut txn, None, usize::MAX);
+                txn.commit();
+            }
+            let mut reader = store.readers().register();
+            let snapshot = reader.snapshot();
+            let by_keys = View::new(&snapshot);
+            let by_leaves = View::new(&snapshot).counting_with(&counts);
+            for _ in 0..16 {
+                let oldest = store.applied().compact_revision.max(1);
+                let request = random_request(prng, oldest, applied.revision);
+                let mut theirs = Range::new(&by_keys, &request).unwrap();
+                while !theirs.plan(&by_keys, 100_000) {}
+                let mut ours = Range::new(&by_leaves, &request).unwrap();
+                let budget = [7, 300, 100_000][prng.below(3) as usize];
+                let mut legs = 1;
+                while !ours.plan(&by_leaves, budget) {
+                    legs += 1;
+                }
+                assert_eq!((ours.count(), ours.kvs()), (theirs.count(), theirs.kvs()), "{request:?}");
+                shortened += usize::from(budget == 300 && legs <= 3 && ours.count() > 1_000);
+            }
+        }
+        assert!(shortened > 100, "only {shortened} counts were shortened");
+    }
+}
