@@ -49,7 +49,7 @@ impl Decoder {
 
     /// The next whole message; `None` until more bytes come. After an error nothing more comes.
     pub fn take(&mut self) -> Result<Option<Bytes>, Status> {
-        if self.failed {
+        if self.failed || self.chunk.is_empty() && self.partial.is_empty() {
             return Ok(None);
         }
         let result = if self.partial.is_empty() { self.next_shared() } else { self.next_copied() };

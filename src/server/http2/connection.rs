@@ -449,9 +449,9 @@ impl State {
         }
         slot.ended |= head.flags & flag::END_STREAM != 0;
         if (keep || slot.ended)
-            && let Some(reader) = slot.reader.take()
+            && let Some(reader) = &slot.reader
         {
-            reader.wake();
+            reader.wake_by_ref(); // it stays: who reads one message reads the next
         }
         let thrown_away = payload.len() - if keep { data.len() } else { 0 };
         if thrown_away > 0 {
