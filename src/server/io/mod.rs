@@ -13,6 +13,7 @@
 //!   turns    whose turn it is among the connections of a core
 //!   wal_dir, wal_file, log_map, page_file, ofd_lock    the files of a member
 //!   fault    last words when a mapped page cannot be read
+//!   rings    how the rings of io_uring are made
 //!   probe    may this process use io_uring? says in one line what to allow
 //! ```
 //!
@@ -34,6 +35,7 @@ pub mod log_map;
 pub mod ofd_lock;
 pub mod page_file;
 pub mod probe;
+mod rings;
 pub mod socket;
 pub mod stop;
 pub mod task;
