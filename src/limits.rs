@@ -57,7 +57,8 @@ pub const CHECKPOINT_IDLE: Duration = Duration::from_secs(5);
 pub const CHECKPOINT_IDLE_DEAR: u32 = 12;
 
 /// Entries of the lessor's heap looked at, and so leases revoked, in one turn: enough to keep the core busy while the
-/// disk writes the batch before, few enough for a put to wait until they are applied (some 7 us each, with the events).
+/// disk writes the batch before, few enough for a put to wait for two such batches (some 7 us for each lease, with the
+/// events).
 pub const EXPIRE_MAX: usize = 192;
 
 /// Revisions removed between two turns while a sweep is due.

@@ -76,21 +76,25 @@ class Contest:
     def play_tools(self, result, rounds):
         """On one server that stays up: it differs more from start to start than the tools do. It and they have CPUs of
         their own, since a tool that takes its server's time measures itself."""
-        theirs, ours = halves(os.sched_getaffinity(0))
-        folder = tempfile.mkdtemp(dir=self.folder)
-        with Server(result.sides[0].binary, folder, self.ports, theirs) as server:
+        server_cpus, tool_cpus = halves(os.sched_getaffinity(0))
+        with (tempfile.TemporaryDirectory(dir=self.folder, ignore_cleanup_errors=True) as folder,
+              Server(result.sides[0].binary, folder, self.ports, server_cpus) as server):
+            is_ready = False
 
             def measure(result, side):
-                run = self.run(result, side, server, ours)
-                if not server.child:
+                nonlocal is_ready
+                if not is_ready:
+                    # What failed halfway begins anew.
+                    server.kill()
+                    run = self.run(result, side, server, tool_cpus)
                     server.start(run.deadline)
                     result.axis.prepare(run)
-                return result.axis.measure(run)
+                    is_ready = True
+                return result.axis.measure(self.run(result, side, server, tool_cpus))
 
             for _ in range(rounds):
                 for side in result.sides:
                     self.attempt(result, side, measure)
-        shutil.rmtree(folder, ignore_errors=True)
 
     def attempt(self, result, side, measure):
         """A run that may fail."""

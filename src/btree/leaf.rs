@@ -7,9 +7,9 @@ use crate::page::node::Node;
 use crate::page::table::View;
 
 /// Which page, and the generation it was made in. As pages are never changed once they are published, and places get
-/// other pages only in later generations, two published leaves with the same birth are the same leaf, until the store
-/// is opened anew.
-pub type Birth = (PageId, u64);
+/// other pages only in later generations, two published leaves with the same id are the same leaf, until the store is
+/// opened anew.
+pub type LeafId = (PageId, u64);
 
 /// A leaf.
 #[derive(Clone, Copy)]
@@ -36,7 +36,7 @@ impl<'a> Leaf<'a> {
     }
 
     /// Tells it from all other leaves. Not to be asked of a state that is not published yet.
-    pub fn birth(&self) -> Birth {
+    pub fn id(&self) -> LeafId {
         self.node.birth()
     }
 

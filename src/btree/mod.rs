@@ -35,10 +35,10 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-pub use crate::page::{Applied, CheckpointError, CheckpointJob, OpenError, TREES};
+pub use crate::page::{Applied, CheckpointError, CheckpointJob, OpenError, PageId, TREES};
 pub use cursor::Cursor;
 pub use finder::{Finder, prefetch};
-pub use leaf::{Birth, Leaf};
+pub use leaf::{Leaf, LeafId};
 pub use store::{Reader, Readers, Snapshot, Store, StoreStats, WriteTxn};
 
 /// The maps of the store.

@@ -1,6 +1,8 @@
 //! Walking the live keys of an interval at a revision, in key order, in steps of bounded size.
 #![forbid(unsafe_code)]
 
+use std::cell::OnceCell;
+
 use super::leaf_counts::LeafCounts;
 use super::revision::Revision;
 use super::schema::{
@@ -8,7 +10,7 @@ use super::schema::{
     unescape_index_prefix, user_key_len,
 };
 use super::view::View;
-use crate::btree::{Birth, Cursor, Leaf, Read, Tree};
+use crate::btree::{Cursor, Leaf, LeafId, Read, Tree};
 
 /// An interval of user keys, as requests name them.
 #[derive(Clone, Debug, Default)]
@@ -74,7 +76,7 @@ impl Position {
 const STEPS_BEFORE_SEEK: usize = 8;
 
 /// What passing a leaf that was counted before costs, in index entries looked at.
-const KNOWN_LEAF_COST: usize = 4;
+const KNOWN_LEAF_COST: usize = 8;
 
 /// What a walk comes upon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,8 +102,8 @@ pub struct Walk<'a, 'w> {
     steps: usize,
     /// The leaf before the cursor, if it was passed as a whole: the walk stands at its last key, which is not read yet.
     passed: Option<Leaf<'a>>,
-    /// The first leaf that does not lie in the interval as a whole, once somebody has asked; none is that.
-    boundary: Option<Option<Birth>>,
+    /// [`Walk::boundary`], once somebody has asked.
+    boundary: OnceCell<Option<LeafId>>,
     /// Index entries that may still be looked at.
     budget: usize,
 }
@@ -126,7 +128,7 @@ impl<'a, 'w> Walk<'a, 'w> {
             decided: false,
             steps: 0,
             passed: None,
-            boundary: None,
+            boundary: OnceCell::new(),
             budget,
         }
     }
@@ -187,14 +189,14 @@ impl<'a, 'w> Walk<'a, 'w> {
             return None;
         }
         let leaf = self.cursor.leaf();
-        if self.boundary() == Some(leaf.birth()) {
+        if self.boundary() == Some(leaf.id()) {
             return None;
         }
         let (count, is_new) = counts.of(&leaf);
         if count.newest > self.at {
             return None;
         }
-        let before = self.passed.map(|passed| passed.birth());
+        let before = self.passed.map(|passed| passed.id());
         let continues = before.and_then(|before| count.continues(before)).unwrap_or_else(|| {
             if let Some(leaf) = self.passed.take() {
                 self.stand_behind(leaf);
@@ -212,13 +214,12 @@ impl<'a, 'w> Walk<'a, 'w> {
     }
 
     /// The first leaf that does not lie in the interval as a whole; none if all leaves ahead do.
-    fn boundary(&mut self) -> Option<Birth> {
-        let (cursor, end) = (&self.cursor, &self.interval.end);
-        *self.boundary.get_or_insert_with(|| {
-            let End::Before(end) = end else { return None };
-            let mut boundary = cursor.another();
+    fn boundary(&self) -> Option<LeafId> {
+        *self.boundary.get_or_init(|| {
+            let End::Before(end) = &self.interval.end else { return None };
+            let mut boundary = self.cursor.another();
             boundary.seek(end);
-            boundary.valid().then(|| boundary.leaf().birth())
+            boundary.valid().then(|| boundary.leaf().id())
         })
     }
 

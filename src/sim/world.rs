@@ -17,6 +17,7 @@ use super::model::Answer;
 use super::plant::Plant;
 use super::trace::Trace;
 use super::workload::Workload;
+use kevel::limits::EXPIRE_MAX;
 use kevel::replica::Bounds;
 use kevel::replica::port::{Input, Output, Ticket};
 use kevel::stdx::prng::Prng;
@@ -74,7 +75,7 @@ impl Params {
                 replay_bytes: pick(&[2 << 10, 10 << 10, 50 << 10]),
                 checkpoint_idle: Duration::from_millis(pick(&[200, 5_000])),
                 apply_beside: pick(&[1, 2, 16]) as usize,
-                expire: pick(&[1, 2, 64]) as usize,
+                expire: pick(&[1, 2, 64, EXPIRE_MAX as u64]) as usize,
             },
         }
     }

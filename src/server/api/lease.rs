@@ -140,6 +140,10 @@ impl Renewals {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Status>> {
         while self.end.borrow().is_none() && self.under_way.get() < RENEWALS_MAX {
+            if self.poll_room(cx).is_pending() {
+                self.wait(cx, false);
+                return Poll::Pending;
+            }
             match incoming.poll_next(cx) {
                 Poll::Pending => {
                     self.wait(cx, false);
@@ -159,6 +163,14 @@ impl Renewals {
         }
         self.wait(cx, true);
         Poll::Pending
+    }
+
+    /// Ready while the client takes its answers, or has gone.
+    fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.outgoing.borrow_mut().as_mut() {
+            Some(outgoing) if outgoing.room() == 0 => outgoing.poll_room(cx).map(drop),
+            _ => Poll::Ready(()),
+        }
     }
 
     fn wait(&self, cx: &Context<'_>, for_answers: bool) {

@@ -36,15 +36,17 @@ impl Reader {
                     return Poll::Ready(Some(Ok(message)));
                 }
                 Ok(None) if self.ended => return Poll::Ready(None),
-                Ok(None) if !self.hold() => {
-                    let text = "grpc: too many unfinished messages";
-                    return self.fail(Status::new(Code::ResourceExhausted, text));
-                }
                 Ok(None) => {}
                 Err(status) => return self.fail(status),
             }
             match ready!(self.stream.poll_data(cx)) {
-                Some(Ok(chunk)) => self.decoder.push(chunk),
+                Some(Ok(chunk)) => {
+                    self.decoder.push(chunk);
+                    if !self.hold() {
+                        let text = "grpc: too many unfinished messages";
+                        return self.fail(Status::new(Code::ResourceExhausted, text));
+                    }
+                }
                 Some(Err(Gone)) => return self.fail(Status::canceled()),
                 None => {
                     if let Err(status) = self.decoder.finish() {
