@@ -62,7 +62,7 @@ AXES = (
     Axis("watch/10000-keys", "10 000 watchers on a key each, 5000 puts a second, from planned put to event", DISTINCT,
          measure_distinct),
     Axis("watch/stalled", "a watcher that never reads 10 MB a second, beside 1000 that read", STALLED, measure_stalled,
-         limits=(60, 120)),
+         limits=(60, 120), rounds=(1, 5)),
     Axis("watch/idle", "100 000 watchers to whom nothing happens (quick: 20 000)", IDLE, measure_idle,
          limits=(60, 120), rounds=(1, 2)),
 )
