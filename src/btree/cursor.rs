@@ -1,8 +1,8 @@
 //! Reading a tree: one key, or one after the other.
 #![forbid(unsafe_code)]
 
-use super::leaf::Leaf;
-use crate::page::node::{Node, Value};
+use super::leaf::{Leaf, resolve};
+use crate::page::node::Node;
 use crate::page::table::View;
 use crate::page::{PAGE_SIZE, Page, PageRef};
 
@@ -22,13 +22,6 @@ pub(super) fn get<'a>(view: View<'a>, root: PageRef, key: &[u8]) -> Option<&'a [
         node = Node::new(view.page(node.child(node.child_index(view, key))));
     }
     node.find(view, key).ok().map(|at| resolve(view, node.value(at)))
-}
-
-pub(super) fn resolve<'a>(view: View<'a>, value: Value<'a>) -> &'a [u8] {
-    match value {
-        Value::Inline(value) => value,
-        Value::Run(run) => view.run(run),
-    }
 }
 
 /// A position in a tree.

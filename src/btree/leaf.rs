@@ -1,9 +1,8 @@
 //! One leaf of a tree, as a reader may hold it.
 #![forbid(unsafe_code)]
 
-use super::cursor::resolve;
 use crate::page::PageId;
-use crate::page::node::Node;
+use crate::page::node::{Node, Value};
 use crate::page::table::View;
 
 /// Which page, and the generation it was made in. As pages are never changed once they are published, and places get
@@ -57,5 +56,13 @@ impl<'a> Leaf<'a> {
     /// Puts the last key into `key`.
     pub fn last_key(&self, key: &mut Vec<u8>) {
         self.node.key_into(self.view, self.node.count() - 1, key, false);
+    }
+}
+
+/// The bytes of a value, wherever they are.
+pub(super) fn resolve<'a>(view: View<'a>, value: Value<'a>) -> &'a [u8] {
+    match value {
+        Value::Inline(value) => value,
+        Value::Run(run) => view.run(run),
     }
 }
