@@ -273,8 +273,9 @@ impl World {
     fn read_snapshot(&mut self) {
         let mut reader = self.store.readers().register();
         let snapshot = reader.snapshot();
-        let counts = self.counts.clone();
+        let counts = core::mem::take(&mut self.counts);
         self.read(&View::new(&snapshot).counting_with(&counts));
+        self.counts = counts;
     }
 
     fn read<R: Read>(&mut self, view: &View<'_, R>) {

@@ -8,7 +8,6 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::rc::Rc;
 
 use super::schema::{is_tombstone, split_index_key};
 use crate::btree::{Leaf, LeafId, PageId};
@@ -17,8 +16,8 @@ use crate::btree::{Leaf, LeafId, PageId};
 const LEAVES_MAX: usize = 1 << 15;
 
 /// What a core remembers of the leaves of one store, from the first count until the store is opened anew.
-#[derive(Clone, Default)]
-pub struct LeafCounts(Rc<RefCell<HashMap<PageId, LeafCount>>>);
+#[derive(Default)]
+pub struct LeafCounts(RefCell<HashMap<PageId, LeafCount>>);
 
 /// The live keys of a leaf, at its newest revision.
 #[derive(Clone, Copy)]

@@ -11,13 +11,9 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{c_int, c_uint, c_void};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// From Linux's `io_uring.h`.
 const IORING_SETUP_COOP_TASKRUN: u32 = 1 << 8;
-
-/// Rings made here.
-static MADE: AtomicUsize = AtomicUsize::new(0);
 
 /// The beginning of liburing's `struct io_uring_params`, which is as far as anything is changed here.
 #[repr(C)]
@@ -42,7 +38,8 @@ unsafe extern "C" fn __wrap_io_uring_queue_init_params(
     ring: *mut c_void,
     params: *mut Params,
 ) -> c_int {
-    MADE.fetch_add(1, Ordering::Relaxed);
+    #[cfg(test)]
+    tests::MADE.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     // SAFETY: `params` points to a whole `struct io_uring_params`, which `Params` is the beginning of.
     let asked = unsafe { (*params).flags };
     for flags in [asked | IORING_SETUP_COOP_TASKRUN, asked] {
@@ -60,7 +57,10 @@ unsafe extern "C" fn __wrap_io_uring_queue_init_params(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// Rings made here.
+    pub static MADE: AtomicUsize = AtomicUsize::new(0);
 
     #[test]
     fn the_rings_of_an_executor_are_made_here() {
