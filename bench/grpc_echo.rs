@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use glommio::{LocalExecutorBuilder, Placement};
-use kevel::server::front::{self, Services};
+use kevel::server::boot::listener::{self, Services};
 use kevel::server::grpc::counters::Counters;
 use kevel::server::grpc::{Api, Call, Core, Incoming, Method, Outgoing, Responder, Settings};
 use kevel::server::io::accept::Admission;
@@ -75,6 +75,6 @@ fn main() {
         let services = Services { grpc: Some(core), admin: None, stop: Stop::new(), turns: Turns::start() };
         let listener = socket::listen(address).expect("a free address");
         println!("serving on {address}, process {}", std::process::id());
-        front::listen(listener, Admission::from_descriptor_limit(), services).await;
+        listener::listen(listener, Admission::from_descriptor_limit(), services).await;
     });
 }

@@ -23,9 +23,9 @@ KERNEL = (
 USER = (
     ("HTTP/2: frames, streams, flow control", r"kevel::server::http2::(?!hpack)|\bh2::"),
     ("HTTP/2: header fields", r"http2::hpack|hpack|http::header|\bhttp::"),
-    ("gRPC: calls, messages, answers", r"kevel::server::grpc"),
+    ("gRPC: calls, messages, answers", r"kevel::server::(grpc|call)"),
     ("handlers: requests decoded, answers built", r"kevel::server::api|kevel::request|prost|kevel::proto"),
-    ("session: tickets, lanes, turns", r"kevel::server::(session|mesh|tickets|counting|io::turns)|crossbeam"),
+    ("session: tickets, lanes, turns", r"kevel::server::(session|core|counting|io::turns)|crossbeam"),
     ("sockets, clocks, tasks", r"kevel::server|glommio|async_task|futures|io_uring|uring|__vdso|timerfd|syscall"),
     ("tree: descent, cursors, pages", r"kevel::btree|kevel::page"),
     ("MVCC: keys, revisions, values", r"kevel::mvcc"),

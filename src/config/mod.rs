@@ -34,7 +34,7 @@ pub mod url;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use crate::server::cores::Cores;
+pub use crate::server::core::plan::Cores;
 pub use cluster::InitialCluster;
 pub use gates::Gates;
 pub use resolve::parse;

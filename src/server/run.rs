@@ -14,9 +14,13 @@ use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 
 use super::admin::{self, Admin};
 use super::api::Api;
-use super::cores::{Cores, Place, Plan};
-use super::front::{self, Services};
-use super::health::MemberHealth;
+use super::boot::listener::{self, Services};
+use super::boot::{data_dir, signals};
+use super::core::mesh::{self, Outbox, Receiver};
+use super::core::plan::{Cores, Place, Plan};
+use super::core::replica_loop::ReplicaCore;
+use super::core::session_loop::{self, FromReplica};
+use super::core::{checkpointer, digester};
 use super::io::accept::Admission;
 use super::io::page_file::MappedFile;
 use super::io::stop::{Phase, Stop};
@@ -26,11 +30,9 @@ use super::io::wal_file::WalFile;
 use super::io::{clock, probe, socket, task};
 use super::log::lines;
 use super::log::slow::Limits;
-use super::mesh::{self, Outbox, Receiver};
-use super::replica_core::ReplicaCore;
+use super::session::member_health::MemberHealth;
 use super::session::{Member, Parts, Session};
-use super::session_core::{self, FromReplica};
-use super::{checkpointer, data_dir, digester, grpc, metrics, signals};
+use super::{grpc, metrics};
 use crate::btree::Store;
 use crate::config::{Config, Scheme, Url};
 use crate::mvcc::compact_hash::CompactionDigest;
@@ -425,8 +427,8 @@ impl SessionCore {
     async fn run(self) {
         let counters = self.parts.counters.clone();
         let session = Session::new(self.parts);
-        task::spawn(session_core::run(session.clone(), self.lane));
-        task::spawn(session_core::keep_house(session.clone()));
+        task::spawn(session_loop::run(session.clone(), self.lane));
+        task::spawn(session_loop::keep_house(session.clone()));
         while !session.gate().is_published() && self.shared.signal.load(Ordering::Acquire) == 0 {
             task::sleep(Duration::from_millis(1)).await;
         }
@@ -457,7 +459,7 @@ impl SessionCore {
             };
             let listener = socket::listen(address)
                 .unwrap_or_else(|error| panic!("cannot listen on {address}: {error}; is it in use?"));
-            task::spawn(front::listen(listener, self.admission.clone(), services));
+            task::spawn(listener::listen(listener, self.admission.clone(), services));
             if self.first {
                 match kind {
                     Kind::Client { http: true } => {

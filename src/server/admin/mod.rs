@@ -1,7 +1,6 @@
 //! The HTTP/1.1 endpoints beside gRPC: health, version, metrics.
 //!
 //! ```text
-//!   http1    one connection: heads parsed by httparse, keep-alive, bounded heads and bodies
 //!   route    path and method -> answer, with etcd's exact bodies; CORS and host check before routing
 //!   health   /health, /livez, /readyz over what the member says of itself ([`AdminSource`])
 //! ```
@@ -11,8 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod health;
-pub mod http1;
-mod route;
+pub mod route;
 #[cfg(test)]
 mod tests;
 

@@ -7,20 +7,20 @@ use super::{Admin, health};
 use crate::server::io::probe;
 
 /// A parsed request head. Bodies are read and ignored: no endpoint here has one.
-pub(super) struct Head<'a> {
-    pub(super) method: &'a str,
-    pub(super) target: &'a str,
-    pub(super) host: &'a str,
-    pub(super) origin: Option<&'a str>,
+pub(in crate::server) struct Head<'a> {
+    pub(in crate::server) method: &'a str,
+    pub(in crate::server) target: &'a str,
+    pub(in crate::server) host: &'a str,
+    pub(in crate::server) origin: Option<&'a str>,
     /// Whether the client takes gzip, OpenMetrics and the like is not looked at: plain text is always right.
-    pub(super) has_host: bool,
+    pub(in crate::server) has_host: bool,
 }
 
 /// A whole answer.
-pub(super) struct Answer {
-    pub(super) status: u16,
-    pub(super) headers: Vec<(&'static str, Cow<'static, str>)>,
-    pub(super) body: String,
+pub(in crate::server) struct Answer {
+    pub(in crate::server) status: u16,
+    pub(in crate::server) headers: Vec<(&'static str, Cow<'static, str>)>,
+    pub(in crate::server) body: String,
 }
 
 const PLAIN: &str = "text/plain; charset=utf-8";
@@ -30,24 +30,24 @@ impl Answer {
         Self { status, headers: vec![("Content-Type", Cow::Borrowed(content_type))], body }
     }
 
-    pub(super) fn json(status: u16, body: impl Into<String>) -> Self {
+    pub(in crate::server) fn json(status: u16, body: impl Into<String>) -> Self {
         Self::new(status, "application/json", body.into())
     }
 
-    pub(super) fn plain(status: u16, body: String) -> Self {
+    pub(in crate::server) fn plain(status: u16, body: String) -> Self {
         let mut answer = Self::new(status, PLAIN, body);
         answer.headers.push(("X-Content-Type-Options", "nosniff".into()));
         answer
     }
 
     /// Plain text and a newline, as Go's `http.Error` writes it.
-    pub(super) fn error(status: u16, text: &str) -> Self {
+    pub(in crate::server) fn error(status: u16, text: &str) -> Self {
         Self::plain(status, format!("{text}\n"))
     }
 }
 
 /// The part of a target behind `?`.
-pub(super) struct Query<'a>(&'a str);
+pub(in crate::server) struct Query<'a>(&'a str);
 
 impl<'a> Query<'a> {
     fn pairs(&self) -> impl Iterator<Item = (Cow<'a, str>, Cow<'a, str>)> + use<'a> {
@@ -58,12 +58,12 @@ impl<'a> Query<'a> {
     }
 
     /// All values of a name.
-    pub(super) fn values(&self, name: &str) -> impl Iterator<Item = Cow<'a, str>> {
+    pub(in crate::server) fn values(&self, name: &str) -> impl Iterator<Item = Cow<'a, str>> {
         self.pairs().filter_map(move |(found, value)| (found == name).then_some(value))
     }
 
     /// Whether a name is there, with or without a value.
-    pub(super) fn has(&self, name: &str) -> bool {
+    pub(in crate::server) fn has(&self, name: &str) -> bool {
         self.pairs().any(|(found, _)| found == name)
     }
 }
@@ -96,7 +96,7 @@ fn unescape(text: &str) -> Cow<'_, str> {
 }
 
 /// Answers a request: host check, CORS, then the endpoint.
-pub(super) async fn answer(admin: &Admin, head: &Head<'_>) -> Answer {
+pub(in crate::server) async fn answer(admin: &Admin, head: &Head<'_>) -> Answer {
     if head.has_host && !is_allowed(&admin.settings.host_whitelist, without_port(head.host)) {
         let text = format!(
             "{} is not among the names this server is called by (--host-whitelist): the request is refused to \

@@ -10,7 +10,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures::future::{FutureExt, LocalBoxFuture};
 
-use super::{Admin, AdminSource, Settings, Versions, http1};
+use super::{Admin, AdminSource, Settings, Versions};
+use crate::server::http1::connection;
 use crate::server::io::lobby::Lobby;
 use crate::server::io::stop::Stop;
 
@@ -98,7 +99,7 @@ fn talk_in_steps(settings: Settings, member: Member, requests: &str, step: usize
     let stop = Stop::new();
     let membership = stop.join();
     let executor = glommio::LocalExecutorBuilder::default().io_memory(64 << 10).ring_depth(8).make().unwrap();
-    executor.run(http1::serve(&admin, pipe, first, &membership, &Lobby::default()));
+    executor.run(connection::serve(&admin, pipe, first, &membership, &Lobby::default()));
     String::from_utf8(output.take()).unwrap()
 }
 

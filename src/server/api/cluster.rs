@@ -6,7 +6,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use prost::Message;
 
-use super::lenient::decode;
+use super::decode::decode;
 use crate::btree::{Read, Tree};
 use crate::mvcc::View;
 use crate::proto::etcdserverpb::{Member, MemberListRequest, MemberListResponse, ResponseHeader};

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::future::{Either, poll_fn, select};
 use prost::Message;
 
-use super::lenient::decode;
+use super::decode::decode;
 use crate::proto::health::health_check_response::ServingStatus;
 use crate::proto::health::{HealthCheckRequest, HealthCheckResponse};
 use crate::server::grpc::{Code, Incoming, Outgoing, Responder, Status};

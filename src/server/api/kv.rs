@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::lenient::{decode, decode_kept};
+use super::decode::{decode, decode_kept};
 use super::quota;
 use crate::error::Error;
 use crate::mvcc::range::Range;

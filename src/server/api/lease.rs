@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::future::{Either, select};
 use prost::Message;
 
-use super::lenient::{decode, decode_kept};
+use super::decode::{decode, decode_kept};
 use super::quota;
 use crate::proto::etcdserverpb::{
     LeaseGrantRequest, LeaseKeepAliveRequest, LeaseLeasesRequest, LeaseRevokeRequest, LeaseTimeToLiveRequest,

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::cluster::{header, members};
-use super::lenient::{decode, decode_kept};
+use super::decode::{decode, decode_kept};
 use crate::config::ETCD_VERSION;
 use crate::error::Error;
 use crate::mvcc::hash::{HashKv, KvHash};
@@ -20,9 +20,9 @@ use crate::proto::etcdserverpb::{
 use crate::replica::bucket_hash::BucketHash;
 use crate::request::Kind;
 use crate::server::grpc::{Code, Responder, Status};
-use crate::server::health::{STORAGE_VERSION, alarms};
 use crate::server::io::{clock, task};
 use crate::server::session::Session;
+use crate::server::session::member_health::{STORAGE_VERSION, alarms};
 use crate::stdx::time::Duration;
 
 /// Changes digested before other tasks of the core run.

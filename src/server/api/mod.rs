@@ -5,13 +5,12 @@
 #![forbid(unsafe_code)]
 
 pub mod cluster;
+pub mod decode;
 pub mod health;
 pub mod kv;
 pub mod lease;
-pub mod lenient;
 pub mod maintenance;
 mod quota;
-pub mod streams;
 pub mod watch;
 
 use std::rc::Rc;

@@ -17,9 +17,9 @@ use crate::proto::etcdserverpb::alarm_request::AlarmAction;
 use crate::proto::etcdserverpb::{AlarmRequest, AlarmType};
 use crate::request::Kind;
 use crate::server::grpc::Responder;
-use crate::server::health::alarms;
 use crate::server::log::lines;
 use crate::server::session::Session;
+use crate::server::session::member_health::alarms;
 
 /// Gives the responder back if a request that may add `cost` bytes is let through. Otherwise answers it, once the
 /// alarm is raised: who was refused sees it in the list.

@@ -17,7 +17,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
-use super::lenient::decode;
+use super::decode::decode;
 use crate::btree::Snapshot;
 use crate::mvcc::View;
 use crate::proto::etcdserverpb::WatchRequest;

@@ -1,7 +1,7 @@
 //! The header blocks of answers. What is the same in every answer is constant.
 #![forbid(unsafe_code)]
 
-use super::status::{Code, Status, escape};
+use crate::server::call::status::{Code, Status, escape};
 use crate::server::http2::Fields;
 
 /// The HTTP status of every answer that gRPC itself gives.

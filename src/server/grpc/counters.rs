@@ -7,8 +7,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::method::Method;
-use super::status::Code;
+use crate::server::call::method::Method;
+use crate::server::call::status::Code;
 
 const METHODS: usize = Method::ALL.len();
 const CODES: usize = Code::ALL.len();

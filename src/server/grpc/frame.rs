@@ -14,7 +14,7 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::status::{Code, Status};
+use crate::server::call::status::{Code, Status};
 
 /// Length of a message's head.
 pub const HEAD_BYTES: usize = 5;

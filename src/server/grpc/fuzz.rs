@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::frame::{Decoder, HEAD_BYTES};
-use super::status::Status;
+use crate::server::call::status::Status;
 use crate::stdx::prng::Prng;
 
 const LENGTH_MAX: usize = 3000;

@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use super::answer::HTTP_OK;
-use super::status::{Code, Status};
+use crate::server::call::status::{Code, Status};
 use crate::server::http2::{Field, RequestHead};
 use crate::stdx::time::{Duration, Instant};
 

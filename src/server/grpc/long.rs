@@ -10,8 +10,8 @@ use bytes::Bytes;
 use super::answer;
 use super::calls::Shared;
 use super::frame::message_head;
-use super::method::Method;
-use super::status::{Code, Status};
+use crate::server::call::method::Method;
+use crate::server::call::status::{Code, Status};
 use crate::server::http2::Stream;
 use crate::server::http2::account::Account;
 

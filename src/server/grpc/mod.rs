@@ -2,11 +2,11 @@
 //!
 //! ```text
 //!   connection  the task of one HTTP/2 connection: reads, dispatches on the spot, writes, sends once
-//!   head        checks of a request's headers; its metadata            method   the table of methods
+//!   head        checks of a request's headers; its metadata    
 //!   reader      chunks of a body -> messages                           frame    the five-byte message head
 //!   calls       unary calls waiting for an answer; Call, Responder     long     answers too long to assemble
 //!   stream      Incoming and Outgoing of streaming calls               messages many small ones as one piece
-//!   answer      header blocks                                          status   codes and texts of errors
+//!   answer      header blocks
 //!   keepalive   pings: too many of the client's, and our own           counters per method, per core
 //!   pongs       acknowledged pings that leave with an answer
 //! ```
@@ -33,10 +33,10 @@ mod head;
 mod keepalive;
 mod long;
 mod messages;
-mod method;
+
 mod pongs;
 mod reader;
-pub mod status;
+
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -47,12 +47,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub use crate::server::call::method::{Kind, Method};
+pub use crate::server::call::status::{Code, Status};
 pub use calls::{Call, Responder};
 pub use head::Metadata;
 pub use long::LongAnswer;
 pub use messages::Messages;
-pub use method::{Kind, Method};
-pub use status::{Code, Status};
 pub use stream::{Incoming, Outgoing};
 
 use crate::server::http2::Limits;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::calls::Shared;
 use super::frame::Decoder;
-use super::status::{Code, Status};
+use crate::server::call::status::{Code, Status};
 use crate::server::http2::{Gone, Stream};
 
 /// Takes what came on a stream and cuts messages.

@@ -16,9 +16,9 @@ use super::answer;
 use super::calls::Shared;
 use super::frame::{HEAD_BYTES, message_head};
 use super::messages::Messages;
-use super::method::{Kind, Method};
 use super::reader::Reader;
-use super::status::{Code, Status};
+use crate::server::call::method::{Kind, Method};
+use crate::server::call::status::{Code, Status};
 use crate::server::http2::Stream;
 use crate::server::http2::account::Account;
 

@@ -14,7 +14,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, Request};
 
 use super::*;
-use crate::server::front::{self, Services};
+use crate::server::boot::listener::{self, Services};
 use crate::server::io::accept::Admission;
 use crate::server::io::stop::{Phase, Stop};
 use crate::server::io::turns::Turns;
@@ -130,7 +130,7 @@ impl Server {
                 let services =
                     Services { grpc: Some(core), admin: None, stop: stop.clone(), turns: Turns::start() };
                 let listener = socket::listen(address).unwrap();
-                task::spawn(front::listen(listener, admission, services));
+                task::spawn(listener::listen(listener, admission, services));
                 started.send(()).unwrap();
                 loop {
                     match phase2.load(Ordering::SeqCst) {

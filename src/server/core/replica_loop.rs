@@ -15,17 +15,17 @@ use std::task::Poll;
 use futures::StreamExt;
 use futures::channel::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
-use super::io::wal_file::WalFile;
-use super::io::{clock, task};
-use super::log::lines;
 use super::mesh::{Outbox, Receiver};
-use super::session_core::FromReplica;
-use super::tickets::core_of;
-use super::{counting, metrics};
+use super::session_loop::FromReplica;
 use crate::mvcc::compact_hash::CompactionDigest;
 use crate::page::CheckpointJob;
 use crate::replica::Replica;
 use crate::replica::port::{Input, Output, Outputs};
+use crate::server::io::wal_file::WalFile;
+use crate::server::io::{clock, task};
+use crate::server::log::lines;
+use crate::server::session::tickets::core_of;
+use crate::server::{counting, metrics};
 use crate::stdx::time::Duration;
 use crate::wal::Write;
 

@@ -7,8 +7,8 @@ use std::net::{IpAddr, ToSocketAddrs};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 
-use super::log::{Line, lines};
 use crate::config::{Config, Url};
+use crate::server::log::{Line, lines};
 
 /// Looks at the data directory and makes it if need be. True when a member of ours lives there.
 ///

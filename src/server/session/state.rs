@@ -11,15 +11,6 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use futures::channel::oneshot;
 
-use super::api::streams::Streams;
-use super::api::watch::Watches;
-use super::counting;
-use super::grpc::counters::Counters;
-use super::grpc::{Code, Responder, Status};
-use super::io::clock;
-use super::log::slow::{Asked, Limits};
-use super::mesh::Sender;
-use super::metrics;
 use super::tickets::Tickets;
 use crate::btree::{Read, Reader, Snapshot};
 use crate::config::Gates;
@@ -32,6 +23,15 @@ use crate::mvcc::remembered::PlanMemory;
 use crate::replica::port::{Input, LeaseCall, Ticket};
 use crate::replica::read_gate::ReadGate;
 use crate::request::{self, Header, Kind, Response};
+use crate::server::api::watch::Watches;
+use crate::server::core::mesh::Sender;
+use crate::server::counting;
+use crate::server::grpc::counters::Counters;
+use crate::server::grpc::{Code, Responder, Status};
+use crate::server::io::clock;
+use crate::server::log::slow::{Asked, Limits};
+use crate::server::metrics;
+use crate::server::session::streams::Streams;
 use crate::stdx::time::{Duration, Instant};
 
 /// What all long answers of a core may remember of their plans together: the pairs of forty lists of 100 000.

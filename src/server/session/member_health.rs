@@ -7,14 +7,14 @@ use futures::FutureExt;
 use futures::future::{LocalBoxFuture, ready};
 use prost::Message;
 
-use super::admin::{AdminSource, Versions};
-use super::io::clock;
-use super::session::Session;
-use super::{counting, metrics};
+use super::Session;
 use crate::btree::{Read, Tree};
 use crate::config::ETCD_VERSION;
 use crate::proto::etcdserverpb::{AlarmMember, AlarmType};
 use crate::replica::apply::cluster_version;
+use crate::server::admin::{AdminSource, Versions};
+use crate::server::io::clock;
+use crate::server::{counting, metrics};
 
 /// The version of the storage: the release whose schema the store follows.
 pub const STORAGE_VERSION: &str = "3.7.0";

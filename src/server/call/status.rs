@@ -110,7 +110,7 @@ impl Status {
     }
 
     /// A method that is known and not built.
-    pub fn unimplemented(method: super::Method) -> Self {
+    pub fn unimplemented(method: super::method::Method) -> Self {
         let (name, service) = (method.name(), method.service());
         Self::new(Code::Unimplemented, format!("unknown method {name} for service {service}"))
     }

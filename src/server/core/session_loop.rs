@@ -7,14 +7,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
-use super::counting;
-use super::io::{clock, task};
 use super::mesh::Receiver;
-use super::session::Session;
 use crate::error::Error;
 use crate::mvcc::event::EventBatch;
 use crate::replica::port::Ticket;
 use crate::request::Response;
+use crate::server::counting;
+use crate::server::io::{clock, task};
+use crate::server::session::Session;
 use crate::stdx::time::Duration;
 
 /// Messages handled before other tasks of the core run.

@@ -11,8 +11,8 @@ use std::pin::Pin;
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::Admin;
-use super::route::{Answer, Head, answer};
+use crate::server::admin::Admin;
+use crate::server::admin::route::{Answer, Head, answer};
 use crate::server::io::clock;
 use crate::server::io::lobby::Lobby;
 use crate::server::io::stop::{Membership, Phase};

@@ -19,16 +19,17 @@ use std::sync::Arc;
 use bytes::Bytes;
 use glommio::net::TcpListener;
 
-use super::admin::{self, Admin};
-use super::grpc;
-use super::http2::PREFACE;
-use super::io::accept::{self, Admission, Place};
-use super::io::clock;
-use super::io::lobby::Lobby;
-use super::io::stop::{Membership, Phase, Stop};
-use super::io::task;
-use super::io::turns::{Standing, Turns};
-use super::io::wire::ByteStream;
+use crate::server::admin::Admin;
+use crate::server::grpc;
+use crate::server::http1::connection;
+use crate::server::http2::PREFACE;
+use crate::server::io::accept::{self, Admission, Place};
+use crate::server::io::clock;
+use crate::server::io::lobby::Lobby;
+use crate::server::io::stop::{Membership, Phase, Stop};
+use crate::server::io::task;
+use crate::server::io::turns::{Standing, Turns};
+use crate::server::io::wire::ByteStream;
 use crate::stdx::time::{Duration, Instant};
 
 /// What a client may take to send a request's head.
@@ -88,7 +89,7 @@ pub async fn serve<S: ByteStream>(
             Box::pin(grpc::connection::serve(core.clone(), stream, bytes, peer, membership, standing)).await;
         }
         (Some(First::Other(bytes)), _, Some(admin)) => {
-            Box::pin(admin::http1::serve(admin, stream, bytes, &membership, &lobby)).await;
+            Box::pin(connection::serve(admin, stream, bytes, &membership, &lobby)).await;
         }
         _ => {}
     }

@@ -1,0 +1,18 @@
+//! One session core's state, as its handlers and its loop see it.
+//!
+//! ```text
+//!   state          Session: the newest snapshot, headers, pins, proposals and who waits for them
+//!   tickets        a proposal's ticket, which leads its reply back to the call that waits
+//!   streams        calls that stay open, and how they hear that the member stops
+//!   member_health  what the member says of itself on the HTTP/1.1 endpoints
+//! ```
+//!
+//! All of it lives on one core and is reached through `Rc`; what cores share is in [`Member`].
+#![forbid(unsafe_code)]
+
+pub mod member_health;
+pub mod state;
+pub mod streams;
+pub mod tickets;
+
+pub use state::{Member, Parts, Session};
