@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use bytes::Bytes;
 use prost::Message as _;
 
 use super::check_watch::Watched;
@@ -18,41 +17,41 @@ use kevel::error::Error;
 use kevel::mvcc::hash::HashKv;
 use kevel::mvcc::{View, range};
 use kevel::proto::etcdserverpb::*;
-use kevel::replica::port::{Input, LeaseCall, Output, Ticket};
+use kevel::replica::port::{Input, LeaseCall, Ticket};
 use kevel::request::{self, Header, Response};
 use kevel::stdx::time::{Duration, Instant};
-use kevel::watch::{Budget, StreamId};
+use kevel::watch::StreamId;
 
 /// Something that was asked and not answered yet.
 #[derive(Debug)]
-struct Waiting {
-    ask: Ask,
-    id: u64,
-    asked: Instant,
+pub struct Waiting {
+    pub ask: Ask,
+    pub id: u64,
+    pub asked: Instant,
     /// The highest index acknowledged when it was asked.
-    floor: u64,
+    pub floor: u64,
 }
 
 /// One client with its connection to one session core.
 pub struct Client {
-    core: usize,
-    waiting: BTreeMap<u64, Waiting>,
+    pub core: usize,
+    pub waiting: BTreeMap<u64, Waiting>,
     /// Ids of all requests it ever proposed.
-    ids: Vec<u64>,
+    pub ids: Vec<u64>,
     /// The newest revision it saw.
-    seen: i64,
-    stream: Option<StreamId>,
+    pub seen: i64,
+    pub stream: Option<StreamId>,
     /// Responses on their way, and their length.
-    transit: VecDeque<(WatchResponse, usize)>,
-    transit_bytes: usize,
+    pub transit: VecDeque<(WatchResponse, usize)>,
+    pub transit_bytes: usize,
     /// Watches by id on the stream.
-    watches: BTreeMap<i64, Watched>,
+    pub watches: BTreeMap<i64, Watched>,
     /// Watches that were asked for, in order, with the revision that was acknowledged then.
-    creating: VecDeque<(WatchCreateRequest, i64)>,
+    pub creating: VecDeque<(WatchCreateRequest, i64)>,
     /// Watches that a crash has interrupted.
-    interrupted: Vec<Watched>,
+    pub interrupted: Vec<Watched>,
     /// A manual progress request was answered.
-    progressed: i64,
+    pub progressed: i64,
 }
 
 impl Client {
@@ -84,7 +83,7 @@ impl Client {
         asks.chain(self.creating.iter().map(|(request, _)| format!("{request:?}")))
     }
 
-    fn is_settled(&self) -> bool {
+    pub fn is_settled(&self) -> bool {
         self.waiting.is_empty() && self.creating.is_empty() && self.transit.is_empty()
     }
 
@@ -229,13 +228,13 @@ impl World {
         self.saw(number, seen);
     }
 
-    fn saw(&mut self, number: usize, revision: i64) {
+    pub fn saw(&mut self, number: usize, revision: i64) {
         let client = &mut self.clients[number];
         client.seen = client.seen.max(revision);
     }
 
     /// Reads from the newest snapshot, which must show everything up to `floor`.
-    fn read(&mut self, number: usize, ask: &Ask, floor: u64) {
+    pub fn read(&mut self, number: usize, ask: &Ask, floor: u64) {
         self.tally.reads += 1;
         let core = self.clients[number].core;
         let member = self.member.as_mut().expect("a member that runs");
@@ -268,7 +267,7 @@ impl World {
         self.saw(number, state.revision);
     }
 
-    fn is_renewing(&self, lease: i64) -> bool {
+    pub fn is_renewing(&self, lease: i64) -> bool {
         let mut waiting = self.clients.iter().flat_map(|client| client.waiting.values());
         waiting.any(|waiting| matches!(waiting.ask, Ask::KeepAlive(id) if id == lease))
     }
@@ -291,266 +290,6 @@ impl World {
             }
             (Ask::TimeToLive(_), Err(_)) => {}
             (ask, result) => judge!(false, "{ask:?} is answered with {result:?}"),
-        }
-    }
-}
-
-/// Watching.
-impl World {
-    fn create_watch(&mut self, number: usize, request: WatchCreateRequest) {
-        let core = self.clients[number].core;
-        let Some(stream) = self.clients[number].stream else { return };
-        // Until the member leads, its state may be older, as in etcd.
-        let leads = self.leads_since.is_some();
-        let acknowledged = if leads { self.judge.state(self.judge.acknowledged).revision } else { 0 };
-        self.clients[number].creating.push_back((request.clone(), acknowledged));
-        let now = self.now;
-        let core_state = &mut self.member().cores[core];
-        let snapshot = core_state.reader.snapshot();
-        core_state.hub.create(now, stream, &request, &View::new(&snapshot));
-        drop(snapshot);
-        self.pump(core);
-    }
-
-    fn cancel_watch(&mut self, number: usize) {
-        let client = &self.clients[number];
-        let count = client.watches.len() as u64;
-        let Some(stream) = client.stream.filter(|_| count > 0) else { return };
-        let which = self.prng.below(count) as usize;
-        let (&watch_id, core) =
-            (self.clients[number].watches.keys().nth(which).expect("counted"), self.clients[number].core);
-        self.member().cores[core].hub.cancel(stream, watch_id);
-        self.pump(core);
-    }
-
-    fn ask_progress(&mut self, number: usize) {
-        let core = self.clients[number].core;
-        let Some(stream) = self.clients[number].stream else { return };
-        let core_state = &mut self.member().cores[core];
-        let snapshot = core_state.reader.snapshot();
-        core_state.hub.progress(stream, &View::new(&snapshot));
-        drop(snapshot);
-        self.pump(core);
-    }
-
-    /// Puts what the hub says on its way to the clients.
-    pub fn pump(&mut self, core: usize) {
-        while let Some(output) = self.member().cores[core].hub.poll_output() {
-            let bytes = [&*output.head, &output.body].concat();
-            self.trace.bytes(&bytes);
-            let response = WatchResponse::decode(bytes.as_slice()).expect("an encoded response");
-            let Some(number) = self
-                .clients
-                .iter()
-                .position(|client| client.core == core && client.stream == Some(output.stream))
-            else {
-                continue;
-            };
-            if self.spoil_watch(number, &response) {
-                continue;
-            }
-            let client = &mut self.clients[number];
-            client.transit_bytes += bytes.len();
-            client.transit.push_back((response, bytes.len()));
-            if client.transit.len() == 1 {
-                let time = self.some(self.params.lane_time + Duration::from_millis(1));
-                self.schedule(time, Event::Take(number));
-            }
-        }
-        let member = self.member();
-        if member.cores[core].hub.needs_catch_up()
-            && !std::mem::replace(&mut member.cores[core].catching_up, true)
-        {
-            let time = self.some(Duration::from_millis(2));
-            self.schedule(time, Event::CatchUp(core));
-        }
-    }
-
-    /// Planted bugs of the watch path. True if the response is lost.
-    fn spoil_watch(&mut self, number: usize, response: &WatchResponse) -> bool {
-        let has_events = !response.events.is_empty();
-        match self.plant {
-            Some(Plant::LostOnCatchUp) => {
-                let last = response.events.last().and_then(|event| event.kv.as_ref());
-                let behind = last.is_some_and(|kv| {
-                    response.header.as_ref().is_some_and(|header| header.revision > kv.mod_revision)
-                });
-                behind && self.prng.chance(1, 4)
-            }
-            Some(Plant::DoubledEvent) if has_events && self.prng.chance(1, 8) => {
-                let len = response.encoded_len();
-                self.clients[number].transit.push_back((response.clone(), len));
-                self.clients[number].transit_bytes += len;
-                if self.clients[number].transit.len() == 1 {
-                    self.schedule(Duration::ZERO, Event::Take(number));
-                }
-                false
-            }
-            _ => false,
-        }
-    }
-
-    /// A session core reads a slice for those who are behind.
-    pub fn catch_up(&mut self, core: usize) {
-        let budget = Budget { revisions: 1 + self.prng.below(8) as usize, bytes: 4_000 };
-        let core_state = &mut self.member().cores[core];
-        core_state.catching_up = false;
-        let snapshot = core_state.reader.snapshot();
-        core_state.hub.catch_up(&View::new(&snapshot), budget);
-        drop(snapshot);
-        core_state.hub.check_invariants();
-        self.pump(core);
-    }
-
-    /// The client takes the oldest response from its stream.
-    pub fn take(&mut self, number: usize) {
-        let client = &mut self.clients[number];
-        let progress_first = self.plant == Some(Plant::ProgressOvertakes);
-        let first = client
-            .transit
-            .iter()
-            .position(|(r, _)| progress_first && r.events.is_empty() && !r.created && !r.canceled);
-        let Some((response, len)) = client.transit.remove(first.unwrap_or(0)) else { return };
-        client.transit_bytes -= len;
-        if !client.transit.is_empty() {
-            let time = self.some(self.params.lane_time + Duration::from_millis(1));
-            self.schedule(time, Event::Take(number));
-        }
-        let time = self.some(Duration::from_millis(20));
-        self.schedule(time, Event::Window(number));
-        self.on_watch_response(number, &response);
-    }
-
-    pub fn on_window(&mut self, number: usize) {
-        let client = &self.clients[number];
-        let (core, stream) = (client.core, client.stream);
-        let settling = self.requests_left == 0;
-        let capacity = if settling { self.params.window.max(1 << 16) } else { self.params.window };
-        let room = capacity.saturating_sub(client.transit_bytes);
-        if let Some(stream) = stream {
-            self.member().cores[core].hub.on_window(stream, room);
-            self.pump(core);
-        }
-    }
-
-    fn on_watch_response(&mut self, number: usize, response: &WatchResponse) {
-        let line = format_args!(
-            "client {number} watch {} at {:?}: {} events{}{}",
-            response.watch_id,
-            response.header.as_ref().map(|h| h.revision),
-            response.events.len(),
-            if response.created { ", created" } else { "" },
-            if response.canceled { ", canceled" } else { "" },
-        );
-        self.trace.step(self.now, &[22, number as u64], line);
-        let client = &mut self.clients[number];
-        let revision = response.header.as_ref().map_or(0, |header| header.revision);
-        if response.created {
-            let (request, acknowledged) = client.creating.pop_front().expect("a watch is being created");
-            if response.canceled {
-                let empty = request.range_end.len() > 1 && request.range_end <= request.key
-                    || request.range_end.len() == 1
-                        && *request.range_end != [0]
-                        && request.range_end <= request.key;
-                judge!(empty, "{request:?} is refused: {}", response.cancel_reason);
-                return;
-            }
-            judge!(revision >= acknowledged, "a watch begins at {revision}, after {acknowledged} was seen");
-            judge!(revision <= self.judge.durable_revision(), "a watch begins at {revision}");
-            let watched = Watched::new(request, revision);
-            let twin = client.watches.insert(response.watch_id, watched);
-            judge!(twin.is_none(), "two watches with id {}", response.watch_id);
-        } else if response.watch_id == -1 {
-            self.tally.progress += 1;
-            client.progressed = client.progressed.max(revision);
-            for watched in client.watches.values_mut() {
-                judge!(!watched.compacted, "progress is promised while a watch is compacted");
-                watched.on_response(&self.judge, response);
-            }
-        } else {
-            let Some(watched) = client.watches.get_mut(&response.watch_id) else {
-                panic!("judge: a response to watch {}, which does not exist", response.watch_id)
-            };
-            self.tally.events += watched.on_response(&self.judge, response) as u64;
-            self.tally.progress += u64::from(response.events.is_empty() && !response.canceled);
-            if response.canceled && response.compact_revision == 0 {
-                client.watches.remove(&response.watch_id);
-            }
-        }
-        self.saw(number, revision);
-    }
-}
-
-/// The end.
-impl World {
-    /// Whether nobody waits for anything.
-    pub fn is_settled(&mut self) -> bool {
-        let (last, revision) = (self.judge.last(), self.judge.durable_revision());
-        let member = self.member();
-        let behind =
-            member.cores.iter().any(|core| core.hub.needs_catch_up() || core.hub.revision() != revision);
-        let busy = !member.writes.is_empty() || !member.inbox.is_empty();
-        let applied = member.replica.applied().index == last;
-        let settled = !behind && !busy && applied && self.clients.iter().all(Client::is_settled);
-        self.leads_since.is_some() && settled && self.judge.durable == last
-    }
-
-    /// With all said and done: every watch has everything, and the store is what the log says.
-    pub fn conclude(&mut self) {
-        let current = self.judge.durable_revision();
-        for client in &self.clients {
-            for watched in client.watches.values().filter(|watched| !watched.compacted) {
-                let missing = watched.owed(&self.judge, current);
-                judge!(missing.is_empty(), "{:?} never showed {missing:?}", watched.request);
-            }
-        }
-        let everything = RangeRequest {
-            key: Bytes::from_static(&[0]),
-            range_end: Bytes::from_static(&[0]),
-            ..RangeRequest::default()
-        };
-        let floor = self.judge.durable;
-        self.read(0, &Ask::Range(Box::new(everything)), floor);
-        self.read(0, &Ask::Hash, floor);
-        self.check_progress(current);
-        self.check_leases();
-    }
-
-    /// The lessor has the leases that the log says.
-    fn check_leases(&mut self) {
-        let ticket = Ticket(self.member().next_ticket());
-        let (now, call) = (self.now, LeaseCall::Leases);
-        let member = self.member();
-        member.replica.step(Input::Lease { ticket, call });
-        let mut outputs = vec![];
-        member.replica.drain(now, &mut outputs);
-        let answers = outputs.into_iter().filter_map(|output| match output {
-            Output::Reply { result: Ok(Response::LeaseLeases { mut ids, .. }), .. } => {
-                ids.sort_unstable();
-                Some(ids)
-            }
-            _ => None,
-        });
-        let expected: Vec<i64> = self.judge.model.leases.keys().copied().collect();
-        for shown in answers {
-            judge!(shown == expected, "there are leases {shown:?}, not {expected:?}");
-        }
-    }
-
-    /// Nothing is under way, so every stream whose watches have begun gets its promise at once.
-    fn check_progress(&mut self, current: i64) {
-        for number in 0..self.clients.len() {
-            let mut watches = self.clients[number].watches.values();
-            let due = watches.len() > 0
-                && watches.all(|watched| !watched.compacted && watched.request.start_revision <= current);
-            self.clients[number].progressed = 0;
-            self.on_window(number);
-            self.ask_progress(number);
-            while let Some((response, _)) = self.clients[number].transit.pop_front() {
-                self.on_watch_response(number, &response);
-            }
-            let promised = self.clients[number].progressed;
-            judge!(!due || promised == current, "progress of client {number} is {promised}, not {current}");
         }
     }
 }

@@ -63,13 +63,17 @@ mod check_lease;
 mod check_watch;
 mod client;
 mod disk;
+mod ending;
 mod judge;
 mod log;
 mod member;
 mod model;
+mod params;
 mod plant;
+mod process;
 mod run;
 mod trace;
+mod watching;
 mod workload;
 mod world;
 

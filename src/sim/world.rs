@@ -12,13 +12,11 @@ use super::check_lease::Leases;
 use super::client::Client;
 use super::disk::Disk;
 use super::judge::{Judge, judge};
-use super::member::{Boot, Member, Message};
-use super::model::Answer;
+use super::member::{Member, Message};
+use super::params::Params;
 use super::plant::Plant;
 use super::trace::Trace;
 use super::workload::Workload;
-use kevel::limits::EXPIRE_MAX;
-use kevel::replica::Bounds;
 use kevel::replica::port::{Input, Output, Ticket};
 use kevel::stdx::prng::Prng;
 use kevel::stdx::time::{Duration, Instant};
@@ -28,58 +26,6 @@ pub const TICK: Duration = Duration::from_millis(100);
 
 /// Who is too late here is never served.
 const PATIENCE: Duration = Duration::from_secs(12);
-
-/// What is different from seed to seed.
-#[derive(Clone, Debug)]
-pub struct Params {
-    pub cores: usize,
-    pub clients: usize,
-    /// Requests that clients make in all.
-    pub requests: u32,
-    /// Longest pause of a client between two requests.
-    pub pause: Duration,
-    /// Longest time that a log write takes.
-    pub write_time: Duration,
-    /// Longest time that a message takes between cores.
-    pub lane_time: Duration,
-    /// Bytes that a watch stream holds before the client has taken some.
-    pub window: usize,
-    pub crashes: u32,
-    /// Bytes rot on the disk in the last crash: the log's, or the store's.
-    pub rot: Option<Rot>,
-    pub bounds: Bounds,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rot {
-    Log,
-    Store,
-}
-
-impl Params {
-    fn draw(prng: &mut Prng) -> Self {
-        let mut pick = |options: &[u64]| options[prng.below(options.len() as u64) as usize];
-        Self {
-            cores: pick(&[1, 1, 2, 3]) as usize,
-            clients: pick(&[1, 2, 4]) as usize,
-            requests: pick(&[40, 80, 160]) as u32,
-            pause: Duration::from_micros(pick(&[100, 2_000, 30_000, 150_000])),
-            write_time: Duration::from_micros(pick(&[100, 2_000, 20_000])),
-            lane_time: Duration::from_micros(pick(&[0, 50, 3_000])),
-            window: pick(&[60, 400, 4_000, 1 << 20]) as usize,
-            crashes: pick(&[0, 1, 2, 4]) as u32,
-            rot: [None, Some(Rot::Log), Some(Rot::Store)]
-                [[0, 0, 0, 0, 0, 0, 1, 2][pick(&[0, 1, 2, 3, 4, 5, 6, 7]) as usize]],
-            bounds: Bounds {
-                segment_bytes: pick(&[4 << 10, 20 << 10, 1 << 20]),
-                replay_bytes: pick(&[2 << 10, 10 << 10, 50 << 10]),
-                checkpoint_idle: Duration::from_millis(pick(&[200, 5_000])),
-                apply_beside: pick(&[1, 2, 16]) as usize,
-                expire: pick(&[1, 2, 64, EXPIRE_MAX as u64]) as usize,
-            },
-        }
-    }
-}
 
 /// What happens next.
 pub enum Event {
@@ -171,7 +117,7 @@ pub struct World {
     queue: BinaryHeap<Reverse<Scheduled>>,
     scheduled: u64,
     /// Which life of the process this is.
-    life: u32,
+    pub life: u32,
     pub prng: Prng,
     pub disk: Disk,
     pub judge: Judge,
@@ -183,7 +129,7 @@ pub struct World {
     pub member: Option<Member>,
     pub clients: Vec<Client>,
     pub requests_left: u32,
-    crashes_left: u32,
+    pub crashes_left: u32,
     /// The disk has spoiled what it held.
     pub rotten: bool,
     /// The member refused to serve from a rotten disk.
@@ -193,7 +139,7 @@ pub struct World {
     /// When the running process leads, and leases run.
     pub leads_since: Option<Instant>,
     /// Last arrivals: to the replica, then to each session core.
-    lanes: Vec<Instant>,
+    pub lanes: Vec<Instant>,
 }
 
 impl World {
@@ -293,7 +239,7 @@ impl World {
         self.schedule_at(at, Event::Message(core, message));
     }
 
-    fn plan_crash(&mut self) {
+    pub fn plan_crash(&mut self) {
         if self.crashes_left > 0 {
             let busy = self.params.pause * self.params.requests / (2 * self.params.clients as u32);
             let after = self.some(busy) + self.some(Duration::from_millis(2_000));
@@ -338,7 +284,7 @@ impl World {
         self.member.as_mut().expect("events of a process come while it lives")
     }
 
-    fn wake_replica(&mut self) {
+    pub fn wake_replica(&mut self) {
         if !std::mem::replace(&mut self.member().turn_due, true) {
             let delay = self.some(self.params.lane_time);
             self.schedule(delay, Event::Turn);
@@ -448,165 +394,6 @@ impl World {
             }
             Output::Compacted { .. } => {}
             Output::Send { to, .. } => judge!(false, "a lone member sends to {to:x}"),
-        }
-    }
-
-    /// The judge reads what goes to the disk.
-    fn judge_write(&mut self, write: &kevel::wal::Write) {
-        for at in self.judge.on_write(write.create, write.offset, &write.bytes) {
-            let Some(request) = &self.judge.history[at].request else { continue };
-            let id = request.header.as_ref().map_or(0, |header| header.id);
-            if let Ok(Answer::LeaseGrant(granted)) = self.judge.answer(at) {
-                self.leases.on_granted(self.now, granted.id, id, granted.ttl);
-            }
-            if let Some(revoke) = &request.lease_revoke {
-                let expired = !self.clients.iter().any(|client| client.asked(id));
-                self.tally.expired_leases += u64::from(expired);
-                self.leases.on_revoked(self.now, revoke.id, expired);
-            }
-        }
-    }
-
-    /// Begins the log write whose turn it is, if none is on its way.
-    fn write_next(&mut self) {
-        if let Some((ready, _, write)) = self.member().writes.front_mut()
-            && let Some(write) = write.take()
-        {
-            let ready = *ready;
-            self.disk.begin_write(write);
-            let time = self.some(self.params.write_time);
-            self.schedule(time, Event::WalDone { ready });
-        }
-    }
-
-    fn on_wal_done(&mut self, ready: u64) {
-        self.trace.step(self.now, &[5, ready], format_args!("log write {ready} is done"));
-        self.disk.finish_write();
-        let (_, covers, _) = self.member().writes.pop_front().expect("a log write was on its way");
-        self.judge.durable = covers;
-        if self.plant != Some(Plant::EarlySync) {
-            self.send(Input::WalSynced { ready, buffer: Vec::new() });
-        }
-        self.write_next();
-    }
-
-    fn schedule_digest(&mut self) {
-        let time = self.some(Duration::from_millis(5));
-        self.schedule(time, Event::Digest);
-    }
-
-    /// One leg of a compaction's hash.
-    fn digest(&mut self) {
-        let budget = 1 + self.prng.below(40) as usize;
-        let job = self.member().digest.as_mut().expect("a hash is being taken");
-        let Some(hash) = job.step(budget) else { return self.schedule_digest() };
-        self.member().digest = None;
-        self.trace.step(self.now, &[12], format_args!("digested {hash:?}"));
-        let (revision, previous) = (hash.hash_revision, hash.compact_revision);
-        let expected = self.judge.model.compaction_hash(revision, previous);
-        judge!(
-            hash.hash == expected,
-            "the hash of compaction {previous} to {revision} is {expected:x}, not {:x}",
-            hash.hash
-        );
-        self.send(Input::CompactionDigested { hash });
-    }
-
-    fn execute_checkpoint(&mut self) {
-        let file = self.disk.store_file();
-        let Some(job) = self.member().checkpoint.take() else { return };
-        match job.execute() {
-            Ok(()) => {
-                let generation = job.generation();
-                if self.plant == Some(Plant::EarlyCheckpoint) {
-                    self.send(Input::CheckpointSynced { generation });
-                }
-                let time = self.some(Duration::from_millis(50));
-                self.schedule(time, Event::CheckpointDone { generation });
-            }
-            Err(error) => {
-                self.trace.step(self.now, &[6], format_args!("checkpoint: {error}"));
-                file.set_full(false);
-                self.member().checkpoint = Some(job);
-                let time = self.some(Duration::from_millis(500));
-                self.schedule(time, Event::DiskFreed);
-            }
-        }
-    }
-
-    /// The file of a checkpoint that is done: every page is reached once or free, and it holds a state that was.
-    pub fn check_store_file(&mut self) {
-        let report = match kevel::page::check::check(&*self.disk.store_file()) {
-            Ok(report) => report,
-            Err(error) => return judge!(self.rotten, "the store file cannot be checked: {error}"),
-        };
-        judge!(report.is_sound() || self.rotten, "the store file: {report}");
-        let applied = report.applied;
-        judge!(applied.index <= self.judge.durable, "the store file holds entry {}", applied.index);
-        let state = self.judge.state(applied.index);
-        judge!(
-            self.rotten
-                || applied.index == 0
-                || (applied.revision, applied.compact_revision) == (state.revision, state.compacted),
-            "the store file holds {applied:?}, not {state:?}"
-        );
-    }
-
-    fn crash(&mut self) {
-        if self.crashes_left == 0 || self.member.is_none() {
-            return;
-        }
-        self.crashes_left -= 1;
-        self.tally.crashes += 1;
-        let power = self.prng.chance(2, 3);
-        self.trace.step(self.now, &[7, u64::from(power)], format_args!("crash, power lost: {power}"));
-        self.end_process();
-        self.disk.crash(power);
-        if self.crashes_left == 0
-            && let Some(rot) = self.params.rot
-        {
-            let place = match rot {
-                Rot::Log => self.disk.rot_log(),
-                Rot::Store => self.disk.rot_store(),
-            };
-            self.rotten = place.is_some();
-            let line = format_args!("{rot:?} rots: {place:?}");
-            self.trace.step(self.now, &[8, u64::from(self.rotten)], line);
-        }
-        let time = self.some(Duration::from_millis(3_000));
-        self.schedule(time, Event::Boot);
-    }
-
-    fn end_process(&mut self) {
-        self.member = None;
-        self.leads_since = None;
-        self.leases.on_crash();
-        self.life += 1;
-        self.lanes.fill(Instant::default());
-        for client in &mut self.clients {
-            client.disconnect();
-        }
-    }
-
-    fn boot(&mut self) {
-        self.trace.step(self.now, &[9], format_args!("boot"));
-        match Member::boot(self) {
-            Boot::Running(member) => self.member = Some(*member),
-            Boot::Refused(why) => {
-                self.trace.step(self.now, &[10], format_args!("refused: {why}"));
-                judge!(self.rotten, "the member does not start: {why}");
-                self.refused = true;
-                return;
-            }
-        }
-        self.schedule(TICK, Event::Tick);
-        self.wake_replica();
-        if self.life > 0 {
-            for number in 0..self.clients.len() {
-                let pause = self.some(Duration::from_millis(2_000));
-                self.schedule(pause, Event::Client(number));
-            }
-            self.plan_crash();
         }
     }
 }

@@ -1,0 +1,86 @@
+//! The end of a world: when everything has come to rest, what must be there and what must be gone.
+#![forbid(unsafe_code)]
+
+use bytes::Bytes;
+
+use super::client::Client;
+use super::judge::judge;
+use super::workload::Ask;
+use super::world::World;
+use kevel::proto::etcdserverpb::*;
+use kevel::replica::port::{Input, LeaseCall, Output, Ticket};
+use kevel::request::Response;
+
+/// The end.
+impl World {
+    /// Whether nobody waits for anything.
+    pub fn is_settled(&mut self) -> bool {
+        let (last, revision) = (self.judge.last(), self.judge.durable_revision());
+        let member = self.member();
+        let behind =
+            member.cores.iter().any(|core| core.hub.needs_catch_up() || core.hub.revision() != revision);
+        let busy = !member.writes.is_empty() || !member.inbox.is_empty();
+        let applied = member.replica.applied().index == last;
+        let settled = !behind && !busy && applied && self.clients.iter().all(Client::is_settled);
+        self.leads_since.is_some() && settled && self.judge.durable == last
+    }
+
+    /// With all said and done: every watch has everything, and the store is what the log says.
+    pub fn conclude(&mut self) {
+        let current = self.judge.durable_revision();
+        for client in &self.clients {
+            for watched in client.watches.values().filter(|watched| !watched.compacted) {
+                let missing = watched.owed(&self.judge, current);
+                judge!(missing.is_empty(), "{:?} never showed {missing:?}", watched.request);
+            }
+        }
+        let everything = RangeRequest {
+            key: Bytes::from_static(&[0]),
+            range_end: Bytes::from_static(&[0]),
+            ..RangeRequest::default()
+        };
+        let floor = self.judge.durable;
+        self.read(0, &Ask::Range(Box::new(everything)), floor);
+        self.read(0, &Ask::Hash, floor);
+        self.check_progress(current);
+        self.check_leases();
+    }
+
+    /// The lessor has the leases that the log says.
+    fn check_leases(&mut self) {
+        let ticket = Ticket(self.member().next_ticket());
+        let (now, call) = (self.now, LeaseCall::Leases);
+        let member = self.member();
+        member.replica.step(Input::Lease { ticket, call });
+        let mut outputs = vec![];
+        member.replica.drain(now, &mut outputs);
+        let answers = outputs.into_iter().filter_map(|output| match output {
+            Output::Reply { result: Ok(Response::LeaseLeases { mut ids, .. }), .. } => {
+                ids.sort_unstable();
+                Some(ids)
+            }
+            _ => None,
+        });
+        let expected: Vec<i64> = self.judge.model.leases.keys().copied().collect();
+        for shown in answers {
+            judge!(shown == expected, "there are leases {shown:?}, not {expected:?}");
+        }
+    }
+
+    /// Nothing is under way, so every stream whose watches have begun gets its promise at once.
+    fn check_progress(&mut self, current: i64) {
+        for number in 0..self.clients.len() {
+            let mut watches = self.clients[number].watches.values();
+            let due = watches.len() > 0
+                && watches.all(|watched| !watched.compacted && watched.request.start_revision <= current);
+            self.clients[number].progressed = 0;
+            self.on_window(number);
+            self.ask_progress(number);
+            while let Some((response, _)) = self.clients[number].transit.pop_front() {
+                self.on_watch_response(number, &response);
+            }
+            let promised = self.clients[number].progressed;
+            judge!(!due || promised == current, "progress of client {number} is {promised}, not {current}");
+        }
+    }
+}

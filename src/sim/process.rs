@@ -1,0 +1,172 @@
+//! The process and its disk: log writes, checkpoints, compactions' hashes, crashes and starts.
+#![forbid(unsafe_code)]
+
+use super::judge::judge;
+use super::member::{Boot, Member};
+use super::model::Answer;
+use super::params::Rot;
+use super::plant::Plant;
+use super::world::{Event, TICK, World};
+use kevel::replica::port::Input;
+use kevel::stdx::time::{Duration, Instant};
+
+impl World {
+    /// The judge reads what goes to the disk.
+    pub fn judge_write(&mut self, write: &kevel::wal::Write) {
+        for at in self.judge.on_write(write.create, write.offset, &write.bytes) {
+            let Some(request) = &self.judge.history[at].request else { continue };
+            let id = request.header.as_ref().map_or(0, |header| header.id);
+            if let Ok(Answer::LeaseGrant(granted)) = self.judge.answer(at) {
+                self.leases.on_granted(self.now, granted.id, id, granted.ttl);
+            }
+            if let Some(revoke) = &request.lease_revoke {
+                let expired = !self.clients.iter().any(|client| client.asked(id));
+                self.tally.expired_leases += u64::from(expired);
+                self.leases.on_revoked(self.now, revoke.id, expired);
+            }
+        }
+    }
+
+    /// Begins the log write whose turn it is, if none is on its way.
+    pub fn write_next(&mut self) {
+        if let Some((ready, _, write)) = self.member().writes.front_mut()
+            && let Some(write) = write.take()
+        {
+            let ready = *ready;
+            self.disk.begin_write(write);
+            let time = self.some(self.params.write_time);
+            self.schedule(time, Event::WalDone { ready });
+        }
+    }
+
+    pub fn on_wal_done(&mut self, ready: u64) {
+        self.trace.step(self.now, &[5, ready], format_args!("log write {ready} is done"));
+        self.disk.finish_write();
+        let (_, covers, _) = self.member().writes.pop_front().expect("a log write was on its way");
+        self.judge.durable = covers;
+        if self.plant != Some(Plant::EarlySync) {
+            self.send(Input::WalSynced { ready, buffer: Vec::new() });
+        }
+        self.write_next();
+    }
+
+    pub fn schedule_digest(&mut self) {
+        let time = self.some(Duration::from_millis(5));
+        self.schedule(time, Event::Digest);
+    }
+
+    /// One leg of a compaction's hash.
+    pub fn digest(&mut self) {
+        let budget = 1 + self.prng.below(40) as usize;
+        let job = self.member().digest.as_mut().expect("a hash is being taken");
+        let Some(hash) = job.step(budget) else { return self.schedule_digest() };
+        self.member().digest = None;
+        self.trace.step(self.now, &[12], format_args!("digested {hash:?}"));
+        let (revision, previous) = (hash.hash_revision, hash.compact_revision);
+        let expected = self.judge.model.compaction_hash(revision, previous);
+        judge!(
+            hash.hash == expected,
+            "the hash of compaction {previous} to {revision} is {expected:x}, not {:x}",
+            hash.hash
+        );
+        self.send(Input::CompactionDigested { hash });
+    }
+
+    pub fn execute_checkpoint(&mut self) {
+        let file = self.disk.store_file();
+        let Some(job) = self.member().checkpoint.take() else { return };
+        match job.execute() {
+            Ok(()) => {
+                let generation = job.generation();
+                if self.plant == Some(Plant::EarlyCheckpoint) {
+                    self.send(Input::CheckpointSynced { generation });
+                }
+                let time = self.some(Duration::from_millis(50));
+                self.schedule(time, Event::CheckpointDone { generation });
+            }
+            Err(error) => {
+                self.trace.step(self.now, &[6], format_args!("checkpoint: {error}"));
+                file.set_full(false);
+                self.member().checkpoint = Some(job);
+                let time = self.some(Duration::from_millis(500));
+                self.schedule(time, Event::DiskFreed);
+            }
+        }
+    }
+
+    /// The file of a checkpoint that is done: every page is reached once or free, and it holds a state that was.
+    pub fn check_store_file(&mut self) {
+        let report = match kevel::page::check::check(&*self.disk.store_file()) {
+            Ok(report) => report,
+            Err(error) => return judge!(self.rotten, "the store file cannot be checked: {error}"),
+        };
+        judge!(report.is_sound() || self.rotten, "the store file: {report}");
+        let applied = report.applied;
+        judge!(applied.index <= self.judge.durable, "the store file holds entry {}", applied.index);
+        let state = self.judge.state(applied.index);
+        judge!(
+            self.rotten
+                || applied.index == 0
+                || (applied.revision, applied.compact_revision) == (state.revision, state.compacted),
+            "the store file holds {applied:?}, not {state:?}"
+        );
+    }
+
+    pub fn crash(&mut self) {
+        if self.crashes_left == 0 || self.member.is_none() {
+            return;
+        }
+        self.crashes_left -= 1;
+        self.tally.crashes += 1;
+        let power = self.prng.chance(2, 3);
+        self.trace.step(self.now, &[7, u64::from(power)], format_args!("crash, power lost: {power}"));
+        self.end_process();
+        self.disk.crash(power);
+        if self.crashes_left == 0
+            && let Some(rot) = self.params.rot
+        {
+            let place = match rot {
+                Rot::Log => self.disk.rot_log(),
+                Rot::Store => self.disk.rot_store(),
+            };
+            self.rotten = place.is_some();
+            let line = format_args!("{rot:?} rots: {place:?}");
+            self.trace.step(self.now, &[8, u64::from(self.rotten)], line);
+        }
+        let time = self.some(Duration::from_millis(3_000));
+        self.schedule(time, Event::Boot);
+    }
+
+    pub fn end_process(&mut self) {
+        self.member = None;
+        self.leads_since = None;
+        self.leases.on_crash();
+        self.life += 1;
+        self.lanes.fill(Instant::default());
+        for client in &mut self.clients {
+            client.disconnect();
+        }
+    }
+
+    pub fn boot(&mut self) {
+        self.trace.step(self.now, &[9], format_args!("boot"));
+        match Member::boot(self) {
+            Boot::Running(member) => self.member = Some(*member),
+            Boot::Refused(why) => {
+                self.trace.step(self.now, &[10], format_args!("refused: {why}"));
+                judge!(self.rotten, "the member does not start: {why}");
+                self.refused = true;
+                return;
+            }
+        }
+        self.schedule(TICK, Event::Tick);
+        self.wake_replica();
+        if self.life > 0 {
+            for number in 0..self.clients.len() {
+                let pause = self.some(Duration::from_millis(2_000));
+                self.schedule(pause, Event::Client(number));
+            }
+            self.plan_crash();
+        }
+    }
+}
