@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   connection  the task of one HTTP/2 connection: reads, dispatches on the spot, writes, sends once
-//!   head        checks of a request's headers; its metadata    
+//!   head        checks of a request's headers; its metadata
 //!   reader      chunks of a body -> messages                           frame    the five-byte message head
 //!   calls       unary calls waiting for an answer; Call, Responder     long     answers too long to assemble
 //!   stream      Incoming and Outgoing of streaming calls               messages many small ones as one piece
