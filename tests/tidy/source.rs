@@ -108,8 +108,7 @@ fn step(rest: &[char], state: State, before: Option<char>) -> (State, usize) {
 
 fn code_step(rest: &[char], before: Option<char>) -> (State, usize) {
     let in_word = before.is_some_and(|c| c.is_alphanumeric() || c == '_');
-    let raw = if rest[0] == 'r' && !in_word || rest[0] == 'r' && before == Some('b') { 1 } else { 0 };
-    if raw == 1 {
+    if rest[0] == 'r' && (!in_word || before == Some('b')) {
         let hashes = rest[1..].iter().take_while(|c| **c == '#').count();
         if rest.get(1 + hashes) == Some(&'"') {
             return (State::RawText(hashes), 2 + hashes);

@@ -1,0 +1,291 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/protobuf/proto"
+)
+
+const (
+	methodRange       = "/etcdserverpb.KV/Range"
+	methodRangeStream = "/etcdserverpb.KV/RangeStream"
+	methodTxn         = "/etcdserverpb.KV/Txn"
+	methodPut         = "/etcdserverpb.KV/Put"
+	methodDelete      = "/etcdserverpb.KV/DeleteRange"
+	methodCompact     = "/etcdserverpb.KV/Compact"
+	methodGrant       = "/etcdserverpb.Lease/LeaseGrant"
+	methodLeases      = "/etcdserverpb.Lease/LeaseLeases"
+	methodTimeToLive  = "/etcdserverpb.Lease/LeaseTimeToLive"
+	methodHashKV      = "/etcdserverpb.Maintenance/HashKV"
+	methodHash        = "/etcdserverpb.Maintenance/Hash"
+	methodDefragment  = "/etcdserverpb.Maintenance/Defragment"
+)
+
+// A kind of dear request. Kinds that keep the log busy (`writes`) are held to their memory only: a get that is
+// linearizable waits for no write, but the disk and the kernel are shared.
+type kind struct {
+	name   string
+	writes bool
+	send   func(*sender)
+}
+
+var everything = &pb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}}
+
+func of(change func(*pb.RangeRequest)) *pb.RangeRequest {
+	r := &pb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}}
+	change(r)
+	return r
+}
+
+func unaryKind(name string, callers int, method string, request proto.Message) kind {
+	return kind{name: name, send: func(s *sender) { s.unary(callers, method, func(int) proto.Message { return request }) }}
+}
+
+var kinds = append(ranges(), append(txns(), append(streams(), others()...)...)...)
+
+func ranges() []kind {
+	return []kind{
+		unaryKind("range/everything", 1, methodRange, everything),
+		unaryKind("range/limit-negative", 1, methodRange, of(func(r *pb.RangeRequest) { r.Limit = -1 })),
+		unaryKind("range/values-that-fit", 4, methodRange, &pb.RangeRequest{Key: []byte("large/"), RangeEnd: []byte("large/0000100")}),
+		unaryKind("range/keys-only", 4, methodRange, of(func(r *pb.RangeRequest) { r.KeysOnly = true })),
+		unaryKind("range/count-only", 4, methodRange, of(func(r *pb.RangeRequest) { r.CountOnly = true })),
+		unaryKind("range/sorted-by-value", 4, methodRange, sorted(pb.RangeRequest_VALUE, 1)),
+		unaryKind("range/sorted-by-value-all", 1, methodRange, sorted(pb.RangeRequest_VALUE, 0)),
+		unaryKind("range/sorted-by-version", 4, methodRange, sorted(pb.RangeRequest_VERSION, 10)),
+		unaryKind("range/sorted-by-mod", 4, methodRange, sorted(pb.RangeRequest_MOD, 0)),
+		unaryKind("range/filtered-to-nothing", 4, methodRange, of(func(r *pb.RangeRequest) { r.MinModRevision = 1 << 60 })),
+		{name: "range/stream", send: func(s *sender) { s.streamed(2, methodRangeStream, everything) }},
+		{name: "range/stream-limit-negative", send: func(s *sender) {
+			s.streamed(1, methodRangeStream, of(func(r *pb.RangeRequest) { r.Limit = -1 }))
+		}},
+		{name: "range/stream-sorted", send: func(s *sender) { s.streamed(1, methodRangeStream, sorted(pb.RangeRequest_VALUE, 0)) }},
+		{name: "range/unread", send: func(s *sender) { s.stalled(2000, methodRange, &pb.RangeRequest{Key: []byte("large/0000000")}) }},
+		{name: "range/unread-everything", send: func(s *sender) {
+			s.stalled(200, methodRange, &pb.RangeRequest{Key: []byte("large/"), RangeEnd: []byte("large/0000090")})
+		}},
+		{name: "range/unread-streams", send: func(s *sender) { s.stalled(500, methodRangeStream, everything) }},
+	}
+}
+
+func sorted(by pb.RangeRequest_SortTarget, limit int64) *pb.RangeRequest {
+	return of(func(r *pb.RangeRequest) { r.SortTarget, r.SortOrder, r.Limit = by, pb.RangeRequest_DESCEND, limit })
+}
+
+func rangeOp(r *pb.RangeRequest) *pb.RequestOp {
+	return &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: r}}
+}
+
+func txnOf(count int, op *pb.RequestOp) *pb.TxnRequest {
+	txn := &pb.TxnRequest{}
+	for range count {
+		txn.Success = append(txn.Success, op)
+	}
+	return txn
+}
+
+func txns() []kind {
+	compare := &pb.TxnRequest{Success: []*pb.RequestOp{rangeOp(&pb.RangeRequest{Key: []byte("probe")})}}
+	for range 128 {
+		compare.Compare = append(compare.Compare, &pb.Compare{
+			Result: pb.Compare_GREATER, Target: pb.Compare_VERSION, Key: []byte{0}, RangeEnd: []byte{0},
+			TargetUnion: &pb.Compare_Version{Version: 0},
+		})
+	}
+	return []kind{
+		unaryKind("txn/127-lists", 1, methodTxn, txnOf(127, rangeOp(everything))),
+		unaryKind("txn/20-lists-of-25-MB", 2, methodTxn,
+			txnOf(20, rangeOp(&pb.RangeRequest{Key: []byte("large/"), RangeEnd: []byte("large/0000025")}))),
+		unaryKind("txn/127-that-match-nothing", 4, methodTxn,
+			txnOf(127, rangeOp(of(func(r *pb.RangeRequest) { r.MinModRevision = 1 << 60 })))),
+		unaryKind("txn/127-sorted-by-value", 2, methodTxn, txnOf(127, rangeOp(sorted(pb.RangeRequest_VALUE, 1)))),
+		unaryKind("txn/127-counts", 2, methodTxn, txnOf(127, rangeOp(of(func(r *pb.RangeRequest) { r.CountOnly = true })))),
+		unaryKind("txn/128-compares-of-everything", 2, methodTxn, compare),
+		{name: "txn/40000-puts-of-nothing", writes: true, send: func(s *sender) {
+			txn := nested(40_000)
+			s.unary(1, methodTxn, func(int) proto.Message { return txn })
+		}},
+		{name: "txn/reads-everything-and-puts", writes: true, send: func(s *sender) {
+			txn := txnOf(100, rangeOp(&pb.RangeRequest{Key: []byte("large/"), RangeEnd: []byte("large/0000090")}))
+			put := &pb.PutRequest{Key: []byte("written"), Value: []byte("x")}
+			txn.Success = append(txn.Success, &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: put}})
+			s.unary(1, methodTxn, func(int) proto.Message { return txn })
+		}},
+		{name: "txn/puts-of-9-MB", writes: true, send: func(s *sender) {
+			put := &pb.PutRequest{Key: []byte("written"), Value: make([]byte, 9<<20)}
+			s.unary(4, methodPut, func(int) proto.Message { return put })
+		}},
+	}
+}
+
+// nested is one transaction with many puts that keep the value, 32 in each inner transaction.
+func nested(puts int) *pb.TxnRequest {
+	outer := &pb.TxnRequest{}
+	for at := 0; at < puts; {
+		middle := &pb.TxnRequest{}
+		for range 32 {
+			inner := &pb.TxnRequest{}
+			for range 32 {
+				put := &pb.PutRequest{Key: fmt.Appendf(nil, "small/%07d", at%100_000), IgnoreValue: true}
+				inner.Success = append(inner.Success, &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: put}})
+				at++
+			}
+			middle.Success = append(middle.Success, &pb.RequestOp{Request: &pb.RequestOp_RequestTxn{RequestTxn: inner}})
+		}
+		outer.Success = append(outer.Success, &pb.RequestOp{Request: &pb.RequestOp_RequestTxn{RequestTxn: middle}})
+	}
+	return outer
+}
+
+func streams() []kind {
+	return []kind{
+		{name: "watch/100000-creates", send: func(s *sender) { s.watches(100_000, 0, 1, watchNew) }},
+		{name: "watch/20000-progress-requests", send: func(s *sender) { s.watches(50_000, 20_000, 1, watchNew) }},
+		{name: "watch/history-with-previous", send: func(s *sender) { s.watches(4, 0, 2, watchHistory) }},
+		{name: "watch/history-of-1000", send: func(s *sender) { s.watches(1000, 0, 1, watchHistory) }},
+		{name: "watch/50000-of-everything-and-puts", writes: true, send: func(s *sender) {
+			go s.unary(1, methodTxn, func(call int) proto.Message {
+				txn := &pb.TxnRequest{}
+				for key := range 128 {
+					put := &pb.PutRequest{Key: fmt.Appendf(nil, "event/%d", key), Value: []byte("x")}
+					txn.Success = append(txn.Success, &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: put}})
+				}
+				time.Sleep(time.Second)
+				return txn
+			})
+			s.watches(50_000, 0, 1, watchNew)
+		}},
+	}
+}
+
+func watchNew(int) *pb.WatchCreateRequest {
+	return &pb.WatchCreateRequest{Key: []byte{0}, RangeEnd: []byte{0}}
+}
+
+func watchHistory(int) *pb.WatchCreateRequest {
+	return &pb.WatchCreateRequest{Key: []byte{0}, RangeEnd: []byte{0}, StartRevision: 1, PrevKv: true, Fragment: true}
+}
+
+// watches opens streams with watchers, then asks for progress, and takes what comes.
+func (s *sender) watches(creates, progress, streams int, create func(int) *pb.WatchCreateRequest) {
+	for range streams {
+		ctx, cancel := context.WithDeadline(context.Background(), s.until)
+		defer cancel()
+		stream, err := pb.NewWatchClient(s.conn).Watch(ctx)
+		fail(err)
+		go func() {
+			for {
+				if _, err := stream.Recv(); err != nil {
+					return
+				}
+				s.count("response")
+			}
+		}()
+		for at := range creates {
+			request := &pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: create(at)}}
+			if stream.Send(request) != nil {
+				s.count("ended")
+				break
+			}
+		}
+		for range progress {
+			request := &pb.WatchRequest_ProgressRequest{ProgressRequest: &pb.WatchProgressRequest{}}
+			if stream.Send(&pb.WatchRequest{RequestUnion: request}) != nil {
+				s.count("ended")
+				break
+			}
+		}
+	}
+	time.Sleep(time.Until(s.until))
+}
+
+func others() []kind {
+	return []kind{
+		{name: "delete/everything-under-a-watch", writes: true, send: func(s *sender) {
+			go s.watches(1, 0, 1, func(int) *pb.WatchCreateRequest {
+				return &pb.WatchCreateRequest{Key: []byte{0}, RangeEnd: []byte{0}, PrevKv: true}
+			})
+			time.Sleep(time.Second)
+			s.once(methodDelete, &pb.DeleteRangeRequest{Key: []byte("many/"), RangeEnd: []byte("many0"), PrevKv: true})
+			time.Sleep(time.Until(s.until))
+		}},
+		{name: "delete/large-with-previous", writes: true, send: func(s *sender) {
+			s.once(methodDelete, &pb.DeleteRangeRequest{Key: []byte("large/"), RangeEnd: []byte("large0"), PrevKv: true})
+			time.Sleep(time.Until(s.until))
+		}},
+		{name: "lease/list-of-30000", send: func(s *sender) {
+			for id := range 30_000 {
+				s.once(methodGrant, &pb.LeaseGrantRequest{TTL: 600, ID: int64(id + 1)})
+			}
+			s.until = time.Now().Add(5 * time.Second)
+			s.unary(100, methodLeases, func(int) proto.Message { return &pb.LeaseLeasesRequest{} })
+		}},
+		{name: "lease/keys-of-one", send: func(s *sender) {
+			s.once(methodGrant, &pb.LeaseGrantRequest{TTL: 600, ID: 1 << 40})
+			for at := 0; at < 50_000; at += perTxn {
+				txn := &pb.TxnRequest{}
+				for key := range perTxn {
+					put := &pb.PutRequest{Key: fmt.Appendf(nil, "leased/%06d", at+key), Lease: 1 << 40}
+					txn.Success = append(txn.Success, &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: put}})
+				}
+				s.once(methodTxn, txn)
+			}
+			s.until = time.Now().Add(5 * time.Second)
+			s.unary(100, methodTimeToLive, func(int) proto.Message { return &pb.LeaseTimeToLiveRequest{ID: 1 << 40, Keys: true} })
+		}},
+		unaryKind("maintenance/hashkv", 8, methodHashKV, &pb.HashKVRequest{}),
+		unaryKind("maintenance/hash", 4, methodHash, &pb.HashRequest{}),
+		unaryKind("maintenance/defragment", 4, methodDefragment, &pb.DefragmentRequest{}),
+		{name: "http/pipelined-metrics", send: func(s *sender) { s.pipelined("GET /metrics HTTP/1.1\r\nHost: m\r\n\r\n") }},
+		{name: "http/pipelined-health", send: func(s *sender) { s.pipelined("GET /health HTTP/1.1\r\nHost: m\r\n\r\n") }},
+		{name: "http2/half-open-calls", send: func(s *sender) { s.halfOpen() }},
+		{name: "compact/physical-of-everything", writes: true, send: func(s *sender) {
+			s.once(methodPut, &pb.PutRequest{Key: []byte("written")})
+			s.once(methodCompact, &pb.CompactionRequest{Revision: 3, Physical: true})
+		}},
+	}
+}
+
+// pipelined writes requests as fast as the server reads them, and drops the answers.
+func (s *sender) pipelined(request string) {
+	conn, err := net.Dial("tcp", s.address)
+	fail(err)
+	defer conn.Close()
+	conn.SetDeadline(s.until)
+	go io.Copy(io.Discard, conn)
+	for !s.over() {
+		if _, err := io.WriteString(conn, request); err != nil {
+			return
+		}
+		s.count("sent")
+	}
+}
+
+// halfOpen opens calls without messages on several connections and takes them back one by one.
+func (s *sender) halfOpen() {
+	for !s.over() {
+		r, err := dialRaw(s.address, 0)
+		fail(err)
+		go r.drain(s.until)
+		var open []uint32
+		for range 20_000 {
+			id, err := r.head(methodRange)
+			if err != nil {
+				break
+			}
+			open = append(open, id)
+			s.count("opened")
+		}
+		for _, id := range open {
+			if r.framer.WriteRSTStream(id, 8) != nil {
+				break
+			}
+		}
+		r.Close()
+	}
+}
