@@ -13,7 +13,8 @@ use kevel::mvcc::write::initialize;
 use kevel::mvcc::{Range, View};
 use kevel::proto::etcdserverpb::{PutRequest, RangeRequest};
 use kevel::replica::apply::{State, apply};
-use kevel::request::{Header, Request};
+use kevel::request::Request;
+use kevel::response::Header;
 use kevel::stdx::prng::Prng;
 use kevel::stdx::time::Instant;
 

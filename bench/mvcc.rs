@@ -13,7 +13,8 @@ use kevel::proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUn
 use kevel::proto::etcdserverpb::request_op::Request as Op;
 use kevel::proto::etcdserverpb::{Compare, PutRequest, RangeRequest, RequestOp, TxnRequest};
 use kevel::replica::apply::{State, apply};
-use kevel::request::{Entry, Header, Request, encode};
+use kevel::request::{Entry, Request};
+use kevel::response::{Header, encode};
 use kevel::stdx::prng::Prng;
 use kevel::stdx::time::Instant;
 

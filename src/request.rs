@@ -1,24 +1,21 @@
-//! The command that is proposed, logged and applied, and what comes back from applying it.
+//! The command that is proposed, logged and applied.
 //!
 //! A log entry is an encoded `etcdserverpb.InternalRaftRequest` (etcd's proto message: its tools read our log). It
 //! is read here field by field instead of by generated code: of its forty optional messages an entry has one.
-//! [`Response`] is the other end: what apply found out, in pieces that are already encoded where values are large;
-//! [`encode`] adds the header of the member that answers.
+//! What comes back from applying it is a [`Response`](crate::response::Response).
 #![forbid(unsafe_code)]
 
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 
-use crate::mvcc::wire::{
-    bytes_field_len, int_field_len, put_bytes_field, put_bytes_head, put_int_field, put_varint, varint_len,
-};
 use crate::proto::etcdserverpb::{
-    AlarmMember, AlarmRequest, CompactionRequest, DeleteRangeRequest, LeaseCheckpointRequest,
-    LeaseGrantRequest, LeaseRevokeRequest, PutRequest, RangeRequest, RequestHeader, TxnRequest,
+    AlarmRequest, CompactionRequest, DeleteRangeRequest, LeaseCheckpointRequest, LeaseGrantRequest,
+    LeaseRevokeRequest, PutRequest, RangeRequest, RequestHeader, TxnRequest,
 };
 use crate::proto::membershippb::{
     ClusterMemberAttrSetRequest, ClusterVersionSetRequest, DowngradeInfoSetRequest,
 };
+use crate::wire::{put_varint, varint_len};
 
 macro_rules! requests {
     ($($(#[$doc:meta])* $name:ident($message:ty) = $field:literal;)*) => {
@@ -214,232 +211,10 @@ fn wrap_with(header: &RequestHeader, kind: Kind, message: &[u8]) -> Bytes {
     out.freeze()
 }
 
-/// Who answers: the part of a ResponseHeader that is the member's own.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Header {
-    /// The cluster.
-    pub cluster_id: u64,
-    /// The member that answers.
-    pub member_id: u64,
-    /// Its current term.
-    pub raft_term: u64,
-}
-
-impl Header {
-    fn message_len(&self, revision: i64) -> usize {
-        int_field_len(self.cluster_id as i64)
-            + int_field_len(self.member_id as i64)
-            + int_field_len(revision)
-            + int_field_len(self.raft_term as i64)
-    }
-
-    /// Length of field 1 of every response.
-    pub fn field_len(&self, revision: i64) -> usize {
-        bytes_field_len(self.message_len(revision))
-    }
-
-    /// Appends field 1 of every response.
-    pub fn put_field(&self, revision: i64, out: &mut BytesMut) {
-        put_bytes_head(out, 1, self.message_len(revision));
-        put_int_field(out, 1, self.cluster_id as i64);
-        put_int_field(out, 2, self.member_id as i64);
-        put_int_field(out, 3, revision);
-        put_int_field(out, 4, self.raft_term as i64);
-    }
-}
-
-/// What applying a request found out. `revision` is the header's.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Response {
-    /// To a Range in the log.
-    Range {
-        /// The store's revision.
-        revision: i64,
-        /// The encoded RangeResponse without its header.
-        body: Bytes,
-    },
-    /// To a Put.
-    Put {
-        /// The put's own revision.
-        revision: i64,
-        /// The encoded KeyValue that was there before, if asked for.
-        prev_kv: Option<Bytes>,
-    },
-    /// To a DeleteRange.
-    DeleteRange {
-        /// The deletion's revision, or the store's if nothing was there.
-        revision: i64,
-        /// Keys deleted.
-        deleted: i64,
-        /// Fields 3 of the DeleteRangeResponse, encoded, if asked for.
-        prev_kvs: Bytes,
-    },
-    /// To a Txn.
-    Txn {
-        /// The transaction's revision, or the store's if it changed nothing.
-        revision: i64,
-        /// The encoded TxnResponse without its header.
-        body: Bytes,
-    },
-    /// To a Compaction. If it was to be physical, the reply waits until the store is swept up to `compacted`.
-    Compact {
-        /// The store's revision.
-        revision: i64,
-        /// The compaction's revision.
-        compacted: i64,
-        /// The client waits for the garbage to be gone.
-        physical: bool,
-    },
-    /// To a LeaseGrant.
-    LeaseGrant {
-        /// The store's revision.
-        revision: i64,
-        /// The lease.
-        id: i64,
-        /// Its time to live in seconds, raised to the minimum.
-        ttl: i64,
-    },
-    /// To a LeaseRevoke.
-    LeaseRevoke {
-        /// The revision of the deletions, or the store's if no key was attached.
-        revision: i64,
-    },
-    /// To a LeaseCheckpoint.
-    LeaseCheckpoint {
-        /// The store's revision.
-        revision: i64,
-    },
-    /// To an Alarm.
-    Alarm {
-        /// The store's revision.
-        revision: i64,
-        /// Those asked for, or the one that was raised or cleared.
-        alarms: Vec<AlarmMember>,
-    },
-    /// To a LeaseKeepAlive.
-    LeaseKeepAlive {
-        /// The store's revision.
-        revision: i64,
-        /// The lease.
-        id: i64,
-        /// Seconds it has again; 0 for one that is gone.
-        ttl: i64,
-    },
-    /// To a LeaseTimeToLive.
-    LeaseTimeToLive {
-        /// The store's revision.
-        revision: i64,
-        /// The lease.
-        id: i64,
-        /// Whole seconds left; -1 for one that is gone.
-        ttl: i64,
-        /// Seconds granted.
-        granted_ttl: i64,
-        /// The keys attached, if asked for.
-        keys: Vec<Vec<u8>>,
-    },
-    /// To a LeaseLeases.
-    LeaseLeases {
-        /// The store's revision.
-        revision: i64,
-        /// All leases, the soonest to expire first.
-        ids: Vec<i64>,
-    },
-    /// To what no client waits for: facts about the cluster.
-    Done,
-}
-
-impl Response {
-    /// The revision that the header will have.
-    pub fn revision(&self) -> i64 {
-        match *self {
-            Response::Range { revision, .. }
-            | Response::Put { revision, .. }
-            | Response::DeleteRange { revision, .. }
-            | Response::Txn { revision, .. }
-            | Response::Compact { revision, .. }
-            | Response::LeaseGrant { revision, .. }
-            | Response::LeaseRevoke { revision }
-            | Response::LeaseCheckpoint { revision }
-            | Response::LeaseKeepAlive { revision, .. }
-            | Response::LeaseTimeToLive { revision, .. }
-            | Response::LeaseLeases { revision, .. }
-            | Response::Alarm { revision, .. } => revision,
-            Response::Done => 0,
-        }
-    }
-}
-
-/// The message that a client gets: the response under the answering member's header.
-pub fn encode(response: &Response, header: &Header) -> Bytes {
-    let revision = response.revision();
-    let body_len = match response {
-        Response::Range { body, .. } | Response::Txn { body, .. } => body.len(),
-        Response::Put { prev_kv, .. } => prev_kv.as_ref().map_or(0, |kv| bytes_field_len(kv.len())),
-        Response::DeleteRange { deleted, prev_kvs, .. } => int_field_len(*deleted) + prev_kvs.len(),
-        Response::LeaseGrant { id, ttl, .. } => int_field_len(*id) + int_field_len(*ttl),
-        Response::Alarm { alarms, .. } => alarms.iter().map(|a| bytes_field_len(a.encoded_len())).sum(),
-        Response::LeaseKeepAlive { id, ttl, .. } => int_field_len(*id) + int_field_len(*ttl),
-        Response::LeaseTimeToLive { id, ttl, granted_ttl, keys, .. } => {
-            let keys: usize = keys.iter().map(|key| bytes_field_len(key.len())).sum();
-            int_field_len(*id) + int_field_len(*ttl) + int_field_len(*granted_ttl) + keys
-        }
-        Response::LeaseLeases { ids, .. } => ids.iter().map(|id| bytes_field_len(int_field_len(*id))).sum(),
-        Response::Compact { .. }
-        | Response::LeaseRevoke { .. }
-        | Response::LeaseCheckpoint { .. }
-        | Response::Done => 0,
-    };
-    let mut out = BytesMut::with_capacity(header.field_len(revision) + body_len);
-    header.put_field(revision, &mut out);
-    match response {
-        Response::Range { body, .. } | Response::Txn { body, .. } => out.put_slice(body),
-        Response::Put { prev_kv, .. } => {
-            if let Some(kv) = prev_kv {
-                put_bytes_field(&mut out, 2, kv);
-            }
-        }
-        Response::DeleteRange { deleted, prev_kvs, .. } => {
-            put_int_field(&mut out, 2, *deleted);
-            out.put_slice(prev_kvs);
-        }
-        Response::LeaseGrant { id, ttl, .. } | Response::LeaseKeepAlive { id, ttl, .. } => {
-            put_int_field(&mut out, 2, *id);
-            put_int_field(&mut out, 3, *ttl);
-        }
-        Response::Alarm { alarms, .. } => {
-            for alarm in alarms {
-                put_bytes_field(&mut out, 2, &alarm.encode_to_vec());
-            }
-        }
-        Response::LeaseTimeToLive { id, ttl, granted_ttl, keys, .. } => {
-            put_int_field(&mut out, 2, *id);
-            put_int_field(&mut out, 3, *ttl);
-            put_int_field(&mut out, 4, *granted_ttl);
-            keys.iter().for_each(|key| put_bytes_field(&mut out, 5, key));
-        }
-        Response::LeaseLeases { ids, .. } => {
-            for &id in ids {
-                put_bytes_head(&mut out, 2, int_field_len(id));
-                put_int_field(&mut out, 1, id);
-            }
-        }
-        Response::Compact { .. }
-        | Response::LeaseRevoke { .. }
-        | Response::LeaseCheckpoint { .. }
-        | Response::Done => {}
-    }
-    out.freeze()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::etcdserverpb::{
-        AlarmResponse, DeleteRangeResponse, InternalRaftRequest, LeaseGrantResponse, PutResponse,
-        ResponseHeader,
-    };
-    use crate::proto::mvccpb::KeyValue;
+    use crate::proto::etcdserverpb::InternalRaftRequest;
 
     fn put_request() -> PutRequest {
         let (key, value) = ("key".into(), "value".into());
@@ -483,32 +258,5 @@ mod tests {
         assert!(matches!(Entry::decode(twice.into()), Err(EntryError::Ambiguous)));
         let auth_enable = Bytes::from_static(&[0xc2, 0x3e, 0x00]);
         assert!(matches!(Entry::decode(auth_enable), Err(EntryError::UnknownKind(1000))));
-    }
-
-    #[test]
-    fn responses_are_what_the_generated_code_writes() {
-        let header = Header { cluster_id: u64::MAX, member_id: 3, raft_term: 4 };
-        let theirs =
-            |revision| Some(ResponseHeader { cluster_id: u64::MAX, member_id: 3, revision, raft_term: 4 });
-        let kv = KeyValue { key: "k".into(), create_revision: 1, ..KeyValue::default() };
-        let stored = Bytes::from(kv.encode_to_vec());
-
-        let put = Response::Put { revision: 5, prev_kv: Some(stored.clone()) };
-        let expected = PutResponse { header: theirs(5), prev_kv: Some(kv.clone()) };
-        assert_eq!(encode(&put, &header), expected.encode_to_vec());
-
-        let mut prev_kvs = BytesMut::new();
-        put_bytes_field(&mut prev_kvs, 3, &stored);
-        let delete = Response::DeleteRange { revision: 6, deleted: 1, prev_kvs: prev_kvs.freeze() };
-        let expected = DeleteRangeResponse { header: theirs(6), deleted: 1, prev_kvs: vec![kv] };
-        assert_eq!(encode(&delete, &header), expected.encode_to_vec());
-
-        let grant = Response::LeaseGrant { revision: 1, id: -5, ttl: 60 };
-        let expected = LeaseGrantResponse { header: theirs(1), id: -5, ttl: 60, error: String::new() };
-        assert_eq!(encode(&grant, &header), expected.encode_to_vec());
-
-        let alarms = vec![AlarmMember { member_id: 3, alarm: 1 }];
-        let expected = AlarmResponse { header: theirs(2), alarms: alarms.clone() };
-        assert_eq!(encode(&Response::Alarm { revision: 2, alarms }, &header), expected.encode_to_vec());
     }
 }

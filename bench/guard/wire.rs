@@ -5,7 +5,7 @@ use super::meter::Meter;
 use bytes::{BufMut, Bytes, BytesMut};
 use kevel::mvcc::{Range, View, check};
 use kevel::proto::etcdserverpb::{PutRequest, RangeRequest};
-use kevel::request::{Response, encode};
+use kevel::response::{Response, encode};
 use kevel::server::api::decode::{decode, decode_kept};
 use kevel::server::grpc::frame::Decoder;
 use kevel::stdx::prng::Prng;

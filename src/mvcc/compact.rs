@@ -7,9 +7,9 @@
 
 use super::revision::Revision;
 use super::schema::{index_key, split_garbage_key, split_kv_value};
-use super::wire::key_of;
 use crate::btree::{Applied, Read, Tree, WriteTxn};
 use crate::error::Error;
+use crate::wire::key_of;
 
 /// Moves the compaction revision.
 pub fn mark(txn: &mut WriteTxn<'_>, revision: i64) -> Result<(), Error> {

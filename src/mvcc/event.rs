@@ -8,8 +8,8 @@ use bytes::Bytes;
 use super::revision::Revision;
 use super::schema::split_kv_value;
 use super::view::View;
-use super::wire::key_of;
 use crate::btree::{Read, Tree};
+use crate::wire::key_of;
 
 /// All changes of one main revision, in sub-revision order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

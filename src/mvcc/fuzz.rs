@@ -21,7 +21,7 @@ use crate::proto::etcdserverpb::{
     Compare, DeleteRangeRequest, PutRequest, RangeRequest, RangeResponse, RangeStreamResponse, RequestOp,
     TxnRequest,
 };
-use crate::request::{Header, Response, encode};
+use crate::response::{Header, Response, encode};
 use crate::stdx::prng::Prng;
 
 const KEYS: [&[u8]; 14] = [
@@ -382,7 +382,7 @@ impl World {
         let theirs: Vec<_> = theirs.map(|c| (c.main, c.sub, c.delete, c.kv.encode_to_vec())).collect();
         let mut ours = Vec::new();
         view.events(from, to, &mut |event| {
-            assert_eq!(event.key, super::wire::key_of(event.kv));
+            assert_eq!(event.key, crate::wire::key_of(event.kv));
             ours.push((event.revision.main, event.revision.sub, event.delete, event.kv.to_vec()));
             ControlFlow::Continue(())
         });
@@ -425,7 +425,7 @@ impl World {
             })
             .collect();
         indexed.sort();
-        let by_revision = stored.iter().map(|(at, _, kv)| (*at, super::wire::key_of(kv).to_vec()));
+        let by_revision = stored.iter().map(|(at, _, kv)| (*at, crate::wire::key_of(kv).to_vec()));
         assert!(by_revision.eq(indexed.iter().cloned()), "Kv and Index hold the same changes");
         let garbage: Vec<_> = entries(Tree::Garbage).iter().map(|(key, _)| split_garbage_key(key)).collect();
         for (due, dead) in &garbage {
@@ -577,7 +577,7 @@ impl Streaming {
         let message = message.range_response.expect("every message has one");
         if let Some(len) = len {
             let inner = message.encoded_len();
-            assert_eq!(len, super::wire::bytes_field_len(inner));
+            assert_eq!(len, crate::wire::bytes_field_len(inner));
         }
         self.got.kvs.extend(message.kvs);
         self.got.header = message.header;

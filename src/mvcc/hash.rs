@@ -10,9 +10,9 @@ use super::revision::Revision;
 use super::schema::split_kv_value;
 use super::view::View;
 use super::walk::{Interval, Position, Step, Walk};
-use super::wire::key_of;
 use crate::btree::{Read, Tree};
 use crate::error::Error;
+use crate::wire::key_of;
 
 /// A HashKV being computed, in legs. Between two, the caller keeps [`HashKv::pin`] pinned.
 pub struct HashKv {

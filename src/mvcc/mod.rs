@@ -71,7 +71,6 @@ pub mod txn;
 mod values;
 pub mod view;
 pub mod walk;
-pub mod wire;
 pub mod write;
 
 pub use event::{Event, EventBatch, PastEvent};

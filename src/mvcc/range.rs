@@ -16,14 +16,14 @@ use super::schema::IndexEntry;
 use super::values::{BATCH, Values};
 use super::view::View;
 use super::walk::{Interval, Position, Step, Walk};
-use super::wire::{
-    KeyValue, bytes_field_len, int_field_len, key_of, put_bytes_field, put_bytes_head, put_int_field,
-};
 use crate::btree::Read;
 use crate::error::Error;
 use crate::proto::etcdserverpb::RangeRequest;
 use crate::proto::etcdserverpb::range_request::{SortOrder, SortTarget};
-use crate::request::Header;
+use crate::response::Header;
+use crate::wire::{
+    KeyValue, bytes_field_len, int_field_len, key_of, put_bytes_field, put_bytes_head, put_int_field,
+};
 
 /// Pairs that a sorted plan keeps beyond what the client wants to see.
 const SURPLUS: u64 = 1024;

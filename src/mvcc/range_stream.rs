@@ -9,11 +9,11 @@ use bytes::BytesMut;
 use super::range::Range;
 use super::view::View;
 use super::walk::{Interval, Position};
-use super::wire::{bytes_field_len, put_bytes_head};
 use crate::btree::Read;
 use crate::error::Error;
 use crate::proto::etcdserverpb::RangeRequest;
-use crate::request::Header;
+use crate::response::Header;
+use crate::wire::{bytes_field_len, put_bytes_head};
 
 /// Keys of the first chunk.
 const FIRST_CHUNK: i64 = 10;

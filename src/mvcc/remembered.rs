@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use super::revision::Revision;
-use super::wire::{put_varint, take_varint};
+use crate::wire::{put_varint, take_varint};
 
 /// Bytes taken from the memory at a time.
 const CHUNK: usize = 8 * 1024;

@@ -20,7 +20,7 @@
 use std::borrow::Cow;
 
 use super::revision::{REVISION_BYTES, Revision};
-use super::wire::{put_varint, take_varint, varint_len};
+use crate::wire::{put_varint, take_varint, varint_len};
 
 /// First byte of a `Kv` value.
 pub const LIVE: u8 = 0;

@@ -15,7 +15,6 @@ use super::event::EventBatch;
 use super::range::Range;
 use super::view::View;
 use super::walk::{Interval, Step, Walk};
-use super::wire::{KeyValue, bytes_field_len, int_field_len, put_bytes_field, put_bytes_head, put_int_field};
 use super::write::{Writer, put_put_response, put_response_len};
 use crate::btree::{Read, WriteTxn};
 use crate::error::Error;
@@ -24,7 +23,8 @@ use crate::proto::etcdserverpb::request_op::Request as Op;
 use crate::proto::etcdserverpb::{
     Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
 };
-use crate::request::Header;
+use crate::response::Header;
+use crate::wire::{KeyValue, bytes_field_len, int_field_len, put_bytes_field, put_bytes_head, put_int_field};
 
 /// True if no operation of either branch can write: such a transaction is answered like a Range. etcd API
 /// guarantee: a nested transaction counts as a write, whatever is in it.

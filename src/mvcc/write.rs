@@ -14,9 +14,9 @@ use super::schema::{
 };
 use super::view::{Found, View};
 use super::walk::{Interval, Step, Walk};
-use super::wire::{KeyValue, bytes_field_len, put_bytes_field, put_bytes_head, put_int_field, varint_len};
 use crate::btree::{Applied, Read, Tree, WriteTxn};
 use crate::proto::etcdserverpb::{DeleteRangeRequest, PutRequest};
+use crate::wire::{KeyValue, bytes_field_len, put_bytes_field, put_bytes_head, put_int_field, varint_len};
 
 /// Keys that a range deletion collects before it deletes them: the walk cannot read what is being written.
 const DELETE_BATCH: usize = 1024;

@@ -20,7 +20,8 @@ use crate::proto::etcdserverpb::alarm_request::AlarmAction;
 use crate::proto::etcdserverpb::request_op::Request as Op;
 use crate::proto::etcdserverpb::{AlarmMember, AlarmRequest, AlarmType, PutRequest, RequestOp, TxnRequest};
 use crate::proto::membershippb::{Attributes, Member};
-use crate::request::{Header, Request, Response};
+use crate::request::Request;
+use crate::response::{Header, Response};
 use crate::stdx::time::Instant;
 
 /// What apply keeps in memory beside the store. All of it can be read back from there.

@@ -14,7 +14,8 @@ use super::replica::{Replica, lowest};
 use crate::btree::{Applied, Read, WriteTxn};
 use crate::limits::{APPLY_ENTRIES_MAX, SWEEP_SLICE, TAIL_BYTES_MAX};
 use crate::mvcc::compact;
-use crate::request::{Entry, Request, Response};
+use crate::request::{Entry, Request};
+use crate::response::Response;
 use crate::stdx::time::Instant;
 
 impl Replica {

@@ -17,7 +17,7 @@ use crate::mvcc::EventBatch;
 use crate::mvcc::compact_hash::CompactionDigest;
 use crate::mvcc::hash::KvHash;
 use crate::page::CheckpointJob;
-use crate::request::Response;
+use crate::response::Response;
 use crate::wal::{SegmentName, Write};
 
 /// Names a request on its way. Opaque here: it comes back with the reply.

@@ -29,7 +29,8 @@ use crate::mvcc::pin::Pins;
 use crate::mvcc::write::lease_keys;
 use crate::proto::etcdserverpb::LeaseRevokeRequest;
 use crate::proto::membershippb::{Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest};
-use crate::request::{Request, Response};
+use crate::request::Request;
+use crate::response::Response;
 use crate::stdx::time::{Duration, Instant};
 use crate::wal::{Appender, SnapshotMark};
 

@@ -3,7 +3,8 @@
 
 use crate::error::Error;
 use crate::mvcc::txn::Ops;
-use crate::request::{Request, Response};
+use crate::request::Request;
+use crate::response::Response;
 
 /// Kinds of entries that are counted each for itself, by etcd's names of them.
 pub const APPLIES: [&str; 9] = [

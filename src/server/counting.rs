@@ -19,7 +19,8 @@ use crate::proto::etcdserverpb::{AlarmType, RangeRequest, TxnRequest};
 use crate::replica::Replica;
 use crate::replica::port::Output;
 use crate::replica::tally::Tally;
-use crate::request::{Kind, Response};
+use crate::request::Kind;
+use crate::response::Response;
 use crate::stdx::time::{Duration, Instant};
 
 /// What the replica core has counted, and when the compaction under way began.

@@ -18,7 +18,7 @@ use kevel::mvcc::hash::HashKv;
 use kevel::mvcc::{View, range};
 use kevel::proto::etcdserverpb::*;
 use kevel::replica::port::{Input, LeaseCall, Ticket};
-use kevel::request::{self, Header, Response};
+use kevel::response::{self, Header, Response};
 use kevel::stdx::time::{Duration, Instant};
 use kevel::watch::StreamId;
 
@@ -296,7 +296,7 @@ impl World {
 
 /// A reply as the message that a client gets, headers reduced to the revision.
 fn decode(expected: &Result<Answer, Refusal>, response: &Response) -> Option<(Answer, i64)> {
-    let bytes = request::encode(response, &Header::default());
+    let bytes = response::encode(response, &Header::default());
     let answer = match expected.as_ref().ok()? {
         Answer::Put(_) => Answer::Put(PutResponse::decode(bytes).ok()?),
         Answer::DeleteRange(_) => Answer::DeleteRange(DeleteRangeResponse::decode(bytes).ok()?),

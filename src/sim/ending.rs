@@ -9,7 +9,7 @@ use super::workload::Ask;
 use super::world::World;
 use kevel::proto::etcdserverpb::*;
 use kevel::replica::port::{Input, LeaseCall, Output, Ticket};
-use kevel::request::Response;
+use kevel::response::Response;
 
 /// The end.
 impl World {

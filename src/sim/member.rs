@@ -18,7 +18,7 @@ use kevel::replica::bootstrap::Foundation;
 use kevel::replica::port::{Input, Outputs, Ticket};
 use kevel::replica::read_gate::ReadGate;
 use kevel::replica::{Opening, Replica, Settings};
-use kevel::request::Response;
+use kevel::response::Response;
 use kevel::wal::segment::first_needed;
 use kevel::wal::{self, SegmentName};
 use kevel::watch::encode::Identity;

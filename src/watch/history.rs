@@ -4,9 +4,9 @@
 use std::ops::ControlFlow;
 
 use crate::btree::Read;
-use crate::mvcc::wire::KeyValue;
 pub use crate::mvcc::{Event, EventBatch};
 use crate::mvcc::{Revision, View};
+use crate::wire::KeyValue;
 
 /// One change read back from the store.
 #[derive(Clone, Copy, Debug)]

@@ -18,7 +18,8 @@ use crate::proto::etcdserverpb::{
     CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest,
 };
 use crate::replica::apply::{put_cost, txn_cost};
-use crate::request::{self, Header, Kind, Response};
+use crate::request::Kind;
+use crate::response::{self, Header, Response};
 use crate::server::counting::{self, ReadTimes};
 use crate::server::grpc::{Incoming, Outgoing, Responder, Status};
 use crate::server::io::{clock, task};
@@ -271,7 +272,7 @@ pub fn txn(session: &Rc<Session>, message: Bytes, reply: Responder) {
 fn answer_txn(session: &Rc<Session>, request: &TxnRequest, times: ReadTimes, reply: Responder) {
     let outcome = session.view(|view| txn::read(view, request));
     let answer = outcome.map(|txn::Outcome { revision, body, ops }| {
-        (request::encode(&Response::Txn { revision, body }, &session.header()), ops.ranges)
+        (response::encode(&Response::Txn { revision, body }, &session.header()), ops.ranges)
     });
     let counted = answer.as_ref().map(|(answer, ranges)| (answer, *ranges));
     counting::read_only_txn(session, reply.peer(), request, times, counted);

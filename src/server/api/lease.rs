@@ -17,7 +17,8 @@ use crate::proto::etcdserverpb::{
 };
 use crate::replica::apply::LEASE_COST;
 use crate::replica::port::LeaseCall;
-use crate::request::{self, Kind, Response};
+use crate::request::Kind;
+use crate::response::{self, Response};
 use crate::server::grpc::{Incoming, Outgoing, Responder, Status};
 use crate::server::io::task;
 use crate::server::session::Session;
@@ -76,7 +77,7 @@ pub fn leases(session: &Rc<Session>, message: Bytes, reply: Responder) {
 
 fn ask(session: &Rc<Session>, call: LeaseCall, reply: Responder) {
     session.lease(call, move |session, result| match result {
-        Ok(response) => reply.send(Ok(request::encode(&response, &session.header()))),
+        Ok(response) => reply.send(Ok(response::encode(&response, &session.header()))),
         Err(status) => reply.fail(&status),
     });
 }
@@ -193,7 +194,7 @@ impl Renewals {
             return; // behind a failure nothing is said any more
         }
         let sent = result.and_then(|response| match self.outgoing.borrow_mut().as_mut() {
-            Some(outgoing) => outgoing.send(request::encode(&response, &session.header())),
+            Some(outgoing) => outgoing.send(response::encode(&response, &session.header())),
             None => Ok(()),
         });
         if let Err(status) = sent {

@@ -11,7 +11,7 @@ use super::mesh::Receiver;
 use crate::error::Error;
 use crate::mvcc::event::EventBatch;
 use crate::replica::port::Ticket;
-use crate::request::Response;
+use crate::response::Response;
 use crate::server::counting;
 use crate::server::io::{clock, task};
 use crate::server::session::Session;

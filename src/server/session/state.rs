@@ -22,7 +22,8 @@ use crate::mvcc::pin::PinSlot;
 use crate::mvcc::remembered::PlanMemory;
 use crate::replica::port::{Input, LeaseCall, Ticket};
 use crate::replica::read_gate::ReadGate;
-use crate::request::{self, Header, Kind, Response};
+use crate::request::{self, Kind};
+use crate::response::{self, Header, Response};
 use crate::server::api::watch::Watches;
 use crate::server::core::mesh::Sender;
 use crate::server::counting;
@@ -297,7 +298,7 @@ impl Session {
         let Some(waiting) = self.tickets.borrow_mut().redeem(ticket.0) else { return };
         match (waiting, result) {
             (Waiting::Client { reply, kind, asked, message }, Ok(response)) => {
-                let answer = request::encode(&response, &self.header());
+                let answer = response::encode(&response, &self.header());
                 let request = Asked { kind, message: &message, peer: reply.peer() };
                 counting::answer(self, &request, now.since(asked), Ok((&response, &answer)));
                 reply.send(Ok(answer));
