@@ -29,7 +29,7 @@ impl Api for Echo {
     fn unary(&self, call: Call, message: Bytes, reply: Responder) {
         match call.method {
             Method::LeaseLeases => {
-                let mut answer = reply.stream(LIST_BYTES);
+                let Some(mut answer) = reply.stream(LIST_BYTES) else { return };
                 task::spawn(async move {
                     while answer.left() > 0 {
                         let Ok(room) = answer.has_room().await else { return };

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant as Clock};
 
 use bytes::BytesMut;
 use kevel::btree::{Read, Store};
+use kevel::mvcc::View;
+use kevel::mvcc::range::Plan;
 use kevel::mvcc::remembered::PlanMemory;
 use kevel::mvcc::write::initialize;
-use kevel::mvcc::{Range, View};
 use kevel::proto::etcdserverpb::{PutRequest, RangeRequest};
 use kevel::replica::apply::{State, apply};
 use kevel::request::Request;
@@ -56,12 +57,12 @@ fn list(view: &View<'_, impl Read>, memory: &PlanMemory) -> (Duration, Duration)
     let everything =
         RangeRequest { key: b"\0"[..].into(), range_end: b"\0"[..].into(), ..Default::default() };
     let begun = Clock::now();
-    let mut range = Range::new(view, &everything).expect("a range");
-    range.remember_in(memory);
-    while !range.plan(view, PLAN_SLICE) {}
+    let mut plan = Plan::new(view, &everything).expect("a range");
+    plan.remember_in(memory);
+    let mut emission = plan.finish_in_legs(view, PLAN_SLICE).expect("a plan");
     let planned = begun.elapsed();
     let mut slice = BytesMut::with_capacity(SLICE_BYTES);
-    while !range.emit(view, &HEADER, &mut slice, SLICE_BYTES) {
+    while !emission.emit(view, &HEADER, &mut slice, SLICE_BYTES).expect("a slice") {
         std::hint::black_box(&slice);
         slice.clear();
     }

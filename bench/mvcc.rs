@@ -7,8 +7,9 @@ use std::ops::ControlFlow;
 use bytes::BytesMut;
 use kevel::btree::{Read, Store, WriteTxn};
 use kevel::mvcc::hash::HashKv;
+use kevel::mvcc::range::Plan;
 use kevel::mvcc::write::initialize;
-use kevel::mvcc::{Range, View, check, compact, range, txn};
+use kevel::mvcc::{View, check, compact, range, txn};
 use kevel::proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use kevel::proto::etcdserverpb::request_op::Request as Op;
 use kevel::proto::etcdserverpb::{Compare, PutRequest, RangeRequest, RequestOp, TxnRequest};
@@ -125,19 +126,19 @@ fn main() {
     let live = {
         let request = RangeRequest { count_only: true, ..everything.clone() };
         let started = Clock::now();
-        let mut counting = Range::new(&view, &request).expect("a range");
-        while !counting.plan(&view, 4096) {}
-        report("count, per key", counting.count() as u64, started);
-        counting.count() as u64
+        let counting = Plan::new(&view, &request).expect("a range");
+        let count = counting.finish_in_legs(&view, 4096).expect("a count").count() as u64;
+        report("count, per key", count, started);
+        count
     };
     let started = Clock::now();
-    let mut list = Range::new(&view, &everything).expect("a range");
-    while !list.plan(&view, 4096) {}
+    let list = Plan::new(&view, &everything).expect("a range");
+    let mut list = list.finish_in_legs(&view, 4096).expect("a plan");
     report("list: plan, per key", live, started);
     let started = Clock::now();
     let mut slice = BytesMut::with_capacity(256 << 10);
     let mut bytes = 0;
-    while !list.emit(&view, &HEADER, &mut slice, 128 << 10) {
+    while !list.emit(&view, &HEADER, &mut slice, 128 << 10).expect("a slice") {
         bytes += slice.len();
         slice.clear();
     }

@@ -64,6 +64,19 @@ pub const EXPIRE_MAX: usize = 192;
 /// Revisions removed between two turns while a sweep is due.
 pub const SWEEP_SLICE: usize = 128;
 
+/// Bytes of pairs in an answer that is assembled because it is read in the middle of a write: to a Txn that writes, or to
+/// a DeleteRange that shows what it deleted. One that is longer becomes an error, after the write was applied. Answers
+/// of requests that only read are not assembled, and are bounded by [`MESSAGE_SENT_BYTES_MAX`] alone.
+pub const ANSWER_ASSEMBLED_BYTES_MAX: usize = 64 << 20;
+
+/// Bytes of one message to a client: what etcd sends, and what its clients take.
+pub const MESSAGE_SENT_BYTES_MAX: usize = i32::MAX as usize;
+
+/// What all answers of a session core may keep of the pairs that they sort, in some 40 bytes for each pair.
+pub const SORTED_BYTES_MAX: usize = 256 << 20;
+
+const _: () =
+    assert!(ANSWER_ASSEMBLED_BYTES_MAX < MESSAGE_SENT_BYTES_MAX / 2, "what is assembled can be sent");
 const _: () = assert!(EXPIRE_MAX < APPLY_ENTRIES_MAX, "a batch of expiries is applied in one turn");
 const _: () =
     assert!(DIRTY_BYTES_LIMIT >= 2 * DIRTY_BYTES_MAX, "a checkpoint has time before proposals wait for it");

@@ -75,6 +75,13 @@ pub enum Response {
         /// The encoded TxnResponse without its header.
         body: Bytes,
     },
+    /// To a write that was applied and whose answer is longer than may be assembled.
+    Overlong {
+        /// The revision of the write.
+        revision: i64,
+        /// Bytes that the answer would have had, or little more.
+        len: usize,
+    },
     /// To a Compaction. If it was to be physical, the reply waits until the store is swept up to `compacted`.
     Compact {
         /// The store's revision.
@@ -151,6 +158,7 @@ impl Response {
             | Response::Put { revision, .. }
             | Response::DeleteRange { revision, .. }
             | Response::Txn { revision, .. }
+            | Response::Overlong { revision, .. }
             | Response::Compact { revision, .. }
             | Response::LeaseGrant { revision, .. }
             | Response::LeaseRevoke { revision }
@@ -179,7 +187,8 @@ pub fn encode(response: &Response, header: &Header) -> Bytes {
             int_field_len(*id) + int_field_len(*ttl) + int_field_len(*granted_ttl) + keys
         }
         Response::LeaseLeases { ids, .. } => ids.iter().map(|id| bytes_field_len(int_field_len(*id))).sum(),
-        Response::Compact { .. }
+        Response::Overlong { .. }
+        | Response::Compact { .. }
         | Response::LeaseRevoke { .. }
         | Response::LeaseCheckpoint { .. }
         | Response::Done => 0,
@@ -218,7 +227,8 @@ pub fn encode(response: &Response, header: &Header) -> Bytes {
                 put_int_field(&mut out, 1, id);
             }
         }
-        Response::Compact { .. }
+        Response::Overlong { .. }
+        | Response::Compact { .. }
         | Response::LeaseRevoke { .. }
         | Response::LeaseCheckpoint { .. }
         | Response::Done => {}

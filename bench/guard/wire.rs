@@ -3,7 +3,8 @@
 use super::load::{HEADER, KEYS, Replicated, namespace, put, shuffled};
 use super::meter::Meter;
 use bytes::{BufMut, Bytes, BytesMut};
-use kevel::mvcc::{Range, View, check};
+use kevel::mvcc::range::{Plan, Progress};
+use kevel::mvcc::{View, check};
 use kevel::proto::etcdserverpb::{PutRequest, RangeRequest};
 use kevel::response::{Response, encode};
 use kevel::server::api::decode::{decode, decode_kept};
@@ -64,9 +65,11 @@ pub fn run(meter: &mut Meter) {
         for request in &requests {
             let snapshot = planner.snapshot();
             let view = View::new(&snapshot);
-            let mut range = Range::new(&view, black_box(request)).expect("a legal range");
-            assert!(range.plan(&view, 1024), "ten pairs are planned at once");
-            black_box(range);
+            let plan = Plan::new(&view, black_box(request)).expect("a legal range");
+            let Ok(Progress::Done(emission)) = plan.step(&view, 1024) else {
+                panic!("ten pairs are planned at once")
+            };
+            black_box(emission);
         }
         MESSAGES
     });
@@ -74,18 +77,20 @@ pub fn run(meter: &mut Meter) {
         let snapshot = planner.snapshot();
         let view = View::new(&snapshot);
         let planned = requests.iter().map(|request| {
-            let mut range = Range::new(&view, request).expect("a legal range");
-            assert!(range.plan(&view, usize::MAX) && range.kvs() == PAIRS, "ten pairs are there");
-            range
+            let plan = Plan::new(&view, request).expect("a legal range");
+            let emission = plan.finish(&view).expect("a plan");
+            assert!(emission.kvs() == PAIRS, "ten pairs are there");
+            emission
         });
         planned.collect::<Vec<_>>()
     };
     meter.measure("range response of 10 pairs, encode", "response", &mut plan, |planned| {
-        for range in planned {
+        for emission in planned {
             let snapshot = reader.snapshot();
             let view = View::new(&snapshot);
-            let mut out = BytesMut::with_capacity(range.encoded_len(&HEADER));
-            assert!(range.emit(&view, &HEADER, &mut out, usize::MAX), "it is written at once");
+            let mut out = BytesMut::with_capacity(emission.encoded_len(&HEADER));
+            let complete = emission.emit(&view, &HEADER, &mut out, usize::MAX);
+            assert!(complete == Ok(true), "it is written at once");
             black_box(out.freeze());
         }
         MESSAGES

@@ -6,13 +6,17 @@ use std::ops::ControlFlow;
 use bytes::{Bytes, BytesMut};
 use prost::Message;
 
+use super::answer_room::AnswerRoom;
 use super::hash::HashKv;
 use super::leaf_counts::LeafCounts;
 use super::model::{Model, Refusal};
+use super::range::{Emission, Plan, Progress};
+use super::remembered::PlanMemory;
 use super::revision::Revision;
 use super::schema::{split_garbage_key, split_index_key, split_kv_value, unescape_index_prefix};
+use super::txn_read::{TxnEmission, TxnProgress};
 use super::write::{Writer, initialize, lease_keys};
-use super::{EventBatch, Range, RangeStream, View, check, compact, range, txn};
+use super::{EventBatch, RangeStream, ReadTxn, View, check, compact, range, txn};
 use crate::btree::{Read, Store, Tree, WriteTxn};
 use crate::error::Error;
 use crate::proto::etcdserverpb::compare::TargetUnion;
@@ -54,10 +58,16 @@ pub fn run(seed: u64) {
 
 /// A long answer under way.
 struct Reading {
-    range: Range,
-    planned: bool,
+    stage: Option<Stage>,
     expected: Vec<u8>,
     out: BytesMut,
+}
+
+enum Stage {
+    Range(Plan),
+    RangeEmission(Emission),
+    Txn(ReadTxn),
+    TxnEmission(TxnEmission),
 }
 
 /// A stream under way.
@@ -123,8 +133,8 @@ impl World {
     }
 
     fn pinned(&self) -> Option<i64> {
-        let readings = self.readings.iter().map(|reading| reading.range.at());
-        let streams = self.streams.iter().map(|streaming| streaming.stream.at());
+        let readings = self.readings.iter().filter_map(|reading| reading.stage.as_ref().map(Stage::pin));
+        let streams = self.streams.iter().map(|streaming| streaming.stream.pin());
         let hashings = self.hashings.iter().map(|hashing| hashing.hash.pin());
         readings.chain(streams).chain(hashings).min()
     }
@@ -207,7 +217,7 @@ impl World {
         let (key, range_end) = self.interval();
         let request = DeleteRangeRequest { key, range_end, prev_kv: self.prng.chance(1, 2) };
         let mut writer = Writer::begin(txn);
-        let deleted = writer.delete_range(&request);
+        let deleted = writer.delete_range(&request, &mut AnswerRoom::default());
         let ours = Response::DeleteRange {
             revision: writer.revision(),
             deleted: deleted.keys,
@@ -225,19 +235,28 @@ impl World {
         }
         let leases = self.model.leases.clone();
         let (ours, events) = if txn::is_read_only(&request) {
-            (txn::read(&View::new(&*txn), &request), None)
+            (self.read_txn(&View::new(&*txn), &request), None)
         } else {
             match txn::apply(txn, &request, &|id| leases.contains(&id), true) {
-                Ok((outcome, events)) => (Ok(outcome), events),
+                Ok((outcome, events)) => {
+                    (outcome.response.map(|response| encode(&response, &Header::default())), events)
+                }
                 Err(error) => (Err(error), None),
             }
         };
-        let ours = ours.map(|outcome| {
-            let response = Response::Txn { revision: outcome.revision, body: outcome.body };
-            encode(&response, &Header::default())
-        });
         judge(ours, self.model.txn(&request), &request);
         events
+    }
+
+    fn read_txn<R: Read>(&mut self, view: &View<'_, R>, request: &TxnRequest) -> Result<Bytes, Error> {
+        let mut stage = Stage::Txn(ReadTxn::new(view, request.clone(), &PlanMemory::new(0)));
+        let mut out = BytesMut::new();
+        loop {
+            match stage.proceed(view, &mut out, &mut self.prng)? {
+                Some(next) => stage = next,
+                None => return Ok(out.freeze()),
+            }
+        }
     }
 
     fn judge_events<R: Read>(&self, view: &View<'_, R>, batch: &EventBatch) {
@@ -284,11 +303,13 @@ impl World {
         let theirs = self.model.range(&request, self.model.revision);
         judge(range::answer(view, &header, &request), theirs.clone(), &request);
         // The general way has to agree with the short cut for one key.
-        match (Range::new(view, &request), theirs) {
-            (Ok(mut range), Ok(theirs)) => {
+        match (Plan::new(view, &request), theirs) {
+            (Ok(plan), Ok(theirs)) => {
                 let mut out = BytesMut::new();
-                while !range.plan(view, 1 + self.prng.below(4) as usize) {}
-                while !range.emit(view, &header, &mut out, self.prng.below(40) as usize) {}
+                let mut stage = Stage::Range(plan);
+                while let Some(next) = stage.proceed(view, &mut out, &mut self.prng).expect("it is kept") {
+                    stage = next;
+                }
                 assert_eq!(out, theirs.encode_to_vec(), "{request:?}");
             }
             (ours, theirs) => assert_eq!(ours.err().map(Error::message), theirs.err()),
@@ -299,16 +320,25 @@ impl World {
         let mut reader = self.store.readers().register();
         let snapshot = reader.snapshot();
         let view = View::new(&snapshot);
-        match self.prng.below(3) {
+        match self.prng.below(4) {
             0 => {
                 let request = self.range_request();
                 let theirs = self.model.range(&request, self.model.revision);
-                if let (Ok(range), Ok(theirs)) = (Range::new(&view, &request), theirs) {
-                    let expected = theirs.encode_to_vec();
-                    self.readings.push(Reading { range, planned: false, expected, out: BytesMut::new() });
+                if let (Ok(plan), Ok(theirs)) = (Plan::new(&view, &request), theirs) {
+                    self.start_reading(Stage::Range(plan), theirs.encode_to_vec());
                 }
             }
             1 => {
+                let request = self.txn_request(0);
+                if check::txn(&request, 128).is_ok()
+                    && txn::is_read_only(&request)
+                    && let Ok(theirs) = self.model.txn(&request)
+                {
+                    let txn = ReadTxn::new(&view, request, &PlanMemory::new(0));
+                    self.start_reading(Stage::Txn(txn), theirs.encode_to_vec());
+                }
+            }
+            2 => {
                 let mut request = self.range_request();
                 // etcd pins a stream to its first revision only if none was asked for: with a negative one every
                 // chunk reads the newest state, which the model, asked once, does not know.
@@ -345,23 +375,23 @@ impl World {
         }
     }
 
+    fn start_reading(&mut self, stage: Stage, expected: Vec<u8>) {
+        self.readings.push(Reading { stage: Some(stage), expected, out: BytesMut::new() });
+    }
+
     fn continue_long(&mut self) {
         let mut reader = self.store.readers().register();
         let snapshot = reader.snapshot();
         let view = View::new(&snapshot).counting_with(&self.counts);
-        let header = Header::default();
         let prng = &mut self.prng;
         self.readings.retain_mut(|reading| {
-            if !reading.planned {
-                reading.planned = reading.range.plan(&view, 1 + prng.below(10) as usize);
-                if reading.planned {
-                    assert_eq!(reading.range.encoded_len(&header), reading.expected.len());
-                }
-                return true;
+            let Some(stage) = reading.stage.take() else { return false };
+            reading.stage = stage.proceed(&view, &mut reading.out, prng).expect("it is pinned");
+            if let Some(len) = reading.stage.as_ref().and_then(Stage::encoded_len) {
+                assert_eq!(len, reading.expected.len());
             }
-            let complete = reading.range.emit(&view, &header, &mut reading.out, prng.below(100) as usize);
-            assert!(!complete || reading.out == reading.expected);
-            !complete
+            assert!(reading.stage.is_some() || reading.out == reading.expected);
+            reading.stage.is_some()
         });
         self.streams.retain_mut(|streaming| !streaming.proceed(&view, prng));
         self.hashings.retain_mut(|hashing| {
@@ -557,6 +587,55 @@ impl World {
     }
 }
 
+impl Stage {
+    fn pin(&self) -> i64 {
+        match self {
+            Stage::Range(plan) => plan.pin(),
+            Stage::RangeEmission(emission) => emission.pin(),
+            Stage::Txn(txn) => txn.pin(),
+            Stage::TxnEmission(emission) => emission.pin(),
+        }
+    }
+
+    /// The length of the answer, once it is known.
+    fn encoded_len(&self) -> Option<usize> {
+        match self {
+            Stage::Range(_) | Stage::Txn(_) => None,
+            Stage::RangeEmission(emission) => Some(emission.encoded_len(&Header::default())),
+            Stage::TxnEmission(emission) => Some(emission.encoded_len(&Header::default())),
+        }
+    }
+
+    /// One leg; nothing once the answer is complete.
+    fn proceed<R: Read>(
+        self,
+        view: &View<'_, R>,
+        out: &mut BytesMut,
+        prng: &mut Prng,
+    ) -> Result<Option<Self>, Error> {
+        let header = Header::default();
+        let (budget, bytes) = (1 + prng.below(10) as usize, prng.below(100) as usize);
+        Ok(match self {
+            Stage::Range(plan) => Some(match plan.step(view, budget)? {
+                Progress::Pending(plan) => Stage::Range(plan),
+                Progress::Done(emission) => Stage::RangeEmission(emission),
+            }),
+            Stage::Txn(txn) => Some(match txn.step(view, budget)? {
+                TxnProgress::Pending(txn) => Stage::Txn(txn),
+                TxnProgress::Done(emission) => Stage::TxnEmission(emission),
+            }),
+            Stage::RangeEmission(mut emission) => {
+                let complete = emission.emit(view, &header, out, bytes)?;
+                (!complete).then_some(Stage::RangeEmission(emission))
+            }
+            Stage::TxnEmission(mut emission) => {
+                let complete = emission.emit(view, &header, out, bytes)?;
+                (!complete).then_some(Stage::TxnEmission(emission))
+            }
+        })
+    }
+}
+
 impl Streaming {
     /// One leg; true when the stream has ended.
     fn proceed<R: Read>(&mut self, view: &View<'_, R>, prng: &mut Prng) -> bool {
@@ -569,8 +648,8 @@ impl Streaming {
             Ok(false) => return false,
             Ok(true) => {}
         }
-        let len = self.out.is_empty().then(|| self.stream.message_len(&header));
-        if !self.stream.emit(view, &header, &mut self.out, prng.below(100) as usize) {
+        let len = self.out.is_empty().then(|| self.stream.message_len(&header).expect("a message stands"));
+        if !self.stream.emit(view, &header, &mut self.out, prng.below(100) as usize).expect("it is pinned") {
             return false;
         }
         let message = RangeStreamResponse::decode(&self.out.split()[..]).expect("a whole message");

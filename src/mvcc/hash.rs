@@ -210,6 +210,7 @@ impl core::ops::Deref for EtcdKey {
 mod tests {
     use super::*;
     use crate::btree::{Store, WriteTxn};
+    use crate::mvcc::answer_room::AnswerRoom;
     use crate::mvcc::write::{Writer, initialize};
     use crate::mvcc::{compact, txn};
     use crate::proto::etcdserverpb::request_op::Request as Op;
@@ -233,7 +234,7 @@ mod tests {
 
     fn delete(txn: &mut WriteTxn<'_>, key: &[u8], range_end: &[u8]) {
         let mut writer = Writer::begin(txn);
-        writer.delete_range(&delete_request(key, range_end));
+        writer.delete_range(&delete_request(key, range_end), &mut AnswerRoom::default());
         writer.finish();
     }
 

@@ -2,8 +2,8 @@
 //!
 //! etcd counts every key of the interval, however few pairs were asked for. A published leaf never changes, so what a
 //! core has counted in it once holds until the leaf is replaced, and the next count looks at its header and first key
-//! and no more. What a leaf cannot know is whether its first key began in the leaf before: that is remembered with the
-//! neighbour for which it was found out.
+//! and no more. A key's revisions may span leaves; whether the first key continues from the previous leaf is cached with
+//! that leaf's id.
 #![forbid(unsafe_code)]
 
 use std::cell::RefCell;
@@ -92,8 +92,10 @@ impl LeafCounts {
 mod tests {
     use super::*;
     use crate::btree::Store;
+    use crate::mvcc::answer_room::AnswerRoom;
+    use crate::mvcc::range::{Plan, Progress};
     use crate::mvcc::write::{Writer, initialize};
-    use crate::mvcc::{Range, View, compact};
+    use crate::mvcc::{View, compact};
     use crate::proto::etcdserverpb::{DeleteRangeRequest, PutRequest, RangeRequest};
     use crate::stdx::prng::Prng;
 
@@ -118,7 +120,8 @@ mod tests {
             for _ in 0..1 + prng.below(3) {
                 let key = random_key(prng).into();
                 if prng.chance(1, 4) {
-                    writer.delete_range(&DeleteRangeRequest { key, ..DeleteRangeRequest::default() });
+                    let delete = DeleteRangeRequest { key, ..DeleteRangeRequest::default() };
+                    writer.delete_range(&delete, &mut AnswerRoom::default());
                 } else {
                     writer.put(&PutRequest { key, ..PutRequest::default() });
                 }
@@ -168,18 +171,23 @@ mod tests {
                 let request = random_request(prng, oldest, store.applied().revision);
                 let snapshot = reader.snapshot();
                 let view = View::new(&snapshot);
-                let mut theirs = Range::new(&view, &request).unwrap();
-                let mut ours = Range::new(&view, &request).unwrap();
-                while !theirs.plan(&view, 100_000) {}
+                let mut ours = Plan::new(&view, &request).unwrap();
+                let theirs = Plan::new(&view, &request).unwrap().finish(&view).unwrap();
                 drop(snapshot);
                 let budget = [7, 300, 100_000][prng.below(3) as usize];
                 let mut legs = 1;
-                while !ours.plan(&View::new(&reader.snapshot()).counting_with(&counts), budget) {
+                let ours = loop {
+                    let snapshot = reader.snapshot();
+                    match ours.step(&View::new(&snapshot).counting_with(&counts), budget).unwrap() {
+                        Progress::Done(emission) => break emission,
+                        Progress::Pending(plan) => ours = plan,
+                    }
+                    drop(snapshot);
                     legs += 1;
                     if prng.chance(1, 100) {
                         change(&mut store, prng);
                     }
-                }
+                };
                 assert_eq!((ours.count(), ours.kvs()), (theirs.count(), theirs.kvs()), "{request:?}");
                 shortened += usize::from(budget == 300 && legs <= 3 && ours.count() > 1_000);
             }

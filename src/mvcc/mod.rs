@@ -23,15 +23,15 @@
 //!   session core                                   replica core
 //!   check::*          before anything is proposed  Writer, txn::apply, compact::mark   inside one write transaction
 //!   View::new(&snapshot)                           compact::sweep                      in slices, between turns
-//!     range::answer, Range, RangeStream, txn::read
+//!     range::answer, range::Plan, RangeStream, ReadTxn
 //!     View::events, value_at     (watch catch-up)
 //!     HashKv
 //!                                                  the digester
 //!                                                  compact_hash::CompactionDigest   before the sweep
 //! ```
 //!
-//! A [`View`] is a consistent state for one synchronous slice of work. What takes longer ([`Range`], [`RangeStream`],
-//! [`hash::HashKv`]) is a small state machine that is given a fresh view for every leg and holds nothing in between
+//! A [`View`] is a consistent state for one synchronous slice of work. What takes longer ([`range::Plan`],
+//! [`RangeStream`], [`ReadTxn`], [`hash::HashKv`]) is a small state machine that is given a fresh view for every leg and holds nothing in between
 //! but a revision, which its owner pins: the sweep spares whatever died above the lowest pin.
 //!
 //! # Invariants
@@ -53,9 +53,11 @@
 //! on, start with [`schema`] and [`view`], then [`write`].
 #![forbid(unsafe_code)]
 
+pub mod answer_room;
 pub mod check;
 pub mod compact;
 pub mod compact_hash;
+mod condition;
 pub mod event;
 pub mod fuzz;
 pub mod hash;
@@ -68,14 +70,15 @@ pub mod remembered;
 pub mod revision;
 pub mod schema;
 pub mod txn;
+pub mod txn_read;
 mod values;
 pub mod view;
 pub mod walk;
 pub mod write;
 
 pub use event::{Event, EventBatch, PastEvent};
-pub use range::Range;
 pub use range_stream::RangeStream;
 pub use revision::Revision;
+pub use txn_read::ReadTxn;
 pub use view::View;
 pub use write::Writer;

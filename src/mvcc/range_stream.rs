@@ -1,12 +1,14 @@
 //! Answering a RangeStream: the walk of a Range in chunks, each a message of its own.
 //!
 //! Chunks are sized as etcd sizes them: ten keys at first, then twice or half as many while a chunk's encoding is
-//! below half or above twice the request limit. Only the last message has header, `more` and `count`.
+//! below half or above twice the request limit. Unlike etcd's, a chunk ends before it is longer than twice the request
+//! limit (one pair aside), so small pairs followed by large ones do not make a message that no client takes; the next
+//! chunk then has as many keys as this one. Only the last message has header, `more` and `count`.
 #![forbid(unsafe_code)]
 
 use bytes::BytesMut;
 
-use super::range::Range;
+use super::range::{Emission, Plan, Progress, put_tail, tail_len};
 use super::view::View;
 use super::walk::{Interval, Position};
 use crate::btree::Read;
@@ -24,7 +26,7 @@ pub struct RangeStream {
     interval: Interval,
     /// Where the next chunk starts.
     position: Position,
-    /// Pairs the client wants in all; negative takes everything in one chunk.
+    /// Pairs the client wants in all; negative takes everything in one chunk, as etcd does.
     total_limit: i64,
     chunk_target: usize,
     /// The store's revision when the stream started: what the last header says.
@@ -38,12 +40,12 @@ enum Stage {
     /// The next chunk starts at `position`.
     Next,
     /// Walking the index for the next chunk.
-    Chunk(Range),
+    Chunk(Plan),
     /// The last chunk is known; counting the keys behind it.
-    Rest { chunk: Range, rest: Box<Range> },
+    Rest { chunk: Emission, rest: Box<Plan> },
     /// A message stands.
-    Message { chunk: Range, last: Option<Last>, begun: bool },
-    /// The last message has been written.
+    Message { chunk: Emission, last: Option<Last>, begun: bool },
+    /// The last message has been written, or the stream has ended with an error.
     Finished,
 }
 
@@ -64,91 +66,94 @@ impl RangeStream {
         let interval = Interval::new(&request.key, &request.range_end);
         let total_limit = if request.limit == 0 { i64::MAX } else { request.limit };
         request.limit = FIRST_CHUNK.min(total_limit);
-        let position = interval.start();
-        let chunk = Range::from(view, &request, interval.clone(), position.clone(), false)?;
+        view.resolve(request.revision)?;
         if request.revision == 0 {
-            request.revision = chunk.revision();
+            request.revision = view.revision();
         }
         Ok(Self {
-            revision: chunk.revision(),
+            revision: view.revision(),
             request,
+            position: interval.start(),
             interval,
-            position,
             total_limit,
             chunk_target: max_request_bytes,
             sent: 0,
-            stage: Stage::Chunk(chunk),
+            stage: Stage::Next,
         })
     }
 
     /// Main revision that is read; pin it for the stream's life.
-    pub fn at(&self) -> i64 {
+    pub fn pin(&self) -> i64 {
         if self.request.revision <= 0 { self.revision } else { self.request.revision }
     }
 
     /// Goes on planning the next message, looking at up to `budget` index entries; true once it stands, or if
-    /// there is none left. A compaction that passed the stream's revision in between ends it with an error.
+    /// there is none left.
+    ///
+    /// # Errors
+    /// When the stream's revision has gone, or its range cannot be read any further.
     pub fn plan<R: Read>(&mut self, view: &View<'_, R>, budget: usize) -> Result<bool, Error> {
-        if let Stage::Next = self.stage {
-            let (interval, position) = (self.interval.clone(), self.position.clone());
-            self.stage = Stage::Chunk(Range::from(view, &self.request, interval, position, false)?);
-        }
-        match &mut self.stage {
-            Stage::Message { .. } | Stage::Finished => return Ok(true),
-            Stage::Next => unreachable!("it has just become a chunk"),
-            Stage::Chunk(chunk) => {
-                if !chunk.plan(view, budget) {
-                    return Ok(false);
-                }
-            }
-            Stage::Rest { rest, .. } => {
-                if !rest.plan(view, budget) {
-                    return Ok(false);
-                }
-            }
-        }
         self.stage = match core::mem::replace(&mut self.stage, Stage::Finished) {
-            Stage::Chunk(chunk) => {
-                self.sent += chunk.kvs() as i64;
-                if self.request.count_only {
-                    let count = chunk.count();
-                    Stage::Message { chunk, last: Some(Last { more: false, count }), begun: false }
-                } else if !chunk.more() {
-                    let count = self.sent;
-                    Stage::Message { chunk, last: Some(Last { more: false, count }), begun: false }
-                } else if self.sent == self.total_limit {
-                    let count_request = RangeRequest { count_only: true, ..self.request.clone() };
-                    let behind = chunk.behind().clone();
-                    let rest = Range::from(view, &count_request, self.interval.clone(), behind, true)?;
-                    self.stage = Stage::Rest { chunk, rest: Box::new(rest) };
-                    return Ok(false);
-                } else {
-                    self.adjust(&chunk);
-                    Stage::Message { chunk, last: None, begun: false }
-                }
-            }
-            Stage::Rest { chunk, rest } => {
-                let last = Last { more: true, count: self.sent + rest.count() };
-                Stage::Message { chunk, last: Some(last), begun: false }
-            }
+            Stage::Next => Stage::Chunk(self.next_chunk(view)?),
             stage => stage,
         };
-        Ok(true)
+        self.stage = match core::mem::replace(&mut self.stage, Stage::Finished) {
+            Stage::Chunk(chunk) => match chunk.step(view, budget)? {
+                Progress::Pending(chunk) => Stage::Chunk(chunk),
+                Progress::Done(chunk) => self.on_chunk(view, chunk)?,
+            },
+            Stage::Rest { chunk, rest } => match rest.step(view, budget)? {
+                Progress::Pending(rest) => Stage::Rest { chunk, rest: Box::new(rest) },
+                Progress::Done(rest) => {
+                    let last = Last { more: true, count: self.sent + rest.count() };
+                    Stage::Message { chunk, last: Some(last), begun: false }
+                }
+            },
+            stage => stage,
+        };
+        Ok(matches!(self.stage, Stage::Message { .. } | Stage::Finished))
+    }
+
+    fn next_chunk<R: Read>(&self, view: &View<'_, R>) -> Result<Plan, Error> {
+        let bytes = if self.total_limit < 0 { usize::MAX } else { self.chunk_target.saturating_mul(2) };
+        let (interval, position) = (self.interval.clone(), self.position.clone());
+        Plan::part(view, &self.request, interval, position, bytes, false)
+    }
+
+    /// What comes after a chunk that is planned.
+    fn on_chunk<R: Read>(&mut self, view: &View<'_, R>, chunk: Emission) -> Result<Stage, Error> {
+        self.sent += chunk.kvs() as i64;
+        if !self.request.count_only && chunk.more() && self.sent == self.total_limit {
+            let request = RangeRequest { count_only: true, ..self.request.clone() };
+            let (interval, behind) = (self.interval.clone(), chunk.behind().clone());
+            let rest = Plan::part(view, &request, interval, behind, usize::MAX, true)?;
+            return Ok(Stage::Rest { chunk, rest: Box::new(rest) });
+        }
+        let last = if self.request.count_only {
+            Some(Last { more: false, count: chunk.count() })
+        } else if !chunk.more() {
+            Some(Last { more: false, count: self.sent })
+        } else {
+            self.adjust(&chunk);
+            None
+        };
+        Ok(Stage::Message { chunk, last, begun: false })
     }
 
     /// Where and how long the next chunk is.
-    fn adjust(&mut self, chunk: &Range) {
+    fn adjust(&mut self, chunk: &Emission) {
         self.position = chunk.behind().clone();
         // What etcd measures is the chunk as a RangeResponse of its own, with a header that has only a revision.
         let size = Header::default().field_len(self.revision)
             + chunk.kvs_len()
-            + Range::tail_len(chunk.more(), chunk.count());
+            + tail_len(chunk.more(), chunk.count());
         let limit = match self.request.limit {
+            limit if (chunk.kvs() as i64) < limit => chunk.kvs() as i64,
             limit if size < self.chunk_target / 2 => limit.saturating_mul(2),
-            limit if size > self.chunk_target * 2 => (limit / 2).max(1),
+            limit if size > self.chunk_target.saturating_mul(2) => limit / 2,
             limit => limit,
         };
-        self.request.limit = limit.min(self.total_limit - self.sent);
+        self.request.limit = limit.max(1).min(self.total_limit - self.sent);
     }
 
     /// True once the last message has been written.
@@ -156,31 +161,31 @@ impl RangeStream {
         matches!(self.stage, Stage::Finished)
     }
 
-    /// Exact length of the encoded RangeStreamResponse that stands.
-    pub fn message_len(&self, header: &Header) -> usize {
-        bytes_field_len(self.inner_len(header))
+    /// Exact length of the encoded RangeStreamResponse that stands; none if no message does.
+    pub fn message_len(&self, header: &Header) -> Option<usize> {
+        self.inner_len(header).map(bytes_field_len)
     }
 
-    fn inner_len(&self, header: &Header) -> usize {
-        let Stage::Message { chunk, last, .. } = &self.stage else {
-            panic!("the length of a message is known once it is planned")
-        };
-        let tail =
-            last.map_or(0, |last| header.field_len(self.revision) + Range::tail_len(last.more, last.count));
-        chunk.kvs_len() + tail
+    fn inner_len(&self, header: &Header) -> Option<usize> {
+        let Stage::Message { chunk, last, .. } = &self.stage else { return None };
+        let tail = last.map_or(0, |last| header.field_len(self.revision) + tail_len(last.more, last.count));
+        Some(chunk.kvs_len() + tail)
     }
 
     /// Appends the next slice of the message that stands; true once it is complete, and the next can be planned.
+    ///
+    /// # Errors
+    /// When the stream's revision has gone.
     pub fn emit<R: Read>(
         &mut self,
         view: &View<'_, R>,
         header: &Header,
         out: &mut BytesMut,
         bytes: usize,
-    ) -> bool {
+    ) -> Result<bool, Error> {
         let inner_len = self.inner_len(header);
-        let Stage::Message { chunk, last, begun } = &mut self.stage else {
-            panic!("a message is written once it is planned")
+        let (Stage::Message { chunk, last, begun }, Some(inner_len)) = (&mut self.stage, inner_len) else {
+            return Ok(true);
         };
         if !*begun {
             *begun = true;
@@ -189,16 +194,16 @@ impl RangeStream {
                 header.put_field(self.revision, out);
             }
         }
-        if !chunk.emit_kvs(view, out, bytes) {
-            return false;
+        if !chunk.emit_kvs(view, out, bytes)? {
+            return Ok(false);
         }
         self.stage = match *last {
             Some(last) => {
-                Range::put_tail(out, last.more, last.count);
+                put_tail(out, last.more, last.count);
                 Stage::Finished
             }
             None => Stage::Next,
         };
-        true
+        Ok(true)
     }
 }

@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use super::revision::Revision;
+use crate::error::Error;
 use crate::wire::{put_varint, take_varint};
 
 /// Bytes taken from the memory at a time.
@@ -21,26 +22,83 @@ const REVISION_BYTES_MAX: usize = 20;
 /// Bytes that one answer may remember.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 
-/// Bytes that all answers of a core may remember together, beyond the first 8 KB of each.
+/// Bytes that all answers of a core may keep of their plans together.
 #[derive(Clone, Debug)]
-pub struct PlanMemory(Rc<Cell<usize>>);
+pub struct PlanMemory(Rc<Pools>);
+
+#[derive(Debug)]
+struct Pools {
+    /// Left for remembered revisions, beyond the first 8 KB of each answer.
+    remembered: Cell<usize>,
+    /// Left for pairs to be sorted.
+    sorted: Cell<usize>,
+}
 
 impl PlanMemory {
-    /// Room for so many bytes.
-    pub fn new(bytes: usize) -> Self {
-        Self(Rc::new(Cell::new(bytes)))
+    /// Room for so many bytes of remembered revisions, and for all pairs that are to be sorted.
+    pub fn new(remembered: usize) -> Self {
+        Self::bounded(remembered, usize::MAX)
+    }
+
+    /// Room for so many bytes of remembered revisions, and of pairs to be sorted.
+    pub fn bounded(remembered: usize, sorted: usize) -> Self {
+        Self(Rc::new(Pools { remembered: Cell::new(remembered), sorted: Cell::new(sorted) }))
+    }
+
+    /// What an answer that sorts takes its memory from; nothing yet.
+    pub(super) fn for_sorting(&self) -> SortMemory {
+        SortMemory { memory: self.clone(), held: 0 }
+    }
+
+    #[cfg(test)]
+    pub(super) fn left_for_sorting(&self) -> usize {
+        self.0.sorted.get()
     }
 
     fn take(&self) -> bool {
-        let rest = self.0.get().checked_sub(CHUNK);
+        let rest = self.0.remembered.get().checked_sub(CHUNK);
         if let Some(rest) = rest {
-            self.0.set(rest);
+            self.0.remembered.set(rest);
         }
         rest.is_some()
     }
 
     fn give_back(&self) {
-        self.0.set(self.0.get() + CHUNK);
+        self.0.remembered.set(self.0.remembered.get() + CHUNK);
+    }
+}
+
+/// The memory that one answer has taken for pairs to be sorted; given back when dropped.
+#[derive(Debug)]
+pub(super) struct SortMemory {
+    memory: PlanMemory,
+    held: usize,
+}
+
+impl SortMemory {
+    /// Holds so many bytes in all.
+    ///
+    /// # Errors
+    /// When the core has no more for sorting.
+    pub(super) fn hold(&mut self, bytes: usize) -> Result<(), Error> {
+        let sorted = &self.memory.0.sorted;
+        let rest = (sorted.get() + self.held).checked_sub(bytes).ok_or(Error::TooManyRequests)?;
+        sorted.set(rest);
+        self.held = bytes;
+        Ok(())
+    }
+
+    /// Gives back what is held beyond so many bytes.
+    pub(super) fn release_to(&mut self, bytes: usize) {
+        let fewer = self.held.saturating_sub(bytes);
+        self.memory.0.sorted.set(self.memory.0.sorted.get() + fewer);
+        self.held -= fewer;
+    }
+}
+
+impl Drop for SortMemory {
+    fn drop(&mut self) {
+        self.release_to(0);
     }
 }
 
@@ -168,7 +226,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(memory.0.get(), BYTES);
+        assert_eq!(memory.0.remembered.get(), BYTES);
     }
 
     #[test]

@@ -7,29 +7,30 @@
 //! nothing can fail any more.
 #![forbid(unsafe_code)]
 
-use std::cmp::Ordering;
+use bytes::{BufMut, BytesMut};
 
-use bytes::{BufMut, Bytes, BytesMut};
-
+use super::answer_room::AnswerRoom;
+use super::condition::holds;
 use super::event::EventBatch;
-use super::range::Range;
+use super::range::Plan;
 use super::view::View;
-use super::walk::{Interval, Step, Walk};
 use super::write::{Writer, put_put_response, put_response_len};
 use crate::btree::{Read, WriteTxn};
 use crate::error::Error;
-use crate::proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use crate::proto::etcdserverpb::request_op::Request as Op;
-use crate::proto::etcdserverpb::{
-    Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
-};
-use crate::response::Header;
-use crate::wire::{KeyValue, bytes_field_len, int_field_len, put_bytes_field, put_bytes_head, put_int_field};
+use crate::proto::etcdserverpb::{DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest};
+use crate::response::{Header, Response};
+use crate::wire::{bytes_field_len, int_field_len, put_bytes_field, put_bytes_head, put_int_field};
 
 /// True if no operation of either branch can write: such a transaction is answered like a Range. etcd API
 /// guarantee: a nested transaction counts as a write, whatever is in it.
 pub fn is_read_only(request: &TxnRequest) -> bool {
     ops(request).all(|op| matches!(op.request, Some(Op::RequestRange(_))))
+}
+
+/// True if some operation names the revision that it reads.
+pub fn names_revision(request: &TxnRequest) -> bool {
+    ops(request).any(|op| matches!(&op.request, Some(Op::RequestRange(range)) if range.revision > 0))
 }
 
 /// True if every operation is a serializable Range, so that local state will do.
@@ -71,30 +72,12 @@ impl Ops {
     }
 }
 
-/// A transaction's answer without its header.
+/// What a transaction came to.
 pub struct Outcome {
-    /// The header's revision.
-    pub revision: i64,
-    /// The encoded TxnResponse without its header.
-    pub body: Bytes,
+    /// Its answer. An error here is of a Range in it, whose answer could not be read; the writes are done all the same.
+    pub response: Result<Response, Error>,
     /// What was executed.
     pub ops: Ops,
-}
-
-/// Answers a read-only transaction from one state of the store.
-pub fn read<R: Read>(view: &View<'_, R>, request: &TxnRequest) -> Result<Outcome, Error> {
-    assert!(is_read_only(request), "a transaction that can write is proposed");
-    let mut path = Vec::new();
-    take_path(view, request, &mut path);
-    check(view, request, &mut path.iter(), &|_| true)?;
-    let mut body = BytesMut::new();
-    put_int_field(&mut body, 2, i64::from(path[0]));
-    for op in branch(request, path[0]) {
-        let Some(Op::RequestRange(range)) = &op.request else { unreachable!("checked above") };
-        put_range_op(&mut body, view, range);
-    }
-    let ops = Ops { ranges: branch(request, path[0]).len() as u32, ..Ops::default() };
-    Ok(Outcome { revision: view.revision(), body: body.freeze(), ops })
 }
 
 /// Applies a transaction. `reply_wanted` is false where no client waits: Ranges are skipped then.
@@ -106,32 +89,41 @@ pub fn apply(
 ) -> Result<(Outcome, Option<EventBatch>), Error> {
     let mut path = Vec::new();
     let view = View::new(&*txn);
-    take_path(&view, request, &mut path);
+    take_path(&view, request, &mut path)?;
     let keeps = check(&view, request, &mut path.iter(), lease_exists)?;
     if keeps && leaves_nothing_to_keep(request, &mut path.iter(), &mut Vec::new()) {
         return Err(Error::KeyNotFound);
     }
     let mut writer = Writer::begin(txn);
     let mut body = BytesMut::new();
-    let mut ops = Ops::default();
-    execute(&mut writer, request, &mut path.iter(), reply_wanted, &mut body, &mut ops);
+    let mut done = Done::default();
+    execute(&mut writer, request, &mut path.iter(), reply_wanted, &mut body, &mut done);
     let revision = writer.revision();
-    Ok((Outcome { revision, body: body.freeze(), ops }, writer.finish()))
+    let response = match (done.failed, done.room.overlong()) {
+        (Some(error), _) => Err(error),
+        (None, Some(len)) => Ok(Response::Overlong { revision, len }),
+        (None, None) => Ok(Response::Txn { revision, body: body.freeze() }),
+    };
+    Ok((Outcome { response, ops: done.ops }, writer.finish()))
 }
 
-fn branch(request: &TxnRequest, succeeded: bool) -> &[RequestOp] {
+pub(super) fn branch(request: &TxnRequest, succeeded: bool) -> &[RequestOp] {
     if succeeded { &request.success } else { &request.failure }
 }
 
 /// Which branch is taken, here and in every nested transaction on the way, in the order they are met.
-fn take_path<R: Read>(view: &View<'_, R>, request: &TxnRequest, path: &mut Vec<bool>) {
-    let succeeded = request.compare.iter().all(|compare| holds(view, compare));
+fn take_path<R: Read>(view: &View<'_, R>, request: &TxnRequest, path: &mut Vec<bool>) -> Result<(), Error> {
+    let mut succeeded = true;
+    for compare in &request.compare {
+        succeeded = succeeded && holds(view, compare)?;
+    }
     path.push(succeeded);
     for op in branch(request, succeeded) {
         if let Some(Op::RequestTxn(nested)) = &op.request {
-            take_path(view, nested, path);
+            take_path(view, nested, path)?;
         }
     }
+    Ok(())
 }
 
 /// Whether everything on the path can succeed on the state before. True if some put keeps its key's value or lease.
@@ -144,7 +136,7 @@ fn check<R: Read>(
     let mut keeps = false;
     for op in branch(request, *path.next().expect("the path covers every transaction on it")) {
         match &op.request {
-            Some(Op::RequestRange(range)) => check_range(view, range)?,
+            Some(Op::RequestRange(range)) => check_range(view.revision(), view.compact_revision(), range)?,
             Some(Op::RequestPut(put)) => {
                 check_put(view, put, lease_exists)?;
                 keeps |= put.ignore_value || put.ignore_lease;
@@ -198,12 +190,12 @@ fn writes(op: &Op, key: &[u8]) -> bool {
 }
 
 /// Unlike a plain Range, etcd compares a negative revision with the compaction too.
-fn check_range<R: Read>(view: &View<'_, R>, range: &RangeRequest) -> Result<(), Error> {
+pub(super) fn check_range(revision: i64, compact_revision: i64, range: &RangeRequest) -> Result<(), Error> {
     if range.revision == 0 {
         Ok(())
-    } else if range.revision > view.revision() {
+    } else if range.revision > revision {
         Err(Error::FutureRevision)
-    } else if range.revision < view.compact_revision() {
+    } else if range.revision < compact_revision {
         Err(Error::Compacted)
     } else {
         Ok(())
@@ -225,74 +217,14 @@ pub fn check_put<R: Read>(
     Ok(())
 }
 
-fn holds<R: Read>(view: &View<'_, R>, compare: &Compare) -> bool {
-    let by_value = compare.target == CompareTarget::Value as i32;
-    let load = |found: super::view::Found| {
-        let value = if by_value { KeyValue::decode(view.kv(found.revision)).value } else { &[] };
-        KeyValue {
-            key: &[],
-            create_revision: found.entry.create_revision,
-            mod_revision: found.revision.main,
-            version: found.entry.version,
-            value,
-            lease: found.entry.lease,
-        }
-    };
-    // A missing key has no value to compare with, not even an unequal one; everything else of it is zero.
-    let missing = || !by_value && relation_holds(compare, &KeyValue::default());
-    let at = view.revision();
-    if compare.range_end.is_empty() {
-        return match view.find(&compare.key, at) {
-            Some(found) => relation_holds(compare, &load(found)),
-            None => missing(),
-        };
-    }
-    let interval = Interval::new(&compare.key, &compare.range_end);
-    let mut walk = Walk::resume(view, &interval, at, &interval.start(), usize::MAX);
-    let mut none = true;
-    while let Step::Live(revision, entry) = walk.next() {
-        none = false;
-        if !relation_holds(compare, &load(super::view::Found { revision, entry })) {
-            return false;
-        }
-    }
-    !none || missing()
-}
-
-fn relation_holds(compare: &Compare, kv: &KeyValue<'_>) -> bool {
-    // An operand of another type than the target counts as absent, hence zero.
-    let number = |actual: i64, operand: Option<i64>| actual.cmp(&operand.unwrap_or(0));
-    let operand = compare.target_union.as_ref();
-    let ordering = match CompareTarget::try_from(compare.target) {
-        Ok(CompareTarget::Value) => kv.value.cmp(match operand {
-            Some(TargetUnion::Value(value)) => value,
-            _ => &[],
-        }),
-        Ok(CompareTarget::Create) => number(
-            kv.create_revision,
-            operand.and_then(|o| if let TargetUnion::CreateRevision(n) = o { Some(*n) } else { None }),
-        ),
-        Ok(CompareTarget::Mod) => number(
-            kv.mod_revision,
-            operand.and_then(|o| if let TargetUnion::ModRevision(n) = o { Some(*n) } else { None }),
-        ),
-        Ok(CompareTarget::Version) => number(
-            kv.version,
-            operand.and_then(|o| if let TargetUnion::Version(n) = o { Some(*n) } else { None }),
-        ),
-        Ok(CompareTarget::Lease) => number(
-            kv.lease,
-            operand.and_then(|o| if let TargetUnion::Lease(n) = o { Some(*n) } else { None }),
-        ),
-        Err(_) => Ordering::Equal,
-    };
-    match CompareResult::try_from(compare.result) {
-        Ok(CompareResult::Equal) => ordering.is_eq(),
-        Ok(CompareResult::NotEqual) => ordering.is_ne(),
-        Ok(CompareResult::Greater) => ordering.is_gt(),
-        Ok(CompareResult::Less) => ordering.is_lt(),
-        Err(_) => true,
-    }
+/// What executing a transaction has come to so far.
+#[derive(Default)]
+struct Done {
+    ops: Ops,
+    /// What the answers of its operations may take.
+    room: AnswerRoom,
+    /// Why an answer could not be read.
+    failed: Option<Error>,
 }
 
 /// Executes what the check has found possible, and appends fields 2 and 3 of the TxnResponse.
@@ -302,26 +234,29 @@ fn execute(
     path: &mut core::slice::Iter<'_, bool>,
     reply_wanted: bool,
     out: &mut BytesMut,
-    ops: &mut Ops,
+    done: &mut Done,
 ) {
     let succeeded = *path.next().expect("the path covers every transaction on it");
     put_int_field(out, 2, i64::from(succeeded));
     for op in branch(request, succeeded) {
         match &op.request {
             Some(Op::RequestRange(range)) if reply_wanted => {
-                ops.ranges += 1;
-                put_range_op(out, &writer.view(), range);
+                done.ops.ranges += 1;
+                if let Err(error) = put_range_op(out, &writer.view(), range, &mut done.room) {
+                    done.failed = Some(error);
+                }
             }
             Some(Op::RequestRange(_)) => {}
             Some(Op::RequestPut(put)) => {
-                ops.put(put);
+                done.ops.put(put);
                 let prev_kv = writer.put(put);
+                let prev_kv = prev_kv.filter(|kv| done.room.admit(kv.len()));
                 put_op_head(out, 2, put_response_len(writer.revision(), prev_kv.as_ref()));
                 put_put_response(out, writer.revision(), prev_kv.as_ref());
             }
             Some(Op::RequestDeleteRange(delete)) => {
-                ops.delete(delete);
-                let deleted = writer.delete_range(delete);
+                done.ops.delete(delete);
+                let deleted = writer.delete_range(delete, &mut done.room);
                 let header = Header::default();
                 let len = header.field_len(writer.revision())
                     + int_field_len(deleted.keys)
@@ -335,7 +270,7 @@ fn execute(
                 let mut body = BytesMut::new();
                 // etcd API guarantee: the header of a nested answer is there, and empty.
                 put_bytes_head(&mut body, 1, 0);
-                execute(writer, nested, path, reply_wanted, &mut body, ops);
+                execute(writer, nested, path, reply_wanted, &mut body, done);
                 put_op_head(out, 4, body.len());
                 out.put_slice(&body);
             }
@@ -345,14 +280,22 @@ fn execute(
 }
 
 /// Appends the answer of a Range inside a transaction, whose header has only a revision.
-fn put_range_op<R: Read>(out: &mut BytesMut, view: &View<'_, R>, request: &RangeRequest) {
+fn put_range_op<R: Read>(
+    out: &mut BytesMut,
+    view: &View<'_, R>,
+    request: &RangeRequest,
+    room: &mut AnswerRoom,
+) -> Result<(), Error> {
     let header = Header::default();
-    let mut range = Range::new(view, request).expect("a checked Range succeeds");
-    while !range.plan(view, usize::MAX) {}
-    let len = range.encoded_len(&header);
+    let mut emission = Plan::new(view, request)?.finish(view)?;
+    let len = emission.encoded_len(&header);
+    if !room.admit(len) {
+        return Ok(());
+    }
     put_op_head(out, 1, len);
     out.reserve(len);
-    while !range.emit(view, &header, out, usize::MAX) {}
+    while !emission.emit(view, &header, out, usize::MAX)? {}
+    Ok(())
 }
 
 /// Tag and length of a ResponseOp (field 3 of a TxnResponse) and of the response in its field `field`.
@@ -393,7 +336,7 @@ mod tests {
         initialize(txn);
         let mut run = |success: Vec<RequestOp>| {
             let request = TxnRequest { success, ..TxnRequest::default() };
-            apply(txn, &request, &|_| true, true).map(|(outcome, _)| outcome.revision)
+            apply(txn, &request, &|_| true, true).map(|(outcome, _)| outcome.response.unwrap().revision())
         };
         assert_eq!(run(vec![put("k", false)]), Ok(2));
         assert_eq!(run(vec![delete_from("a"), put("k", true)]), Err(Error::KeyNotFound));

@@ -5,6 +5,7 @@ use super::revision::Revision;
 use super::schema::split_kv_value;
 use super::view::View;
 use crate::btree::{Finder, Leaf, Read, Tree, prefetch};
+use crate::error::Error;
 
 /// Values looked up at a time, at most: enough for memory to answer meanwhile, few enough to stay in the first cache.
 pub(super) const BATCH: usize = 64;
@@ -26,9 +27,13 @@ impl<'a> Values<'a> {
     /// Shows `take` the encoded `KeyValue` of each of up to [`BATCH`] revisions, in their order, until it wants no more;
     /// how many it took.
     ///
-    /// # Panics
-    /// When one is not there: index and values are changed together, and the revision that is read is pinned.
-    pub(super) fn read(&mut self, revisions: &[Revision], mut take: impl FnMut(&'a [u8]) -> bool) -> usize {
+    /// # Errors
+    /// When one is not there: index and values are changed together, so one of them is damaged.
+    pub(super) fn read(
+        &mut self,
+        revisions: &[Revision],
+        mut take: impl FnMut(&'a [u8]) -> bool,
+    ) -> Result<usize, Error> {
         let mut leaves: [Option<Leaf<'a>>; BATCH] = [None; BATCH];
         for (leaf, revision) in leaves.iter_mut().zip(revisions) {
             *leaf = self.finder.leaf(&revision.to_bytes());
@@ -41,9 +46,7 @@ impl<'a> Values<'a> {
         self.found.clear();
         for (leaf, revision) in leaves.iter().zip(revisions) {
             let Some(value) = leaf.and_then(|leaf| leaf.get(&revision.to_bytes())) else {
-                panic!(
-                    "the index knows revision {revision:?}, which tree Kv does not have: stop and run `kevel check`"
-                )
+                return Err(Error::Corrupt);
             };
             self.found.push(value);
         }
@@ -52,9 +55,9 @@ impl<'a> Values<'a> {
                 prefetch(value);
             }
             if !take(split_kv_value(value).1) {
-                return at;
+                return Ok(at);
             }
         }
-        self.found.len()
+        Ok(self.found.len())
     }
 }

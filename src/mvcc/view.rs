@@ -75,6 +75,19 @@ impl<'a, R: Read> View<'a, R> {
         }
     }
 
+    /// An error if something that a read at `revision` shows may have been swept: nobody holds a pin for it any more.
+    pub fn check_kept(&self, revision: i64) -> Result<(), Error> {
+        if self.read.applied().swept_revision > revision { Err(Error::Compacted) } else { Ok(()) }
+    }
+
+    /// The encoded `KeyValue` that was put at `revision`, which is kept.
+    ///
+    /// # Errors
+    /// When it is not there: index and values are changed together, so one of them is damaged.
+    pub(super) fn stored(&self, revision: Revision) -> Result<&'a [u8], Error> {
+        self.value_of(revision).ok_or(Error::Corrupt)
+    }
+
     /// The live value of `key` at main revision `at`.
     pub fn find(&self, key: &[u8], at: i64) -> Option<Found> {
         self.find_any(key, Revision::new(at, i64::MAX)).filter(|found| !found.entry.tombstone)

@@ -261,6 +261,12 @@ impl<'a, 'w> Walk<'a, 'w> {
         Position { seek: self.prefix.clone() }
     }
 
+    /// Takes other work of this leg, in index entries, off the budget; true if that used it up.
+    pub fn spend(&mut self, entries: usize) -> bool {
+        self.budget = self.budget.saturating_sub(entries);
+        self.budget == 0
+    }
+
     /// Index entries that may still be looked at.
     pub fn budget(&self) -> usize {
         self.budget

@@ -7,6 +7,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::answer_room::AnswerRoom;
 use super::event::{Event, EventBatch};
 use super::revision::Revision;
 use super::schema::{
@@ -34,7 +35,7 @@ pub struct Writer<'t, 's> {
 pub struct Deleted {
     /// Keys deleted.
     pub keys: i64,
-    /// What they held, as encoded fields 3 of a DeleteRangeResponse, if asked for.
+    /// What they held, as encoded fields 3 of a DeleteRangeResponse, if asked for and if there was room.
     pub prev_kvs: BytesMut,
 }
 
@@ -123,12 +124,12 @@ impl<'t, 's> Writer<'t, 's> {
         prev_kv
     }
 
-    /// Deletes the live keys of an interval, in key order.
-    pub fn delete_range(&mut self, request: &DeleteRangeRequest) -> Deleted {
+    /// Deletes the live keys of an interval, in key order. What they held is kept as far as there is room.
+    pub fn delete_range(&mut self, request: &DeleteRangeRequest, room: &mut AnswerRoom) -> Deleted {
         let mut deleted = Deleted::default();
         if request.range_end.is_empty() {
             if let Some(found) = self.newest(&request.key).filter(|found| !found.entry.tombstone) {
-                self.keep_prev(request, found, &mut deleted);
+                self.keep_prev(request, found, &mut deleted, room);
                 self.delete(&request.key, found);
             }
             return deleted;
@@ -152,7 +153,7 @@ impl<'t, 's> Writer<'t, 's> {
                 position = walk.position();
             }
             for (key, found) in batch {
-                self.keep_prev(request, found, &mut deleted);
+                self.keep_prev(request, found, &mut deleted, room);
                 self.delete(&key, found);
             }
             if last {
@@ -161,9 +162,15 @@ impl<'t, 's> Writer<'t, 's> {
         }
     }
 
-    fn keep_prev(&self, request: &DeleteRangeRequest, found: Found, deleted: &mut Deleted) {
+    fn keep_prev(
+        &self,
+        request: &DeleteRangeRequest,
+        found: Found,
+        deleted: &mut Deleted,
+        room: &mut AnswerRoom,
+    ) {
         deleted.keys += 1;
-        if request.prev_kv {
+        if request.prev_kv && room.admit(bytes_field_len(found.entry.kv_len)) {
             put_bytes_field(
                 &mut deleted.prev_kvs,
                 3,

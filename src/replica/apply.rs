@@ -12,6 +12,7 @@ use prost::Message;
 use crate::btree::{Read, Tree, WriteTxn};
 use crate::error::Error;
 use crate::lease::{self, Lessor};
+use crate::mvcc::answer_room::AnswerRoom;
 use crate::mvcc::txn::Ops;
 use crate::mvcc::view::View;
 use crate::mvcc::write::{Writer, lease_keys};
@@ -87,18 +88,22 @@ pub fn apply(
         Request::DeleteRange(request) => {
             ops.delete(request);
             let mut writer = Writer::begin(txn);
-            let deleted = writer.delete_range(request);
+            let mut room = AnswerRoom::default();
+            let deleted = writer.delete_range(request, &mut room);
             let revision = writer.revision();
             events = writer.finish();
             let prev_kvs = deleted.prev_kvs.freeze();
-            Ok(Response::DeleteRange { revision, deleted: deleted.keys, prev_kvs })
+            Ok(match room.overlong() {
+                None => Response::DeleteRange { revision, deleted: deleted.keys, prev_kvs },
+                Some(len) => Response::Overlong { revision, len },
+            })
         }
         Request::Txn(request) => {
             let exists = |id| state.lessor.exists(id);
-            txn::apply(txn, request, &exists, reply_wanted).map(|(outcome, batch)| {
+            txn::apply(txn, request, &exists, reply_wanted).and_then(|(outcome, batch)| {
                 ops = outcome.ops;
                 events = batch;
-                Response::Txn { revision: outcome.revision, body: outcome.body }
+                outcome.response
             })
         }
         Request::Compaction(request) => compact::mark(txn, request.revision).map(|()| {

@@ -14,7 +14,7 @@ use super::metrics::{APPLIES, Core, RequestKind};
 use super::session::Session;
 use crate::btree::StoreStats;
 use crate::error::Error;
-use crate::mvcc::range::Range;
+use crate::mvcc::range::{Plan, Progress};
 use crate::proto::etcdserverpb::{AlarmType, RangeRequest, TxnRequest};
 use crate::replica::Replica;
 use crate::replica::port::Output;
@@ -142,7 +142,8 @@ pub fn answer(
         core.request(kind, true, took);
     }
     if took > session.member.slow.request {
-        slow::proposal(asked, took, result.ok().map(|(_, answer)| answer));
+        let answered = |(response, answer): (&Response, &Bytes)| slow::Answered::of(response, answer.len());
+        slow::proposal(asked, took, result.ok().map(answered));
     }
 }
 
@@ -200,18 +201,18 @@ pub fn read_only_txn(
     peer: SocketAddr,
     request: &TxnRequest,
     times: ReadTimes,
-    result: Result<(&Bytes, u32), &Error>,
+    result: Result<slow::TxnRead<'_>, &Error>,
 ) {
     let (core, now) = (&session.metrics, clock::now());
-    if let Ok((_, ranges)) = result {
-        core.ranges.add(u64::from(ranges));
-        core.txns.add(u64::from(ranges > 1));
+    if let Ok(read) = result {
+        core.ranges.add(read.kvs.len() as u64);
+        core.txns.add(u64::from(read.kvs.len() > 1));
     }
     let took = now.since(times.began);
     core.request(RequestKind::ReadonlyTxn, result.is_ok(), took);
     if session.member.slow.passed(took) {
         core.applies_slow.add(u64::from(took > session.member.slow.apply));
-        slow::txn(session.member.slow, peer, request, took, result.map(|(answer, _)| answer));
+        slow::txn(session.member.slow, peer, request, took, result);
     }
 }
 
@@ -272,11 +273,14 @@ async fn count_keys(session: &Rc<Session>, revision: i64) -> Option<(i64, i64)> 
         count_only: true,
         ..RangeRequest::default()
     };
-    let mut range = session.view(|view| Range::new(view, &everything)).ok()?;
+    let mut plan = session.view(|view| Plan::new(view, &everything)).ok()?;
     let since = session.member.metrics.iter().map(|core| core.keys.get()).sum();
-    let _pin = session.pin(range.at())?;
-    while !session.view(|view| range.plan(view, KEYS_SLICE)) {
+    let _pin = session.pin(plan.pin())?;
+    loop {
+        match session.view(|view| plan.step(view, KEYS_SLICE)).ok()? {
+            Progress::Done(emission) => return Some((emission.count(), since)),
+            Progress::Pending(pending) => plan = pending,
+        }
         task::yield_now().await;
     }
-    Some((range.count(), since))
 }

@@ -10,32 +10,27 @@ use std::rc::Rc;
 use bytes::{Bytes, BytesMut};
 
 use super::decode::{decode, decode_kept};
+use super::long::{self, Hold, PLAN_SLICE, Slices};
 use super::quota;
+use crate::btree::Snapshot;
 use crate::error::Error;
-use crate::mvcc::range::Range;
-use crate::mvcc::{RangeStream, check, range, txn};
+use crate::mvcc::range::{Emission, Plan, Progress};
+use crate::mvcc::txn_read::{TxnEmission, TxnProgress};
+use crate::mvcc::{RangeStream, ReadTxn, View, check, range, txn};
 use crate::proto::etcdserverpb::{
     CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest,
 };
 use crate::replica::apply::{put_cost, txn_cost};
 use crate::request::Kind;
-use crate::response::{self, Header, Response};
+use crate::response::Header;
 use crate::server::counting::{self, ReadTimes};
 use crate::server::grpc::{Incoming, Outgoing, Responder, Status};
 use crate::server::io::{clock, task};
 use crate::server::log::slow;
-use crate::server::session::Session;
-use crate::stdx::time::{Duration, Instant};
+use crate::server::session::{Pin, Session};
 
-/// Index entries looked at before other tasks of the core run.
-const PLAN_SLICE: usize = 1024;
 /// An answer up to this size is assembled and sent at once.
 const WHOLE_BYTES_MAX: usize = 64 * 1024;
-/// How much of a larger one is copied at a time, before other tasks of the core run. Half of it costs a sixth more CPU for
-/// the list; twice as much would hold up others.
-const SLICE_BYTES: usize = 128 * 1024;
-/// How long a long answer waits at most between two slices while requests wait for the log.
-const TURN_MAX: Duration = Duration::from_millis(1);
 
 /// `KV/Range`.
 pub fn range(session: &Rc<Session>, message: Bytes, reply: Responder) {
@@ -60,49 +55,81 @@ fn answer_range(session: &Rc<Session>, request: &RangeRequest, times: ReadTimes,
     let header = session.header();
     if request.range_end.is_empty() {
         let answer = session.view(|view| range::answer(view, &header, request));
-        count_range(session, request, times, &reply, answer.as_ref());
+        match &answer {
+            Ok(answer) => {
+                let read = || slow::Read::of_one(answer);
+                counting::range(session, reply.peer(), request, times, Ok(&read));
+            }
+            Err(error) => counting::range(session, reply.peer(), request, times, Err(error)),
+        }
         return reply.send(answer.map_err(Status::from));
     }
     // What fits into one slice of planning and one of writing needs neither task nor pin.
     let begun = session.view(|view| {
-        let mut range = Range::new(view, request)?;
-        range.remember_in(session.plan_memory());
-        if !range.plan(view, PLAN_SLICE) || range.encoded_len(&header) > WHOLE_BYTES_MAX {
-            return Ok(Err(range));
-        }
-        let mut out = BytesMut::with_capacity(range.encoded_len(&header));
-        while !range.emit(view, &header, &mut out, usize::MAX) {}
-        Ok(Ok(out.freeze()))
+        let emission = match new_plan(session, view, request)?.step(view, PLAN_SLICE)? {
+            Progress::Pending(plan) => return Ok(Begun::Plan(plan)),
+            Progress::Done(emission) => emission,
+        };
+        whole(emission, view, &header)
     });
     match begun {
         Err(error) => {
-            count_range(session, request, times, &reply, Err(&error));
-            reply.fail(&Error::into(error));
+            counting::range(session, reply.peer(), request, times, Err(&error));
+            reply.fail(&error.into());
         }
-        Ok(Ok(answer)) => {
-            count_range(session, request, times, &reply, Ok(&answer));
+        Ok(Begun::Whole(answer, emission)) => {
+            let read = || read_of(&emission, &header);
+            counting::range(session, reply.peer(), request, times, Ok(&read));
             reply.send(Ok(answer));
         }
-        Ok(Err(range)) => task::spawn(answer_long(session.clone(), request.clone(), times, range, reply)),
+        Ok(Begun::Plan(plan)) => {
+            task::spawn(answer_long(session.clone(), request.clone(), times, Progress::Pending(plan), reply));
+        }
+        Ok(Begun::Long(emission)) => {
+            task::spawn(answer_long(
+                session.clone(),
+                request.clone(),
+                times,
+                Progress::Done(emission),
+                reply,
+            ));
+        }
     }
 }
 
-fn count_range(
-    session: &Session,
-    request: &RangeRequest,
-    times: ReadTimes,
-    reply: &Responder,
-    answer: Result<&Bytes, &Error>,
-) {
-    let read;
-    let result = match answer {
-        Ok(answer) => {
-            read = || slow::Read::of(answer);
-            Ok(&read as &dyn Fn() -> slow::Read)
-        }
-        Err(error) => Err(error),
-    };
-    counting::range(session, reply.peer(), request, times, result);
+/// How far an answer has come in its first slice.
+enum Begun<P, E> {
+    /// Its plan takes longer.
+    Plan(P),
+    /// Its plan stands, and it is long.
+    Long(E),
+    /// It is complete.
+    Whole(Bytes, E),
+}
+
+/// Assembles an answer if it is short.
+fn whole<P, E: Slices>(
+    mut emission: E,
+    view: &View<'_, Snapshot<'_>>,
+    header: &Header,
+) -> Result<Begun<P, E>, Error> {
+    let len = emission.len(header);
+    if len > WHOLE_BYTES_MAX {
+        return Ok(Begun::Long(emission));
+    }
+    let mut out = BytesMut::with_capacity(len);
+    while !emission.emit(view, header, &mut out, usize::MAX)? {}
+    Ok(Begun::Whole(out.freeze(), emission))
+}
+
+fn new_plan(session: &Session, view: &View<'_, Snapshot<'_>>, request: &RangeRequest) -> Result<Plan, Error> {
+    let mut plan = Plan::new(view, request)?;
+    plan.remember_in(session.plan_memory());
+    Ok(plan)
+}
+
+fn read_of(emission: &Emission, header: &Header) -> slow::Read {
+    slow::Read { kvs: emission.kvs(), count: emission.count(), bytes: emission.encoded_len(header) }
 }
 
 /// Writes an answer as long as memory and longer: only slices of it are ever in ours.
@@ -110,43 +137,51 @@ async fn answer_long(
     session: Rc<Session>,
     request: RangeRequest,
     times: ReadTimes,
-    mut range: Range,
+    begun: Progress,
     reply: Responder,
 ) {
     let header = session.header();
-    let Some(_pin) = session.pin(range.at()) else { return reply.fail(&Error::Compacted.into()) };
-    while !session.view(|view| range.plan(view, PLAN_SLICE)) {
-        if !reply.is_wanted() {
-            return;
+    match plan_long(&session, &request, begun, &reply).await {
+        Ok(Some((emission, pin))) => {
+            // The rest is up to the client.
+            let read = || read_of(&emission, &header);
+            counting::range(&session, reply.peer(), &request, times, Ok(&read));
+            let hold = Hold::new(pin, request.revision > 0);
+            drop(request);
+            long::write(session, header, hold, emission, reply).await;
         }
-        task::yield_now().await;
-    }
-    let (bytes, count) = (range.encoded_len(&header), range.count());
-    // The rest is up to the client.
-    let read = || slow::Read { kvs: range.kvs(), count, bytes };
-    counting::range(&session, reply.peer(), &request, times, Ok(&read));
-    drop(request);
-    let mut answer = reply.stream(bytes);
-    loop {
-        let Ok(room) = answer.has_room().await else { return };
-        let begun = clock::now();
-        let bytes = room.min(SLICE_BYTES).min(answer.left());
-        let mut slice = BytesMut::with_capacity(bytes);
-        let complete = session.view(|view| range.emit(view, &header, &mut slice, bytes));
-        answer.write(slice.freeze());
-        if complete {
-            return answer.finish();
+        Err(error) => {
+            counting::range(&session, reply.peer(), &request, times, Err(&error));
+            reply.fail(&error.into());
         }
-        give_way(&session, begun).await;
+        // The client has gone.
+        Ok(None) => {}
     }
 }
 
-/// Lets others go on between two slices of a long answer, this one having been begun at `begun`. While requests wait
-/// for the log, it takes turns with them: the core, and the client's, would else be busy whenever a write is durable.
-async fn give_way(session: &Session, begun: Instant) {
-    task::yield_now().await;
-    if session.waiting() > 0 {
-        task::sleep(clock::now().since(begun).min(TURN_MAX)).await;
+/// Pins the revision that is read and plans to the end. Nothing when the client has gone.
+async fn plan_long(
+    session: &Rc<Session>,
+    request: &RangeRequest,
+    begun: Progress,
+    reply: &Responder,
+) -> Result<Option<(Emission, Pin)>, Error> {
+    let pin_of = |progress: &Progress| match progress {
+        Progress::Pending(plan) => plan.pin(),
+        Progress::Done(emission) => emission.pin(),
+    };
+    let again = || session.view(|view| new_plan(session, view, request).map(Progress::Pending));
+    let (mut progress, pin) = long::pinned(begun, pin_of, |revision| session.pin(revision), again)?;
+    loop {
+        let plan = match progress {
+            Progress::Done(emission) => return Ok(Some((emission, pin))),
+            Progress::Pending(plan) => plan,
+        };
+        if !reply.is_wanted() {
+            return Ok(None);
+        }
+        progress = session.view(|view| plan.step(view, PLAN_SLICE))?;
+        task::yield_now().await;
     }
 }
 
@@ -167,58 +202,24 @@ pub fn range_stream(session: &Rc<Session>, mut incoming: Incoming, outgoing: Out
 }
 
 async fn answer_stream(session: Rc<Session>, request: RangeRequest, mut outgoing: Outgoing) {
-    if let Err(error) = check::range_stream(&request) {
-        return outgoing.finish(Err(error.into()));
-    }
-    if !request.serializable
-        && let Err(status) = session.read_barrier().await
-    {
-        return outgoing.finish(Err(status));
-    }
-    let header = session.header();
-    let max_request_bytes = session.member.max_request_bytes;
-    let begun = session.view(|view| RangeStream::new(view, &request, max_request_bytes));
-    let mut stream = match begun {
-        Ok(stream) => stream,
-        Err(error) => return outgoing.finish(Err(Error::into(error))),
-    };
-    let Some(_pin) = session.pin(stream.at()) else {
-        return outgoing.finish(Err(Error::Compacted.into()));
-    };
-    while !stream.is_finished() {
-        let begun = clock::now();
-        let sent = match send_chunk(&session, &mut stream, &header, &mut outgoing).await {
-            Ok(sent) => sent,
-            Err(status) => return outgoing.finish(Err(status)),
-        };
-        if !sent {
-            break;
-        }
-        give_way(&session, begun).await;
-    }
-    outgoing.finish(Ok(()));
+    let result = send_stream(&session, &request, &mut outgoing).await;
+    outgoing.finish(result);
 }
 
-/// Plans, assembles and sends the next message. False if there is none left.
-async fn send_chunk(
+async fn send_stream(
     session: &Rc<Session>,
-    stream: &mut RangeStream,
-    header: &Header,
+    request: &RangeRequest,
     outgoing: &mut Outgoing,
-) -> Result<bool, Status> {
-    while !session.view(|view| stream.plan(view, PLAN_SLICE))? {
-        task::yield_now().await;
+) -> Result<(), Status> {
+    check::range_stream(request)?;
+    if !request.serializable {
+        session.read_barrier().await?;
     }
-    if stream.is_finished() {
-        return Ok(false);
-    }
-    outgoing.has_room().await?;
-    let mut chunk = BytesMut::with_capacity(stream.message_len(header));
-    while !session.view(|view| stream.emit(view, header, &mut chunk, SLICE_BYTES)) {
-        task::yield_now().await;
-    }
-    outgoing.send(chunk.freeze())?;
-    Ok(true)
+    let max_request_bytes = session.member.max_request_bytes;
+    let begin = || session.view(|view| RangeStream::new(view, request, max_request_bytes));
+    let (stream, pin) = long::pinned(begin()?, RangeStream::pin, |revision| session.pin(revision), begin)?;
+    let hold = Hold::new(pin, request.revision > 0);
+    long::write_stream(session, &session.header(), hold, stream, outgoing).await
 }
 
 /// `KV/Put`.
@@ -261,22 +262,99 @@ pub fn txn(session: &Rc<Session>, message: Bytes, reply: Responder) {
     }
     let asked = clock::now();
     if txn::is_serializable(&request) || session.gate().is_open() {
-        return answer_txn(session, &request, ReadTimes { asked, began: asked }, reply);
+        return answer_txn(session, request, ReadTimes { asked, began: asked }, reply);
     }
     session.linearizable(move |session, ready| match ready {
-        Ok(()) => answer_txn(session, &request, ReadTimes { asked, began: clock::now() }, reply),
+        Ok(()) => answer_txn(session, request, ReadTimes { asked, began: clock::now() }, reply),
         Err(status) => reply.fail(&status),
     });
 }
 
-fn answer_txn(session: &Rc<Session>, request: &TxnRequest, times: ReadTimes, reply: Responder) {
-    let outcome = session.view(|view| txn::read(view, request));
-    let answer = outcome.map(|txn::Outcome { revision, body, ops }| {
-        (response::encode(&Response::Txn { revision, body }, &session.header()), ops.ranges)
+fn answer_txn(session: &Rc<Session>, request: TxnRequest, times: ReadTimes, reply: Responder) {
+    let header = session.header();
+    let begun = session.view(|view| {
+        let txn = ReadTxn::new(view, request.clone(), session.plan_memory());
+        let emission = match txn.step(view, PLAN_SLICE)? {
+            TxnProgress::Pending(txn) => return Ok(Begun::Plan(txn)),
+            TxnProgress::Done(emission) => emission,
+        };
+        whole(emission, view, &header)
     });
-    let counted = answer.as_ref().map(|(answer, ranges)| (answer, *ranges));
-    counting::read_only_txn(session, reply.peer(), request, times, counted);
-    reply.send(answer.map(|(answer, _)| answer).map_err(Status::from));
+    match begun {
+        Err(error) => {
+            counting::read_only_txn(session, reply.peer(), &request, times, Err(&error));
+            reply.fail(&error.into());
+        }
+        Ok(Begun::Whole(answer, emission)) => {
+            let read = txn_read_of(&emission, answer.len());
+            counting::read_only_txn(session, reply.peer(), &request, times, Ok(read));
+            reply.send(Ok(answer));
+        }
+        Ok(Begun::Plan(txn)) => {
+            task::spawn(answer_long_txn(session.clone(), request, times, TxnProgress::Pending(txn), reply));
+        }
+        Ok(Begun::Long(emission)) => {
+            task::spawn(answer_long_txn(session.clone(), request, times, TxnProgress::Done(emission), reply));
+        }
+    }
+}
+
+fn txn_read_of(emission: &TxnEmission, bytes: usize) -> slow::TxnRead<'_> {
+    slow::TxnRead { succeeded: emission.succeeded(), kvs: emission.kvs(), bytes }
+}
+
+/// [`answer_long`] for a transaction that only reads.
+async fn answer_long_txn(
+    session: Rc<Session>,
+    request: TxnRequest,
+    times: ReadTimes,
+    begun: TxnProgress,
+    reply: Responder,
+) {
+    let header = session.header();
+    match plan_long_txn(&session, &request, begun, &reply).await {
+        Ok(Some((emission, pin))) => {
+            let read = txn_read_of(&emission, emission.encoded_len(&header));
+            counting::read_only_txn(&session, reply.peer(), &request, times, Ok(read));
+            let hold = Hold::new(pin, txn::names_revision(&request));
+            drop(request);
+            long::write(session, header, hold, emission, reply).await;
+        }
+        Ok(None) => {}
+        Err(error) => {
+            counting::read_only_txn(&session, reply.peer(), &request, times, Err(&error));
+            reply.fail(&error.into());
+        }
+    }
+}
+
+/// [`plan_long`] for a transaction that only reads.
+async fn plan_long_txn(
+    session: &Rc<Session>,
+    request: &TxnRequest,
+    begun: TxnProgress,
+    reply: &Responder,
+) -> Result<Option<(TxnEmission, Pin)>, Error> {
+    let pin_of = |progress: &TxnProgress| match progress {
+        TxnProgress::Pending(txn) => txn.pin(),
+        TxnProgress::Done(emission) => emission.pin(),
+    };
+    let again = || {
+        let txn = session.view(|view| ReadTxn::new(view, request.clone(), session.plan_memory()));
+        Ok(TxnProgress::Pending(txn))
+    };
+    let (mut progress, pin) = long::pinned(begun, pin_of, |revision| session.pin(revision), again)?;
+    loop {
+        let txn = match progress {
+            TxnProgress::Done(emission) => return Ok(Some((emission, pin))),
+            TxnProgress::Pending(txn) => txn,
+        };
+        if !reply.is_wanted() {
+            return Ok(None);
+        }
+        progress = session.view(|view| txn.step(view, PLAN_SLICE))?;
+        task::yield_now().await;
+    }
 }
 
 /// `KV/Compact`.

@@ -9,7 +9,9 @@ pub mod decode;
 pub mod health;
 pub mod kv;
 pub mod lease;
+mod long;
 pub mod maintenance;
+mod patience;
 mod quota;
 pub mod watch;
 

@@ -278,6 +278,13 @@ impl Responder {
     pub fn send_pieces(self, total: usize, pieces: impl IntoIterator<Item = Bytes>) {
         let Some(call) = self.shared.take(self.key, self.stamp) else { return };
         let shared = &self.shared;
+        let head = match message_head(total, false) {
+            Ok(head) => head,
+            Err(status) => {
+                shared.count_sent(call.method);
+                return shared.refuse(call.method, &call.stream, &status);
+            }
+        };
         let counts = shared.core.counters.of(call.method);
         counts.handled[Code::Ok as usize].add(1);
         counts.sent.add(1);
@@ -288,7 +295,7 @@ impl Responder {
         let mut left = total.checked_sub(first.len()).expect("pieces fit into the announced total");
         // Errors below mean that the client has gone: nobody is left to tell.
         let _ = stream.send_head(&answer::HEAD);
-        let _ = stream.send_data(&message_head(total), first, &shared.account);
+        let _ = stream.send_data(&head, first, &shared.account);
         for piece in pieces {
             left = left.checked_sub(piece.len()).expect("pieces fit into the announced total");
             let _ = stream.send_data(&[], piece, &shared.account);
@@ -311,10 +318,18 @@ impl Responder {
     }
 
     /// Begins an answer of one message of `total` bytes that is written in slices, as fast as the client takes
-    /// them.
-    pub fn stream(self, total: usize) -> LongAnswer {
-        let call = self.shared.take(self.key, self.stamp);
-        LongAnswer::begin(&self.shared, call.map(|call| (call.method, call.stream)), total)
+    /// them. None if nobody waits for it any more, or if it is too long to be sent, which the client is told.
+    pub fn stream(self, total: usize) -> Option<LongAnswer> {
+        match message_head(total, false) {
+            Ok(head) => {
+                let call = self.shared.take(self.key, self.stamp)?;
+                Some(LongAnswer::begin(&self.shared, call.method, call.stream, head, total))
+            }
+            Err(status) => {
+                self.fail(&status);
+                None
+            }
+        }
     }
 
     /// Whether the call still waits; `false` when the client went away or its deadline passed.

@@ -14,6 +14,7 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use crate::limits::MESSAGE_SENT_BYTES_MAX;
 use crate::server::call::status::{Code, Status};
 
 /// Length of a message's head.
@@ -132,10 +133,29 @@ pub fn not_installed(encoding: &str) -> Status {
 }
 
 /// The head of a message of `length` bytes.
-pub fn message_head(length: usize) -> [u8; HEAD_BYTES] {
-    let length = u32::try_from(length).expect("answers stay below 4 GiB");
-    let [a, b, c, d] = length.to_be_bytes();
-    [0, a, b, c, d]
+///
+/// # Errors
+/// When the message is longer than etcd sends; its clients do not take it either. The text is grpc-go's, which differs
+/// between the single answer of a unary call and the messages of a stream.
+pub fn message_head(length: usize, of_stream: bool) -> Result<[u8; HEAD_BYTES], Status> {
+    match u32::try_from(length) {
+        Ok(short) if length <= MESSAGE_SENT_BYTES_MAX => {
+            let [a, b, c, d] = short.to_be_bytes();
+            Ok([0, a, b, c, d])
+        }
+        Ok(_) => Err(unsendable(length, MESSAGE_SENT_BYTES_MAX, of_stream)),
+        Err(_) => {
+            let message = format!("grpc: message too large ({length} bytes)");
+            Err(Status::new(Code::ResourceExhausted, message))
+        }
+    }
+}
+
+/// The error for a message that is longer than may be sent.
+pub fn unsendable(length: usize, length_max: usize, of_stream: bool) -> Status {
+    let speaker = if of_stream { "" } else { "grpc: " };
+    let message = format!("{speaker}trying to send message larger than max ({length} vs. {length_max})");
+    Status::new(Code::ResourceExhausted, message)
 }
 
 #[cfg(test)]
@@ -184,6 +204,21 @@ mod tests {
             (Code::Unimplemented, "grpc: Decompressor is not installed for grpc-encoding \"gzip\"".into())
         );
         assert_eq!(error(&[7, 0, 0, 0, 1], None).1, "grpc: received unexpected payload format 7");
+    }
+
+    #[test]
+    fn what_is_too_long_to_be_sent_gets_the_errors_of_grpc_go() {
+        let max = MESSAGE_SENT_BYTES_MAX;
+        assert_eq!(message_head(max, false), Ok([0, 0x7f, 0xff, 0xff, 0xff]));
+        let error = |length, of_stream| {
+            let status = message_head(length, of_stream).unwrap_err();
+            assert_eq!(status.code, Code::ResourceExhausted);
+            status.message.into_owned()
+        };
+        let text = "trying to send message larger than max (2147483648 vs. 2147483647)";
+        assert_eq!(error(max + 1, true), text);
+        assert_eq!(error(max + 1, false), format!("grpc: {text}"));
+        assert_eq!(error(1 << 32, false), "grpc: message too large (4294967296 bytes)");
     }
 
     #[test]

@@ -9,7 +9,8 @@ use bytes::Bytes;
 
 use super::answer;
 use super::calls::Shared;
-use super::frame::message_head;
+use super::frame::HEAD_BYTES;
+use crate::error::Error;
 use crate::server::call::method::Method;
 use crate::server::call::status::{Code, Status};
 use crate::server::http2::Stream;
@@ -23,31 +24,32 @@ use crate::server::http2::account::Account;
 /// Dropped unfinished, it ends the call with an error: the client throws away what it has.
 pub struct LongAnswer {
     method: Method,
+    /// None once the answer is ended.
     stream: Option<Stream>,
     shared: Rc<Shared>,
     account: Rc<Account>,
+    /// The message's head, until it is out.
+    head: Option<[u8; HEAD_BYTES]>,
     total: usize,
     written: usize,
-    /// The message's head is out.
-    begun: bool,
 }
 
 impl LongAnswer {
-    pub(super) fn begin(shared: &Rc<Shared>, call: Option<(Method, Stream)>, total: usize) -> Self {
-        let method = call.as_ref().map_or(Method::Range, |call| call.0);
-        let stream = call.map(|(_, stream)| stream);
-        if let Some(stream) = &stream {
-            // An error here and below means that the client has gone; `poll_room` tells.
-            let _ = stream.send_head(&answer::HEAD);
-        }
+    pub(super) fn begin(
+        shared: &Rc<Shared>,
+        method: Method,
+        stream: Stream,
+        head: [u8; HEAD_BYTES],
+        total: usize,
+    ) -> Self {
         Self {
             method,
-            stream,
+            stream: Some(stream),
             shared: shared.clone(),
             account: Account::of_stream(&shared.account),
+            head: Some(head),
             total,
             written: 0,
-            begun: false,
         }
     }
 
@@ -56,18 +58,21 @@ impl LongAnswer {
         self.total - self.written
     }
 
-    /// Writes the next slice. More than there is room for is taken too, and waits in memory.
-    ///
-    /// # Panics
-    /// When more is written than was announced: the plan and the walk disagree.
+    /// Writes the next slice. More than there is room for is taken too, and waits in memory. A slice that is longer than
+    /// what is left breaks the answer off: what it is written from is damaged.
     pub fn write(&mut self, slice: Bytes) {
-        assert!(slice.len() <= self.left(), "an answer is as long as it was announced");
+        if slice.len() > self.left() {
+            return self.close(Err(&Error::Corrupt.into()));
+        }
         self.written += slice.len();
         let Some(stream) = &self.stream else { return };
-        let head = message_head(self.total);
-        let head = if self.begun { &[][..] } else { &head };
-        self.begun = true;
-        let _ = stream.send_data(head, slice, &self.account);
+        // An error here means that the client has gone; `poll_room` tells.
+        let _ = match self.head.take() {
+            Some(head) => {
+                stream.send_head(&answer::HEAD).and_then(|()| stream.send_data(&head, slice, &self.account))
+            }
+            None => stream.send_data(&[], slice, &self.account),
+        };
     }
 
     /// Ready with the number of bytes that may be written without piling up.
@@ -87,19 +92,17 @@ impl LongAnswer {
         poll_fn(|cx| self.poll_room(cx)).await
     }
 
-    /// Ends the answer.
-    ///
-    /// # Panics
-    /// When less was written than announced.
+    /// Ends the answer. One that is shorter than announced ends with an error: what it was written from is damaged.
     pub fn finish(mut self) {
-        assert_eq!(self.left(), 0, "an answer is as long as it was announced");
-        if !self.begun {
+        if self.head.is_some() && self.total == 0 {
             self.write(Bytes::new());
         }
-        self.close(Ok(()));
+        let result = if self.left() == 0 { Ok(()) } else { Err(Error::Corrupt.into()) };
+        self.close(result.as_ref().map(|&()| ()));
     }
 
-    /// Breaks the answer off with an error.
+    /// Breaks the answer off with an error. A client that has a part of the message already throws that away; not every
+    /// client then looks at the error (grpc-go says "unexpected EOF").
     pub fn fail(mut self, status: &Status) {
         self.close(Err(status));
     }
@@ -110,7 +113,12 @@ impl LongAnswer {
         counts.handled[result.map_or_else(|status| status.code, |()| Code::Ok) as usize].add(1);
         counts.sent.add(1);
         self.shared.core.counters.sent_bytes.add(self.written as u64);
-        let _ = stream.end(answer::trailers(result));
+        self.shared.account.note_write();
+        // An error means that the client has gone: nobody is left to tell.
+        let _ = match (result, &self.head) {
+            (Err(status), Some(_)) => stream.refuse(&answer::refusal(answer::HTTP_OK, status)),
+            (result, _) => stream.end(answer::trailers(result)),
+        };
     }
 }
 

@@ -6,7 +6,8 @@
 
 use bytes::Bytes;
 
-use super::frame::HEAD_BYTES;
+use super::frame::{HEAD_BYTES, message_head};
+use crate::server::call::status::Status;
 
 /// Bodies up to this are copied; a larger one is worth a frame of its own, which shares it.
 pub const COPIED_BYTES_MAX: usize = 8 * 1024;
@@ -16,19 +17,27 @@ pub const COPIED_BYTES_MAX: usize = 8 * 1024;
 pub struct Messages {
     bytes: Vec<u8>,
     count: u64,
+    /// Why a message could not be added: the stream has to end with it.
+    refused: Option<Status>,
 }
 
 impl Messages {
     /// Adds the message whose encoding is `head` and `body`. The body is left to the caller, to be sent right
-    /// behind these messages, if it is larger than [`COPIED_BYTES_MAX`]: then it comes back.
+    /// behind these messages, if it is larger than [`COPIED_BYTES_MAX`]: then it comes back. A message that is too long
+    /// to be sent is refused, and [`Messages::take`] says so.
     #[must_use = "a body that comes back must be sent"]
     pub fn push(&mut self, head: &[u8], body: Bytes) -> Option<Bytes> {
         let length = head.len() + body.len();
+        let frame = match message_head(length, true) {
+            Ok(frame) if self.refused.is_none() => frame,
+            frame => {
+                self.refused = self.refused.take().or(frame.err());
+                return None;
+            }
+        };
         let copied = body.len() <= COPIED_BYTES_MAX;
         self.bytes.reserve(HEAD_BYTES + if copied { length } else { head.len() });
-        self.bytes.push(0);
-        self.bytes
-            .extend_from_slice(&u32::try_from(length).expect("messages stay below 4 GiB").to_be_bytes());
+        self.bytes.extend_from_slice(&frame);
         self.bytes.extend_from_slice(head);
         self.count += 1;
         if !copied {
@@ -45,12 +54,19 @@ impl Messages {
 
     /// True if there is nothing to send.
     pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.bytes.is_empty() && self.refused.is_none()
     }
 
     /// The bytes and the number of messages that begin in them; what is left is empty.
-    pub fn take(&mut self) -> (Bytes, u64) {
-        (std::mem::take(&mut self.bytes).into(), std::mem::take(&mut self.count))
+    ///
+    /// # Errors
+    /// When a message was refused: what was collected before it is thrown away.
+    pub fn take(&mut self) -> Result<(Bytes, u64), Status> {
+        let taken = std::mem::take(self);
+        match taken.refused {
+            Some(status) => Err(status),
+            None => Ok((taken.bytes.into(), taken.count)),
+        }
     }
 }
 
@@ -68,7 +84,7 @@ mod tests {
         let rest = messages.push(b"large", large.clone());
         assert_eq!(rest.as_ref().map(|body| body.as_ptr()), Some(large.as_ptr()), "shared, not copied");
         assert_eq!(messages.len(), 3 * HEAD_BYTES + 4 + 5);
-        let (bytes, count) = messages.take();
+        let (bytes, count) = messages.take().unwrap();
         assert!(count == 3 && messages.is_empty());
 
         let mut decoder = Decoder::new(usize::MAX, None);

@@ -135,12 +135,13 @@ impl Outgoing {
         if self.state.expired.get() {
             return Err(Status::deadline_exceeded());
         }
+        let head = message_head(total, true)?;
         let account = self.state.account.clone();
         let Some(stream) = self.open() else { return Err(Status::canceled()) };
         let mut pieces = pieces.into_iter();
         let first = pieces.next().unwrap_or_default();
         let mut sent = first.len();
-        stream.send_data(&message_head(total), first, &account).map_err(|_| Status::canceled())?;
+        stream.send_data(&head, first, &account).map_err(|_| Status::canceled())?;
         for piece in pieces {
             sent += piece.len();
             stream.send_data(&[], piece, &account).map_err(|_| Status::canceled())?;
@@ -151,12 +152,37 @@ impl Outgoing {
         Ok(())
     }
 
+    /// Sends the next slice of a message, which begins with this one if its length is given.
+    ///
+    /// # Errors
+    /// As [`Outgoing::send`]; and when the message is too long to be sent.
+    pub fn send_slice(&mut self, begins: Option<usize>, slice: Bytes) -> Result<(), Status> {
+        if self.state.expired.get() {
+            return Err(Status::deadline_exceeded());
+        }
+        let head = begins.map(|total| message_head(total, true)).transpose()?;
+        let account = self.state.account.clone();
+        let length = slice.len();
+        let Some(stream) = self.open() else { return Err(Status::canceled()) };
+        let head = head.as_ref().map_or(&[][..], |head| &head[..]);
+        stream.send_data(head, slice, &account).map_err(|_| Status::canceled())?;
+        self.shared.core.counters.of(self.method).sent.add(u64::from(begins.is_some()));
+        self.shared.core.counters.sent_bytes.add(length as u64);
+        Ok(())
+    }
+
     /// Sends collected messages, and `rest`, the body of the last of them if it was left out.
     ///
     /// # Errors
-    /// As [`Outgoing::send`].
+    /// As [`Outgoing::send`]; and when one of them is too long to be sent, which ends the stream.
     pub fn send_messages(&mut self, messages: &mut Messages, rest: Option<Bytes>) -> Result<(), Status> {
-        let (bytes, count) = messages.take();
+        let (bytes, count) = match messages.take() {
+            Ok(taken) => taken,
+            Err(status) => {
+                self.close(Err(status.clone()));
+                return Err(status);
+            }
+        };
         if self.state.expired.get() {
             return Err(Status::deadline_exceeded());
         }

@@ -52,7 +52,7 @@ impl Api for Echo {
             }
             Method::LeaseLeases => {
                 let total = std::str::from_utf8(&message).unwrap().parse().unwrap();
-                let mut answer = reply.stream(total);
+                let Some(mut answer) = reply.stream(total) else { return };
                 let seen = self.seen.clone();
                 task::spawn(async move {
                     while answer.left() > 0 {

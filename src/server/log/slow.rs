@@ -2,7 +2,8 @@
 //!
 //! Two lines: `apply request took too long` for what the store does, from `--warning-apply-duration` on, and
 //! `request stats` for all that a client waits for, from `--warning-unary-request-duration` on. Everything here is
-//! done after a bound was passed, so it may decode again what is long forgotten.
+//! done after a bound was passed, so it may decode again what is long forgotten; but a request only, which is bounded, and
+//! never an answer.
 #![forbid(unsafe_code)]
 
 use std::net::SocketAddr;
@@ -15,10 +16,10 @@ use super::Line;
 use super::content;
 use crate::error::Error;
 use crate::proto::etcdserverpb::{
-    DeleteRangeRequest, DeleteRangeResponse, PutRequest, RangeRequest, RangeResponse, RequestOp, TxnRequest,
-    TxnResponse,
+    DeleteRangeRequest, PutRequest, RangeRequest, RangeResponse, RequestOp, TxnRequest,
 };
 use crate::request::Kind;
+use crate::response::Response;
 
 /// From when on something is too long.
 #[derive(Clone, Copy, Debug)]
@@ -58,10 +59,46 @@ pub struct Read {
 }
 
 impl Read {
-    /// Of an encoded answer.
-    pub fn of(answer: &Bytes) -> Self {
-        let response = RangeResponse::decode(answer.clone()).expect("our own answer decodes");
+    /// Of the encoded answer of a Range of one key.
+    pub fn of_one(answer: &Bytes) -> Self {
+        let response = RangeResponse::decode(answer.clone()).unwrap_or_default();
         Self { kvs: response.kvs.len() as u64, count: response.count, bytes: answer.len() }
+    }
+}
+
+/// The answer of a transaction that only reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TxnRead<'a> {
+    /// All conditions held.
+    pub succeeded: bool,
+    /// Pairs that each Range has found.
+    pub kvs: &'a [u64],
+    /// Its length.
+    pub bytes: usize,
+}
+
+/// The answer of a proposal. What is said of it must cost nothing: it may be long.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Answered {
+    /// Keys that a DeleteRange has deleted.
+    deleted: i64,
+    /// All conditions of a Txn held.
+    succeeded: bool,
+    /// Its length.
+    bytes: usize,
+}
+
+impl Answered {
+    /// Of a response that is `bytes` long.
+    pub fn of(response: &Response, bytes: usize) -> Self {
+        let answered = Self { bytes, ..Self::default() };
+        match response {
+            Response::DeleteRange { deleted, .. } => Self { deleted: *deleted, ..answered },
+            // Field 2, which is not there if it is false.
+            Response::Txn { body, .. } => Self { succeeded: body.first() == Some(&0x10), ..answered },
+            Response::Overlong { len, .. } => Self { bytes: *len, ..answered },
+            _ => answered,
+        }
     }
 }
 
@@ -76,15 +113,15 @@ struct Stats {
     content: String,
 }
 
-/// Logs a proposal that was answered late; `answer` is encoded, none if it was an error.
+/// Logs a proposal that was answered late; `answer` is none if it was an error.
 #[track_caller]
-pub fn proposal(asked: &Asked<'_>, took: Duration, answer: Option<&Bytes>) {
+pub fn proposal(asked: &Asked<'_>, took: Duration, answer: Option<Answered>) {
     if let Some(stats) = stats_of(asked, answer) {
         request_stats(&stats, asked.peer, took);
     }
 }
 
-fn stats_of(asked: &Asked<'_>, answer: Option<&Bytes>) -> Option<Stats> {
+fn stats_of(asked: &Asked<'_>, answer: Option<Answered>) -> Option<Stats> {
     let message = asked.message;
     // A request that only our lenient reader could read has no content to show.
     let uncounted = |path| Stats {
@@ -100,7 +137,7 @@ fn stats_of(asked: &Asked<'_>, answer: Option<&Bytes>) -> Option<Stats> {
         requests,
         request_bytes: message.len() as i64,
         responses,
-        response_bytes: answer.map_or(0, |answer| answer.len() as i64),
+        response_bytes: answer.map_or(0, |answer| answer.bytes as i64),
         content,
     };
     Some(match asked.kind {
@@ -111,11 +148,13 @@ fn stats_of(asked: &Asked<'_>, answer: Option<&Bytes>) -> Option<Stats> {
         Kind::DeleteRange => {
             let content = DeleteRangeRequest::decode(message.clone())
                 .map_or(String::new(), |delete| content::delete(&delete));
-            let response = answer.and_then(|answer| DeleteRangeResponse::decode(answer.clone()).ok());
-            let deleted = response.map_or(0, |response| response.deleted);
+            let deleted = answer.map_or(0, |answer| answer.deleted);
             stats("/etcdserverpb.KV/DeleteRange", 0, deleted, content)
         }
-        Kind::Txn => txn_stats(&TxnRequest::decode(message.clone()).unwrap_or_default(), answer),
+        Kind::Txn => {
+            let request = TxnRequest::decode(message.clone()).unwrap_or_default();
+            txn_stats(&request, answer.map(|answer| (answer.succeeded, answer.bytes)))
+        }
         Kind::Compaction => uncounted("/etcdserverpb.KV/Compact"),
         Kind::LeaseGrant => uncounted("/etcdserverpb.Lease/LeaseGrant"),
         Kind::LeaseRevoke => uncounted("/etcdserverpb.Lease/LeaseRevoke"),
@@ -124,12 +163,11 @@ fn stats_of(asked: &Asked<'_>, answer: Option<&Bytes>) -> Option<Stats> {
     })
 }
 
-/// Of a transaction: only the branch that was taken counts.
-fn txn_stats(request: &TxnRequest, answer: Option<&Bytes>) -> Stats {
-    let response = answer.and_then(|answer| TxnResponse::decode(answer.clone()).ok());
-    let branch: &[RequestOp] = match &response {
-        Some(response) if response.succeeded => &request.success,
-        Some(_) => &request.failure,
+/// Of a transaction, and whether it succeeded with how long an answer: only the branch that was taken counts.
+fn txn_stats(request: &TxnRequest, answer: Option<(bool, usize)>) -> Stats {
+    let branch: &[RequestOp] = match answer {
+        Some((true, _)) => &request.success,
+        Some((false, _)) => &request.failure,
         None => &[],
     };
     Stats {
@@ -137,7 +175,7 @@ fn txn_stats(request: &TxnRequest, answer: Option<&Bytes>) -> Stats {
         requests: branch.len() as i64,
         request_bytes: branch.iter().map(Message::encoded_len).sum::<usize>() as i64,
         responses: 0,
-        response_bytes: answer.map_or(0, |answer| answer.len() as i64),
+        response_bytes: answer.map_or(0, |(_, bytes)| bytes as i64),
         content: content::txn(request),
     }
 }
@@ -177,26 +215,21 @@ pub fn txn(
     peer: SocketAddr,
     request: &TxnRequest,
     took: Duration,
-    result: Result<&Bytes, &Error>,
+    result: Result<TxnRead<'_>, &Error>,
 ) {
     if took > limits.apply {
-        let response = result.map(|answer| format!("responses:<{}> size:{}", counts(answer), answer.len()));
+        let response = result.map(|read| format!("responses:<{}> size:{}", counts(read.kvs), read.bytes));
         slow_read("read-only txn ", took, limits.apply, &content::txn(request), response);
     }
     if took > limits.request {
-        request_stats(&txn_stats(request, result.ok()), peer, took);
+        let answer = result.ok().map(|read| (read.succeeded, read.bytes));
+        request_stats(&txn_stats(request, answer), peer, took);
     }
 }
 
-/// How many pairs each Range of an encoded TxnResponse found.
-fn counts(answer: &Bytes) -> String {
-    use crate::proto::etcdserverpb::response_op::Response as Op;
-    let response = TxnResponse::decode(answer.clone()).expect("our own answer decodes");
-    let found = response.responses.iter().filter_map(|op| match &op.response {
-        Some(Op::ResponseRange(range)) => Some(format!("range_response_count:{}", range.kvs.len())),
-        _ => None,
-    });
-    found.collect::<Vec<_>>().join(" ")
+/// How many pairs each Range of a transaction has found.
+fn counts(kvs: &[u64]) -> String {
+    kvs.iter().map(|kvs| format!("range_response_count:{kvs}")).collect::<Vec<_>>().join(" ")
 }
 
 #[track_caller]
@@ -236,32 +269,34 @@ fn request_stats(stats: &Stats, peer: SocketAddr, took: Duration) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::etcdserverpb::TxnResponse;
     use crate::proto::etcdserverpb::request_op::Request as Op;
 
-    fn stats(kind: Kind, message: &impl Message, answer: Option<Vec<u8>>) -> Stats {
+    fn stats(kind: Kind, message: &impl Message, answer: Option<Answered>) -> Stats {
         let message = Bytes::from(message.encode_to_vec());
         let asked = Asked { kind, message: &message, peer: ([127, 0, 0, 1], 1).into() };
-        stats_of(&asked, answer.map(Bytes::from).as_ref()).expect("clients propose this")
+        stats_of(&asked, answer).expect("clients propose this")
     }
 
     #[test]
     fn counts_and_sizes_are_etcds() {
         let put = PutRequest { key: "k".into(), value: "secret".into(), ..PutRequest::default() };
-        let said = stats(Kind::Put, &put, Some(vec![0; 7]));
+        let said = stats(Kind::Put, &put, Some(Answered { bytes: 7, ..Answered::default() }));
         assert_eq!((said.requests, said.responses, said.response_bytes), (1, 0, 7));
         assert_eq!(said.request_bytes, put.encoded_len() as i64);
         assert_eq!(said.content, "key:\"k\" value_size:6");
 
         let delete = DeleteRangeRequest { key: "k".into(), ..DeleteRangeRequest::default() };
-        let deleted = DeleteRangeResponse { deleted: 3, ..DeleteRangeResponse::default() };
-        let said = stats(Kind::DeleteRange, &delete, Some(deleted.encode_to_vec()));
+        let deleted = Response::DeleteRange { revision: 4, deleted: 3, prev_kvs: Bytes::new() };
+        let said = stats(Kind::DeleteRange, &delete, Some(Answered::of(&deleted, 9)));
         assert_eq!((said.requests, said.responses, said.content.as_str()), (0, 3, "key:\"k\""));
 
         let op = RequestOp { request: Some(Op::RequestPut(put)) };
         let bytes = op.encoded_len() as i64;
         let txn = TxnRequest { success: vec![op.clone(), op], ..TxnRequest::default() };
         let taken = TxnResponse { succeeded: true, ..TxnResponse::default() };
-        let said = stats(Kind::Txn, &txn, Some(taken.encode_to_vec()));
+        let taken = Response::Txn { revision: 4, body: taken.encode_to_vec().into() };
+        let said = stats(Kind::Txn, &txn, Some(Answered::of(&taken, 2)));
         assert_eq!((said.requests, said.request_bytes, said.response_bytes), (2, 2 * bytes, 2));
         let said = stats(Kind::Txn, &txn, None);
         assert_eq!((said.requests, said.request_bytes, said.response_bytes), (0, 0, 0));

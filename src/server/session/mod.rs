@@ -15,4 +15,4 @@ pub mod state;
 pub mod streams;
 pub mod tickets;
 
-pub use state::{Member, Parts, Session};
+pub use state::{Member, Parts, Pin, Session};

@@ -15,6 +15,7 @@ use super::tickets::Tickets;
 use crate::btree::{Read, Reader, Snapshot};
 use crate::config::Gates;
 use crate::error::Error;
+use crate::limits::{ANSWER_ASSEMBLED_BYTES_MAX, SORTED_BYTES_MAX};
 use crate::mvcc::View;
 use crate::mvcc::compact_hash::CompactionHashes;
 use crate::mvcc::leaf_counts::LeafCounts;
@@ -28,7 +29,7 @@ use crate::server::api::watch::Watches;
 use crate::server::core::mesh::Sender;
 use crate::server::counting;
 use crate::server::grpc::counters::Counters;
-use crate::server::grpc::{Code, Responder, Status};
+use crate::server::grpc::{Code, Responder, Status, frame};
 use crate::server::io::clock;
 use crate::server::log::slow::{Asked, Limits};
 use crate::server::metrics;
@@ -172,7 +173,7 @@ impl Session {
             metrics: parts.metrics,
             reader: RefCell::new(parts.reader),
             pins: RefCell::new(parts.pins),
-            plan_memory: PlanMemory::new(PLAN_BYTES_MAX),
+            plan_memory: PlanMemory::bounded(PLAN_BYTES_MAX, SORTED_BYTES_MAX),
             leaf_counts: LeafCounts::default(),
             tickets: RefCell::new(Tickets::new(core, parts.member.request_timeout)),
             replica: parts.replica,
@@ -301,7 +302,12 @@ impl Session {
                 let answer = response::encode(&response, &self.header());
                 let request = Asked { kind, message: &message, peer: reply.peer() };
                 counting::answer(self, &request, now.since(asked), Ok((&response, &answer)));
-                reply.send(Ok(answer));
+                reply.send(match response {
+                    Response::Overlong { len, .. } => {
+                        Err(frame::unsendable(len, ANSWER_ASSEMBLED_BYTES_MAX, false))
+                    }
+                    _ => Ok(answer),
+                });
             }
             (Waiting::Client { reply, kind, asked, message }, Err(error))
                 if !matches!(error, Error::TooManyRequests | Error::NoLeader | Error::Timeout) =>
@@ -409,6 +415,13 @@ impl Session {
 pub struct Pin {
     session: Rc<Session>,
     revision: i64,
+}
+
+impl Pin {
+    /// What it keeps readable.
+    pub fn revision(&self) -> i64 {
+        self.revision
+    }
 }
 
 impl Drop for Pin {

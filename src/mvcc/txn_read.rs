@@ -1,0 +1,330 @@
+//! Answering a transaction that only reads: planned and then emitted, like a Range, however long it is.
+//!
+//! Conditions and Ranges are worked off one after the other, in legs that share a budget; all see one revision. What is
+//! kept of a planned Range is its length, and its plan only where that is small: the others are planned again when
+//! their turn to be written comes. So a transaction of many large Ranges holds no more than one of them does.
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+
+use bytes::BytesMut;
+
+use super::condition::Evaluation;
+use super::range::{Emission, Plan, Progress};
+use super::remembered::PlanMemory;
+use super::txn::{branch, check_range, is_read_only};
+use super::view::View;
+use crate::btree::Read;
+use crate::error::Error;
+use crate::proto::etcdserverpb::request_op::Request as Op;
+use crate::proto::etcdserverpb::{RangeRequest, RequestOp, TxnRequest};
+use crate::response::Header;
+use crate::wire::{bytes_field_len, int_field_len, put_bytes_head, put_int_field};
+
+/// What finding one key costs, in index entries walked over.
+const FIND_COST: usize = 8;
+
+/// Index entries that a Range whose turn has come may look at in one leg, before any of it is written.
+const REPLAN_BUDGET: usize = 2048;
+
+/// A read-only transaction whose length is not known yet.
+pub struct ReadTxn {
+    request: TxnRequest,
+    /// The revision that all of it reads at, some Ranges aside that name another.
+    revision: i64,
+    compact_revision: i64,
+    memory: PlanMemory,
+    stage: Stage,
+    /// Operations planned, in order.
+    planned: VecDeque<Planned>,
+    /// Encoded length of their answers, tags and lengths included.
+    ops_len: usize,
+}
+
+enum Stage {
+    /// Evaluating this condition.
+    Compare { number: usize, walk: Option<Evaluation> },
+    /// Planning the operations of the branch that is taken; the plan is that of the first one not planned.
+    Ops { succeeded: bool, plan: Option<Box<Plan>> },
+}
+
+/// A planned operation.
+struct Planned {
+    /// Length of its RangeResponse.
+    len: usize,
+    /// Pairs in it.
+    kvs: u64,
+    /// None if it is to be planned again.
+    emission: Option<Box<Emission>>,
+}
+
+/// How far the plan of a transaction has come.
+pub enum TxnProgress {
+    /// Another leg is needed.
+    Pending(ReadTxn),
+    /// The length of the answer is known.
+    Done(TxnEmission),
+}
+
+impl ReadTxn {
+    /// A checked transaction that cannot write, on the state that `view` shows.
+    pub fn new<R: Read>(view: &View<'_, R>, request: TxnRequest, memory: &PlanMemory) -> Self {
+        debug_assert!(is_read_only(&request), "a transaction that can write is proposed");
+        Self {
+            request,
+            revision: view.revision(),
+            compact_revision: view.compact_revision(),
+            memory: memory.clone(),
+            stage: Stage::Compare { number: 0, walk: None },
+            planned: VecDeque::new(),
+            ops_len: 0,
+        }
+    }
+
+    /// What was asked for.
+    pub fn request(&self) -> &TxnRequest {
+        &self.request
+    }
+
+    /// The lowest main revision that may be read: to be pinned before the first snapshot goes.
+    pub fn pin(&self) -> i64 {
+        let ops = self.request.success.iter().chain(&self.request.failure).filter_map(range_of);
+        let named = ops.map(|range| range.revision);
+        // A Range at a compacted revision is an error if its branch is taken, and never read.
+        named.filter(|&at| at > 0 && at >= self.compact_revision).fold(self.revision, i64::min)
+    }
+
+    /// Goes on with the plan, looking at up to `budget` index entries or as much else as takes about as long.
+    ///
+    /// # Errors
+    /// When a Range of the branch that is taken names a revision that cannot be read; and as [`Plan::step`].
+    pub fn step<R: Read>(mut self, view: &View<'_, R>, budget: usize) -> Result<TxnProgress, Error> {
+        view.check_kept(self.pin())?;
+        let mut budget = budget;
+        while budget > 0 {
+            let stage = core::mem::replace(&mut self.stage, Stage::Ops { succeeded: false, plan: None });
+            self.stage = match stage {
+                Stage::Compare { number, walk } => self.compare(view, number, walk, &mut budget)?,
+                Stage::Ops { succeeded, plan } => {
+                    if self.planned.len() == branch(&self.request, succeeded).len() {
+                        return Ok(TxnProgress::Done(self.into_emission(succeeded)));
+                    }
+                    let plan = self.plan_op(view, succeeded, plan, &mut budget)?;
+                    Stage::Ops { succeeded, plan }
+                }
+            };
+        }
+        Ok(TxnProgress::Pending(self))
+    }
+
+    /// One leg of a condition; what comes after it.
+    fn compare<R: Read>(
+        &self,
+        view: &View<'_, R>,
+        number: usize,
+        walk: Option<Evaluation>,
+        budget: &mut usize,
+    ) -> Result<Stage, Error> {
+        let Some(compare) = self.request.compare.get(number) else { return self.take_branch(true) };
+        let mut leg = walk.unwrap_or_else(|| Evaluation::new(compare));
+        *budget = budget.saturating_sub(FIND_COST);
+        match leg.step(view, self.revision, compare, budget)? {
+            None => Ok(Stage::Compare { number, walk: Some(leg) }),
+            Some(true) => Ok(Stage::Compare { number: number + 1, walk: None }),
+            Some(false) => self.take_branch(false),
+        }
+    }
+
+    /// Every Range of the branch has to be possible before the first is planned, as in etcd.
+    fn take_branch(&self, succeeded: bool) -> Result<Stage, Error> {
+        for range in branch(&self.request, succeeded).iter().filter_map(range_of) {
+            check_range(self.revision, self.compact_revision, range)?;
+        }
+        Ok(Stage::Ops { succeeded, plan: None })
+    }
+
+    /// One leg of the next operation's plan.
+    fn plan_op<R: Read>(
+        &mut self,
+        view: &View<'_, R>,
+        succeeded: bool,
+        plan: Option<Box<Plan>>,
+        budget: &mut usize,
+    ) -> Result<Option<Box<Plan>>, Error> {
+        *budget = budget.saturating_sub(FIND_COST);
+        let op = &branch(&self.request, succeeded)[self.planned.len()];
+        let plan = plan.map_or_else(|| plan_of(op, self.revision, &self.memory), |plan| *plan);
+        match plan.step_within(view, budget)? {
+            Progress::Pending(plan) => Ok(Some(Box::new(plan))),
+            Progress::Done(emission) => {
+                let len = emission.encoded_len(&Header::default());
+                self.ops_len += bytes_field_len(bytes_field_len(len));
+                let kvs = emission.kvs();
+                let emission = emission.is_light().then(|| Box::new(emission));
+                self.planned.push_back(Planned { len, kvs, emission });
+                Ok(None)
+            }
+        }
+    }
+
+    fn into_emission(self, succeeded: bool) -> TxnEmission {
+        let kvs = self.planned.iter().map(|op| op.kvs).collect();
+        TxnEmission {
+            pin: self.pin(),
+            request: self.request,
+            revision: self.revision,
+            memory: self.memory,
+            succeeded,
+            kvs,
+            ops: self.planned,
+            ops_len: self.ops_len,
+            begun: false,
+            writing: None,
+            written: 0,
+        }
+    }
+}
+
+fn range_of(op: &RequestOp) -> Option<&RangeRequest> {
+    match &op.request {
+        Some(Op::RequestRange(range)) => Some(range),
+        _ => None,
+    }
+}
+
+/// The plan of a checked Range in a transaction at `revision`.
+fn plan_of(op: &RequestOp, revision: i64, memory: &PlanMemory) -> Plan {
+    let nothing = RangeRequest::default();
+    let range = range_of(op).unwrap_or(&nothing);
+    let at = if range.revision > 0 { range.revision } else { revision };
+    let mut plan = Plan::at(range, at, revision);
+    plan.remember_in(memory);
+    plan
+}
+
+/// A read-only transaction being written.
+pub struct TxnEmission {
+    request: TxnRequest,
+    revision: i64,
+    pin: i64,
+    memory: PlanMemory,
+    succeeded: bool,
+    /// Pairs that each operation has found.
+    kvs: Vec<u64>,
+    /// Operations whose answers have not begun.
+    ops: VecDeque<Planned>,
+    ops_len: usize,
+    begun: bool,
+    writing: Option<Writing>,
+    /// Operations whose answers are written.
+    written: usize,
+}
+
+/// The operation that is being written.
+enum Writing {
+    /// Its plan is made again; the answer is to have this length.
+    Planning(usize, Box<Plan>),
+    /// Its bytes go out.
+    Emitting(Box<Emission>),
+}
+
+impl TxnEmission {
+    /// The revision that has to stay pinned until the answer is complete.
+    pub fn pin(&self) -> i64 {
+        self.pin
+    }
+
+    /// What was asked for.
+    pub fn request(&self) -> &TxnRequest {
+        &self.request
+    }
+
+    /// Whether all conditions held.
+    pub fn succeeded(&self) -> bool {
+        self.succeeded
+    }
+
+    /// Pairs that each operation has found.
+    pub fn kvs(&self) -> &[u64] {
+        &self.kvs
+    }
+
+    /// Exact length of the encoded TxnResponse.
+    pub fn encoded_len(&self, header: &Header) -> usize {
+        header.field_len(self.revision) + int_field_len(i64::from(self.succeeded)) + self.ops_len
+    }
+
+    /// Appends the next slice of the encoded TxnResponse: `bytes` more at most, or little more. True once it is complete.
+    /// A slice is empty where a Range that is planned again takes longer than a leg.
+    ///
+    /// # Errors
+    /// As [`Emission::emit`] and [`Plan::step`].
+    pub fn emit<R: Read>(
+        &mut self,
+        view: &View<'_, R>,
+        header: &Header,
+        out: &mut BytesMut,
+        bytes: usize,
+    ) -> Result<bool, Error> {
+        view.check_kept(self.pin)?;
+        let full = out.len().saturating_add(bytes);
+        if !self.begun {
+            self.begun = true;
+            header.put_field(self.revision, out);
+            put_int_field(out, 2, i64::from(self.succeeded));
+        }
+        loop {
+            let writing = match self.writing.take() {
+                Some(writing) => writing,
+                None => match self.begin_next(out) {
+                    Some(writing) => writing,
+                    None => return Ok(true),
+                },
+            };
+            let complete;
+            (self.writing, complete) = self.write(view, writing, out, full)?;
+            if !complete || out.len() >= full {
+                return Ok(self.writing.is_none() && self.ops.is_empty());
+            }
+        }
+    }
+
+    /// Begins the next operation's answer.
+    fn begin_next(&mut self, out: &mut BytesMut) -> Option<Writing> {
+        let planned = self.ops.pop_front()?;
+        let op = &branch(&self.request, self.succeeded)[self.written];
+        self.written += 1;
+        // Tag and length of a ResponseOp, and of the RangeResponse in it.
+        put_bytes_head(out, 3, bytes_field_len(planned.len));
+        put_bytes_head(out, 1, planned.len);
+        Some(match planned.emission {
+            Some(emission) => Writing::Emitting(emission),
+            None => Writing::Planning(planned.len, Box::new(plan_of(op, self.revision, &self.memory))),
+        })
+    }
+
+    /// One leg of an operation's answer. What is left of it, and whether there may be more in the slice.
+    fn write<R: Read>(
+        &self,
+        view: &View<'_, R>,
+        writing: Writing,
+        out: &mut BytesMut,
+        full: usize,
+    ) -> Result<(Option<Writing>, bool), Error> {
+        match writing {
+            Writing::Planning(len, plan) => match plan.step(view, REPLAN_BUDGET)? {
+                Progress::Pending(plan) => Ok((Some(Writing::Planning(len, Box::new(plan))), false)),
+                Progress::Done(emission) if emission.encoded_len(&Header::default()) == len => {
+                    Ok((Some(Writing::Emitting(Box::new(emission))), true))
+                }
+                // The same plan at the same revision came out different.
+                Progress::Done(_) => Err(Error::Corrupt),
+            },
+            Writing::Emitting(mut emission) => {
+                let room = full.saturating_sub(out.len());
+                let complete = emission.emit(view, &Header::default(), out, room)?;
+                Ok((if complete { None } else { Some(Writing::Emitting(emission)) }, complete))
+            }
+        }
+    }
+}
