@@ -50,6 +50,14 @@ pub struct KvHash {
     pub revision: i64,
 }
 
+/// Bytes that are digested, from memory, in the time that a small change takes.
+const BYTES_PER_CHANGE: usize = 4096;
+
+/// What digesting a change of `len` bytes costs, in small changes.
+pub fn digest_cost(len: usize) -> usize {
+    1 + len / BYTES_PER_CHANGE
+}
+
 fn everything() -> Interval {
     Interval::new(&[0], &[0])
 }
@@ -92,7 +100,7 @@ impl HashKv {
         self.compact_revision
     }
 
-    /// Digests on for about `budget` changes; the hash, once it is there.
+    /// Digests on for about `budget` changes, fewer where they are long; the hash, once it is there.
     pub fn step<R: Read>(&mut self, view: &View<'_, R>, budget: usize) -> Option<KvHash> {
         if let Stage::AnyKept(position) = &self.stage {
             let interval = everything();
@@ -146,7 +154,8 @@ impl HashKv {
     ) -> Option<Revision> {
         let mut cursor = view.read().cursor(Tree::Kv);
         cursor.seek(&from.to_bytes());
-        for _ in 0..budget {
+        let mut left = budget.max(1);
+        while left > 0 {
             if !cursor.valid() {
                 return None;
             }
@@ -155,6 +164,7 @@ impl HashKv {
                 return None;
             }
             let (tombstone, kv) = split_kv_value(cursor.value());
+            left = left.saturating_sub(digest_cost(kv.len()));
             if self.counts(view, revision, tombstone, kv, any_kept) {
                 self.crc = crc32c::crc32c_append(self.crc, &etcd_key(revision, tombstone));
                 self.crc = crc32c::crc32c_append(self.crc, kv);
@@ -297,6 +307,22 @@ mod tests {
         let view = View::new(&*txn);
         assert_eq!(HashKv::new(&view, 9).err(), Some(Error::Compacted));
         assert_eq!(HashKv::new(&view, 11).err(), Some(Error::FutureRevision));
+    }
+
+    #[test]
+    fn a_leg_digests_fewer_changes_where_they_are_long() {
+        let legs = |value_len: usize| {
+            let mut store = Store::in_memory();
+            let txn = &mut store.write();
+            initialize(txn);
+            for number in 0..100 {
+                put(txn, &format!("{number}"), &"x".repeat(value_len), 0);
+            }
+            let mut hash = HashKv::new(&View::new(&*txn), 0).unwrap();
+            (1..).find(|_| hash.step(&View::new(&*txn), 100).is_some()).unwrap()
+        };
+        assert!(legs(10) <= 3);
+        assert!(legs(100_000) >= 20);
     }
 
     /// What etcd keeps at a revision leaves out keys that are deleted and put again in it. With nothing to keep, it

@@ -308,6 +308,7 @@ fn put_op_head(out: &mut BytesMut, field: u8, len: usize) {
 mod tests {
     use super::*;
     use crate::btree::Store;
+    use crate::limits::ANSWER_ASSEMBLED_BYTES_MAX;
     use crate::mvcc::write::initialize;
     use crate::proto::etcdserverpb::DeleteRangeRequest;
 
@@ -346,5 +347,50 @@ mod tests {
         assert_eq!(run(vec![delete_from("a"), nested(vec![put("k", false)]), put("k", true)]), Ok(5));
         assert_eq!(run(vec![put("k", true), delete_from("a")]), Ok(6));
         assert_eq!(run(vec![put("k", true)]), Err(Error::KeyNotFound));
+    }
+
+    /// A store with one key more than an answer can show, and what deletes them all.
+    fn too_much() -> (Store, DeleteRangeRequest) {
+        const VALUE_BYTES: usize = 1 << 20;
+        let mut store = Store::in_memory();
+        let mut txn = store.write();
+        initialize(&mut txn);
+        let mut writer = Writer::begin(&mut txn);
+        for number in 0..=ANSWER_ASSEMBLED_BYTES_MAX / VALUE_BYTES {
+            let (key, value) = (format!("{number:03}").into(), vec![7; VALUE_BYTES].into());
+            writer.put(&PutRequest { key, value, ..PutRequest::default() });
+        }
+        writer.finish();
+        txn.commit();
+        let all = b"\0"[..].into();
+        (store, DeleteRangeRequest { key: b"0"[..].into(), range_end: all, prev_kv: true })
+    }
+
+    #[test]
+    fn a_write_whose_answer_is_too_long_is_applied_and_only_its_length_is_kept() {
+        let (mut store, delete) = too_much();
+        let mut txn = store.write();
+        let deletion = RequestOp { request: Some(Op::RequestDeleteRange(delete.clone())) };
+        let range = RangeRequest { key: delete.key, range_end: delete.range_end, ..RangeRequest::default() };
+        let list = RequestOp { request: Some(Op::RequestRange(range)) };
+        for success in [vec![list, put("k", false)], vec![nested(vec![deletion])]] {
+            let request = TxnRequest { success, ..TxnRequest::default() };
+            let (outcome, events) = apply(&mut txn, &request, &|_| true, true).unwrap();
+            let Ok(Response::Overlong { revision, len }) = outcome.response else {
+                panic!("an answer of more than {ANSWER_ASSEMBLED_BYTES_MAX} bytes")
+            };
+            assert!(len > ANSWER_ASSEMBLED_BYTES_MAX && revision == events.expect("a write").revision);
+        }
+    }
+
+    #[test]
+    fn a_deletion_keeps_what_there_is_room_for_and_deletes_all() {
+        let (mut store, delete) = too_much();
+        let mut txn = store.write();
+        let mut room = AnswerRoom::default();
+        let mut writer = Writer::begin(&mut txn);
+        let deleted = writer.delete_range(&delete, &mut room);
+        assert!(room.overlong().is_some() && deleted.prev_kvs.len() <= ANSWER_ASSEMBLED_BYTES_MAX);
+        assert_eq!(deleted.keys, (ANSWER_ASSEMBLED_BYTES_MAX >> 20) as i64 + 1);
     }
 }

@@ -328,3 +328,115 @@ impl TxnEmission {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::btree::Store;
+    use crate::mvcc::range::SLICE_SURPLUS;
+    use crate::mvcc::write::{Writer, initialize};
+    use crate::proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
+    use crate::proto::etcdserverpb::{Compare, PutRequest, TxnResponse};
+    use prost::Message;
+
+    const PAIRS: usize = 2_000;
+    const VALUE_BYTES: usize = 100;
+
+    fn filled() -> Store {
+        let mut store = Store::in_memory();
+        let mut txn = store.write();
+        initialize(&mut txn);
+        let mut writer = Writer::begin(&mut txn);
+        for number in 0..PAIRS {
+            let (key, value) = (format!("{number:05}").into(), vec![number as u8; VALUE_BYTES].into());
+            writer.put(&PutRequest { key, value, ..PutRequest::default() });
+        }
+        writer.finish();
+        txn.commit();
+        store
+    }
+
+    fn everything(sort_target: i32) -> RequestOp {
+        let range = RangeRequest {
+            key: b"\0"[..].into(),
+            range_end: b"\0"[..].into(),
+            sort_order: 2 * i32::from(sort_target > 0),
+            sort_target,
+            ..RangeRequest::default()
+        };
+        RequestOp { request: Some(Op::RequestRange(range)) }
+    }
+
+    /// Plans in legs of `budget`; the emission, and how many legs it took.
+    fn planned(
+        store: &Store,
+        request: TxnRequest,
+        memory: &PlanMemory,
+        budget: usize,
+    ) -> (TxnEmission, usize) {
+        let mut reader = store.readers().register();
+        let snapshot = reader.snapshot();
+        let view = View::new(&snapshot);
+        let (mut txn, mut legs) = (ReadTxn::new(&view, request, memory), 1);
+        loop {
+            match txn.step(&view, budget).unwrap() {
+                TxnProgress::Done(emission) => return (emission, legs),
+                TxnProgress::Pending(pending) => (txn, legs) = (pending, legs + 1),
+            }
+        }
+    }
+
+    #[test]
+    fn a_transaction_of_many_lists_is_never_assembled() {
+        let store = filled();
+        let memory = PlanMemory::bounded(0, PAIRS * 200);
+        let success: Vec<_> = (0..100).map(|number| everything(number % 5)).collect();
+        let request = TxnRequest { success, ..TxnRequest::default() };
+        let (mut emission, legs) = planned(&store, request, &memory, 1_000);
+        assert!(legs >= 100 * PAIRS / 1_000, "{legs} legs");
+        let len = emission.encoded_len(&Header::default());
+        assert!(len > 100 * PAIRS * VALUE_BYTES);
+        assert!(emission.ops.iter().all(|op| op.emission.is_none()), "no more than a length is kept of each");
+
+        let mut reader = store.readers().register();
+        let (mut whole, mut complete) = (BytesMut::new(), false);
+        while !complete {
+            let before = whole.len();
+            let snapshot = reader.snapshot();
+            complete = emission.emit(&View::new(&snapshot), &Header::default(), &mut whole, 10_000).unwrap();
+            assert!(whole.len() - before <= 10_000 + SLICE_SURPLUS, "a slice is too long");
+        }
+        assert_eq!(whole.len(), len);
+        let answer = TxnResponse::decode(&whole[..]).unwrap();
+        assert!(answer.succeeded && answer.responses.len() == 100);
+        assert_eq!(emission.kvs(), [PAIRS as u64; 100]);
+    }
+
+    #[test]
+    fn conditions_on_all_keys_are_evaluated_in_legs() {
+        let store = filled();
+        let compare = Compare {
+            result: CompareResult::NotEqual as i32,
+            target: CompareTarget::Value as i32,
+            key: b"\0"[..].into(),
+            range_end: b"\0"[..].into(),
+            target_union: Some(TargetUnion::Value(b"none has this value"[..].into())),
+        };
+        let request = TxnRequest { compare: vec![compare; 50], ..TxnRequest::default() };
+        let (emission, legs) = planned(&store, request, &PlanMemory::new(0), 1_000);
+        assert!(emission.succeeded() && emission.kvs().is_empty());
+        assert!(legs >= 50 * PAIRS / 1_000, "{legs} legs");
+    }
+
+    #[test]
+    fn many_ranges_that_find_nothing_cost_a_leg_too() {
+        let store = filled();
+        let nothing = RangeRequest { key: b"x"[..].into(), ..RangeRequest::default() };
+        let op = RequestOp { request: Some(Op::RequestRange(nothing)) };
+        let request =
+            TxnRequest { failure: vec![op.clone()], success: vec![op; 1_000], ..TxnRequest::default() };
+        let (emission, legs) = planned(&store, request, &PlanMemory::new(0), 1_000);
+        assert_eq!(emission.kvs(), [0; 1_000]);
+        assert!(legs >= 1_000 * FIND_COST / 1_000, "{legs} legs");
+    }
+}

@@ -8,7 +8,7 @@
 
 use super::apply::Cluster;
 use crate::btree::{Read, Tree};
-use crate::mvcc::hash::etcd_key;
+use crate::mvcc::hash::{digest_cost, etcd_key};
 use crate::mvcc::revision::Revision;
 use crate::mvcc::schema::split_kv_value;
 use crate::proto::membershippb::Member;
@@ -89,7 +89,8 @@ impl BucketHash {
     fn changes(&mut self, read: &impl Read, from: Revision, budget: usize) -> Stage {
         let mut cursor = read.cursor(Tree::Kv);
         cursor.seek(&from.to_bytes());
-        for _ in 0..budget {
+        let mut left = budget.max(1);
+        while left > 0 {
             let revision = cursor.valid().then(|| Revision::from_bytes(cursor.key()));
             let Some(revision) = revision.filter(|revision| revision.main <= self.revision) else {
                 self.feed(b"lease");
@@ -97,6 +98,7 @@ impl BucketHash {
             };
             let (tombstone, kv) = split_kv_value(cursor.value());
             self.pair(&etcd_key(revision, tombstone), kv);
+            left = left.saturating_sub(digest_cost(kv.len()));
             cursor.next();
         }
         if cursor.valid() { Stage::Key(Revision::from_bytes(cursor.key())) } else { Stage::Key(PAST) }

@@ -513,6 +513,22 @@ fn a_long_answer_waits_for_a_slow_client() {
 }
 
 #[test]
+fn an_answer_that_cannot_be_sent_is_an_error_of_its_call() {
+    let server = Server::start(Settings::default());
+    with_client(&server, async |client| {
+        let path = "/etcdserverpb.Lease/LeaseLeases";
+        for (total, text) in [
+            ("2147483648", "grpc: trying to send message larger than max (2147483648 vs. 2147483647)"),
+            ("4294967296", "grpc: message too large (4294967296 bytes)"),
+        ] {
+            let refused = call(&client, request(path, &[]), message(total.as_bytes())).await.unwrap();
+            assert_eq!((refused.code.as_str(), refused.text.as_str()), ("8", text));
+        }
+        assert_eq!(call(&client, request(RANGE, &[]), message(b"hi")).await.unwrap(), ok(b"hi"));
+    });
+}
+
+#[test]
 fn a_client_that_never_reads_costs_a_bounded_amount() {
     let server = Server::start(Settings::default());
     let mut window_zero = h2::client::Builder::new();
