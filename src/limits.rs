@@ -64,9 +64,9 @@ pub const EXPIRE_MAX: usize = 192;
 /// Revisions removed between two turns while a sweep is due.
 pub const SWEEP_SLICE: usize = 128;
 
-/// Bytes of pairs in an answer that is assembled because it is read in the middle of a write: to a Txn that writes, or to
-/// a DeleteRange that shows what it deleted. One that is longer becomes an error, after the write was applied. Answers
-/// of requests that only read are not assembled, and are bounded by [`MESSAGE_SENT_BYTES_MAX`] alone.
+/// Bytes of pairs in an answer that is assembled because it is read in the middle of a write: to a Txn that writes,
+/// or to a DeleteRange that shows what it deleted. One that is longer becomes an error, after the write was applied.
+/// Answers of requests that only read are not assembled, and are bounded by [`MESSAGE_SENT_BYTES_MAX`] alone.
 pub const ANSWER_ASSEMBLED_BYTES_MAX: usize = 64 << 20;
 
 /// Bytes of one message to a client: what etcd sends, and what its clients take.

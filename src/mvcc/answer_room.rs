@@ -1,7 +1,7 @@
 //! The room that an answer has which is put together within a write.
 //!
-//! What a write answers has to be read in the middle of the write, so it is assembled. The write is applied whatever the
-//! answer comes to; of an answer that grows too long only its length is kept.
+//! What a write answers has to be read in the middle of the write, so it is assembled. The write is applied whatever
+//! the answer comes to; of an answer that grows too long only its length is kept.
 #![forbid(unsafe_code)]
 
 use crate::limits::ANSWER_ASSEMBLED_BYTES_MAX;

@@ -1,8 +1,8 @@
 //! The hashes that compactions take: what HashKV answers at a revision that was compacted itself.
 //!
 //! A compaction removes what a hash at its revision stood for, so etcd digests while it removes, and remembers the
-//! hashes of the newest compactions until it is restarted. They cover every change since the previous compaction and the
-//! older pairs still live; the sweep removes some of that, so they cannot be recomputed.
+//! hashes of the newest compactions until it is restarted. They cover every change since the previous compaction and
+//! the older pairs still live; the sweep removes some of that, so they cannot be recomputed.
 //!
 //! Here the digest is a job outside the replica, over published states, in legs; the sweep of that compaction waits for
 //! it. It reads everything stored up to the compaction, as etcd's does: some 0.2 ms of CPU for 1000 changes since the

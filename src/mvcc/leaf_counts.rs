@@ -2,8 +2,8 @@
 //!
 //! etcd counts every key of the interval, however few pairs were asked for. A published leaf never changes, so what a
 //! core has counted in it once holds until the leaf is replaced, and the next count looks at its header and first key
-//! and no more. A key's revisions may span leaves; whether the first key continues from the previous leaf is cached with
-//! that leaf's id.
+//! and no more. A key's revisions may span leaves; whether the first key continues from the previous leaf is cached
+//! with that leaf's id.
 #![forbid(unsafe_code)]
 
 use std::cell::RefCell;

@@ -31,8 +31,23 @@
 //! ```
 //!
 //! A [`View`] is a consistent state for one synchronous slice of work. What takes longer ([`range::Plan`],
-//! [`RangeStream`], [`ReadTxn`], [`hash::HashKv`]) is a small state machine that is given a fresh view for every leg and holds nothing in between
-//! but a revision, which its owner pins: the sweep spares whatever died above the lowest pin.
+//! [`RangeStream`], [`ReadTxn`], [`hash::HashKv`]) is a small state machine that is given a fresh view for every leg. It
+//! holds no page in between, but a revision, which its owner pins: the sweep spares whatever died above the lowest pin.
+//!
+//! # Which file has what
+//!
+//! ```text
+//!   revision, schema              revisions; the bytes of keys and values in each tree
+//!   view, walk, values            one state of the store; its live keys in order; its values by revision
+//!   write, event                  one write; what watchers are told of it, then and later
+//!   check, condition, txn         what a request must not say; a transaction's conditions; transactions that write
+//!   answer_room                   how long an answer may be that is put together within a write
+//!   range, range_stream, txn_read answers of any length to what only reads
+//!   remembered, leaf_counts       what a core keeps for such answers: their plans, and the counts of leaves
+//!   compact, pin                  forgetting; the revisions that answers under way still read
+//!   hash, compact_hash            the numbers by which members compare their histories
+//!   model, fuzz                   the same once more, plainly; one held against the other
+//! ```
 //!
 //! # Invariants
 //!

@@ -254,8 +254,8 @@ impl TxnEmission {
         header.field_len(self.revision) + int_field_len(i64::from(self.succeeded)) + self.ops_len
     }
 
-    /// Appends the next slice of the encoded TxnResponse: `bytes` more at most, or little more. True once it is complete.
-    /// A slice is empty where a Range that is planned again takes longer than a leg.
+    /// Appends the next slice of the encoded TxnResponse: `bytes` more at most, or little more. True once it is
+    /// complete. A slice is empty where a Range that is planned again takes longer than a leg.
     ///
     /// # Errors
     /// As [`Emission::emit`] and [`Plan::step`].

@@ -24,8 +24,8 @@ impl<'a> Values<'a> {
         Self { finder: view.read().finder(Tree::Kv), found: Vec::new() }
     }
 
-    /// Shows `take` the encoded `KeyValue` of each of up to [`BATCH`] revisions, in their order, until it wants no more;
-    /// how many it took.
+    /// Shows `take` the encoded `KeyValue` of each of up to [`BATCH`] revisions, in their order, until it wants no
+    /// more; how many it took.
     ///
     /// # Errors
     /// When one is not there: index and values are changed together, so one of them is damaged.

@@ -141,9 +141,9 @@ impl Emission {
         header.field_len(self.query.revision) + self.kvs_len + tail_len(self.more(), self.count())
     }
 
-    /// Appends the next slice of the encoded RangeResponse: `bytes` more at most, [`SLICE_SURPLUS`] aside, with the header
-    /// before the first and the tail behind the last. True once it is complete; all slices together have the length
-    /// that was promised.
+    /// Appends the next slice of the encoded RangeResponse: `bytes` more at most, [`SLICE_SURPLUS`] aside, with the
+    /// header before the first and the tail behind the last. True once it is complete; all slices together have the
+    /// length that was promised.
     ///
     /// # Errors
     /// When the revision has been swept in spite of its pin, or index and values disagree.
@@ -326,8 +326,8 @@ impl Emission {
     }
 }
 
-/// Field 2 of a RangeResponse, in three pieces: its head, the part of the stored pair that is answered, and the lease of
-/// a pair whose value is left out.
+/// Field 2 of a RangeResponse, in three pieces: its head, the part of the stored pair that is answered, and the lease
+/// of a pair whose value is left out.
 struct Pair<'a> {
     head: ([u8; 11], usize),
     body: &'a [u8],

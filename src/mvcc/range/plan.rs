@@ -140,7 +140,7 @@ impl Plan {
     /// Goes on with the plan, looking at up to `budget` index entries or as much else as takes about as long.
     ///
     /// # Errors
-    /// When the revision has been swept in spite of its pin, or when the core has no memory left for pairs to be sorted.
+    /// When the revision has been swept in spite of its pin, or when the core has no memory left for sorting.
     pub fn step<R: Read>(self, view: &View<'_, R>, budget: usize) -> Result<Progress, Error> {
         let mut budget = budget;
         self.step_within(view, &mut budget)

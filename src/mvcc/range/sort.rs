@@ -1,7 +1,7 @@
 //! Sorting the pairs of an answer, in legs.
 //!
-//! Pairs come from the walk in key order and are collected in *runs* of bounded size. A full run is sorted at once; runs
-//! are then merged, a few at a time, until one is left:
+//! Pairs come from the walk in key order and are collected in *runs* of bounded size. A full run is sorted at once;
+//! runs are then merged, a few at a time, until one is left:
 //!
 //! ```text
 //!   walk ──▶ filling ──seal──▶ sealed, sealed, sealed ...       runs of 1024 pairs, or of 256 KB of values

@@ -2,6 +2,14 @@
 //!
 //! A handler is called on the session core with a whole message and answers through a [`Responder`]: at once when
 //! the published state has the answer, else when the replica has replied (`Session::propose`).
+//!
+//! ```text
+//!   kv, watch, lease, cluster, maintenance, health   the services
+//!   decode     requests, read as leniently as etcd reads them
+//!   quota      whether a request that grows the store is let through
+//!   long       answers too long to assemble, written as the client takes them
+//!   patience   how long a client that takes nothing may hold up a compaction
+//! ```
 #![forbid(unsafe_code)]
 
 pub mod cluster;

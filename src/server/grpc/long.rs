@@ -58,8 +58,8 @@ impl LongAnswer {
         self.total - self.written
     }
 
-    /// Writes the next slice. More than there is room for is taken too, and waits in memory. A slice that is longer than
-    /// what is left breaks the answer off: what it is written from is damaged.
+    /// Writes the next slice. More than there is room for is taken too, and waits in memory. A slice that is longer
+    /// than what is left breaks the answer off: what it is written from is damaged.
     pub fn write(&mut self, slice: Bytes) {
         if slice.len() > self.left() {
             return self.close(Err(&Error::Corrupt.into()));
