@@ -4,8 +4,9 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use kevel::config::{self, Command, Config, Failure, Notice};
+use kevel::config::{self, Command, Config, Failure, Notice, Surroundings};
 use kevel::page::{self, OpenError};
+use kevel::server::boot::default_host::default_host;
 use kevel::server::io::page_file::MappedFile;
 use kevel::server::io::{fault, probe};
 use kevel::server::log::{self, lines};
@@ -24,7 +25,9 @@ fn main() -> ExitCode {
     let env: Vec<(String, String)> = std::env::vars_os()
         .map(|(key, value)| (key.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
         .collect();
-    match config::parse(&args[1..], &env, |path| std::fs::read_to_string(path)) {
+    let surroundings =
+        Surroundings { env: &env, read_file: &|path| std::fs::read(path), default_host: &default_host };
+    match config::parse(&args[1..], &surroundings) {
         Ok(Command::Run { config, notices }) => run(*config, &notices, &args),
         Ok(Command::Print(text)) => {
             print!("{text}");
@@ -49,7 +52,7 @@ fn main() -> ExitCode {
 }
 
 fn run(config: Config, notices: &[Notice], args: &[String]) -> ExitCode {
-    if let Err(error) = log::init(&config.log) {
+    if let Err(error) = log::init(&config.reporting.log) {
         lines::fatal("cannot open the log", error);
         return ExitCode::FAILURE;
     }

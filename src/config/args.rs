@@ -95,10 +95,8 @@ impl Line {
                 continue;
             }
             let name = key["ETCD_".len()..].to_ascii_lowercase().replace('_', "-");
-            let known = flag::find(&name).is_some() || flag::find_old(&name).is_some();
-            if !known {
-                let notice = Notice::warn("unrecognized environment variable");
-                self.settings.notices.push(notice.with("environment-variable", format!("{key}={value}")));
+            if env_name(&name) != *key || flag::find(&name).is_none() && flag::find_old(&name).is_none() {
+                self.unrecognized(key, value);
                 continue;
             }
             if value.is_empty() {
@@ -111,13 +109,20 @@ impl Line {
                         .notices
                         .push(notice.with("variable-name", key).with("variable-value", value));
                 }
+                // etcd does not know the variables of flags that it once had.
+                Err(_) if flag::find(&name).is_none() => self.unrecognized(key, value),
                 Err(SetError::BadValue { why, .. } | SetError::Gone(why)) => {
                     bad.get_or_insert(format!("invalid value {value:?} for {key}: {why}"));
                 }
-                Err(SetError::Unknown) => unreachable!("the name was looked up above"),
+                Err(SetError::Unknown) => self.unrecognized(key, value),
             }
         }
         bad.map_or(Ok(()), |message| Err(EnvError::BadValue(message)))
+    }
+
+    fn unrecognized(&mut self, key: &str, value: &str) {
+        let notice = Notice::warn("unrecognized environment variable");
+        self.settings.notices.push(notice.with("environment-variable", format!("{key}={value}")));
     }
 }
 
@@ -210,5 +215,25 @@ mod tests {
             with_env("", &[("ETCD_VERSION", "9"), ("ETCD_EXPERIMENTAL_CORRUPT_CHECK_TIME", "1s")]);
         assert_eq!(line.settings.nanos("corrupt-check-time"), 1_000_000_000);
         assert!(!line.settings.bool("version"));
+    }
+
+    #[test]
+    fn variables_that_etcd_does_not_know_only_warn() {
+        for (key, value) in [
+            ("ETCD_DEBUG", "no"),
+            ("ETCD_DISCOVERY", "https://x"),
+            ("ETCD_PROXY", "readonly"),
+            ("ETCD_EXPERIMENTAL_INITIAL_CORRUPT_CHECK", "maybe"),
+            ("ETCD_EXPERIMENTAL_CORRUPT_CHECK_TIME", "soon"),
+            ("ETCD_snapshot_count", "5"),
+            ("ETCD_SNAPSHOT-COUNT", "5"),
+            ("ETCD_", "5"),
+        ] {
+            let (line, result) = with_env("", &[(key, value)]);
+            assert_eq!(result, Ok(()), "{key}");
+            let said = line.settings.notices.last().map(|notice| (notice.warning, notice.message.as_str()));
+            assert_eq!(said, Some((true, "unrecognized environment variable")), "{key}");
+            assert_eq!(line.settings.uint("snapshot-count"), 10_000);
+        }
     }
 }

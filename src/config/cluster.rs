@@ -19,15 +19,12 @@ impl InitialCluster {
         InitialCluster { members: BTreeMap::from([(name.to_owned(), peer_urls.to_vec())]) }
     }
 
-    /// Reads `name=url,name=url,...`.
+    /// Reads `name=url,name=url,...`. Nothing between two commas is passed over.
     pub fn parse(text: &str) -> Result<InitialCluster, String> {
         let mut members: BTreeMap<String, Vec<Url>> = BTreeMap::new();
-        for part in text.split(',') {
+        for part in text.split(',').filter(|part| !part.is_empty()) {
             let (name, url) = part.split_once('=').unwrap_or((part, ""));
-            if url.is_empty() {
-                return Err(format!("empty URL given for {name:?}"));
-            }
-            members.entry(name.trim().to_owned()).or_default().push(Url::parse(url)?);
+            members.entry(name.to_owned()).or_default().push(Url::parse(url)?);
         }
         members.values_mut().for_each(|urls| urls.sort_by_cached_key(Url::to_string));
         Ok(InitialCluster { members })
@@ -121,10 +118,22 @@ mod tests {
 
     #[test]
     fn every_name_needs_a_url() {
-        assert_eq!(InitialCluster::parse("a").unwrap_err(), "empty URL given for \"a\"");
-        assert_eq!(InitialCluster::parse("a=http://h:1,").unwrap_err(), "empty URL given for \"\"");
+        let no_scheme = "URL scheme must be http, https, unix, or unixs: ";
+        assert_eq!(InitialCluster::parse("a").unwrap_err(), no_scheme);
+        assert_eq!(InitialCluster::parse("a=").unwrap_err(), no_scheme);
         assert!(InitialCluster::parse("a=h:1").is_err());
+    }
+
+    #[test]
+    fn commas_may_stand_anywhere_between_members() {
         let text = "a=http://h:1,b=http://g:1";
-        assert_eq!(InitialCluster::parse(text).unwrap().to_string(), text);
+        for written in [text, "a=http://h:1,b=http://g:1,", ",,a=http://h:1,,b= http://g:1"] {
+            assert_eq!(InitialCluster::parse(written).unwrap().to_string(), text, "{written}");
+        }
+        assert_eq!(InitialCluster::parse("").unwrap(), InitialCluster::default());
+        assert_eq!(
+            check(" a=http://h:1", "a", "http://h:1").unwrap_err(),
+            check("", "a", "http://h:1").unwrap_err()
+        );
     }
 }

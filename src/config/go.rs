@@ -62,6 +62,13 @@ pub fn parse_int(text: &str) -> Result<i64, &'static str> {
     i64::try_from(if negative { -magnitude } else { magnitude }).map_err(|_| RANGE_ERROR)
 }
 
+/// `strconv.Atoi`: decimal digits with an optional sign; `None` for anything else, and for what does not fit.
+pub fn atoi(text: &str) -> Option<i64> {
+    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let decimal = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    decimal.then(|| text.parse().ok()).flatten()
+}
+
 /// Units of a Go duration, longest spelling first where one is the beginning of another.
 const UNITS: [(&str, u64); 8] = [
     ("ns", 1),
@@ -176,6 +183,10 @@ mod tests {
         assert_eq!(parse_int("+7"), Ok(7));
         assert_eq!(parse_int("9223372036854775808"), Err(RANGE_ERROR));
         assert_eq!(parse_int("--1"), Err(PARSE_ERROR));
+        assert_eq!((atoi("007"), atoi("+0"), atoi("-5")), (Some(7), Some(0), Some(-5)));
+        for text in ["", "-", "0x1", "1_0", " 1", "9223372036854775808"] {
+            assert_eq!(atoi(text), None, "{text}");
+        }
     }
 
     #[test]

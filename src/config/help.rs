@@ -93,23 +93,6 @@ pub fn version() -> String {
     )
 }
 
-/// The flags as a table in Markdown, for the README.
-pub fn markdown() -> String {
-    let mut text = String::from("| flag | default | state |\n|---|---|---|\n");
-    for group in GROUPS {
-        for flag in FLAGS.iter().filter(|flag| flag.group == group) {
-            let state = match flag.standing {
-                Standing::Works => "works".to_owned(),
-                Standing::NoEffect(why) => format!("no effect: {why}"),
-                Standing::NotBuilt(what) => format!("refused: {what}"),
-            };
-            let default = if flag.default.is_empty() { String::new() } else { format!("`{}`", flag.default) };
-            let _ = writeln!(text, "| --{} | {default} | {state} |", flag.name);
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,7 +106,6 @@ mod tests {
         for line in help.lines() {
             assert!(line.chars().count() <= 140, "{line}");
         }
-        assert!(markdown().contains("| --cert-file |  | refused: TLS |"));
     }
 
     #[test]

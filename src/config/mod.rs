@@ -17,27 +17,33 @@
 //! not come up without it. A flag that has nothing to act upon (etcd's store tuning, checks between members) is
 //! accepted with a warning. Names that older releases had are mapped to their successors, with a warning.
 //!
-//! Nothing in here reads a file, a clock or the environment; `main` hands them in. Start with [`parse`].
+//! Nothing in here reads a file, a clock, the environment or the machine's addresses; `main` hands them in. Start with
+//! [`parse`].
 #![forbid(unsafe_code)]
 
 pub mod args;
 pub mod cluster;
+pub mod command;
+pub mod cores;
 pub mod file;
 pub mod flag;
 pub mod gates;
 pub mod go;
 pub mod help;
+pub mod logging;
 mod resolve;
 pub mod settings;
 pub mod url;
+mod yaml;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use crate::server::core::plan::Cores;
 pub use cluster::InitialCluster;
+pub use command::{Command, Surroundings, parse};
+pub use cores::Cores;
 pub use gates::Gates;
-pub use resolve::parse;
+pub use logging::{LogConfig, LogLevel, LogOutput};
 pub use settings::Notice;
 pub use url::{Scheme, Url};
 
@@ -55,22 +61,6 @@ pub const TOOLCHAIN: &str = concat!("none (Rust ", env!("CARGO_PKG_RUST_VERSION"
 
 /// Quota of the store when none was asked for.
 pub const DEFAULT_QUOTA_BYTES: i64 = 2 << 30;
-
-/// What a command line asks for.
-#[derive(Debug)]
-pub enum Command {
-    /// Run a member.
-    Run {
-        /// How.
-        config: Box<Config>,
-        /// What came up on the way, to be logged.
-        notices: Vec<Notice>,
-    },
-    /// Print this on standard output and be done.
-    Print(String),
-    /// Prove the store in this data directory.
-    Check(PathBuf),
-}
 
 /// Why there is nothing to run.
 #[derive(Debug, PartialEq, Eq)]
@@ -99,114 +89,133 @@ pub enum AutoCompaction {
     Revision(i64),
 }
 
-/// Where log lines go, how they look and which are left out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LogConfig {
-    /// `stderr`, `stdout`, or files.
-    pub outputs: Vec<LogOutput>,
-    /// The lowest level that is written.
-    pub level: LogLevel,
-    /// Tab separated for eyes instead of JSON.
-    pub console: bool,
-}
-
-/// One place for log lines.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LogOutput {
-    /// Standard error.
-    Stderr,
-    /// Standard output.
-    Stdout,
-    /// A file, appended to.
-    File(PathBuf),
-}
-
-/// Levels, lowest first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum LogLevel {
-    /// For developers.
-    Debug,
-    /// The course of things.
-    Info,
-    /// An operator may want to look.
-    Warn,
-    /// Something failed.
-    Error,
-    /// The process ends: a law of ours was broken.
-    Panic,
-    /// The process ends: it cannot go on.
-    Fatal,
-}
-
-impl LogLevel {
-    /// The word in the line.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            LogLevel::Debug => "debug",
-            LogLevel::Info => "info",
-            LogLevel::Warn => "warn",
-            LogLevel::Error => "error",
-            LogLevel::Panic => "panic",
-            LogLevel::Fatal => "fatal",
-        }
-    }
-}
-
-/// One member's configuration, checked. Fields are named after their flags.
+/// Where a member listens. Each list is sorted and has no doubles.
 #[derive(Clone, Debug)]
-pub struct Config {
-    /// Name for humans.
-    pub name: String,
-    /// Data directory.
-    pub data_dir: PathBuf,
-    /// Directory of the write-ahead log, when it lives apart.
-    pub dedicated_wal_dir: Option<PathBuf>,
+pub struct Listen {
+    /// Clients; never empty.
+    pub client: Vec<Url>,
+    /// Other members.
+    pub peer: Vec<Url>,
+    /// HTTP alone; where there are any, the client listeners speak gRPC alone.
+    pub client_http: Vec<Url>,
+    /// Metrics and health alone; may be empty.
+    pub metrics: Vec<Url>,
+    /// Other processes may bind the same ports.
+    pub reuse_port: bool,
+}
+
+/// What others are told about where to reach this member.
+#[derive(Clone, Debug)]
+pub struct Advertise {
+    /// Told to clients.
+    pub client: Vec<Url>,
+    /// Told to other members.
+    pub peer: Vec<Url>,
+}
+
+/// How a member without data finds its cluster. All of it is ignored once there is data.
+#[derive(Clone, Debug)]
+pub struct Founding {
+    /// Members of a new cluster, as text: see [`Config::founders`].
+    pub initial_cluster: String,
+    /// True to join a cluster that exists.
+    pub join_existing: bool,
+    /// Enters the ids of cluster and members.
+    pub token: String,
+}
+
+/// The pace of raft, and its log.
+#[derive(Clone, Debug)]
+pub struct Raft {
+    /// One tick.
+    pub heartbeat_interval: Duration,
+    /// At least five ticks.
+    pub election_timeout: Duration,
+    /// Ask for votes before raising the term.
+    pub pre_vote: bool,
     /// Entries kept in the log behind the last checkpoint, besides those of the next field.
     pub snapshot_count: u64,
     /// Entries kept in the log for slow followers.
     pub snapshot_catchup_entries: u64,
     /// Log segments to keep; 0 keeps all.
     pub max_wals: u64,
-    /// One raft tick.
-    pub heartbeat_interval: Duration,
-    /// At least five ticks.
-    pub election_timeout: Duration,
-    /// Ask for votes before raising the term.
-    pub pre_vote: bool,
-    /// Client listeners; sorted, no doubles, never empty.
-    pub listen_client_urls: Vec<Url>,
-    /// Peer listeners.
-    pub listen_peer_urls: Vec<Url>,
-    /// HTTP listeners; where there are any, the client listeners speak gRPC alone.
-    pub listen_client_http_urls: Vec<Url>,
-    /// Listeners for metrics and health alone; may be empty.
-    pub listen_metrics_urls: Vec<Url>,
-    /// Told to clients.
-    pub advertise_client_urls: Vec<Url>,
-    /// Told to other members.
-    pub initial_advertise_peer_urls: Vec<Url>,
-    /// Members of a new cluster.
-    pub initial_cluster: InitialCluster,
-    /// True to join a cluster that exists. Matters only while there is no data.
-    pub join_existing: bool,
-    /// Enters the ids of cluster and members.
-    pub initial_cluster_token: String,
+}
+
+/// What bounds the store and each client.
+#[derive(Clone, Debug)]
+pub struct Limits {
     /// As given: 0 is the default, negative is none. See [`Config::quota_bytes`].
     pub quota_backend_bytes: i64,
     /// Operations in one transaction.
-    pub max_txn_ops: u64,
+    pub txn_ops_max: u64,
     /// Largest encoded request.
-    pub max_request_bytes: u64,
-    /// Streams of one connection.
-    pub max_concurrent_streams: u32,
+    pub request_bytes_max: u64,
+    /// Streams of one connection; the largest number stands for no limit.
+    pub streams_max: u32,
+}
+
+/// Pings on client connections.
+#[derive(Clone, Debug)]
+pub struct Keepalive {
     /// Shortest pause between a client's pings.
-    pub grpc_keepalive_min_time: Duration,
+    pub client_min_time: Duration,
     /// Idle time before the server pings; zero for never.
-    pub grpc_keepalive_interval: Duration,
+    pub interval: Duration,
     /// Wait for the ping's answer.
-    pub grpc_keepalive_timeout: Duration,
-    /// Other processes may bind the same ports.
-    pub socket_reuse_port: bool,
+    pub timeout: Duration,
+}
+
+/// Who may use the endpoints over plain HTTP.
+#[derive(Clone, Debug)]
+pub struct HttpAccess {
+    /// Origins that browsers may call from; `*` is all.
+    pub cors: Vec<String>,
+    /// Host names that requests may ask for; `*` is all.
+    pub host_whitelist: Vec<String>,
+}
+
+/// What a member reports.
+#[derive(Clone, Debug)]
+pub struct Reporting {
+    /// Log lines.
+    pub log: LogConfig,
+    /// Applying for longer is logged.
+    pub warning_apply_duration: Duration,
+    /// A unary request that takes longer is logged.
+    pub warning_unary_request_duration: Duration,
+    /// Latency histograms of every RPC.
+    pub extensive_metrics: bool,
+}
+
+/// One member's configuration, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Name for humans.
+    pub name: String,
+    /// Data directory.
+    pub data_dir: PathBuf,
+    /// The data directory was not named, for a warning.
+    pub data_dir_defaulted: bool,
+    /// Directory of the write-ahead log, when it lives apart.
+    pub dedicated_wal_dir: Option<PathBuf>,
+    /// Acknowledge before the disk has it.
+    pub unsafe_no_fsync: bool,
+    /// Listeners.
+    pub listen: Listen,
+    /// What others are told.
+    pub advertise: Advertise,
+    /// The cluster to found or to join.
+    pub founding: Founding,
+    /// Raft and its log.
+    pub raft: Raft,
+    /// Bounds.
+    pub limits: Limits,
+    /// Pings.
+    pub keepalive: Keepalive,
+    /// Plain HTTP.
+    pub http: HttpAccess,
+    /// Log lines and metrics.
+    pub reporting: Reporting,
     /// Named switches.
     pub gates: Gates,
     /// `simple` tokens; empty for none at all.
@@ -217,22 +226,8 @@ pub struct Config {
     pub auto_compaction_mode: String,
     /// Interval of progress notifications.
     pub watch_progress_notify_interval: Duration,
-    /// Applying for longer is logged.
-    pub warning_apply_duration: Duration,
-    /// A unary request that takes longer is logged.
-    pub warning_unary_request_duration: Duration,
-    /// Origins that browsers may call from; `*` is all.
-    pub cors: Vec<String>,
-    /// Host names that HTTP requests may ask for; `*` is all.
-    pub host_whitelist: Vec<String>,
-    /// Log lines.
-    pub log: LogConfig,
-    /// Acknowledge before the disk has it.
-    pub unsafe_no_fsync: bool,
     /// Which cores to use.
     pub cores: Cores,
-    /// The data directory was not named, for a warning.
-    pub data_dir_defaulted: bool,
 }
 
 impl Config {
@@ -251,29 +246,47 @@ impl Config {
         self.member_dir().join("kevel").join("store")
     }
 
+    /// The members of the new cluster. Only a member without data needs them, so only then a mistake in them counts.
+    ///
+    /// # Errors
+    /// When the text names no members, or several.
+    pub fn founders(&self) -> Result<InitialCluster, String> {
+        let members = InitialCluster::parse(&self.founding.initial_cluster)
+            .map_err(|why| format!("error setting up initial cluster: {why}"))?;
+        if members.members.len() > 1 {
+            return Err(format!(
+                "--initial-cluster={members} is not built yet: it needs clusters of more than one member"
+            ));
+        }
+        Ok(members)
+    }
+
     /// Ticks in an election timeout.
     pub fn election_ticks(&self) -> usize {
-        (self.election_timeout.as_millis() / self.heartbeat_interval.as_millis()) as usize
+        (self.raft.election_timeout.as_millis() / self.raft.heartbeat_interval.as_millis()) as usize
     }
 
     /// The quota in force; none when it is switched off.
     pub fn quota_bytes(&self) -> Option<u64> {
-        match self.quota_backend_bytes {
+        match self.limits.quota_backend_bytes {
             0 => Some(DEFAULT_QUOTA_BYTES as u64),
             bytes => u64::try_from(bytes).ok(),
         }
     }
 
-    /// How long a proposal or a read index may take: 5 s and two election timeouts, as in etcd.
+    /// How long a proposal or a read index may take: 5 s and twice the ticks of an election timeout, as in etcd.
     pub fn request_timeout(&self) -> Duration {
-        Duration::from_secs(5) + 2 * self.election_timeout
+        Duration::from_secs(5) + self.ticks(2 * self.election_ticks())
     }
 
-    /// The shortest lease: three half election timeouts in whole seconds, rounded up.
+    /// The shortest lease: three half election timeouts, of which etcd drops half a tick, in whole seconds rounded up.
     pub fn lease_ttl_min(&self) -> Duration {
-        let millis =
-            (3 * self.election_ticks() as u64).div_ceil(2) * self.heartbeat_interval.as_millis() as u64;
-        Duration::from_secs(millis.div_ceil(1000))
+        let ticks = 3 * self.election_ticks() / 2;
+        Duration::from_secs(self.ticks(ticks).as_millis().div_ceil(1000) as u64)
+    }
+
+    fn ticks(&self, count: usize) -> Duration {
+        self.raft.heartbeat_interval * count as u32
     }
 }
 

@@ -1,15 +1,14 @@
 //! From [`Settings`] to a [`Config`]: what flags mean together, and which of them are refused.
 #![forbid(unsafe_code)]
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use super::args::{self, EnvError};
-use super::flag::{FLAGS, Standing};
+use super::flag::{self, FLAGS, Standing};
 use super::settings::{Notice, Settings};
 use super::{
-    AutoCompaction, Command, Config, Failure, Gates, InitialCluster, LogConfig, LogLevel, LogOutput, Url,
-    file, go, help, url,
+    Advertise, AutoCompaction, Config, Founding, Gates, HttpAccess, InitialCluster, Keepalive, Limits,
+    Listen, Raft, Reporting, Url, go, logging, url,
 };
 
 /// The longest election timeout etcd takes, in milliseconds.
@@ -18,137 +17,52 @@ const ELECTION_MS_MAX: u64 = 50_000;
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(600);
 /// The shortest one: shorter wishes are raised to it.
 const PROGRESS_INTERVAL_MIN: Duration = Duration::from_millis(100);
+/// The name of a member that was given none.
+const DEFAULT_NAME: &str = "default";
+/// The cluster of a member that was given none. etcd replaces it where it is spelled out, too.
+const DEFAULT_CLUSTER: &str = "default=http://localhost:2380";
+/// The host that listens everywhere, so that others need to be told a better one.
+const ANY_HOST: &str = "0.0.0.0";
 
-/// Understands a command line (without the program's name) and an environment.
-pub fn parse(
-    args: &[String],
-    env: &[(String, String)],
-    read_file: impl Fn(&Path) -> std::io::Result<String>,
-) -> Result<Command, Failure> {
-    match args.first().map(String::as_str) {
-        Some("check") => {
-            return match args {
-                [_, dir] if !dir.starts_with('-') => Ok(Command::Check(PathBuf::from(dir))),
-                _ => Err(Failure::Usage("check takes one argument: the data directory".to_owned())),
-            };
-        }
-        Some(name @ ("gateway" | "grpc-proxy")) => {
-            let error = format!("the sub command {name} is not built yet");
-            return Err(Failure::Invalid { error, notices: Vec::new() });
-        }
-        _ => {}
-    }
-    let mut line = args::read_line(args).map_err(Failure::Usage)?;
-    if line.help {
-        return Ok(Command::Print(help::help()));
-    }
-    if let Some(word) = line.rest.first() {
-        let error = format!("{word:?} is not a valid flag");
-        return Err(Failure::Invalid { error, notices: line.settings.notices });
-    }
-    if line.settings.bool("version") {
-        return Ok(Command::Print(help::version()));
-    }
-    let from_env = || env.iter().find(|(key, value)| key == "ETCD_CONFIG_FILE" && !value.is_empty());
-    let path = match line.settings.text("config-file") {
-        "" => from_env().map(|(_, path)| path.clone()),
-        path => Some(path.to_owned()),
-    };
-    let from_file = path.is_some();
-    let mut settings = if let Some(path) = path {
-        let text = read_file(Path::new(&path)).map_err(|error| format!("open {path}: {error}"));
-        let mut settings = text
-            .and_then(|text| file::read(&text))
-            .map_err(|error| Failure::Invalid { error, notices: Vec::new() })?;
-        let notice = Notice::info(
-            "loaded server configuration, other configuration command line flags and environment variables will be \
-             ignored if provided",
-        );
-        settings.notices.push(notice.with("path", path));
-        settings
-    } else {
-        let result = line.add_env(env);
-        match result {
-            Ok(()) => line.settings,
-            Err(EnvError::Shadowed(variable)) => return Err(Failure::Shadowed(variable)),
-            Err(EnvError::BadValue(error)) => {
-                return Err(Failure::Invalid { error, notices: line.settings.notices });
-            }
-        }
-    };
-    match resolve(&settings, from_file) {
-        Ok((config, more)) => {
-            settings.notices.extend(more);
-            Ok(Command::Run { config: Box::new(config), notices: settings.notices })
-        }
-        Err(error) => Err(Failure::Invalid { error, notices: settings.notices }),
-    }
-}
-
-/// Settings made sense of, and what is to be said about them.
-fn resolve(settings: &Settings, from_file: bool) -> Result<(Config, Vec<Notice>), String> {
+/// Settings made sense of, and what is to be said about them. A file keeps the default of `--advertise-client-urls`
+/// beside client listeners of its own; command line and environment do not.
+pub(super) fn resolve(
+    settings: &Settings,
+    from_file: bool,
+    default_host: &dyn Fn() -> Option<String>,
+) -> Result<(Config, Vec<Notice>), String> {
     let mut notices = standing(settings)?;
-    let log = log(settings)?;
-    let urls = |name: &str| match settings.text(name) {
-        "" => Ok(Vec::new()),
-        text => Url::parse_list(text),
-    };
-    let listen_peer_urls = listener("listen-peer-urls", urls("listen-peer-urls")?)?;
-    let listen_client_urls = listener("listen-client-urls", urls("listen-client-urls")?)?;
-    let listen_client_http_urls = listener("listen-client-http-urls", urls("listen-client-http-urls")?)?;
-    let listen_metrics_urls = listener("listen-metrics-urls", urls("listen-metrics-urls")?)?;
-    if listen_client_http_urls.is_empty() {
+    let log = logging::log(settings)?;
+    let listen = listen(settings)?;
+    if listen.client_http.is_empty() {
         let message = "Running http and grpc server on single port. This is not recommended for production.";
         notices.push(Notice::warn(message));
     }
-
-    let initial_advertise_peer_urls = urls("initial-advertise-peer-urls")?;
-    if let Err(why) = initial_advertise_peer_urls.iter().try_for_each(Url::check_reachable) {
-        let all = url::join(&initial_advertise_peer_urls);
-        return Err(format!("--initial-advertise-peer-urls {all:?} must be \"host:port\" ({why})"));
-    }
-    let advertise_client_urls = urls("advertise-client-urls")?;
-    if let Err(why) = advertise_client_urls.iter().try_for_each(Url::check_reachable) {
-        let all = url::join(&advertise_client_urls);
-        return Err(format!(
-            "--advertise-client-urls {all:?} must be in the format \"host:port\", \"unix:/path/to/socket\" or \
-             \"unixs:/path/to/socket\" ({why})"
-        ));
-    }
-    match settings.text("metrics") {
-        "basic" | "" => {}
-        "extensive" => {
-            return Err(
-                "--metrics=extensive is not built yet: it needs latency histograms of every RPC".to_owned()
-            );
-        }
-        other => return Err(format!("--metrics must be basic or extensive (set to {other})")),
-    }
-    let (heartbeat_interval, election_timeout) = raft_times(settings)?;
-    // The file keeps the default next to client listeners of its own; command line and environment don't.
+    let advertise = advertise(settings)?;
+    let raft = raft(settings)?;
     if !from_file && settings.is_set("listen-client-urls") && !settings.is_set("advertise-client-urls") {
         return Err(
             "--advertise-client-urls is required when --listen-client-urls is set explicitly".to_owned()
         );
     }
     let auto_compaction = auto_compaction(settings)?;
+    let gates = Gates::parse(&settings.gates())?;
+    gates.check()?;
     if settings.nanos("compact-hash-check-time") <= 0 {
         let given = settings.text("compact-hash-check-time");
         return Err(format!("--compact-hash-check-time must be >0 (set to {given})"));
     }
-    let gates = Gates::parse(&settings.gates())?;
-    gates.check()?;
+    if settings.int("max-learners") < 0 {
+        return Err(format!("max-learners must not be negative (set to {})", settings.int("max-learners")));
+    }
     let name = settings.text("name").to_owned();
-    if name == "default" {
+    if name == DEFAULT_NAME {
         let message = "it isn't recommended to use default name, please set a value for --name. Note that etcd might \
                        run into issue when multiple members have the same default name";
-        notices.push(Notice::warn(message).with("name", "default"));
+        notices.push(Notice::warn(message).with("name", DEFAULT_NAME));
     }
-    let initial_cluster = match settings.text("initial-cluster") {
-        "" => InitialCluster::alone(&name, &initial_advertise_peer_urls),
-        text => InitialCluster::parse(text).map_err(|why| format!("--initial-cluster: {why}"))?,
-    };
-    let duration = |name: &str| Duration::from_nanos(u64::try_from(settings.nanos(name)).unwrap_or(0));
+    let (advertise, host) = with_default_host(advertise, &listen, default_host);
+    notices.extend(host);
     let config = Config {
         data_dir: match settings.text("data-dir") {
             "" => PathBuf::from(format!("{name}.kevel")),
@@ -156,56 +70,42 @@ fn resolve(settings: &Settings, from_file: bool) -> Result<(Config, Vec<Notice>)
         },
         data_dir_defaulted: settings.text("data-dir").is_empty(),
         dedicated_wal_dir: Some(settings.text("wal-dir")).filter(|dir| !dir.is_empty()).map(PathBuf::from),
-        snapshot_count: or_default(settings, "snapshot-count", 10_000),
-        snapshot_catchup_entries: or_default(settings, "snapshot-catchup-entries", 5_000),
-        max_wals: settings.uint("max-wals"),
-        heartbeat_interval,
-        election_timeout,
-        pre_vote: settings.bool("pre-vote"),
-        listen_client_urls,
-        listen_peer_urls,
-        listen_client_http_urls,
-        listen_metrics_urls,
-        advertise_client_urls,
-        initial_advertise_peer_urls,
-        initial_cluster,
-        join_existing: settings.text("initial-cluster-state") == "existing",
-        initial_cluster_token: settings.text("initial-cluster-token").to_owned(),
-        quota_backend_bytes: settings.int("quota-backend-bytes"),
-        max_txn_ops: settings.uint("max-txn-ops"),
-        max_request_bytes: settings.uint("max-request-bytes"),
-        max_concurrent_streams: u32::try_from(settings.uint("max-concurrent-streams"))
-            .expect("values are checked when they are set"),
-        grpc_keepalive_min_time: duration("grpc-keepalive-min-time"),
-        grpc_keepalive_interval: duration("grpc-keepalive-interval"),
-        grpc_keepalive_timeout: duration("grpc-keepalive-timeout"),
-        socket_reuse_port: settings.bool("socket-reuse-port"),
+        unsafe_no_fsync: settings.bool("unsafe-no-fsync"),
+        founding: founding(settings, &name, &advertise.peer),
+        listen,
+        advertise,
+        raft,
+        limits: limits(settings),
+        keepalive: Keepalive {
+            client_min_time: duration(settings, "grpc-keepalive-min-time"),
+            interval: duration(settings, "grpc-keepalive-interval"),
+            timeout: duration(settings, "grpc-keepalive-timeout"),
+        },
+        http: HttpAccess {
+            cors: distinct(settings, "cors"),
+            host_whitelist: distinct(settings, "host-whitelist"),
+        },
+        reporting: Reporting {
+            log,
+            warning_apply_duration: duration(settings, "warning-apply-duration"),
+            warning_unary_request_duration: match duration(settings, "warning-unary-request-duration") {
+                Duration::ZERO => Duration::from_millis(300),
+                asked => asked,
+            },
+            // Any other word means basic, to etcd too.
+            extensive_metrics: settings.text("metrics") == "extensive",
+        },
         gates,
         auth_token: auth_token(settings)?,
         auto_compaction,
         auto_compaction_mode: settings.text("auto-compaction-mode").to_owned(),
-        watch_progress_notify_interval: match duration("watch-progress-notify-interval") {
+        watch_progress_notify_interval: match duration(settings, "watch-progress-notify-interval") {
             Duration::ZERO => PROGRESS_INTERVAL,
             asked => asked.max(PROGRESS_INTERVAL_MIN),
         },
-        warning_apply_duration: duration("warning-apply-duration"),
-        warning_unary_request_duration: match duration("warning-unary-request-duration") {
-            Duration::ZERO => Duration::from_millis(300),
-            asked => asked,
-        },
-        log,
-        unsafe_no_fsync: settings.bool("unsafe-no-fsync"),
-        cors: settings.list("cors"),
-        host_whitelist: settings.list("host-whitelist"),
         cores: settings.text("cores").parse().map_err(|why| format!("--cores: {why}"))?,
         name,
     };
-    if config.initial_cluster.members.len() > 1 {
-        return Err(format!(
-            "--initial-cluster={} is not built yet: it needs clusters of more than one member",
-            config.initial_cluster
-        ));
-    }
     Ok((config, notices))
 }
 
@@ -239,8 +139,40 @@ fn standing(settings: &Settings) -> Result<Vec<Notice>, String> {
     if lines.is_empty() { Ok(notices) } else { Err(lines.join("; ")) }
 }
 
+/// The value of a flag that holds URLs.
+fn urls(settings: &Settings, name: &str) -> Result<Vec<Url>, String> {
+    match settings.text(name) {
+        "" => Ok(Vec::new()),
+        text => Url::parse_list(text),
+    }
+}
+
+fn duration(settings: &Settings, name: &str) -> Duration {
+    // A negative duration switches off what a duration of zero switches off.
+    Duration::from_nanos(u64::try_from(settings.nanos(name)).unwrap_or(0))
+}
+
+/// The words of a list, sorted and without doubles.
+fn distinct(settings: &Settings, name: &str) -> Vec<String> {
+    let mut words: Vec<String> = settings.words(name).into_iter().map(str::to_owned).collect();
+    words.sort_unstable();
+    words.dedup();
+    words
+}
+
+fn listen(settings: &Settings) -> Result<Listen, String> {
+    let listener = |name: &str| bindable(name, urls(settings, name)?);
+    Ok(Listen {
+        peer: listener("listen-peer-urls")?,
+        client: listener("listen-client-urls")?,
+        client_http: listener("listen-client-http-urls")?,
+        metrics: listener("listen-metrics-urls")?,
+        reuse_port: settings.bool("socket-reuse-port"),
+    })
+}
+
 /// Listeners must be bindable, and of the one kind that is built.
-fn listener(flag: &str, urls: Vec<Url>) -> Result<Vec<Url>, String> {
+fn bindable(flag: &str, urls: Vec<Url>) -> Result<Vec<Url>, String> {
     urls.iter().try_for_each(Url::check_bindable)?;
     match urls.iter().find(|url| url.is_tls() || url.is_unix()) {
         Some(url) if url.is_tls() => Err(format!("--{flag}={url} is not built yet: it needs TLS")),
@@ -249,7 +181,70 @@ fn listener(flag: &str, urls: Vec<Url>) -> Result<Vec<Url>, String> {
     }
 }
 
-fn raft_times(settings: &Settings) -> Result<(Duration, Duration), String> {
+fn advertise(settings: &Settings) -> Result<Advertise, String> {
+    let peer = urls(settings, "initial-advertise-peer-urls")?;
+    if let Err(why) = peer.iter().try_for_each(Url::check_reachable) {
+        let all = url::join(&peer);
+        return Err(format!("--initial-advertise-peer-urls {all:?} must be \"host:port\" ({why})"));
+    }
+    let client = urls(settings, "advertise-client-urls")?;
+    if let Err(why) = client.iter().try_for_each(Url::check_reachable) {
+        let all = url::join(&client);
+        return Err(format!(
+            "--advertise-client-urls {all:?} must be in the format \"host:port\", \"unix:/path/to/socket\" or \
+             \"unixs:/path/to/socket\" ({why})"
+        ));
+    }
+    Ok(Advertise { client, peer })
+}
+
+/// Replaces the defaults of what is advertised, where the first listener is on 0.0.0.0, by the machine's own address and
+/// the listener's port.
+fn with_default_host(
+    advertise: Advertise,
+    listen: &Listen,
+    default_host: &dyn Fn() -> Option<String>,
+) -> (Advertise, Option<Notice>) {
+    let wanted = |flag: &str, advertised: &[Url], listeners: &[Url]| {
+        let default = flag::find(flag).map_or("", |flag| flag.default);
+        listeners.first().filter(|url| url.host == ANY_HOST && url::join(advertised) == default).cloned()
+    };
+    let peer = wanted("initial-advertise-peer-urls", &advertise.peer, &listen.peer);
+    let client = wanted("advertise-client-urls", &advertise.client, &listen.client);
+    if peer.is_none() && client.is_none() {
+        return (advertise, None);
+    }
+    let Some(host) = default_host() else {
+        return (advertise, Some(Notice::info("failed to detect default host")));
+    };
+    let at_host = |listener: Option<Url>, advertised| match listener {
+        Some(listener) => vec![Url { host: host.clone(), ..listener }],
+        None => advertised,
+    };
+    let advertise =
+        Advertise { client: at_host(client, advertise.client), peer: at_host(peer, advertise.peer) };
+    (advertise, Some(Notice::info("detected default host for advertise").with("host", host)))
+}
+
+/// The cluster's founders: those that were named, or this member alone where its name is all that was given.
+fn founding(settings: &Settings, name: &str, peer_urls: &[Url]) -> Founding {
+    let given =
+        if settings.is_set("initial-cluster") { settings.text("initial-cluster") } else { DEFAULT_CLUSTER };
+    let initial_cluster = match given {
+        DEFAULT_CLUSTER if name != DEFAULT_NAME => {
+            let name = if name.is_empty() { DEFAULT_NAME } else { name };
+            InitialCluster::alone(name, peer_urls).to_string()
+        }
+        given => given.to_owned(),
+    };
+    Founding {
+        initial_cluster,
+        join_existing: settings.text("initial-cluster-state") == "existing",
+        token: settings.text("initial-cluster-token").to_owned(),
+    }
+}
+
+fn raft(settings: &Settings) -> Result<Raft, String> {
     let (heartbeat, election) = (settings.uint("heartbeat-interval"), settings.uint("election-timeout"));
     for (name, value) in [("heartbeat-interval", heartbeat), ("election-timeout", election)] {
         if value == 0 {
@@ -266,35 +261,57 @@ fn raft_times(settings: &Settings) -> Result<(Duration, Duration), String> {
             "--election-timeout[{election}ms] is too long, and should be set less than {ELECTION_MS_MAX}ms"
         ));
     }
-    Ok((Duration::from_millis(heartbeat), Duration::from_millis(election)))
+    Ok(Raft {
+        heartbeat_interval: Duration::from_millis(heartbeat),
+        election_timeout: Duration::from_millis(election),
+        pre_vote: settings.bool("pre-vote"),
+        snapshot_count: or_default(settings, "snapshot-count", 10_000),
+        snapshot_catchup_entries: or_default(settings, "snapshot-catchup-entries", 5_000),
+        max_wals: settings.uint("max-wals"),
+    })
+}
+
+fn limits(settings: &Settings) -> Limits {
+    Limits {
+        quota_backend_bytes: settings.int("quota-backend-bytes"),
+        txn_ops_max: settings.uint("max-txn-ops"),
+        request_bytes_max: settings.uint("max-request-bytes"),
+        streams_max: match u32::try_from(settings.uint("max-concurrent-streams")) {
+            Ok(0) | Err(_) => u32::MAX,
+            Ok(streams) => streams,
+        },
+    }
 }
 
 fn auto_compaction(settings: &Settings) -> Result<AutoCompaction, String> {
-    let retention = settings.text("auto-compaction-retention");
-    let bad = |why: &str| format!("error parsing CompactionRetention: {retention:?}: {why}");
-    match settings.text("auto-compaction-mode") {
-        "periodic" => match go::parse_uint(retention).ok().filter(|_| !retention.is_empty()) {
-            Some(0) => Ok(AutoCompaction::Off),
-            Some(hours) => Ok(AutoCompaction::Periodic(Duration::from_secs(hours.saturating_mul(3600)))),
-            None if retention.is_empty() => Ok(AutoCompaction::Off),
-            None => {
-                let nanos = go::parse_duration(retention).map_err(bad)?;
-                let nanos = u64::try_from(nanos).map_err(|_| bad("must not be negative"))?;
-                Ok(match nanos {
-                    0 => AutoCompaction::Off,
-                    _ => AutoCompaction::Periodic(Duration::from_nanos(nanos)),
-                })
-            }
-        },
-        "revision" => {
-            match if retention.is_empty() { Ok(0) } else { go::parse_int(retention) }.map_err(bad)? {
-                0 => Ok(AutoCompaction::Off),
-                kept if kept > 0 => Ok(AutoCompaction::Revision(kept)),
-                _ => Err(bad("must not be negative")),
-            }
+    let mode = settings.text("auto-compaction-mode");
+    match mode {
+        "periodic" | "revision" => {}
+        "" => return Err("undefined auto-compaction-mode".to_owned()),
+        other => return Err(format!("unknown auto-compaction-mode {other:?}")),
+    }
+    match retention(mode, settings.text("auto-compaction-retention"))? {
+        AutoCompaction::Off => Ok(AutoCompaction::Off),
+        _ => Err("--auto-compaction-retention is not built yet: it needs automatic compaction".to_owned()),
+    }
+}
+
+/// What is kept: a number counts hours, or revisions; a duration is a time, or so many revisions as it has nanoseconds.
+fn retention(mode: &str, text: &str) -> Result<AutoCompaction, String> {
+    let text = if text.is_empty() { "0" } else { text };
+    let periodic = mode == "periodic";
+    match go::atoi(text).filter(|number| *number >= 0) {
+        Some(0) => Ok(AutoCompaction::Off),
+        Some(hours) if periodic => {
+            Ok(AutoCompaction::Periodic(Duration::from_secs((hours as u64).saturating_mul(3600))))
         }
-        "" => Err("undefined auto-compaction-mode".to_owned()),
-        other => Err(format!("unknown auto-compaction-mode {other:?} (it is periodic or revision)")),
+        Some(revisions) => Ok(AutoCompaction::Revision(revisions)),
+        None => match go::parse_duration(text) {
+            Err(_) => Err(format!("error parsing CompactionRetention: time: invalid duration {text:?}")),
+            Ok(0) => Ok(AutoCompaction::Off),
+            Ok(nanos) if periodic => Ok(AutoCompaction::Periodic(Duration::from_nanos(nanos.unsigned_abs()))),
+            Ok(nanos) => Ok(AutoCompaction::Revision(nanos)),
+        },
     }
 }
 
@@ -314,47 +331,4 @@ fn auth_token(settings: &Settings) -> Result<String, String> {
         }
         other => Err(format!("--auth-token must be simple or jwt,... (set to {other})")),
     }
-}
-
-fn log(settings: &Settings) -> Result<LogConfig, String> {
-    match settings.text("logger") {
-        "zap" => {}
-        other => return Err(format!("unknown logger option {other:?}")),
-    }
-    let mut outputs = Vec::new();
-    let names = settings.list("log-outputs");
-    if names.is_empty() {
-        return Err("--log-outputs names no output".to_owned());
-    }
-    for name in names {
-        let output = match name.as_str() {
-            "default" | "stderr" => LogOutput::Stderr,
-            "stdout" => LogOutput::Stdout,
-            "systemd/journal" => {
-                return Err(
-                    "--log-outputs=systemd/journal is not built yet: it needs journald's protocol; under \
-                            systemd stderr reaches the journal too"
-                        .to_owned(),
-                );
-            }
-            path => LogOutput::File(PathBuf::from(path)),
-        };
-        if !outputs.contains(&output) {
-            outputs.push(output);
-        }
-    }
-    let level = match settings.text("log-level") {
-        "debug" => LogLevel::Debug,
-        "warn" => LogLevel::Warn,
-        "error" => LogLevel::Error,
-        "panic" => LogLevel::Panic,
-        "fatal" => LogLevel::Fatal,
-        _ => LogLevel::Info,
-    };
-    let console = match settings.text("log-format") {
-        "json" => false,
-        "console" => true,
-        other => return Err(format!("unknown log format: {other}, supported values json, console")),
-    };
-    Ok(LogConfig { outputs, level, console })
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::LogLevel;
 use super::flag::{self, Flag, Kind, Old};
 use super::go;
 
@@ -137,9 +138,9 @@ impl Settings {
         go::parse_duration(self.text(name)).expect("values are checked when they are set")
     }
 
-    /// The value of a list of words, without empty ones.
-    pub fn list(&self, name: &str) -> Vec<String> {
-        self.text(name).split(',').filter(|word| !word.is_empty()).map(str::to_owned).collect()
+    /// The words of a list; one empty word when the value is empty, as in Go.
+    pub fn words(&self, name: &str) -> Vec<&str> {
+        self.text(name).split(',').collect()
     }
 
     /// All feature gates, those of old flags first.
@@ -157,6 +158,7 @@ impl Settings {
             Kind::Uint | Kind::Uint32 => go::parse_uint(value) != go::parse_uint(flag.default),
             Kind::Int => go::parse_int(value) != go::parse_int(flag.default),
             Kind::Duration => go::parse_duration(value) != go::parse_duration(flag.default),
+            Kind::Level => LogLevel::parse(value) != LogLevel::parse(flag.default),
             _ => value != flag.default,
         }
     }

@@ -9,10 +9,12 @@ use super::*;
 fn parse_with(words: &str, env: &[(&str, &str)], file: &str) -> Result<Command, Failure> {
     let args: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
     let env: Vec<_> = env.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
-    parse(&args, &env, |path: &Path| match path == Path::new("f.yml") {
-        true => Ok(file.to_owned()),
+    let read_file = |path: &Path| match path == Path::new("f.yml") {
+        true => Ok(file.as_bytes().to_vec()),
         false => Err(io::Error::from(io::ErrorKind::NotFound)),
-    })
+    };
+    let default_host = || Some("192.0.2.7".to_owned());
+    parse(&args, &Surroundings { env: &env, read_file: &read_file, default_host: &default_host })
 }
 
 fn run(words: &str) -> (Config, Vec<Notice>) {
@@ -35,8 +37,8 @@ fn no_flags_at_all_run_a_member() {
     assert_eq!((config.name.as_str(), config.data_dir.as_path()), ("default", Path::new("default.kevel")));
     assert_eq!(config.wal_dir(), Path::new("default.kevel/member/wal"));
     assert_eq!(config.store_path(), Path::new("default.kevel/member/kevel/store"));
-    assert_eq!(url::join(&config.listen_client_urls), "http://localhost:2379");
-    assert_eq!(config.initial_cluster.to_string(), "default=http://localhost:2380");
+    assert_eq!(url::join(&config.listen.client), "http://localhost:2379");
+    assert_eq!(config.founding.initial_cluster, "default=http://localhost:2380");
     assert_eq!((config.election_ticks(), config.request_timeout()), (10, Duration::from_secs(7)));
     assert_eq!(config.lease_ttl_min(), Duration::from_secs(2));
     assert_eq!(config.quota_bytes(), Some(2 << 30));
@@ -48,7 +50,7 @@ fn no_flags_at_all_run_a_member() {
 #[test]
 fn a_name_alone_names_the_cluster_too() {
     let (config, _) = run("--name=m1 --initial-advertise-peer-urls=http://10.0.0.1:2380");
-    assert_eq!(config.initial_cluster.to_string(), "m1=http://10.0.0.1:2380");
+    assert_eq!(config.founding.initial_cluster, "m1=http://10.0.0.1:2380");
     assert_eq!(config.data_dir, Path::new("m1.kevel"));
 }
 
@@ -60,10 +62,10 @@ fn the_flags_of_etcds_own_test_suites_are_taken() {
          --snapshot-count=50 --heartbeat-interval=29 --election-timeout=271 --watch-progress-notify-interval=100ms \
          --compaction-batch-limit=10 --snapshot-catchup-entries=100 --listen-metrics-urls=http://localhost:20002 \
          --initial-cluster=t-test-0=http://localhost:20001 --initial-cluster-state=new");
-    assert_eq!((config.snapshot_count, config.snapshot_catchup_entries), (50, 100));
+    assert_eq!((config.raft.snapshot_count, config.raft.snapshot_catchup_entries), (50, 100));
     assert_eq!(config.election_ticks(), 9);
     assert_eq!(config.watch_progress_notify_interval, Duration::from_millis(100));
-    assert_eq!(config.listen_metrics_urls.len(), 1);
+    assert_eq!(config.listen.metrics.len(), 1);
 }
 
 #[test]
@@ -94,10 +96,13 @@ fn flags_are_checked_against_each_other_in_etcds_words() {
             "--initial-advertise-peer-urls \"http://:1\" must be \"host:port\" (unexpected empty host (http://:1))",
         ),
         ("--compact-hash-check-time=0", "--compact-hash-check-time must be >0 (set to 0)"),
-        ("--logger=capnslog", "unknown logger option \"capnslog\""),
+        ("--logger=capnslog", "--logger=capnslog is removed in v3.5"),
+        ("--logger=slog", "unknown logger option \"slog\""),
         ("--log-format=xml", "unknown log format: xml, supported values json, console"),
         ("--cores=0", "--cores: expected a count such as 4 or CPUs such as 0-3 or 0,2 but found \"0\""),
-        ("--metrics=all", "--metrics must be basic or extensive (set to all)"),
+        ("--max-learners=-1", "max-learners must not be negative (set to -1)"),
+        ("--auto-compaction-retention=x", "error parsing CompactionRetention: time: invalid duration \"x\""),
+        ("--auto-compaction-mode=PERIODIC", "unknown auto-compaction-mode \"PERIODIC\""),
         (
             "--feature-gates=LeaseCheckpointPersist=true",
             "enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint",
@@ -130,15 +135,9 @@ fn what_is_not_built_is_refused_by_name() {
             "--auto-compaction-retention is not built yet: it needs automatic compaction",
         ),
         (
-            "--initial-cluster=default=http://localhost:2380,b=http://b:2380",
-            "--initial-cluster=b=http://b:2380,default=http://localhost:2380 is not built yet: \
-             it needs clusters of more than one member",
-        ),
-        (
             "--force-new-cluster",
             "--force-new-cluster is not built yet: it needs clusters of more than one member",
         ),
-        ("--enable-pprof=true", "--enable-pprof is not built yet: it needs profiles over HTTP"),
         ("--discovery-token=x", "--discovery-token is not built yet: it needs discovery"),
         ("gateway start", "the sub command gateway is not built yet"),
         (
@@ -203,9 +202,9 @@ fn a_file_replaces_everything_else() {
         ("", &[("ETCD_CONFIG_FILE", "f.yml")][..]),
     ] {
         let Ok(Command::Run { config, notices }) = parse_with(words, env, file) else { panic!("{words}") };
-        assert_eq!((config.name.as_str(), config.max_wals), ("from-file", 5));
+        assert_eq!((config.name.as_str(), config.raft.max_wals), ("from-file", 5));
         // Unlike on the command line, the default stays beside listeners of one's own.
-        assert_eq!(url::join(&config.advertise_client_urls), "http://localhost:2379");
+        assert_eq!(url::join(&config.advertise.client), "http://localhost:2379");
         assert!(notices.iter().any(|notice| notice.message.starts_with("loaded server configuration")));
     }
     let missing = parse_with("--config-file=none.yml", &[], "");
@@ -235,10 +234,151 @@ fn cores_logs_and_quota() {
     assert_eq!(run("--cores=3").0.cores, Cores::Count(3));
     assert_eq!(run("--cores=4-4").0.cores, Cores::Cpus(vec![4]));
     assert_eq!(run("--cores=0,2-4,3").0.cores, Cores::Cpus(vec![0, 2, 3, 4]));
-    let log = run("--log-outputs=stdout,/tmp/l,stdout --log-level=debug --log-format=console").0.log;
+    let log =
+        run("--log-outputs=stdout,/tmp/l,stdout --log-level=debug --log-format=console").0.reporting.log;
     assert_eq!(log.outputs, [LogOutput::Stdout, LogOutput::File(PathBuf::from("/tmp/l"))]);
     assert!(log.console && log.level == LogLevel::Debug);
     assert_eq!(run("--quota-backend-bytes=-1").0.quota_bytes(), None);
     assert_eq!(run("--quota-backend-bytes=5").0.quota_bytes(), Some(5));
     assert_eq!(run("--watch-progress-notify-interval=1ms").0.watch_progress_notify_interval.as_millis(), 100);
+}
+
+fn config_of(words: &str, file: &str) -> Config {
+    match parse_with(words, &[], file) {
+        Ok(Command::Run { config, .. }) => *config,
+        other => panic!("{words} {file}: {other:?}"),
+    }
+}
+
+#[test]
+fn raft_times_round_as_etcds_do() {
+    for (heartbeat, election, ttl_seconds, timeout_millis) in [
+        (100, 1000, 2, 7_000),
+        (1000, 5000, 7, 15_000),
+        (1000, 9000, 13, 23_000),
+        (29, 271, 1, 5_522),
+        (300, 2000, 3, 8_600),
+    ] {
+        let config = run(&format!("--heartbeat-interval={heartbeat} --election-timeout={election}")).0;
+        assert_eq!(config.lease_ttl_min(), Duration::from_secs(ttl_seconds), "{heartbeat} {election}");
+        assert_eq!(config.request_timeout(), Duration::from_millis(timeout_millis), "{heartbeat} {election}");
+    }
+}
+
+#[test]
+fn no_streams_at_all_means_as_many_as_one_likes() {
+    assert_eq!(config_of("--max-concurrent-streams=0", "").limits.streams_max, u32::MAX);
+    assert_eq!(config_of("--config-file=f.yml", "max-concurrent-streams: 0").limits.streams_max, u32::MAX);
+    assert_eq!(config_of("--max-concurrent-streams=100000", "").limits.streams_max, 100_000);
+}
+
+#[test]
+fn a_retention_of_nothing_is_none() {
+    for words in [
+        "--auto-compaction-retention=0s",
+        "--auto-compaction-retention=",
+        "--auto-compaction-retention=-0",
+        "--auto-compaction-retention=0.0h",
+        "--auto-compaction-mode=revision --auto-compaction-retention=0h",
+    ] {
+        assert_eq!(config_of(words, "").auto_compaction, AutoCompaction::Off, "{words}");
+    }
+    for file in
+        ["auto-compaction-retention: '0h'", "auto-compaction-retention: ''", "auto-compaction-retention:"]
+    {
+        assert_eq!(config_of("--config-file=f.yml", file).auto_compaction, AutoCompaction::Off, "{file}");
+    }
+    for kept in ["1h", "5", "-1h", "1ns"] {
+        let complaint = error(&format!("--auto-compaction-retention={kept}"));
+        assert!(complaint.contains("not built yet"), "{complaint}");
+    }
+}
+
+#[test]
+fn who_listens_everywhere_advertises_the_machines_own_address() {
+    let everywhere = "listen-client-urls: http://0.0.0.0:11\nlisten-peer-urls: http://0.0.0.0:12\n";
+    let config = config_of("--config-file=f.yml", &format!("name: m1\n{everywhere}"));
+    assert_eq!(url::join(&config.advertise.client), "http://192.0.2.7:11");
+    assert_eq!(url::join(&config.advertise.peer), "http://192.0.2.7:12");
+    assert_eq!(config.founding.initial_cluster, "m1=http://192.0.2.7:12");
+    // The cluster of a member without a name does not follow, so it cannot start; etcd's does not either.
+    let config = config_of("--config-file=f.yml", everywhere);
+    assert_eq!(config.founding.initial_cluster, "default=http://localhost:2380");
+    for (words, client, peer) in [
+        ("--listen-peer-urls=http://0.0.0.0:12", "http://localhost:2379", "http://192.0.2.7:12"),
+        ("--listen-peer-urls=http://[::]:12", "http://localhost:2379", "http://localhost:2380"),
+        ("--listen-peer-urls=http://127.0.0.1:12", "http://localhost:2379", "http://localhost:2380"),
+        (
+            "--listen-client-urls=http://0.0.0.0:11 --advertise-client-urls=",
+            "http://192.0.2.7:11",
+            "http://localhost:2380",
+        ),
+        (
+            "--listen-client-urls=http://0.0.0.0:11 --advertise-client-urls=http://h:1",
+            "http://h:1",
+            "http://localhost:2380",
+        ),
+    ] {
+        let config = config_of(&format!("--name=m1 {words}"), "");
+        assert_eq!(
+            (url::join(&config.advertise.client), url::join(&config.advertise.peer)),
+            (client.to_owned(), peer.to_owned()),
+            "{words}"
+        );
+    }
+}
+
+#[test]
+fn the_cluster_follows_the_name() {
+    for (words, cluster) in [
+        ("", "default=http://localhost:2380"),
+        ("--name=m1", "m1=http://localhost:2380"),
+        ("--name=", "default=http://localhost:2380"),
+        ("--name=m1 --initial-cluster=default=http://localhost:2380", "m1=http://localhost:2380"),
+        ("--initial-advertise-peer-urls=http://h:1", "default=http://localhost:2380"),
+        ("--name=m1 --initial-advertise-peer-urls=http://h:1,http://g:1", "m1=http://g:1,m1=http://h:1"),
+        ("--name=m1 --initial-cluster=", ""),
+        ("--name=m1 --initial-cluster=m1=http://h:1,", "m1=http://h:1,"),
+    ] {
+        assert_eq!(run(words).0.founding.initial_cluster, cluster, "{words}");
+    }
+    let founders = |words: &str| run(words).0.founders();
+    assert_eq!(founders("--initial-cluster=,a=http://h:1,").unwrap().to_string(), "a=http://h:1");
+    assert!(founders("--initial-cluster=a").unwrap_err().starts_with("error setting up initial cluster: "));
+    assert_eq!(
+        founders("--initial-cluster=a=http://a:1,b=http://b:1").unwrap_err(),
+        "--initial-cluster=a=http://a:1,b=http://b:1 is not built yet: it needs clusters of more than one member"
+    );
+}
+
+#[test]
+fn words_are_taken_as_go_takes_them() {
+    let http = |words: &str| run(words).0.http;
+    assert_eq!(
+        http("--host-whitelist=").host_whitelist,
+        [""],
+        "an empty list lets nobody in, as etcd's does"
+    );
+    assert_eq!(http("--host-whitelist=b,a,b").host_whitelist, ["a", "b"]);
+    assert_eq!(http("--cors=http://b:1,http://a:1").cors, ["http://a:1", "http://b:1"]);
+    for usage in [
+        "--cors=",
+        "--cors=a",
+        "--cors=http://a",
+        "--log-level=trace",
+        "--v2-deprecation=x",
+        "--v2-deprecation=",
+    ] {
+        assert!(matches!(parse_with(usage, &[], ""), Err(Failure::Usage(_))), "{usage}");
+    }
+    run("--v2-deprecation=write-only,gone");
+    assert_eq!(http("").cors, ["*"]);
+    assert!(run("--metrics=extensive").0.reporting.extensive_metrics);
+    assert!(!run("--metrics=all").0.reporting.extensive_metrics);
+    let (_, notices) = run("--enable-pprof");
+    assert!(
+        notices
+            .iter()
+            .any(|notice| notice.warning && notice.message.contains("--enable-pprof has no effect"))
+    );
 }

@@ -17,7 +17,7 @@ use super::api::Api;
 use super::boot::listener::{self, Services};
 use super::boot::{data_dir, signals};
 use super::core::mesh::{self, Outbox, Receiver};
-use super::core::plan::{Cores, Place, Plan};
+use super::core::plan::{Place, Plan};
 use super::core::replica_loop::ReplicaCore;
 use super::core::session_loop::{self, FromReplica};
 use super::core::{checkpointer, digester};
@@ -34,7 +34,7 @@ use super::session::member_health::MemberHealth;
 use super::session::{Member, Parts, Session};
 use super::{grpc, metrics};
 use crate::btree::Store;
-use crate::config::{Config, Scheme, Url};
+use crate::config::{Config, Cores, InitialCluster, Scheme, Url};
 use crate::mvcc::compact_hash::CompactionDigest;
 use crate::mvcc::pin::Pins;
 use crate::replica::bootstrap::Foundation;
@@ -96,22 +96,12 @@ fn try_run(config: &Config) -> Result<i32, String> {
     lines::starting(config, initialized, sessions, allowed.len());
 
     let mut prng = Prng::new(entropy());
-    let foundation = foundation(config);
-    let own = foundation.founders.iter().find(|founder| founder.name == config.name);
-    let founded_id = own.ok_or("this member is not part of --initial-cluster")?.id;
-    if foundation.founders.len() > 1 {
-        return Err(
-            "--initial-cluster names several members: clusters of more than one are not built yet".into()
-        );
-    }
-
-    let opened = open(config, &foundation)?;
+    let opened = open(config)?;
     if config.unsafe_no_fsync {
         lines::no_fsync();
     }
-    lines::quota(config.quota_backend_bytes, config.quota_bytes());
-    let member_id = opened.metadata.map_or(founded_id, |metadata| metadata.node_id);
-    let cluster_id = opened.metadata.map_or(foundation.cluster_id, |metadata| metadata.cluster_id);
+    lines::quota(config.limits.quota_backend_bytes, config.quota_bytes());
+    let (member_id, cluster_id) = (opened.member_id, opened.cluster_id);
     lines::local_member(member_id, cluster_id);
 
     let millis = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_millis());
@@ -121,12 +111,12 @@ fn try_run(config: &Config) -> Result<i32, String> {
     let settings = Settings {
         member_id,
         name: config.name.clone(),
-        client_urls: config.advertise_client_urls.iter().map(Url::to_string).collect(),
+        client_urls: config.advertise.client.iter().map(Url::to_string).collect(),
         election_ticks: config.election_ticks(),
-        tick: config.heartbeat_interval,
-        pre_vote: config.pre_vote,
-        catchup_entries: config.snapshot_count.saturating_add(config.snapshot_catchup_entries),
-        segments_kept: config.max_wals as usize,
+        tick: config.raft.heartbeat_interval,
+        pre_vote: config.raft.pre_vote,
+        catchup_entries: config.raft.snapshot_count.saturating_add(config.raft.snapshot_catchup_entries),
+        segments_kept: config.raft.max_wals as usize,
         lease_ttl_min: config.lease_ttl_min().as_secs() as i64,
         quota_bytes: config.quota_bytes(),
         request_ids: (first_id + sessions as u64, id_step),
@@ -146,7 +136,7 @@ fn try_run(config: &Config) -> Result<i32, String> {
     let rpc: Vec<_> = (0..sessions).map(|_| grpc::counters::Counters::new()).collect();
     let replica_counts = counts[sessions].clone();
     // Without a quota the gauge shows the flag, as etcd's does.
-    let quota_shown = config.quota_bytes().map_or(config.quota_backend_bytes, |bytes| bytes as i64);
+    let quota_shown = config.quota_bytes().map_or(config.limits.quota_backend_bytes, |bytes| bytes as i64);
     replica_counts.quota_bytes.set(quota_shown);
     let observed = replica_counts.clone();
     let checkpoints = checkpointer::start(to_replica.clone(), move |took| observed.store_committed(took))
@@ -158,18 +148,18 @@ fn try_run(config: &Config) -> Result<i32, String> {
     let member = Arc::new(Member {
         cluster_id,
         member_id,
-        max_request_bytes: config.max_request_bytes as usize,
-        max_txn_ops: config.max_txn_ops as usize,
+        max_request_bytes: config.limits.request_bytes_max as usize,
+        max_txn_ops: config.limits.txn_ops_max as usize,
         progress_interval: config.watch_progress_notify_interval,
         request_timeout: config.request_timeout(),
         slow: Limits {
             // Zero is for those who do not want to hear of it.
-            apply: if config.warning_apply_duration.is_zero() {
+            apply: if config.reporting.warning_apply_duration.is_zero() {
                 Duration::MAX
             } else {
-                config.warning_apply_duration
+                config.reporting.warning_apply_duration
             },
-            request: config.warning_unary_request_duration,
+            request: config.reporting.warning_unary_request_duration,
         },
         name: config.name.clone(),
         start_revision,
@@ -232,9 +222,9 @@ fn try_run(config: &Config) -> Result<i32, String> {
         checkpoints,
         digests,
         wal_dir: opened.wal_dir,
-        tick: config.heartbeat_interval,
+        tick: config.raft.heartbeat_interval,
         metrics: replica_counts,
-        slow_apply: config.warning_apply_duration,
+        slow_apply: config.reporting.warning_apply_duration,
         shared: shared.clone(),
     };
 
@@ -292,21 +282,25 @@ fn entropy() -> u64 {
     std::collections::hash_map::RandomState::new().build_hasher().finish()
 }
 
-fn foundation(config: &Config) -> Foundation {
-    let members = config.initial_cluster.members.iter();
-    let members = members.map(|(name, urls)| (name.clone(), urls.iter().map(Url::to_string).collect()));
-    Foundation::new(members, &config.initial_cluster_token)
+/// The cluster that a member without data founds, and the member's id in it.
+fn foundation(config: &Config) -> Result<(Foundation, u64), String> {
+    let InitialCluster { members } = config.founders()?;
+    let members = members.into_iter().map(|(name, urls)| (name, urls.iter().map(Url::to_string).collect()));
+    let foundation = Foundation::new(members, &config.founding.token);
+    let own = foundation.founders.iter().find(|founder| founder.name == config.name);
+    let id = own.ok_or("this member is not part of --initial-cluster")?.id;
+    Ok((foundation, id))
 }
 
-/// What was on the disk.
 struct Opened {
     store: Store,
     opening: Opening,
-    metadata: Option<wal::Metadata>,
+    member_id: u64,
+    cluster_id: u64,
     wal_dir: WalDir,
 }
 
-fn open(config: &Config, foundation: &Foundation) -> Result<Opened, String> {
+fn open(config: &Config) -> Result<Opened, String> {
     let failed = |what: &str, path: &std::path::Path, error: &dyn std::fmt::Display| {
         format!("cannot {what} {}: {error}", path.display())
     };
@@ -333,15 +327,23 @@ fn open(config: &Config, foundation: &Foundation) -> Result<Opened, String> {
                 wal_path.display()
             ));
         }
-        return Ok(Opened { store, opening: Opening::Found(foundation.clone()), metadata: None, wal_dir });
+        let (foundation, member_id) = foundation(config)?;
+        let cluster_id = foundation.cluster_id;
+        return Ok(Opened { store, opening: Opening::Found(foundation), member_id, cluster_id, wal_dir });
     }
     let content = wal_dir.read_after(&names, applied).map_err(|error| failed("read", &wal_path, &error))?;
     let segments: Vec<_> = content.iter().map(|(name, bytes)| (*name, &**bytes)).collect();
     let recovered = wal::recover(&segments, applied).map_err(|error| error.to_string())?;
     drop(content);
     wal_dir.mend_tail(&recovered.tail).map_err(|error| failed("mend", &wal_path, &error))?;
-    let metadata = Some(recovered.metadata);
-    Ok(Opened { store, opening: Opening::Recover(Box::new(recovered), names), metadata, wal_dir })
+    let wal::Metadata { node_id: member_id, cluster_id, .. } = recovered.metadata;
+    Ok(Opened {
+        store,
+        opening: Opening::Recover(Box::new(recovered), names),
+        member_id,
+        cluster_id,
+        wal_dir,
+    })
 }
 
 /// Where clients are served.
@@ -360,18 +362,18 @@ enum Kind {
 
 impl Listeners {
     fn claim(config: &Config) -> Result<Self, String> {
-        let http = config.listen_client_http_urls.is_empty();
+        let http = config.listen.client_http.is_empty();
         let mut addresses = Vec::new();
         let kinds = [
-            (&config.listen_client_urls, Kind::Client { http }),
-            (&config.listen_client_http_urls, Kind::Http),
-            (&config.listen_metrics_urls, Kind::Metrics),
+            (&config.listen.client, Kind::Client { http }),
+            (&config.listen.client_http, Kind::Http),
+            (&config.listen.metrics, Kind::Metrics),
         ];
         for (urls, kind) in kinds {
             for url in urls {
                 for address in resolve(url)? {
                     // Whoever shares the port on purpose must name it.
-                    let shared = config.socket_reuse_port && address.port() != 0;
+                    let shared = config.listen.reuse_port && address.port() != 0;
                     let claimed = if shared { Ok(address) } else { claim(address) };
                     let address = claimed.map_err(|error| format!("listen {address}: {error}"))?;
                     addresses.push((address, kind));
@@ -434,19 +436,19 @@ impl SessionCore {
         }
         let stop = Stop::new();
         let settings = grpc::Settings {
-            message_bytes_max: self.config.max_request_bytes as usize + 512 * 1024,
-            streams_max: self.config.max_concurrent_streams,
-            ping_interval_min: self.config.grpc_keepalive_min_time,
-            ping_after: self.config.grpc_keepalive_interval,
-            ping_timeout: self.config.grpc_keepalive_timeout,
+            message_bytes_max: self.config.limits.request_bytes_max as usize + 512 * 1024,
+            streams_max: self.config.limits.streams_max,
+            ping_interval_min: self.config.keepalive.client_min_time,
+            ping_after: self.config.keepalive.interval,
+            ping_timeout: self.config.keepalive.timeout,
         };
         let core = grpc::Core::new(Rc::new(Api(session.clone())), settings, counters);
         let turns = Turns::start();
         for &(address, kind) in self.listeners.addresses.iter() {
             let admin = |metrics_only| {
                 let settings = admin::Settings {
-                    cors: self.config.cors.clone(),
-                    host_whitelist: self.config.host_whitelist.clone(),
+                    cors: self.config.http.cors.clone(),
+                    host_whitelist: self.config.http.host_whitelist.clone(),
                     metrics_only,
                 };
                 Rc::new(Admin::new(settings, Box::new(MemberHealth(session.clone()))))

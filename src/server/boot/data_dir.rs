@@ -20,15 +20,14 @@ pub fn prepare(config: &Config) -> Result<bool, String> {
     if initialized {
         return Ok(true);
     }
-    if config.join_existing {
+    if config.founding.join_existing {
         return Err(
             "--initial-cluster-state=existing is not built yet: it needs clusters of more than one member; \
                     a member alone starts with --initial-cluster-state=new"
                 .to_owned(),
         );
     }
-    let advertised = &config.initial_advertise_peer_urls;
-    config.initial_cluster.check(&config.name, advertised, same_place)?;
+    config.founders()?.check(&config.name, &config.advertise.peer, same_place)?;
     let mut builder = fs::DirBuilder::new();
     builder.mode(0o700).recursive(true);
     builder.create(&config.data_dir).map_err(|error| failed("create", &config.data_dir, &error))?;
@@ -79,7 +78,8 @@ fn inspect(config: &Config) -> Result<bool, String> {
     Ok(config.store_path().exists() || has_log)
 }
 
-/// Whether two URLs lead to one place: the same, or with names that stand for the same addresses.
+/// Whether two URLs lead to one place: the same, or with names that stand for the same addresses. `localhost` stands for
+/// itself alone, as it does to etcd.
 fn same_place(one: &Url, other: &Url) -> bool {
     one == other
         || (one.scheme == other.scheme && one.port == other.port && {
@@ -90,7 +90,7 @@ fn same_place(one: &Url, other: &Url) -> bool {
 
 fn addresses(url: &Url) -> Vec<IpAddr> {
     if url.host == "localhost" {
-        return vec![IpAddr::from([127, 0, 0, 1])];
+        return Vec::new();
     }
     let found = (url.host.as_str(), url.port).to_socket_addrs();
     let mut addresses: Vec<IpAddr> =
@@ -102,12 +102,17 @@ fn addresses(url: &Url) -> Vec<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{self, Command};
+    use crate::config::{self, Command, Surroundings};
 
     fn config(dir: &Path, more: &str) -> Config {
         let line = format!("--name=m --data-dir={} {more}", dir.display());
         let args: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-        match config::parse(&args, &[], |_| Err(io::Error::other("no file"))) {
+        let surroundings = Surroundings {
+            env: &[],
+            read_file: &|_| Err(io::Error::other("no file")),
+            default_host: &|| None,
+        };
+        match config::parse(&args, &surroundings) {
             Ok(Command::Run { config, .. }) => *config,
             other => panic!("{other:?}"),
         }
@@ -123,11 +128,12 @@ mod tests {
         let other = prepare(&config(&dir, "--initial-cluster=m=http://localhost:1")).unwrap_err();
         assert!(other.starts_with("--initial-cluster must include m=http://localhost:2380"), "{other}");
 
-        assert_eq!(prepare(&config(&dir, "--initial-cluster=m=http://127.0.0.1:2380")), Ok(false));
+        assert_eq!(prepare(&config(&dir, "--initial-cluster=m=http://localhost:2380,")), Ok(false));
         assert_eq!(fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o700);
         fs::create_dir_all(dir.join("member/kevel")).unwrap();
         fs::write(dir.join("member/kevel/store"), "").unwrap();
-        let restarted = config(&dir, "--initial-cluster-state=existing --initial-cluster=m=http://other:1");
+        let restarted =
+            config(&dir, "--initial-cluster-state=existing --initial-cluster=other=http://other:1,b=x");
         assert_eq!(
             prepare(&restarted),
             Ok(true),
@@ -144,7 +150,9 @@ mod tests {
     #[test]
     fn names_and_addresses_of_one_place_are_equal() {
         let url = |text| Url::parse(text).unwrap();
-        assert!(same_place(&url("http://localhost:1"), &url("http://127.0.0.1:1")));
+        assert!(same_place(&url("http://localhost:1"), &url("http://localhost:1")));
+        assert!(!same_place(&url("http://localhost:1"), &url("http://127.0.0.1:1")));
+        assert!(same_place(&url("http://127.0.0.1:1"), &url("http://127.0.0.1:1")));
         assert!(!same_place(&url("http://localhost:1"), &url("http://127.0.0.1:2")));
         assert!(!same_place(&url("http://127.0.0.1:1"), &url("http://127.0.0.2:1")));
     }

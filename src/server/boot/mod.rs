@@ -8,5 +8,6 @@
 #![forbid(unsafe_code)]
 
 pub mod data_dir;
+pub mod default_host;
 pub mod listener;
 pub mod signals;

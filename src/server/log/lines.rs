@@ -131,9 +131,9 @@ pub fn alarm_disarmed(alarm: &str) {
 /// Listeners are about to be opened.
 #[track_caller]
 pub fn configuring_listeners(config: &Config) {
-    let peer = urls(&config.listen_peer_urls);
+    let peer = urls(&config.listen.peer);
     Line::info("configuring peer listeners").texts("listen-peer-urls", peer).write();
-    let client = urls(&config.listen_client_urls);
+    let client = urls(&config.listen.client);
     Line::info("configuring client listeners").texts("listen-client-urls", client).write();
 }
 
@@ -141,7 +141,7 @@ pub fn configuring_listeners(config: &Config) {
 #[track_caller]
 pub fn starting(config: &Config, initialized: bool, cores_used: usize, cores_available: usize) {
     let gates: Vec<String> = config.gates.iter().map(|(name, _, on)| format!("{name}={on}")).collect();
-    let initial_cluster = if initialized { String::new() } else { config.initial_cluster.to_string() };
+    let initial_cluster = if initialized { "" } else { &config.founding.initial_cluster };
     Line::info("starting an etcd server")
         .text("etcd-version", ETCD_VERSION)
         .text("kevel-version", crate::config::KEVEL_VERSION)
@@ -158,27 +158,30 @@ pub fn starting(config: &Config, initialized: bool, cores_used: usize, cores_ava
         .text("wal-dir-dedicated", dedicated(config))
         .text("member-dir", config.member_dir().display().to_string())
         .value("force-new-cluster", false)
-        .duration("heartbeat-interval", config.heartbeat_interval)
-        .duration("election-timeout", config.election_timeout)
+        .duration("heartbeat-interval", config.raft.heartbeat_interval)
+        .duration("election-timeout", config.raft.election_timeout)
         .value("initial-election-tick-advance", true)
-        .value("snapshot-count", config.snapshot_count)
-        .value("max-wals", config.max_wals)
-        .value("snapshot-catchup-entries", config.snapshot_catchup_entries)
-        .texts("initial-advertise-peer-urls", urls(&config.initial_advertise_peer_urls))
-        .texts("listen-peer-urls", urls(&config.listen_peer_urls))
-        .texts("advertise-client-urls", urls(&config.advertise_client_urls))
-        .texts("listen-client-urls", urls(&config.listen_client_urls))
-        .texts("listen-metrics-urls", urls(&config.listen_metrics_urls))
+        .value("snapshot-count", config.raft.snapshot_count)
+        .value("max-wals", config.raft.max_wals)
+        .value("snapshot-catchup-entries", config.raft.snapshot_catchup_entries)
+        .texts("initial-advertise-peer-urls", urls(&config.advertise.peer))
+        .texts("listen-peer-urls", urls(&config.listen.peer))
+        .texts("advertise-client-urls", urls(&config.advertise.client))
+        .texts("listen-client-urls", urls(&config.listen.client))
+        .texts("listen-metrics-urls", urls(&config.listen.metrics))
         .text("local-address", "")
-        .texts("cors", &config.cors)
-        .texts("host-whitelist", &config.host_whitelist)
+        .texts("cors", &config.http.cors)
+        .texts("host-whitelist", &config.http.host_whitelist)
         .text("initial-cluster", initial_cluster)
-        .text("initial-cluster-state", if config.join_existing { "existing" } else { "new" })
-        .text("initial-cluster-token", &config.initial_cluster_token)
-        .value("quota-backend-bytes", config.quota_backend_bytes)
-        .value("max-request-bytes", config.max_request_bytes)
-        .value("max-concurrent-streams", config.max_concurrent_streams)
-        .value("pre-vote", config.pre_vote)
+        .text("initial-cluster-state", if config.founding.join_existing { "existing" } else { "new" })
+        .text("initial-cluster-token", &config.founding.token)
+        .value(
+            "quota-backend-bytes",
+            config.quota_bytes().map_or(config.limits.quota_backend_bytes, |bytes| bytes as i64),
+        )
+        .value("max-request-bytes", config.limits.request_bytes_max)
+        .value("max-concurrent-streams", config.limits.streams_max)
+        .value("pre-vote", config.raft.pre_vote)
         .text("feature-gates", gates.join(","))
         .text("auto-compaction-mode", &config.auto_compaction_mode)
         .text("auto-compaction-retention", "0s")
@@ -196,34 +199,16 @@ pub fn local_member(member: u64, cluster: u64) {
     Line::info("starting local member").id("local-member-id", member).id("cluster-id", cluster).write();
 }
 
-/// Raft found a leader.
-#[track_caller]
-pub fn elected(member: u64, leader: u64, term: u64) {
-    let message = format!("raft.node: {member:x} elected leader {leader:x} at term {term}");
-    Line::info(message).logger("raft").write();
-}
-
 /// The member's name and URLs are in the log.
 #[track_caller]
 pub fn published(config: &Config, member: u64, cluster: u64) {
-    let client_urls = urls(&config.advertise_client_urls).join(" ");
+    let client_urls = urls(&config.advertise.client).join(" ");
     Line::info("published local member to cluster through raft")
         .id("local-member-id", member)
         .text("local-member-attributes", format!("{{Name:{} ClientURLs:[{client_urls}]}}", config.name))
         .id("cluster-id", cluster)
         .duration("publish-timeout", config.request_timeout())
         .write();
-}
-
-/// The cluster's version is decided; `version` is `3.7`.
-#[track_caller]
-pub fn cluster_version(member: u64, cluster: u64, version: &str) {
-    Line::info("set initial cluster version")
-        .id("cluster-id", cluster)
-        .id("local-member-id", member)
-        .text("cluster-version", version)
-        .write();
-    Line::info("enabled capabilities for version").text("cluster-version", version).write();
 }
 
 /// Clients are answered from now on. etcd's test frameworks wait for these words; once per client listener.
@@ -270,8 +255,8 @@ fn end_line(message: &str, config: &Config) -> Line {
     Line::info(message)
         .text("name", &config.name)
         .text("data-dir", config.data_dir.display().to_string())
-        .texts("advertise-peer-urls", urls(&config.initial_advertise_peer_urls))
-        .texts("advertise-client-urls", urls(&config.advertise_client_urls))
+        .texts("advertise-peer-urls", urls(&config.advertise.peer))
+        .texts("advertise-client-urls", urls(&config.advertise.client))
 }
 
 /// A turn of the replica, which applies what was committed, took longer than `--warning-apply-duration`. `kinds` are
