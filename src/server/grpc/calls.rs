@@ -47,6 +47,8 @@ pub(super) struct Pending {
     stamp: u32,
     method: Method,
     stream: Stream,
+    /// When the handler got it, if that is counted.
+    began: Option<Instant>,
 }
 
 /// When to look after which call.
@@ -122,7 +124,12 @@ impl Shared {
         self.core.counters.received_bytes.add(message.len() as u64);
         let stamp = self.stamps.get().wrapping_add(1);
         self.stamps.set(stamp);
-        let key = self.pending.borrow_mut().insert(Pending { stamp, method, stream });
+        let key = self.pending.borrow_mut().insert(Pending {
+            stamp,
+            method,
+            stream,
+            began: self.core.counters.begin(),
+        });
         self.core.api.unary(call, message, Responder { shared: self.clone(), key, stamp });
         if let Some(at) = deadline
             && self.holds(key, stamp)
@@ -170,7 +177,12 @@ impl Shared {
                 What::Unary { key, stamp } => {
                     if let Some(pending) = self.take(key, stamp) {
                         self.count_sent(pending.method);
-                        self.refuse(pending.method, &pending.stream, &Status::deadline_exceeded());
+                        self.refuse(
+                            pending.method,
+                            &pending.stream,
+                            pending.began,
+                            &Status::deadline_exceeded(),
+                        );
                     }
                 }
                 What::Stream(stream) => {
@@ -182,9 +194,9 @@ impl Shared {
         }
     }
 
-    /// Answers with an error, as headers that end the stream.
-    pub(super) fn refuse(&self, method: Method, stream: &Stream, status: &Status) {
-        self.core.counters.of(method).handled[status.code as usize].add(1);
+    /// Answers with an error, as headers that end the stream. `began` is when a handler got the call, if one did.
+    pub(super) fn refuse(&self, method: Method, stream: &Stream, began: Option<Instant>, status: &Status) {
+        self.core.counters.end(method, status.code, began);
         self.account.note_write();
         // An error says that the stream is gone already: then nobody waits for this.
         let _ = stream.refuse(&answer::refusal(answer::HTTP_OK, status));
@@ -219,7 +231,7 @@ impl Shared {
         let pending = std::mem::take(&mut *self.pending.borrow_mut());
         for (_, call) in pending {
             self.count_sent(call.method);
-            self.core.counters.of(call.method).handled[Code::Canceled as usize].add(1);
+            self.core.counters.end(call.method, Code::Canceled, call.began);
         }
         self.deadlines.borrow_mut().clear();
     }
@@ -282,12 +294,11 @@ impl Responder {
             Ok(head) => head,
             Err(status) => {
                 shared.count_sent(call.method);
-                return shared.refuse(call.method, &call.stream, &status);
+                return shared.refuse(call.method, &call.stream, call.began, &status);
             }
         };
-        let counts = shared.core.counters.of(call.method);
-        counts.handled[Code::Ok as usize].add(1);
-        counts.sent.add(1);
+        shared.core.counters.end(call.method, Code::Ok, call.began);
+        shared.core.counters.of(call.method).sent.add(1);
         shared.core.counters.sent_bytes.add(total as u64);
         let stream = &call.stream;
         let mut pieces = pieces.into_iter();
@@ -313,7 +324,7 @@ impl Responder {
     pub fn fail(self, status: &Status) {
         if let Some(call) = self.shared.take(self.key, self.stamp) {
             self.shared.count_sent(call.method);
-            self.shared.refuse(call.method, &call.stream, status);
+            self.shared.refuse(call.method, &call.stream, call.began, status);
         }
     }
 
@@ -323,7 +334,7 @@ impl Responder {
         match message_head(total, false) {
             Ok(head) => {
                 let call = self.shared.take(self.key, self.stamp)?;
-                Some(LongAnswer::begin(&self.shared, call.method, call.stream, head, total))
+                Some(LongAnswer::begin(&self.shared, (call.method, call.stream, call.began), head, total))
             }
             Err(status) => {
                 self.fail(&status);
@@ -351,7 +362,7 @@ impl Drop for Responder {
     fn drop(&mut self) {
         if let Some(call) = self.shared.take(self.key, self.stamp) {
             self.shared.count_sent(call.method);
-            self.shared.refuse(call.method, &call.stream, &Status::stopped());
+            self.shared.refuse(call.method, &call.stream, call.began, &Status::stopped());
         }
     }
 }

@@ -250,7 +250,7 @@ fn dispatch(shared: &Rc<Shared>, cx: &mut Context<'_>, now: Instant, request: Re
     core.counters.of(method).started.add(1);
     let call = Call { method, metadata: Metadata::new(request.metadata), deadline, peer: shared.peer };
     if let Some(encoding) = &encoding {
-        return shared.refuse(method, &stream, &super::frame::not_installed(encoding));
+        return shared.refuse(method, &stream, None, &super::frame::not_installed(encoding));
     }
     if !method.is_read() {
         shared.writes.set(true);
@@ -298,14 +298,14 @@ fn answer(
 ) {
     match message {
         Some(Ok(_)) if reader.has_more() => {
-            shared.refuse(call.method, &stream, &Status::new(Code::Internal, CARDINALITY));
+            shared.refuse(call.method, &stream, None, &Status::new(Code::Internal, CARDINALITY));
         }
         Some(Ok(message)) => shared.dispatch(call, message, stream),
-        Some(Err(status)) => shared.refuse(call.method, &stream, &status),
+        Some(Err(status)) => shared.refuse(call.method, &stream, None, &status),
         None => {
             // etcd never answers this one.
             let text = "cardinality violation: received no request message from non-client-streaming RPC";
-            shared.refuse(call.method, &stream, &Status::new(Code::Internal, text));
+            shared.refuse(call.method, &stream, None, &Status::new(Code::Internal, text));
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::server::call::method::Method;
 use crate::server::call::status::{Code, Status};
 use crate::server::http2::Stream;
 use crate::server::http2::account::Account;
+use crate::stdx::time::Instant;
 
 /// Writes one message of a length that is known before its content.
 ///
@@ -32,13 +33,14 @@ pub struct LongAnswer {
     head: Option<[u8; HEAD_BYTES]>,
     total: usize,
     written: usize,
+    /// When the handler got the call, if that is counted.
+    began: Option<Instant>,
 }
 
 impl LongAnswer {
     pub(super) fn begin(
         shared: &Rc<Shared>,
-        method: Method,
-        stream: Stream,
+        (method, stream, began): (Method, Stream, Option<Instant>),
         head: [u8; HEAD_BYTES],
         total: usize,
     ) -> Self {
@@ -50,6 +52,7 @@ impl LongAnswer {
             head: Some(head),
             total,
             written: 0,
+            began,
         }
     }
 
@@ -109,10 +112,10 @@ impl LongAnswer {
 
     fn close(&mut self, result: Result<(), &Status>) {
         let Some(stream) = self.stream.take() else { return };
-        let counts = self.shared.core.counters.of(self.method);
-        counts.handled[result.map_or_else(|status| status.code, |()| Code::Ok) as usize].add(1);
-        counts.sent.add(1);
-        self.shared.core.counters.sent_bytes.add(self.written as u64);
+        let counters = &self.shared.core.counters;
+        counters.end(self.method, result.map_or_else(|status| status.code, |()| Code::Ok), self.began);
+        counters.of(self.method).sent.add(1);
+        counters.sent_bytes.add(self.written as u64);
         self.shared.account.note_write();
         // An error means that the client has gone: nobody is left to tell.
         let _ = match (result, &self.head) {

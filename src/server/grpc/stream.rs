@@ -21,6 +21,7 @@ use crate::server::call::method::{Kind, Method};
 use crate::server::call::status::{Code, Status};
 use crate::server::http2::Stream;
 use crate::server::http2::account::Account;
+use crate::stdx::time::Instant;
 
 /// What both halves and the connection's deadlines share.
 pub(super) struct StreamState {
@@ -55,8 +56,14 @@ pub(super) fn halves(
     });
     let reader = Reader::new(stream.clone(), encoding, shared.clone());
     let incoming = Incoming { reader, state: state.clone(), shared: shared.clone(), method };
-    let outgoing =
-        Outgoing { sending: Sending::Fresh(stream), state: state.clone(), shared: shared.clone(), method };
+    let began = shared.core.counters.begin();
+    let outgoing = Outgoing {
+        sending: Sending::Fresh(stream),
+        state: state.clone(),
+        shared: shared.clone(),
+        method,
+        began,
+    };
     (incoming, outgoing, state)
 }
 
@@ -112,6 +119,8 @@ pub struct Outgoing {
     state: Rc<StreamState>,
     shared: Rc<Shared>,
     method: Method,
+    /// When the call began, if that is counted.
+    began: Option<Instant>,
 }
 
 impl Outgoing {
@@ -260,11 +269,10 @@ impl Outgoing {
     fn close(&mut self, result: Result<(), Status>) {
         let core = &self.shared.core;
         let code = result.as_ref().map_or_else(|status| status.code, |()| Code::Ok);
-        let counts = core.counters.of(self.method);
-        counts.handled[code as usize].add(1);
+        core.counters.end(self.method, code, self.began);
         if self.method.kind() == Kind::BidiStream {
             // The end of what the client says is one more message to etcd's counters.
-            counts.received.add(1);
+            core.counters.of(self.method).received.add(1);
         }
         self.shared.account.note_write();
         // Errors below mean that the client has gone: nobody is left to tell.

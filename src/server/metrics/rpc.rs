@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::text::{Families, Type};
-use crate::server::grpc::counters::{self, Counters};
+use crate::server::grpc::counters::{self, Counters, HANDLING_BOUNDS};
 use crate::server::grpc::{Code, Method};
 
 pub(super) fn write(families: &mut Families, cores: &[Arc<Counters>]) {
@@ -30,6 +30,7 @@ pub(super) fn write(families: &mut Families, cores: &[Arc<Counters>]) {
             );
         }
     }
+    handling(families, cores);
     let bytes = |read: fn(&Counters) -> u64| cores.iter().map(|core| read(core)).sum::<u64>() as f64;
     let received = bytes(|core| core.received_bytes.get());
     let name = "etcd_network_client_grpc_received_bytes_total";
@@ -37,4 +38,26 @@ pub(super) fn write(families: &mut Families, cores: &[Arc<Counters>]) {
     let sent = bytes(|core| core.sent_bytes.get());
     let name = "etcd_network_client_grpc_sent_bytes_total";
     families.number(name, Type::Counter, "Bytes of messages to clients.", &[], sent);
+}
+
+/// How long calls took: a family that is there with `--metrics=extensive` alone.
+fn handling(families: &mut Families, cores: &[Arc<Counters>]) {
+    for &method in Method::ALL {
+        let Some(sum) = counters::handling(cores, method) else { return };
+        let labels = [
+            ("grpc_method", method.name()),
+            ("grpc_service", method.service()),
+            ("grpc_type", method.kind().label()),
+        ];
+        let bounds = HANDLING_BOUNDS.iter().map(|micros| *micros as f64 / 1e6);
+        let name = "grpc_server_handling_seconds";
+        families.bounded(
+            name,
+            "Time of handling calls.",
+            &labels,
+            bounds,
+            sum.buckets,
+            sum.nanos as f64 / 1e9,
+        );
+    }
 }

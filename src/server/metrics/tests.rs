@@ -5,7 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::*;
 
 fn scrape_of(cores: &[Arc<Core>]) -> String {
-    let rpc = [RpcCounters::new()];
+    scrape_with(cores, RpcCounters::new())
+}
+
+fn scrape_with(cores: &[Arc<Core>], rpc: Arc<RpcCounters>) -> String {
+    let rpc = [rpc];
     let gates = Gates::default();
     scrape(&Sources {
         cores,
@@ -122,4 +126,23 @@ fn cores_are_summed() {
 fn labels_and_kinds_agree() {
     assert_eq!(REQUESTS[RequestKind::Alarm as usize], "Alarm");
     assert_eq!(REQUESTS[RequestKind::ReadonlyTxn as usize], "ReadonlyTxn");
+}
+
+#[test]
+fn extensive_metrics_add_one_family() {
+    use crate::server::grpc::{Code, Method};
+    let timed = RpcCounters::with(true);
+    timed.end(Method::Put, Code::Ok, timed.begin());
+    let (basic, extensive) = (read(&scrape_of(&[Core::new()])), read(&scrape_with(&[Core::new()], timed)));
+    let family = "grpc_server_handling_seconds";
+    let added: BTreeSet<_> = extensive.keys().filter(|name| !basic.contains_key(*name)).collect();
+    assert!(!added.is_empty() && added.iter().all(|name| name.starts_with(family)));
+    let labels = "grpc_method=\"Put\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"";
+    for bound in ["0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1", "2.5", "5", "10", "+Inf"] {
+        let name = format!("{family}_bucket{{{labels},le=\"{bound}\"}}");
+        assert!(extensive.contains_key(&name), "{name}");
+    }
+    assert_eq!(extensive.get(&format!("{family}_count{{{labels}}}")), Some(&1.0));
+    let watch = "grpc_method=\"Watch\",grpc_service=\"etcdserverpb.Watch\",grpc_type=\"bidi_stream\"";
+    assert_eq!(extensive.get(&format!("{family}_count{{{watch}}}")), Some(&0.0));
 }

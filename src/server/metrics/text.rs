@@ -62,17 +62,30 @@ impl Families {
         buckets: &Buckets,
         observed: &Observed,
     ) {
+        let bounds = (0..buckets.count).map(|at| buckets.bound(at));
+        let counts = observed.buckets[..=buckets.count].iter().copied();
+        self.bounded(name, help, labels, bounds, counts, observed.sum as f64 / buckets.scale);
+    }
+
+    /// One series of a histogram with bounds of its own. `counts` are one more than `bounds`, and not cumulative.
+    pub fn bounded(
+        &mut self,
+        name: &'static str,
+        help: &str,
+        labels: Labels<'_>,
+        bounds: impl Iterator<Item = f64>,
+        counts: impl IntoIterator<Item = u64>,
+        sum: f64,
+    ) {
         let text = self.family(name, Type::Histogram, help);
         let mut below = 0;
-        for at in 0..buckets.count {
-            below += observed.buckets[at];
-            let bound = number(buckets.bound(at));
+        let bounds = bounds.map(number).chain(std::iter::once("+Inf".to_owned()));
+        for (bound, count) in bounds.zip(counts) {
+            below += count;
             push_series(text, name, "_bucket", labels, Some(&bound), below as f64);
         }
-        let count = observed.count() as f64;
-        push_series(text, name, "_bucket", labels, Some("+Inf"), count);
-        push_series(text, name, "_sum", labels, None, observed.sum as f64 / buckets.scale);
-        push_series(text, name, "_count", labels, None, count);
+        push_series(text, name, "_sum", labels, None, sum);
+        push_series(text, name, "_count", labels, None, below as f64);
     }
 
     /// The whole text.
