@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use glommio::{LocalExecutorBuilder, Placement};
-use kevel::server::boot::listener::{self, Services};
+use kevel::server::boot::listener::{self, Desk, Services};
 use kevel::server::grpc::counters::Counters;
 use kevel::server::grpc::{Api, Call, Core, Incoming, Method, Outgoing, Responder, Settings};
 use kevel::server::io::accept::Admission;
@@ -72,9 +72,10 @@ fn main() {
     let builder = LocalExecutorBuilder::new(placement).io_memory(1 << 20).ring_depth(512);
     builder.make().expect("an executor").run(async move {
         let core = Core::new(Rc::new(Echo), Settings::default(), Counters::new());
-        let services = Services { grpc: Some(core), admin: None, stop: Stop::new(), turns: Turns::start() };
-        let listener = socket::listen(address).expect("a free address");
+        let stop = Stop::new();
+        let services = Services { grpc: Some(core), admin: None, stop: stop.clone(), turns: Turns::start() };
+        let listener = socket::accept_on(socket::listen(address, false).expect("a free address"));
         println!("serving on {address}, process {}", std::process::id());
-        listener::listen(listener, Admission::from_descriptor_limit(), services).await;
+        listener::listen(listener, Admission::from_descriptor_limit(), stop, Desk::new(services)).await;
     });
 }

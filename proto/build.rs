@@ -21,6 +21,7 @@ fn main() -> Result<()> {
     println!("cargo:rerun-if-changed=proto/build.rs");
     // See src/server/io/rings.rs.
     println!("cargo:rustc-link-arg=-Wl,--wrap=io_uring_queue_init_params");
+    println!("cargo:rustc-link-arg=-Wl,--wrap=getrlimit64");
     let descriptors = protox::compile(FILES, ["proto/etcd"]).map_err(std::io::Error::other)?;
     prost_build::Config::new().bytes(["."]).compile_fds(descriptors)
 }

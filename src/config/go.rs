@@ -32,7 +32,8 @@ pub fn format_bytes(bytes: u64) -> String {
     if value < 10.0 { format!("{value:.1} {unit}") } else { format!("{value:.0} {unit}") }
 }
 
-/// `strconv.ParseUint(text, 0, 64)`: decimal, or with a base prefix; underscores only with a base prefix.
+/// `strconv.ParseUint(text, 0, 64)`: decimal, or with a base prefix; single underscores between digits, or behind the
+/// prefix.
 pub fn parse_uint(text: &str) -> Result<u64, &'static str> {
     let (digits, radix, prefixed) = match text.as_bytes() {
         [b'0', b'x' | b'X', ..] => (&text[2..], 16, true),
@@ -42,7 +43,9 @@ pub fn parse_uint(text: &str) -> Result<u64, &'static str> {
         _ => (text, 10, false),
     };
     let digits = match digits.contains('_') {
-        true if !prefixed || digits.ends_with('_') || digits.contains("__") => return Err(PARSE_ERROR),
+        true if !prefixed && digits.starts_with('_') || digits.ends_with('_') || digits.contains("__") => {
+            return Err(PARSE_ERROR);
+        }
         _ => digits.replace('_', ""),
     };
     if digits.is_empty() || !digits.chars().all(|c| c.is_digit(radix)) {
@@ -169,14 +172,22 @@ mod tests {
 
     #[test]
     fn numbers_take_base_prefixes_and_refuse_the_rest() {
-        for (text, value) in
-            [("0", 0), ("10", 10), ("0x1F", 31), ("0b101", 5), ("0o17", 15), ("017", 15), ("0x1_0", 16)]
-        {
+        for (text, value) in [
+            ("0", 0),
+            ("10", 10),
+            ("0x1F", 31),
+            ("0b101", 5),
+            ("0o17", 15),
+            ("017", 15),
+            ("0x1_0", 16),
+            ("10_000", 10_000),
+            ("0_7", 7),
+        ] {
             assert_eq!(parse_uint(text), Ok(value), "{text}");
         }
         assert_eq!(parse_uint("18446744073709551615"), Ok(u64::MAX));
         assert_eq!(parse_uint("18446744073709551616"), Err(RANGE_ERROR));
-        for text in ["", "-1", "+1", "1.5", "abc", "0x", "08", "1_0", "0x1_", " 1"] {
+        for text in ["", "-1", "+1", "1.5", "abc", "0x", "08", "_1", "1_", "1__0", "0x1_", " 1"] {
             assert_eq!(parse_uint(text), Err(PARSE_ERROR), "{text}");
         }
         assert_eq!(parse_int("-9223372036854775808"), Ok(i64::MIN));

@@ -21,7 +21,6 @@ pub mod api;
 pub mod boot;
 pub mod call;
 pub mod core;
-pub mod counting;
 pub mod grpc;
 pub mod http1;
 pub mod http2;

@@ -23,10 +23,10 @@ use crate::proto::etcdserverpb::{
 use crate::replica::apply::{put_cost, txn_cost};
 use crate::request::Kind;
 use crate::response::Header;
-use crate::server::counting::{self, ReadTimes};
 use crate::server::grpc::{Incoming, Outgoing, Responder, Status};
 use crate::server::io::{clock, task};
 use crate::server::log::slow;
+use crate::server::session::observer::{self, ReadTimes};
 use crate::server::session::{Pin, Session};
 
 /// An answer up to this size is assembled and sent at once.
@@ -58,9 +58,9 @@ fn answer_range(session: &Rc<Session>, request: &RangeRequest, times: ReadTimes,
         match &answer {
             Ok(answer) => {
                 let read = || slow::Read::of_one(answer);
-                counting::range(session, reply.peer(), request, times, Ok(&read));
+                observer::range(session, reply.peer(), request, times, Ok(&read));
             }
-            Err(error) => counting::range(session, reply.peer(), request, times, Err(error)),
+            Err(error) => observer::range(session, reply.peer(), request, times, Err(error)),
         }
         return reply.send(answer.map_err(Status::from));
     }
@@ -74,12 +74,12 @@ fn answer_range(session: &Rc<Session>, request: &RangeRequest, times: ReadTimes,
     });
     match begun {
         Err(error) => {
-            counting::range(session, reply.peer(), request, times, Err(&error));
+            observer::range(session, reply.peer(), request, times, Err(&error));
             reply.fail(&error.into());
         }
         Ok(Begun::Whole(answer, emission)) => {
             let read = || read_of(&emission, &header);
-            counting::range(session, reply.peer(), request, times, Ok(&read));
+            observer::range(session, reply.peer(), request, times, Ok(&read));
             reply.send(Ok(answer));
         }
         Ok(Begun::Plan(plan)) => {
@@ -145,13 +145,13 @@ async fn answer_long(
         Ok(Some((emission, pin))) => {
             // The rest is up to the client.
             let read = || read_of(&emission, &header);
-            counting::range(&session, reply.peer(), &request, times, Ok(&read));
+            observer::range(&session, reply.peer(), &request, times, Ok(&read));
             let hold = Hold::new(pin, request.revision > 0);
             drop(request);
             long::write(session, header, hold, emission, reply).await;
         }
         Err(error) => {
-            counting::range(&session, reply.peer(), &request, times, Err(&error));
+            observer::range(&session, reply.peer(), &request, times, Err(&error));
             reply.fail(&error.into());
         }
         // The client has gone.
@@ -282,12 +282,12 @@ fn answer_txn(session: &Rc<Session>, request: TxnRequest, times: ReadTimes, repl
     });
     match begun {
         Err(error) => {
-            counting::read_only_txn(session, reply.peer(), &request, times, Err(&error));
+            observer::read_only_txn(session, reply.peer(), &request, times, Err(&error));
             reply.fail(&error.into());
         }
         Ok(Begun::Whole(answer, emission)) => {
             let read = txn_read_of(&emission, answer.len());
-            counting::read_only_txn(session, reply.peer(), &request, times, Ok(read));
+            observer::read_only_txn(session, reply.peer(), &request, times, Ok(read));
             reply.send(Ok(answer));
         }
         Ok(Begun::Plan(txn)) => {
@@ -315,14 +315,14 @@ async fn answer_long_txn(
     match plan_long_txn(&session, &request, begun, &reply).await {
         Ok(Some((emission, pin))) => {
             let read = txn_read_of(&emission, emission.encoded_len(&header));
-            counting::read_only_txn(&session, reply.peer(), &request, times, Ok(read));
+            observer::read_only_txn(&session, reply.peer(), &request, times, Ok(read));
             let hold = Hold::new(pin, txn::names_revision(&request));
             drop(request);
             long::write(session, header, hold, emission, reply).await;
         }
         Ok(None) => {}
         Err(error) => {
-            counting::read_only_txn(&session, reply.peer(), &request, times, Err(&error));
+            observer::read_only_txn(&session, reply.peer(), &request, times, Err(&error));
             reply.fail(&error.into());
         }
     }

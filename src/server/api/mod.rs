@@ -15,6 +15,7 @@
 pub mod cluster;
 pub mod decode;
 pub mod health;
+pub mod key_count;
 pub mod kv;
 pub mod lease;
 mod long;

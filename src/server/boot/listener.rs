@@ -17,15 +17,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use glommio::net::TcpListener;
 
 use crate::server::admin::Admin;
 use crate::server::grpc;
 use crate::server::http1::connection;
 use crate::server::http2::PREFACE;
-use crate::server::io::accept::{self, Admission, Place};
+use crate::server::io::accept::{self, Accepted, Admission, Place, Take};
 use crate::server::io::clock;
 use crate::server::io::lobby::Lobby;
+use crate::server::io::socket::TcpListener;
 use crate::server::io::stop::{Membership, Phase, Stop};
 use crate::server::io::task;
 use crate::server::io::turns::{Standing, Turns};
@@ -36,6 +36,8 @@ use crate::stdx::time::{Duration, Instant};
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// Bytes looked at before the protocol must be known.
 const FIRST_BYTES: usize = 1024;
+/// Pause after a failure to accept where nothing is served.
+const REFUSAL_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a listener's connections may ask for.
 #[derive(Clone)]
@@ -50,18 +52,62 @@ pub struct Services {
     pub turns: Arc<Turns>,
 }
 
-/// Accepts on `listener` until the core stops.
-pub async fn listen(listener: TcpListener, admission: Arc<Admission>, services: Services) {
-    let membership = services.stop.join();
-    let lobby = Lobby::new();
-    let accepting = accept::accept(&listener, &admission, &lobby, |stream, peer, place| {
-        let (serving, lobby) = (services.clone(), lobby.clone());
+/// Where the connections of one listener are served, on one core.
+pub struct Desk {
+    services: Services,
+    lobby: Rc<Lobby>,
+}
+
+impl Desk {
+    /// Serves by these means.
+    pub fn new(services: Services) -> Desk {
+        Desk { services, lobby: Lobby::new() }
+    }
+
+    /// Begins to serve a connection.
+    pub fn serve(&self, accepted: Accepted) {
+        // A client that has gone already leaves nothing to serve.
+        let Ok((stream, peer, place)) = accepted.bind() else { return };
+        let (serving, lobby) = (self.services.clone(), self.lobby.clone());
         // Joined here and not by the connection's first turn, which may come after the core's end was asked for.
-        let membership = services.stop.join();
-        services.turns.spawn(|standing| serve(stream, peer, place, standing, membership, serving, lobby));
-    });
+        let membership = self.services.stop.join();
+        self.services
+            .turns
+            .spawn(|standing| serve(stream, peer, place, standing, membership, serving, lobby));
+    }
+
+    /// Sends away some who have not asked for anything yet.
+    pub fn evict(&self) {
+        self.lobby.evict(clock::now());
+    }
+}
+
+impl Take for Desk {
+    fn take(&self, accepted: Accepted) {
+        self.serve(accepted);
+    }
+
+    fn crowded(&self) {
+        self.evict();
+    }
+}
+
+/// Accepts on `listener` for `takers` until the core stops.
+pub async fn listen(listener: TcpListener, admission: Arc<Admission>, stop: Rc<Stop>, takers: impl Take) {
+    let membership = stop.join();
+    let accepting = accept::accept(&listener, &admission, &takers);
     let stopping = membership.reached(Phase::Draining);
     futures::future::select(std::pin::pin!(accepting), std::pin::pin!(stopping)).await;
+}
+
+/// Accepts on `listener` and closes what has come, for as long as the core runs: nobody is there to answer.
+pub async fn refuse(listener: TcpListener) {
+    loop {
+        if listener.accept().await.is_err() {
+            task::sleep(REFUSAL_PAUSE).await;
+        }
+        task::yield_now().await;
+    }
 }
 
 /// Serves one connection to its end. It keeps its `place` until then, and waits in `lobby` for its first words.

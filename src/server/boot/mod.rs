@@ -1,13 +1,30 @@
 //! What happens once, when a member starts.
 //!
 //! ```text
-//!   data_dir   the member's folder: made, locked, checked for what an older member left
-//!   listener   a listening socket's accept loop, and the first bytes that tell HTTP/2 from HTTP/1.1
-//!   signals    SIGTERM and SIGINT, watched by a thread
+//!   data_dir      the member's folder: made, locked, checked for what an older member left
+//!   default_host  the machine's own address, for a member that listens everywhere
+//!   listeners     every listening socket, claimed before anything is opened
+//!   open          the store and the log, opened or founded
+//!   wiring        what each core owns, the lanes between cores, the threads beside them
+//!   executors     one thread for each core, or one for both parts
+//!   serving       a session core's life, from its first client to its last
+//!   arrivals      which core serves a new connection
+//!   listener      an accept loop, and the first bytes that tell HTTP/2 from HTTP/1.1
+//!   signals       what ends a member, watched by a thread
+//!   notify        a word to the service manager, once clients are answered
 //! ```
+//!
+//! `server::run` calls these in this order and is the table of contents.
 #![forbid(unsafe_code)]
 
+pub mod arrivals;
 pub mod data_dir;
 pub mod default_host;
+pub mod executors;
 pub mod listener;
+pub mod listeners;
+pub mod notify;
+pub mod open;
+pub mod serving;
 pub mod signals;
+pub mod wiring;

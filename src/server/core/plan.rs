@@ -56,6 +56,14 @@ impl Plan {
         Ok(Plan::Parted { replica: Some(chosen[0]), sessions })
     }
 
+    /// How many executors there are.
+    pub fn executors(&self) -> usize {
+        match self {
+            Plan::Shared(_) => 1,
+            Plan::Parted { sessions, .. } => 1 + sessions.len(),
+        }
+    }
+
     /// How many cores serve clients.
     pub fn sessions(&self) -> usize {
         match self {

@@ -21,11 +21,12 @@ use crate::mvcc::compact_hash::CompactionDigest;
 use crate::page::CheckpointJob;
 use crate::replica::Replica;
 use crate::replica::port::{Input, Output, Outputs};
+use crate::server::io::wal_dir::WalDir;
 use crate::server::io::wal_file::WalFile;
 use crate::server::io::{clock, task};
 use crate::server::log::lines;
+use crate::server::metrics::{self, replica};
 use crate::server::session::tickets::core_of;
-use crate::server::{counting, metrics};
 use crate::stdx::time::Duration;
 use crate::wal::Write;
 
@@ -47,8 +48,8 @@ pub struct ReplicaCore {
     pub checkpoints: std::sync::mpsc::Sender<CheckpointJob>,
     /// The digester's jobs.
     pub digests: std::sync::mpsc::Sender<Box<CompactionDigest>>,
-    /// The log.
-    pub wal: WalFile,
+    /// The log's folder.
+    pub wal_dir: WalDir,
     /// One raft tick.
     pub tick: Duration,
     /// This core's counts.
@@ -64,14 +65,16 @@ impl ReplicaCore {
         let mut outputs = Outputs::default();
         let mut next_tick = clock::now() + self.tick;
         let mut alarm = task::Alarm::at(next_tick);
-        let releaser = self.wal.releaser();
+        let wal = WalFile::new(self.wal_dir.clone())
+            .unwrap_or_else(|error| panic!("cannot prepare the log: {error}"));
+        let releaser = wal.releaser();
         let (writes, to_write) = mpsc::unbounded();
         let (durable, mut written) = mpsc::unbounded();
-        task::spawn(write_log(self.wal, to_write, durable));
+        task::spawn(write_log(wal, to_write, durable));
         // Log writes on their way.
         let mut writing = 0;
         let mut ticked = false;
-        let mut turns = counting::Turns::default();
+        let mut turns = replica::Turns::default();
         loop {
             let now = clock::now();
             self.lane.take(TURN_INPUTS_MAX, &mut inputs);
@@ -86,10 +89,10 @@ impl ReplicaCore {
             }
             let more = self.replica.drain(now, &mut outputs);
             let took = clock::now().since(now);
-            counting::turn(&self.metrics, &mut turns, self.replica.tally(), now, took, self.slow_apply);
-            counting::replica(&self.metrics, &self.replica);
+            replica::turn(&self.metrics, &mut turns, self.replica.tally(), now, took, self.slow_apply);
+            replica::replica(&self.metrics, &self.replica);
             for output in outputs.drain(..) {
-                counting::output(&self.metrics, &output);
+                replica::output(&self.metrics, &output);
                 match output {
                     Output::AppendWal { ready, write } => {
                         writing += 1;
@@ -117,7 +120,7 @@ impl ReplicaCore {
                     Output::ReleaseWal { segments } => releaser.release(segments),
                     Output::Compacted { revision, removed } => {
                         let store = self.replica.store_stats();
-                        counting::compacted(&self.metrics, &mut turns, store, revision, removed);
+                        replica::compacted(&self.metrics, &mut turns, store, revision, removed);
                     }
                     Output::Send { .. } => {
                         unreachable!("a member without peers sends nothing: its cluster has one voter")

@@ -12,9 +12,8 @@ use crate::error::Error;
 use crate::mvcc::event::EventBatch;
 use crate::replica::port::Ticket;
 use crate::response::Response;
-use crate::server::counting;
 use crate::server::io::{clock, task};
-use crate::server::session::Session;
+use crate::server::session::{Session, observer};
 use crate::stdx::time::Duration;
 
 /// Messages handled before other tasks of the core run.
@@ -81,7 +80,7 @@ pub async fn keep_house(session: Rc<Session>) {
         task::until(clock::now() + HOUSEKEEPING_IDLE, poll_fn(|cx| session.poll_stirred(cx))).await;
         task::sleep(HOUSEKEEPING).await;
         session.expire();
-        counting::session(&session);
+        observer::session(&session);
         session.watches.tick(clock::now());
         if session.watches.pump() {
             session.wake_loop();

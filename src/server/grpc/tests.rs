@@ -14,7 +14,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, Request};
 
 use super::*;
-use crate::server::boot::listener::{self, Services};
+use crate::server::boot::listener::{self, Desk, Services};
 use crate::server::io::accept::Admission;
 use crate::server::io::stop::{Phase, Stop};
 use crate::server::io::turns::Turns;
@@ -116,7 +116,8 @@ impl Server {
     }
 
     fn start_with(settings: Settings, admission: Arc<Admission>) -> Self {
-        let address = socket::claim("127.0.0.1:0".parse().unwrap()).unwrap();
+        let socket = socket::listen("127.0.0.1:0".parse().unwrap(), false).unwrap();
+        let address = socket.local_addr().unwrap();
         let (seen, counters, phase) = (Arc::<Seen>::default(), Counters::new(), Arc::new(AtomicU8::new(0)));
         let (seen2, counters2, phase2) = (seen.clone(), counters.clone(), phase.clone());
         let (started, wait) = std::sync::mpsc::channel();
@@ -129,8 +130,8 @@ impl Server {
                 let stop = Stop::new();
                 let services =
                     Services { grpc: Some(core), admin: None, stop: stop.clone(), turns: Turns::start() };
-                let listener = socket::listen(address).unwrap();
-                task::spawn(listener::listen(listener, admission, services));
+                let listener = socket::accept_on(socket);
+                task::spawn(listener::listen(listener, admission, stop.clone(), Desk::new(services)));
                 started.send(()).unwrap();
                 loop {
                     match phase2.load(Ordering::SeqCst) {

@@ -6,15 +6,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use glommio::net::TcpListener;
+use glommio::net::{AcceptedTcpStream, TcpListener};
 
-use super::lobby::Lobby;
+use super::probe::{self, DESCRIPTORS_RESERVED};
 use super::tcp::Tcp;
-use super::{clock, probe, socket, task};
+use super::{socket, task};
 use crate::stdx::time::Duration;
 
-/// Descriptors kept back for files, rings and peers, as etcd does.
-const DESCRIPTORS_RESERVED: u64 = 150;
 /// How long to wait when descriptors ran out or the process holds its maximum of connections.
 const BACK_OFF: Duration = Duration::from_millis(50);
 
@@ -61,25 +59,44 @@ impl Drop for Place {
     }
 }
 
-/// Accepts for ever and hands each connection to `serve`, which must not block. While the process is full,
-/// clients wait in the kernel's queue, as they do with etcd, and those idle in the lobby leave.
-pub async fn accept(
-    listener: &TcpListener,
-    admission: &Arc<Admission>,
-    lobby: &Lobby,
-    mut serve: impl FnMut(Tcp, SocketAddr, Place),
-) {
+/// A connection that this core has accepted, for itself or for another core.
+pub struct Accepted {
+    stream: AcceptedTcpStream,
+    place: Place,
+}
+
+impl Accepted {
+    /// Makes the connection one of the core that calls. An error when the client has gone already.
+    pub fn bind(self) -> io::Result<(Tcp, SocketAddr, Place)> {
+        let stream = self.stream.bind_to_executor();
+        let peer = stream.peer_addr().map_err(io::Error::from)?;
+        socket::tune(&stream)?;
+        Ok((Tcp::new(stream), peer, self.place))
+    }
+}
+
+/// What the loop does with what happens to it.
+pub trait Take {
+    /// A client has connected. This must not block.
+    fn take(&self, accepted: Accepted);
+    /// The process has no room for another client: somebody who only waits should leave.
+    fn crowded(&self);
+}
+
+/// Accepts for ever and hands each connection to `desk`. While the process is full, clients wait in the kernel's queue, as
+/// they do with etcd, and those idle in a lobby leave.
+pub async fn accept(listener: &TcpListener, admission: &Arc<Admission>, desk: &impl Take) {
     let mut failing = false;
     loop {
         let Some(place) = admission.enter() else {
-            lobby.evict(clock::now());
+            desk.crowded();
             task::sleep(BACK_OFF).await;
             continue;
         };
-        match accept_one(listener).await {
-            Ok((stream, peer)) => {
+        match listener.shared_accept().await.map_err(io::Error::from) {
+            Ok(stream) => {
                 failing = false;
-                serve(stream, peer, place);
+                desk.take(Accepted { stream, place });
             }
             Err(error) if is_clients(&error) => {}
             Err(error) => {
@@ -88,19 +105,12 @@ pub async fn accept(
                     tracing::warn!(error = %error, "failed to accept a client connection");
                 }
                 failing = true;
-                lobby.evict(clock::now());
+                desk.crowded();
                 task::sleep(BACK_OFF).await;
             }
         }
         task::yield_now().await;
     }
-}
-
-async fn accept_one(listener: &TcpListener) -> io::Result<(Tcp, SocketAddr)> {
-    let stream = listener.accept().await.map_err(io::Error::from)?;
-    let peer = stream.peer_addr().map_err(io::Error::from)?;
-    socket::tune(&stream)?;
-    Ok((Tcp::new(stream), peer))
 }
 
 /// The client went away between connecting and being accepted.

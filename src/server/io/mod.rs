@@ -1,13 +1,13 @@
-//! Sockets, clocks and tasks: the door to the operating system, and with the two loops the only place that
-//! knows glommio.
+//! Sockets, clocks and tasks: the door to the operating system, and the one folder that knows glommio.
 //!
 //! ```text
-//!   socket   listening sockets (SO_REUSEPORT on every session core), options of accepted ones
+//!   socket   listening sockets, options of accepted ones
 //!   tcp      an accepted connection, sending from several places at once
 //!   accept   accept loop: bounded connections, backs off when descriptors run out
 //!   lobby    clients that have not asked for anything yet, and may be sent away when the process is full
 //!   wire     one connection's byte stream: bounded reads, replayed first bytes, a close that loses nothing
 //!   stop     drain, then close, the connections of a core
+//!   executor one thread that runs tasks
 //!   clock    the monotonic clock as stdx::time::Instant
 //!   task     spawn and sleep
 //!   turns    whose turn it is among the connections of a core
@@ -29,6 +29,7 @@
 
 pub mod accept;
 pub mod clock;
+pub mod executor;
 pub mod fault;
 pub mod lobby;
 pub mod log_map;

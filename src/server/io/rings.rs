@@ -1,13 +1,21 @@
-//! io_uring rings that do not interrupt their thread.
+//! Two things that glommio decides for its io_uring rings and has no setting for. Each is one call of a C function that
+//! is led here by the linker (`--wrap`, in `proto/build.rs`); the true function is called `__real_...`.
+//!
+//! # Rings do not interrupt their thread
 //!
 //! Unless told otherwise, the kernel interrupts a ring's thread, if need be on another CPU, to finish what has
 //! completed, though an executor looks at its rings all the time. IORING_SETUP_COOP_TASKRUN (Linux 5.19) lets it
 //! finish when the thread enters the kernel the next time anyway; a thread that sleeps is woken as ever. A renewed
 //! lease costs a third less CPU for it.
 //!
-//! glommio has no setting for that. Its one call of liburing's `io_uring_queue_init_params` is led here by the linker
-//! (`--wrap`, in `proto/build.rs`), which calls the true one `__real_...`. What it leans on: whoever looks for completions
-//! without entering the kernel does so for a moment only. An executor that spins before it parks would not.
+//! This leans on one fact: whoever looks for completions without entering the kernel does so for a moment only. An executor
+//! that spins before it parks would not.
+//!
+//! # Rings without locked memory
+//!
+//! glommio refuses to start below 512 KiB of lockable memory. That was for the rings themselves, which the kernel counts
+//! as any other memory since Linux 5.12. What still counts are registered buffers, and glommio does without those when
+//! they are refused. So its question about the limit is answered as if there were that much.
 #![allow(unsafe_code)]
 
 use std::ffi::{c_int, c_uint, c_void};
@@ -55,9 +63,40 @@ unsafe extern "C" fn __wrap_io_uring_queue_init_params(
     -libc::EINVAL
 }
 
+/// What glommio asks for before it makes rings.
+const MEMLOCK_WANTED: libc::rlim64_t = 512 * 1024;
+
+unsafe extern "C" {
+    fn __real_getrlimit64(resource: c_uint, limits: *mut libc::rlimit64) -> c_int;
+}
+
+/// The limits of a resource; for locked memory no less than glommio wants.
+///
+/// # Safety
+/// As for the C library's function: `limits` is valid for writing.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn __wrap_getrlimit64(resource: c_uint, limits: *mut libc::rlimit64) -> c_int {
+    // SAFETY: the caller's promise.
+    let result = unsafe { __real_getrlimit64(resource, limits) };
+    if result == 0 && resource == libc::RLIMIT_MEMLOCK as c_uint {
+        // SAFETY: the call has succeeded, so `limits` is a valid struct.
+        let limits = unsafe { &mut *limits };
+        limits.rlim_cur = limits.rlim_cur.max(MEMLOCK_WANTED);
+    }
+    result
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn glommio_finds_enough_lockable_memory() {
+        let mut limits = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: the pointer is to a struct on this stack.
+        let result = unsafe { libc::getrlimit64(libc::RLIMIT_MEMLOCK, &raw mut limits) };
+        assert!(result == 0 && limits.rlim_cur >= super::MEMLOCK_WANTED, "{}", limits.rlim_cur);
+    }
 
     /// Rings made here.
     pub static MADE: AtomicUsize = AtomicUsize::new(0);

@@ -7,28 +7,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
-use glommio::net::{TcpListener, TcpStream};
+pub use glommio::net::TcpListener;
+use glommio::net::TcpStream;
 
 /// Connections that may wait for `accept`; the kernel cuts it to `net.core.somaxconn`.
 const BACKLOG: libc::c_int = 4096;
 /// First probe of a silent TCP peer and the distance between probes, as Go's listener sets them.
 const TCP_KEEPALIVE_SECONDS: libc::c_int = 30;
-
-/// Whether a listening address is free, found out by binding it exclusively for a moment.
-///
-/// Every session core listens on the same address with SO_REUSEPORT, with which a second process of the same
-/// user would get a share of the connections instead of an error.
-///
-/// # Errors
-/// `AddrInUse` and whatever else binding meets.
-pub fn claim(address: SocketAddr) -> io::Result<SocketAddr> {
-    // Bound but not listening: a client that comes now is refused and tries again, instead of being accepted by
-    // a socket that is about to go.
-    let socket = open(address)?;
-    set(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
-    bind(socket.as_raw_fd(), address)?;
-    std::net::TcpListener::from(socket).local_addr()
-}
 
 fn open(address: SocketAddr) -> io::Result<OwnedFd> {
     let family = if address.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET };
@@ -42,22 +27,35 @@ fn open(address: SocketAddr) -> io::Result<OwnedFd> {
     }
 }
 
-/// Listens on `address` beside the other cores.
+/// Listens on `address`. A socket on all addresses of IPv6 takes those of IPv4 too. Where the port is `shared`, other
+/// processes of the same user may listen on it as well.
 ///
 /// # Errors
 /// What socket, bind and listen answer.
-pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+pub fn listen(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
     let socket = open(address)?;
     let descriptor = socket.as_raw_fd();
+    // A member may come back while connections of its last life are still in TIME_WAIT, as any program in Go may.
     set(descriptor, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
-    set(descriptor, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+    if shared {
+        set(descriptor, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+    }
+    if address.is_ipv6() {
+        let only = libc::c_int::from(!address.ip().is_unspecified());
+        set(descriptor, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, only)?;
+    }
     bind(descriptor, address)?;
     // SAFETY: listen takes integers.
     if unsafe { libc::listen(descriptor, BACKLOG) } != 0 {
         return Err(io::Error::last_os_error());
     }
+    Ok(socket.into())
+}
+
+/// A listening socket for the executor of this thread.
+pub fn accept_on(socket: std::net::TcpListener) -> TcpListener {
     // SAFETY: the descriptor is an open listening socket and its ownership moves into the listener.
-    Ok(unsafe { TcpListener::from_raw_fd(socket.into_raw_fd()) })
+    unsafe { TcpListener::from_raw_fd(socket.into_raw_fd()) }
 }
 
 fn bind(descriptor: RawFd, address: SocketAddr) -> io::Result<()> {

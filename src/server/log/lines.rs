@@ -1,6 +1,6 @@
 //! The lines of a member's life that others wait for or parse: their words and fields are etcd's.
 //!
-//! One function a line. They are called by `main` and `server::run`, in about this order.
+//! One function a line, in about the order in which a member says them.
 #![forbid(unsafe_code)]
 
 use std::path::Path;
@@ -9,6 +9,8 @@ use std::time::Duration;
 use super::Line;
 use crate::config::go;
 use crate::config::{Config, ETCD_VERSION, GIT_SHA, LogLevel, Notice, TOOLCHAIN, Url};
+use crate::server::grpc::STREAMS_MAX;
+use crate::server::io::probe::Rings;
 
 /// What configuration had to say.
 #[track_caller]
@@ -98,12 +100,14 @@ pub fn quota(flag: i64, quota: Option<u64>) {
     Line::info(message).value("quota-size-bytes", bytes).text("quota-size", go::format_bytes(bytes)).write();
 }
 
-/// `--unsafe-no-fsync` is on.
+/// Warns of `--unsafe-no-fsync`, where it is on.
 #[track_caller]
-pub fn no_fsync() {
+pub fn no_fsync(config: &Config) {
     let message = "writes are acknowledged before they are on disk (--unsafe-no-fsync): a power cut loses them, and \
                    may cost the whole data directory";
-    Line::warn(message).write();
+    if config.unsafe_no_fsync {
+        Line::warn(message).write();
+    }
 }
 
 /// A request would pass the quota, or what was applied has.
@@ -137,11 +141,26 @@ pub fn configuring_listeners(config: &Config) {
     Line::info("configuring client listeners").texts("listen-client-urls", client).write();
 }
 
+/// Warns where a connection may have fewer streams than were asked for. The default asks for no bound at all.
+#[track_caller]
+pub fn streams(config: &Config) {
+    let asked = config.limits.streams_max;
+    if asked != u32::MAX && asked > STREAMS_MAX {
+        Line::warn("--max-concurrent-streams is cut to what a connection has room for")
+            .value("asked", asked)
+            .value("max-concurrent-streams", STREAMS_MAX)
+            .write();
+    }
+}
+
 /// The whole configuration, once.
 #[track_caller]
 pub fn starting(config: &Config, initialized: bool, cores_used: usize, cores_available: usize) {
     let gates: Vec<String> = config.gates.iter().map(|(name, _, on)| format!("{name}={on}")).collect();
-    let initial_cluster = if initialized { "" } else { &config.founding.initial_cluster };
+    let initial_cluster = match config.founders() {
+        Ok(founders) if !initialized => founders.to_string(),
+        _ => String::new(),
+    };
     Line::info("starting an etcd server")
         .text("etcd-version", ETCD_VERSION)
         .text("kevel-version", crate::config::KEVEL_VERSION)
@@ -159,7 +178,7 @@ pub fn starting(config: &Config, initialized: bool, cores_used: usize, cores_ava
         .text("member-dir", config.member_dir().display().to_string())
         .value("force-new-cluster", false)
         .duration("heartbeat-interval", config.raft.heartbeat_interval)
-        .duration("election-timeout", config.raft.election_timeout)
+        .duration("election-timeout", config.election_ticks() as u32 * config.raft.heartbeat_interval)
         .value("initial-election-tick-advance", true)
         .value("snapshot-count", config.raft.snapshot_count)
         .value("max-wals", config.raft.max_wals)
@@ -180,13 +199,48 @@ pub fn starting(config: &Config, initialized: bool, cores_used: usize, cores_ava
             config.quota_bytes().map_or(config.limits.quota_backend_bytes, |bytes| bytes as i64),
         )
         .value("max-request-bytes", config.limits.request_bytes_max)
-        .value("max-concurrent-streams", config.limits.streams_max)
+        .value("max-concurrent-streams", config.limits.streams_max.min(STREAMS_MAX))
         .value("pre-vote", config.raft.pre_vote)
         .text("feature-gates", gates.join(","))
         .text("auto-compaction-mode", &config.auto_compaction_mode)
         .text("auto-compaction-retention", "0s")
         .value("unsafe-no-fsync", config.unsafe_no_fsync)
         .write();
+}
+
+/// What the member found on its machine, and how it spreads over it.
+#[track_caller]
+pub fn machine(cores: &str, rings: &Rings, ring_depth: usize, descriptors: u64) {
+    let line = if rings.registered {
+        Line::info("using io_uring")
+    } else {
+        Line::warn("using io_uring without registered buffers; raise the limit on locked memory to have them")
+    };
+    line.text("cores", cores)
+        .value("ring-depth", ring_depth)
+        .value("locked-memory-limit-bytes", rings.memlock_bytes)
+        .value("file-descriptor-limit", descriptors)
+        .write();
+}
+
+/// An address is in use by something else; it may be a member that has just ended.
+#[track_caller]
+pub fn address_in_use(address: &str, patience: Duration) {
+    Line::warn("address is in use; waiting for it")
+        .text("address", address)
+        .duration("at-most", patience)
+        .write();
+}
+
+/// The service manager was told that the member serves, where there is one; or could not be told.
+#[track_caller]
+pub fn notified(result: std::io::Result<()>) {
+    match result {
+        Ok(()) => Line::info("successfully notified init daemon").write(),
+        Err(error) => Line::new(LogLevel::Error, "failed to notify systemd for readiness")
+            .text("error", error.to_string())
+            .write(),
+    }
 }
 
 fn dedicated(config: &Config) -> String {

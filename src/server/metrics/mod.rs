@@ -3,7 +3,7 @@
 //! ```text
 //!   cell     numbers with one writer       table    families and what each reads of a core
 //!   text     the exposition format         process  what the kernel says of the process
-//!   rpc      families of gRPC methods
+//!   rpc      families of gRPC methods          replica  what the replica core counts
 //! ```
 //!
 //! Every core owns one [`Core`] and writes nothing else, so counting a request is a plain add to memory that no
@@ -19,6 +19,7 @@
 
 pub mod cell;
 pub mod process;
+pub mod replica;
 mod rpc;
 mod table;
 #[cfg(test)]

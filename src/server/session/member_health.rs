@@ -7,14 +7,15 @@ use futures::FutureExt;
 use futures::future::{LocalBoxFuture, ready};
 use prost::Message;
 
-use super::Session;
+use super::{Session, observer};
 use crate::btree::{Read, Tree};
 use crate::config::ETCD_VERSION;
 use crate::proto::etcdserverpb::{AlarmMember, AlarmType};
 use crate::replica::apply::cluster_version;
 use crate::server::admin::{AdminSource, Versions};
+use crate::server::api::key_count;
 use crate::server::io::clock;
-use crate::server::{counting, metrics};
+use crate::server::metrics;
 
 /// The version of the storage: the release whose schema the store follows.
 pub const STORAGE_VERSION: &str = "3.7.0";
@@ -58,7 +59,7 @@ impl AdminSource for MemberHealth {
         let asked = clock::now();
         // A look at one key of the published state: what is broken in the store file ends the process.
         self.0.view(|view| view.find(b"health", view.revision()).is_some());
-        counting::probe(&self.0, asked, true);
+        observer::probe(&self.0, asked, true);
         ready(Ok(())).boxed_local()
     }
 
@@ -67,7 +68,7 @@ impl AdminSource for MemberHealth {
         async move {
             let asked = clock::now();
             let read = session.read_barrier().await.map_err(|status| status.message.into_owned());
-            counting::probe(&session, asked, read.is_ok());
+            observer::probe(&session, asked, read.is_ok());
             read
         }
         .boxed_local()
@@ -83,7 +84,7 @@ impl AdminSource for MemberHealth {
 
     fn metrics(&self) -> LocalBoxFuture<'static, String> {
         let session = &self.0;
-        counting::learn_keys(session);
+        key_count::learn_keys(session);
         let cluster_version = session.view(|view| cluster_version(view.read()));
         let short =
             cluster_version.as_deref().and_then(|version| version.rsplit_once('.')).map(|(short, _)| short);

@@ -11,6 +11,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use futures::channel::oneshot;
 
+use super::observer;
 use super::tickets::Tickets;
 use crate::btree::{Read, Reader, Snapshot};
 use crate::config::Gates;
@@ -27,7 +28,6 @@ use crate::request::{self, Kind};
 use crate::response::{self, Header, Response};
 use crate::server::api::watch::Watches;
 use crate::server::core::mesh::Sender;
-use crate::server::counting;
 use crate::server::grpc::counters::Counters;
 use crate::server::grpc::{Code, Responder, Status, frame};
 use crate::server::io::clock;
@@ -240,7 +240,7 @@ impl Session {
         let id = self.request_id();
         let entry = request::wrap(id, kind, message);
         if entry.len() > self.member.max_request_bytes {
-            counting::refusal(self, kind, Error::RequestTooLarge, Duration::ZERO);
+            observer::refusal(self, kind, Error::RequestTooLarge, Duration::ZERO);
             return reply.fail(&Error::RequestTooLarge.into());
         }
         let asked = clock::now();
@@ -301,7 +301,7 @@ impl Session {
             (Waiting::Client { reply, kind, asked, message }, Ok(response)) => {
                 let answer = response::encode(&response, &self.header());
                 let request = Asked { kind, message: &message, peer: reply.peer() };
-                counting::answer(self, &request, now.since(asked), Ok((&response, &answer)));
+                observer::answer(self, &request, now.since(asked), Ok((&response, &answer)));
                 reply.send(match response {
                     Response::Overlong { len, .. } => {
                         Err(frame::unsendable(len, ANSWER_ASSEMBLED_BYTES_MAX, false))
@@ -313,7 +313,7 @@ impl Session {
                 if !matches!(error, Error::TooManyRequests | Error::NoLeader | Error::Timeout) =>
             {
                 let request = Asked { kind, message: &message, peer: reply.peer() };
-                counting::answer(self, &request, now.since(asked), Err(&error));
+                observer::answer(self, &request, now.since(asked), Err(&error));
                 reply.fail(&error.into());
             }
             (waiting, Err(error)) => self.end(waiting, error),
@@ -344,7 +344,7 @@ impl Session {
         let status = Status::from(error);
         match waiting {
             Waiting::Client { reply, kind, asked, .. } => {
-                counting::refusal(self, kind, error, clock::now().since(asked));
+                observer::refusal(self, kind, error, clock::now().since(asked));
                 reply.fail(&status);
             }
             Waiting::Handler(then) => then(self, Err(status)),

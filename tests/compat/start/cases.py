@@ -22,8 +22,7 @@ class Case:
 
 # Signals that etcd does not end by.
 IGNORED = {signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE, signal.SIGALRM, signal.SIGWINCH, signal.SIGURG, signal.SIGIO,
-           signal.SIGPWR, signal.SIGVTALRM, signal.SIGXCPU, signal.SIGXFSZ, signal.SIGCHLD, signal.SIGCONT, signal.SIGPROF,
-           signal.SIGSTKFLT}
+           signal.SIGPWR, signal.SIGVTALRM, signal.SIGXCPU, signal.SIGXFSZ, signal.SIGCHLD, signal.SIGCONT, signal.SIGPROF}
 
 MEMBER = {
     "name": "m1", "data-dir": "{D}/data", "listen-client-urls": "http://127.0.0.1:{C}",

@@ -1,0 +1,221 @@
+//! The sockets that a member listens on: claimed before anything is opened, shared by all cores, held until the end.
+//!
+//! Every socket is bound and listening from the moment it is claimed, as in etcd. So two listeners of one member that want the
+//! same port meet as an error at start, and so does another process. The cores accept from the same socket: with a socket
+//! for each core (SO_REUSEPORT) another process of the same user could join them and get a share of the connections.
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
+use std::thread;
+use std::time::Instant;
+
+use crate::config::{Config, Scheme, Url};
+use crate::server::io::socket;
+use crate::server::log::lines;
+use crate::stdx::time::Duration;
+
+/// How long to wait for an address that is in use.
+const CLAIM: Duration = Duration::from_secs(10);
+
+/// What is served at a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Other members. Nothing is built that would answer them.
+    Peer,
+    /// gRPC, and HTTP/1.1 unless that has listeners of its own.
+    Client {
+        /// HTTP/1.1 too.
+        http: bool,
+    },
+    /// HTTP/1.1 alone.
+    Http,
+    /// Metrics and health alone.
+    Metrics,
+}
+
+/// One listening socket.
+pub struct Listener {
+    /// What is served there.
+    pub kind: Kind,
+    /// Where, in the words of the flag, which may differ from the socket's own address.
+    pub address: String,
+    socket: TcpListener,
+}
+
+impl Listener {
+    /// Another handle of the same socket, for one more core.
+    pub fn share(&self) -> io::Result<TcpListener> {
+        self.socket.try_clone()
+    }
+}
+
+/// Claims every listener of a member: first those for other members, last those for metrics.
+///
+/// # Errors
+/// When an address is in use, by another process or by another of these listeners.
+pub fn claim(config: &Config) -> Result<Vec<Listener>, String> {
+    let listen = &config.listen;
+    if let Some(url) = listen.client_http.iter().find(|url| listen.client.contains(url)) {
+        return Err(format!(
+            "cannot bind both --listen-client-urls and --listen-client-http-urls on the same url {url}"
+        ));
+    }
+    let http = listen.client_http.is_empty();
+    let kinds = [
+        (&listen.peer, Kind::Peer),
+        (&listen.client, Kind::Client { http }),
+        (&listen.client_http, Kind::Http),
+        (&listen.metrics, Kind::Metrics),
+    ];
+    let mut claimed: Vec<Listener> = Vec::new();
+    for (urls, kind) in kinds {
+        for url in urls {
+            let socket = claim_one(url, listen.reuse_port, &claimed)
+                .map_err(|error| format!("listen tcp {}: bind: {error}", url.authority()))?;
+            claimed.push(Listener { kind, address: url.authority(), socket });
+        }
+    }
+    Ok(claimed)
+}
+
+/// Claims an address. A member that was killed a moment ago may still hold it: the kernel takes down rings, and the
+/// sockets that they wait on, after the process is gone. So an address that none of `ours` holds is waited for.
+fn claim_one(url: &Url, shared: bool, ours: &[Listener]) -> io::Result<TcpListener> {
+    let address = resolve(url)?;
+    if ours.iter().any(|other| other.socket.local_addr().is_ok_and(|held| overlap(held, address))) {
+        return Err(io::Error::from_raw_os_error(libc::EADDRINUSE));
+    }
+    let deadline = Instant::now() + CLAIM;
+    let mut waiting = false;
+    loop {
+        match listen(address, shared) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                if !waiting {
+                    lines::address_in_use(&url.authority(), CLAIM);
+                }
+                waiting = true;
+                thread::sleep(Duration::from_millis(10));
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Listens on an address. All addresses of IPv4 are all addresses of both families where the machine has both.
+fn listen(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+    if !address.ip().is_unspecified() {
+        return socket::listen(address, shared);
+    }
+    let both = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), address.port());
+    match socket::listen(both, shared) {
+        Err(error) if address.is_ipv4() && error.kind() != io::ErrorKind::AddrInUse => {
+            socket::listen(address, shared)
+        }
+        result => result,
+    }
+}
+
+/// Whether one socket listens where another one wants to.
+fn overlap(held: SocketAddr, wanted: SocketAddr) -> bool {
+    let everywhere = |address: SocketAddr| address.ip().is_unspecified();
+    wanted.port() != 0
+        && held.port() == wanted.port()
+        && (held.ip() == wanted.ip() || everywhere(held) || everywhere(wanted))
+}
+
+/// The address of a URL. `localhost` is one address, of IPv4, as in Go.
+fn resolve(url: &Url) -> io::Result<SocketAddr> {
+    if url.scheme != Scheme::Http {
+        return Err(io::Error::other("only http is built yet"));
+    }
+    let host = if url.host == "localhost" { "127.0.0.1" } else { &url.host };
+    let mut found = (host, url.port).to_socket_addrs()?;
+    found.next().ok_or_else(|| io::Error::other("the host has no address"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Command, Surroundings};
+
+    /// A port that was free a moment ago.
+    fn free_port() -> u16 {
+        TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    }
+
+    fn config(flags: &str) -> Config {
+        let args: Vec<String> = flags.split_whitespace().map(str::to_owned).collect();
+        let surroundings = Surroundings {
+            env: &[],
+            read_file: &|_| Err(io::Error::other("no file")),
+            default_host: &|| None,
+        };
+        match config::parse(&args, &surroundings) {
+            Ok(Command::Run { config, .. }) => *config,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Claims a client listener and one more on the same port.
+    fn claim_two(client: &str, flag: &str, other: &str) -> Result<usize, String> {
+        let port = free_port();
+        let mut flags = format!(
+            "--name=m --advertise-client-urls=http://h:1 --listen-client-urls=http://{client}:{port} \
+             --listen-peer-urls=http://127.0.0.1:0"
+        );
+        flags += &format!(" {flag}=http://{other}:{port}");
+        claim(&config(&flags))
+            .map(|claimed| claimed.len())
+            .map_err(|error| error.replace(&port.to_string(), "PORT"))
+    }
+
+    #[test]
+    fn no_two_listeners_of_a_member_share_a_port() {
+        for flag in ["--listen-metrics-urls", "--listen-peer-urls", "--listen-client-http-urls"] {
+            for (client, other) in [
+                ("127.0.0.1", "localhost"),
+                ("127.0.0.1", "0.0.0.0"),
+                ("0.0.0.0", "127.0.0.1"),
+                ("127.0.0.1", "[::]"),
+                ("0.0.0.0", "[::]"),
+            ] {
+                let begun = Instant::now();
+                let error = claim_two(client, flag, other).unwrap_err();
+                assert!(
+                    error.starts_with("listen tcp ") && error.contains("in use"),
+                    "{flag} {client} {other}: {error}"
+                );
+                assert!(begun.elapsed() < CLAIM / 2, "a member waits for itself");
+            }
+        }
+        let same = claim_two("127.0.0.1", "--listen-client-http-urls", "127.0.0.1").unwrap_err();
+        assert!(same.starts_with("cannot bind both --listen-client-urls and"), "{same}");
+        assert_eq!(claim_two("127.0.0.1", "--listen-metrics-urls", "127.0.0.2"), Ok(3));
+    }
+
+    #[test]
+    fn every_address_is_of_both_families() {
+        let claimed = claim(&config(
+            "--advertise-client-urls=http://h:1 --listen-client-urls=http://0.0.0.0:0 --listen-peer-urls=http://127.0.0.1:0",
+        ))
+        .unwrap();
+        let port = claimed[1].socket.local_addr().unwrap().port();
+        std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        // A machine without IPv6 cannot even bind there.
+        if TcpListener::bind("[::1]:0").is_ok() {
+            std::net::TcpStream::connect(("::1", port)).unwrap();
+        }
+        assert_eq!(claimed[1].address, "0.0.0.0:0");
+    }
+
+    #[test]
+    fn another_process_gets_the_port_only_when_it_may() {
+        for shared in [false, true] {
+            let address: SocketAddr = "127.0.0.1:0".parse().unwrap();
+            let first = socket::listen(address, shared).unwrap();
+            let again = socket::listen(first.local_addr().unwrap(), true);
+            assert_eq!(again.is_ok(), shared, "{again:?}");
+        }
+    }
+}

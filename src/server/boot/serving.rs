@@ -1,0 +1,190 @@
+//! A session core's life: it serves from the moment the member has published itself until a signal, and then lets its
+//! clients finish.
+#![forbid(unsafe_code)]
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::arrivals::{self, Arrival, Dealer};
+use super::listener::{self, Desk, Services};
+use super::listeners::{Kind, Listener};
+use super::notify;
+use super::wiring::End;
+use crate::config::Config;
+use crate::server::admin::{self, Admin};
+use crate::server::api::Api;
+use crate::server::core::mesh::{Receiver, Sender};
+use crate::server::core::session_loop::{self, FromReplica};
+use crate::server::grpc;
+use crate::server::io::accept::Admission;
+use crate::server::io::stop::{Phase, Stop};
+use crate::server::io::turns::Turns;
+use crate::server::io::{clock, socket, task};
+use crate::server::log::lines;
+use crate::server::session::member_health::MemberHealth;
+use crate::server::session::{Parts, Session};
+use crate::stdx::time::Duration;
+
+/// How long connections may take to finish what is in flight when the member stops.
+const DRAIN: Duration = Duration::from_secs(5);
+/// How long they may take to close after that.
+const CLOSE: Duration = Duration::from_secs(1);
+
+/// A session core before its executor runs.
+pub struct SessionCore {
+    /// What its session is made of.
+    pub parts: Parts,
+    /// What the replica tells it.
+    pub lane: Receiver<FromReplica>,
+    /// Has something in it once the member is to end.
+    pub told: Receiver<()>,
+    /// The sockets that all cores accept from.
+    pub listeners: Arc<Vec<Listener>>,
+    /// Places for connections.
+    pub admission: Arc<Admission>,
+    /// The member's configuration.
+    pub config: Config,
+    /// The member's end.
+    pub end: End,
+    /// How clients get to it.
+    pub door: Door,
+}
+
+/// How clients get to a session core.
+pub enum Door {
+    /// It accepts them, for itself and for the cores behind these lanes. This core also says in the log what is said once.
+    Accept {
+        /// The other session cores.
+        others: Vec<Sender<Arrival>>,
+    },
+    /// Another core accepts them and sends some down this lane.
+    Receive {
+        /// What the accepting core sends.
+        lane: Receiver<Arrival>,
+    },
+}
+
+/// A session core that serves.
+struct Serving {
+    session: Rc<Session>,
+    stop: Rc<Stop>,
+    turns: Arc<Turns>,
+    core: Rc<grpc::Core>,
+    config: Config,
+}
+
+impl SessionCore {
+    /// The whole life.
+    pub async fn run(self) {
+        let Self { parts, lane, told, listeners, admission, config, end, door } = self;
+        let first = matches!(door, Door::Accept { .. });
+        let counters = parts.counters.clone();
+        let session = Session::new(parts);
+        task::spawn(session_loop::run(session.clone(), lane));
+        task::spawn(session_loop::keep_house(session.clone()));
+        while !session.gate().is_published() && end.signal() == 0 {
+            task::sleep(Duration::from_millis(1)).await;
+        }
+        let core = grpc::Core::new(Rc::new(Api(session.clone())), grpc_settings(&config), counters);
+        let serving = Serving { session, stop: Stop::new(), turns: Turns::start(), core, config };
+        match door {
+            Door::Accept { others } => {
+                serving.accept(&listeners, &admission, &others);
+                serving.announce(&listeners);
+            }
+            Door::Receive { lane } => {
+                let desks = listeners.iter().map(|listener| serving.desk(listener.kind)).collect();
+                task::spawn(arrivals::receive(lane, desks));
+            }
+        }
+        told.ready().await;
+        if first {
+            lines::closing(&serving.config);
+        }
+        serving.stop().await;
+        end.drained();
+        while !end.is_stopped() {
+            task::sleep(Duration::from_millis(2)).await;
+        }
+    }
+}
+
+impl Serving {
+    /// Accepts at every listener.
+    fn accept(&self, listeners: &[Listener], admission: &Arc<Admission>, others: &[Sender<Arrival>]) {
+        let others: Rc<[_]> = others.into();
+        for (number, listener) in listeners.iter().enumerate() {
+            let socket = listener
+                .share()
+                .map(socket::accept_on)
+                .unwrap_or_else(|error| panic!("cannot accept on {}: {error}", listener.address));
+            match self.desk(listener.kind) {
+                Some(desk) => {
+                    let dealer = Dealer::new(number, desk, others.clone());
+                    task::spawn(listener::listen(socket, admission.clone(), self.stop.clone(), dealer));
+                }
+                None => task::spawn(listener::refuse(socket)),
+            };
+        }
+    }
+
+    /// Where this core serves the connections of a listener; nowhere, if they are of other members.
+    fn desk(&self, kind: Kind) -> Option<Rc<Desk>> {
+        if kind == Kind::Peer {
+            return None;
+        }
+        Some(Rc::new(Desk::new(Services {
+            grpc: matches!(kind, Kind::Client { .. }).then(|| self.core.clone()),
+            admin: (kind != Kind::Client { http: false }).then(|| self.admin(kind)),
+            stop: self.stop.clone(),
+            turns: self.turns.clone(),
+        })))
+    }
+
+    fn admin(&self, kind: Kind) -> Rc<Admin> {
+        let settings = admin::Settings {
+            cors: self.config.http.cors.clone(),
+            host_whitelist: self.config.http.host_whitelist.clone(),
+            metrics_only: kind == Kind::Metrics,
+        };
+        Rc::new(Admin::new(settings, Box::new(MemberHealth(self.session.clone()))))
+    }
+
+    /// Says that clients are answered: in the log, and to the service manager.
+    fn announce(&self, listeners: &[Listener]) {
+        for listener in listeners {
+            match listener.kind {
+                Kind::Peer => {}
+                Kind::Client { http: true } => lines::serving_insecurely("grpc+http", &listener.address),
+                Kind::Client { http: false } => lines::serving_insecurely("grpc", &listener.address),
+                Kind::Http => lines::serving_insecurely("http", &listener.address),
+                Kind::Metrics => lines::serving_metrics(&listener.address),
+            }
+        }
+        let header = self.session.header();
+        lines::published(&self.config, header.member_id, header.cluster_id);
+        let clients = listeners.iter().filter(|listener| matches!(listener.kind, Kind::Client { .. }));
+        clients.for_each(|_| lines::ready());
+        lines::notified(notify::ready(std::env::var_os("NOTIFY_SOCKET").as_deref()));
+    }
+
+    /// Lets calls in flight end, then closes the connections.
+    async fn stop(&self) {
+        self.stop.advance(Phase::Draining);
+        self.session.watches.close_all();
+        self.session.streams.close_all();
+        task::until(clock::now() + DRAIN, self.stop.drained()).await;
+        self.stop.advance(Phase::Closed);
+        task::until(clock::now() + CLOSE, self.stop.drained()).await;
+    }
+}
+
+fn grpc_settings(config: &Config) -> grpc::Settings {
+    grpc::Settings {
+        message_bytes_max: config.limits.request_bytes_max as usize + 512 * 1024,
+        streams_max: config.limits.streams_max,
+        ping_interval_min: config.keepalive.client_min_time,
+        ping_after: config.keepalive.interval,
+        ping_timeout: config.keepalive.timeout,
+    }
+}

@@ -1,0 +1,300 @@
+//! A member's cores before they run: what each of them owns, the lanes between them, the threads beside them.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+use std::time::SystemTime;
+
+use super::arrivals::Arrival;
+use super::listeners::Listener;
+use super::open::Opened;
+use super::serving::{Door, SessionCore};
+use crate::config::{Config, Url};
+use crate::mvcc::pin::Pins;
+use crate::replica::port::Input;
+use crate::replica::{Replica, Settings};
+use crate::server::core::mesh::{self, Outbox};
+use crate::server::core::replica_loop::ReplicaCore;
+use crate::server::core::session_loop::FromReplica;
+use crate::server::core::{checkpointer, digester};
+use crate::server::grpc::counters::Counters;
+use crate::server::io::accept::Admission;
+use crate::server::log::slow::Limits;
+use crate::server::metrics;
+use crate::server::session::{self, Parts};
+use crate::stdx::prng::Prng;
+use crate::stdx::time::Duration;
+
+/// Messages in a lane: what a core may get ahead of another.
+const LANE: usize = 16 * 1024;
+/// Connections on their way to a core.
+const ARRIVALS: usize = 1024;
+
+/// A member that has not begun.
+pub struct Member {
+    /// The one core that has the replica.
+    pub replica: ReplicaMain,
+    /// The cores that serve clients.
+    pub sessions: Vec<SessionCore>,
+    /// Ends it.
+    pub end: End,
+}
+
+/// What the executors of a member share about its end.
+#[derive(Clone)]
+pub struct End(Arc<Ending>);
+
+struct Ending {
+    /// The signal that ends the member; 0 while it runs.
+    signal: AtomicI32,
+    /// Session cores that have not finished.
+    draining: AtomicUsize,
+    /// The replica has written its last checkpoint.
+    stopped: AtomicBool,
+    /// A lane to each session core, which has something in it once the member is to end.
+    tell: Vec<mesh::Sender<()>>,
+}
+
+impl End {
+    fn new(tell: Vec<mesh::Sender<()>>) -> End {
+        End(Arc::new(Ending {
+            signal: AtomicI32::new(0),
+            draining: AtomicUsize::new(tell.len()),
+            stopped: AtomicBool::new(false),
+            tell,
+        }))
+    }
+
+    /// The member is to end, because of this signal.
+    pub fn begin(&self, signal: i32) {
+        self.0.signal.store(signal, Ordering::Release);
+        for core in &self.0.tell {
+            // A lane that is full has been told.
+            let _ = core.send(());
+        }
+    }
+
+    /// The signal that ends the member; 0 while it runs.
+    pub fn signal(&self) -> i32 {
+        self.0.signal.load(Ordering::Acquire)
+    }
+
+    /// One more session core has served its last client.
+    pub fn drained(&self) {
+        self.0.draining.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Whether the replica has written its last checkpoint.
+    pub fn is_stopped(&self) -> bool {
+        self.0.stopped.load(Ordering::Acquire)
+    }
+
+    fn all_drained(&self) -> bool {
+        self.0.draining.load(Ordering::Acquire) == 0
+    }
+}
+
+/// The replica core before its executor runs.
+pub struct ReplicaMain {
+    core: ReplicaCore,
+    end: End,
+}
+
+impl ReplicaMain {
+    /// Runs until every session core has served its last client, and the last checkpoint is written.
+    pub async fn run(self) {
+        let end = self.end.clone();
+        self.core.run(move || end.all_drained()).await;
+        self.end.0.stopped.store(true, Ordering::Release);
+    }
+}
+
+/// Makes all parts of a member with this many session cores.
+///
+/// # Errors
+/// When a thread cannot be started.
+pub fn wire(
+    config: &Config,
+    opened: Opened,
+    listeners: Vec<Listener>,
+    sessions: usize,
+) -> Result<Member, String> {
+    let mut prng = Prng::new(entropy());
+    let ids = RequestIds::new(opened.member_id, sessions);
+    let (member_id, cluster_id) = (opened.member_id, opened.cluster_id);
+    let pins = Pins::new(sessions);
+    let settings = settings(config, member_id, &ids, prng.next_u64());
+    let replica = Replica::open(settings, opened.store, opened.opening, pins.clone());
+    let (gate, readers) = (replica.gate().clone(), replica.readers());
+
+    let (to_replica, replica_lane) = mesh::lane::<Input>(LANE);
+    let (outboxes, lanes): (Vec<_>, Vec<_>) = (0..sessions)
+        .map(|_| mesh::lane::<FromReplica>(LANE))
+        .map(|(sender, receiver)| (Outbox::new(sender), receiver))
+        .unzip();
+    let (tell, told): (Vec<_>, Vec<_>) = (0..sessions).map(|_| mesh::lane::<()>(1)).unzip();
+    let end = End::new(tell);
+
+    let counts: Vec<Arc<metrics::Core>> = (0..=sessions).map(|_| metrics::Core::new()).collect();
+    let rpc: Vec<_> = (0..sessions).map(|_| Counters::with(config.reporting.extensive_metrics)).collect();
+    let replica_counts = counts[sessions].clone();
+    replica_counts.quota_bytes.set(quota_shown(config));
+    let observed = replica_counts.clone();
+    let checkpoints = checkpointer::start(to_replica.clone(), move |took| observed.store_committed(took))
+        .map_err(|error| format!("cannot start the checkpointer: {error}"))?;
+    let digests =
+        digester::start(to_replica.clone()).map_err(|error| format!("cannot start the digester: {error}"))?;
+
+    let member = Arc::new(session::Member {
+        cluster_id,
+        member_id,
+        max_request_bytes: config.limits.request_bytes_max as usize,
+        max_txn_ops: config.limits.txn_ops_max as usize,
+        progress_interval: config.watch_progress_notify_interval,
+        request_timeout: config.request_timeout(),
+        slow: slow_limits(config),
+        name: config.name.clone(),
+        start_revision: replica.applied().revision,
+        keys_asked: AtomicBool::new(false),
+        quota_bytes: quota_shown(config),
+        quota: config.quota_bytes(),
+        metrics: counts.clone(),
+        rpc: rpc.clone(),
+        compaction_hashes: replica.compaction_hashes().clone(),
+        gates: config.gates.clone(),
+    });
+    let mut doors = doors(sessions);
+    let (admission, listeners) = (Admission::from_descriptor_limit(), Arc::new(listeners));
+    let cores = lanes.into_iter().zip(told).enumerate().map(|(core, (lane, told))| SessionCore {
+        parts: Parts {
+            member: member.clone(),
+            core: (core as u16, ids.step as u16),
+            reader: readers.register(),
+            pins: pins.slot(core),
+            replica: to_replica.clone(),
+            gate: gate.clone(),
+            first_id: ids.first,
+            seed: prng.next_u64(),
+            metrics: counts[core].clone(),
+            counters: rpc[core].clone(),
+        },
+        lane,
+        told,
+        listeners: listeners.clone(),
+        admission: admission.clone(),
+        config: config.clone(),
+        end: end.clone(),
+        door: doors.remove(0),
+    });
+    let cores = cores.collect();
+    let core = ReplicaCore {
+        replica,
+        lane: replica_lane,
+        sessions: outboxes,
+        checkpoints,
+        digests,
+        wal_dir: opened.wal_dir,
+        tick: config.raft.heartbeat_interval,
+        metrics: replica_counts,
+        slow_apply: config.reporting.warning_apply_duration,
+    };
+    Ok(Member { replica: ReplicaMain { core, end: end.clone() }, sessions: cores, end })
+}
+
+/// A door for each session core: the first accepts for all.
+fn doors(sessions: usize) -> Vec<Door> {
+    let (others, lanes): (Vec<_>, Vec<_>) = (1..sessions).map(|_| mesh::lane::<Arrival>(ARRIVALS)).unzip();
+    let receiving = lanes.into_iter().map(|lane| Door::Receive { lane });
+    std::iter::once(Door::Accept { others }).chain(receiving).collect()
+}
+
+fn settings(config: &Config, member_id: u64, ids: &RequestIds, seed: u64) -> Settings {
+    Settings {
+        member_id,
+        name: config.name.clone(),
+        client_urls: config.advertise.client.iter().map(Url::to_string).collect(),
+        election_ticks: config.election_ticks(),
+        tick: config.raft.heartbeat_interval,
+        pre_vote: config.raft.pre_vote,
+        catchup_entries: config.raft.snapshot_count.saturating_add(config.raft.snapshot_catchup_entries),
+        segments_kept: config.raft.max_wals as usize,
+        lease_ttl_min: config.lease_ttl_min().as_secs() as i64,
+        quota_bytes: config.quota_bytes(),
+        request_ids: (ids.first + ids.step - 1, ids.step),
+        seed,
+    }
+}
+
+/// Ids of requests: those of a core are `step` apart, and the replica's follow those of the last session core.
+struct RequestIds {
+    first: u64,
+    step: u64,
+}
+
+impl RequestIds {
+    /// Ids that no earlier life of the member has used: they begin with the member and the time.
+    fn new(member_id: u64, sessions: usize) -> RequestIds {
+        let millis =
+            SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_millis());
+        let first = (member_id & 0xffff) << 48 | (millis as u64 & 0xff_ffff_ffff) << 8;
+        RequestIds { first, step: sessions as u64 + 1 }
+    }
+}
+
+/// The quota that the gauge shows: without one it is the flag, as etcd's is.
+fn quota_shown(config: &Config) -> i64 {
+    config.quota_bytes().map_or(config.limits.quota_backend_bytes, |bytes| bytes as i64)
+}
+
+/// From when on a request is slow enough for a line in the log. Zero is for those who do not want to hear of it.
+fn slow_limits(config: &Config) -> Limits {
+    let apply = config.reporting.warning_apply_duration;
+    Limits {
+        apply: if apply.is_zero() { Duration::MAX } else { apply },
+        request: config.reporting.warning_unary_request_duration,
+    }
+}
+
+/// A seed that nobody can guess: the kernel's.
+fn entropy() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    // The standard library seeds its hasher from the kernel's generator.
+    std::collections::hash_map::RandomState::new().build_hasher().finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_told_to_every_core_once() {
+        let (tell, told): (Vec<_>, Vec<_>) = (0..2).map(|_| mesh::lane::<()>(1)).unzip();
+        let end = End::new(tell);
+        assert_eq!((end.signal(), end.all_drained(), end.is_stopped()), (0, false, false));
+        end.begin(15);
+        end.begin(15);
+        assert_eq!(end.signal(), 15);
+        assert!(told.iter().all(|lane| !lane.is_empty()));
+        end.drained();
+        assert!(!end.all_drained());
+        end.drained();
+        assert!(end.all_drained());
+    }
+
+    #[test]
+    fn one_core_accepts_for_all() {
+        for sessions in [1, 4] {
+            let doors = doors(sessions);
+            assert_eq!(doors.len(), sessions);
+            assert!(matches!(&doors[0], Door::Accept { others } if others.len() == sessions - 1));
+            assert!(doors[1..].iter().all(|door| matches!(door, Door::Receive { .. })));
+        }
+    }
+
+    #[test]
+    fn no_two_cores_share_a_request_id() {
+        let ids = RequestIds::new(0x1234_5678_9abc_def0, 3);
+        assert_eq!((ids.first >> 48, ids.step), (0xdef0, 4));
+        assert_eq!(ids.first & 0xff, 0, "room for as many cores as there may be");
+    }
+}
