@@ -17,6 +17,7 @@ pub mod replica;
 pub mod request;
 pub mod response;
 pub mod server;
+pub mod session;
 pub mod stdx;
 pub mod wal;
 pub mod watch;

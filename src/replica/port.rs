@@ -22,7 +22,7 @@ use crate::wal::{SegmentName, Write};
 
 /// Names a request on its way. Opaque here: it comes back with the reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ticket(pub u64);
+pub struct Ticket(pub u128);
 
 /// A question to the lessor, answered without the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

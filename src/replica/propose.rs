@@ -137,7 +137,7 @@ mod tests {
     fn a_batch_is_bounded_and_comes_back_in_order() {
         let mut proposals = Proposals::new((1, 1));
         for id in 0..3 {
-            proposals.queue(Ticket(id), id, vec![id as u8; APPEND_BYTES_MAX / 2].into());
+            proposals.queue(Ticket(id.into()), id, vec![id as u8; APPEND_BYTES_MAX / 2].into());
         }
         let batch = proposals.take_batch();
         assert_eq!(batch.len(), 2);
@@ -153,15 +153,15 @@ mod tests {
     fn a_full_house_refuses() {
         let mut proposals = Proposals::new((1, 1));
         for id in 0..=PROPOSALS_PENDING_MAX as u64 {
-            proposals.queue(Ticket(id), id, Bytes::new());
+            proposals.queue(Ticket(id.into()), id, Bytes::new());
         }
         assert_eq!(
             proposals.take_refused(),
-            [(Ticket(PROPOSALS_PENDING_MAX as u64), Error::TooManyRequests)]
+            [(Ticket(PROPOSALS_PENDING_MAX as u128), Error::TooManyRequests)]
         );
         let mut proposals = Proposals::new((1, 1));
         for id in 0..3 {
-            proposals.queue(Ticket(id), id, vec![0; PROPOSALS_QUEUED_BYTES_MAX / 2].into());
+            proposals.queue(Ticket(id.into()), id, vec![0; PROPOSALS_QUEUED_BYTES_MAX / 2].into());
         }
         assert_eq!(proposals.take_refused().len(), 1);
     }

@@ -190,7 +190,7 @@ impl World {
         self.next_id += 1;
         let id = self.next_id;
         let entry = Entry::new(id, request).encode();
-        self.step(Input::Propose { ticket: Ticket(id), id, entry });
+        self.step(Input::Propose { ticket: Ticket(id.into()), id, entry });
         id
     }
 
@@ -355,7 +355,7 @@ impl Script {
                 let request = CompactionRequest { revision: number(0) as i64, physical: true };
                 self.world.propose(Request::Compaction(request));
             }
-            "read" => self.world.step(Input::ReadIndex { ticket: Ticket(number(0)) }),
+            "read" => self.world.step(Input::ReadIndex { ticket: Ticket(number(0).into()) }),
             "get" => {
                 let key = words[0];
                 let value = self.world.get(key).map_or("nothing".to_owned(), |value| match value.len() {
@@ -511,7 +511,7 @@ fn random_life(seed: u64) -> String {
         for (ticket, revision) in answered {
             assert!(revision > highest, "seed {seed}: revisions grow");
             highest = revision;
-            let (key, value) = open.remove(&ticket).expect("one answer for each ticket");
+            let (key, value) = open.remove(&(ticket as u64)).expect("one answer for each ticket");
             let values = allowed.get_mut(&key).expect("a key that was put");
             let at =
                 values.iter().position(|known| known.as_ref() == Some(&value)).expect("a value proposed");

@@ -7,7 +7,6 @@ use prost::Message as _;
 
 use super::check_watch::Watched;
 use super::judge::judge;
-use super::member::Message;
 use super::model::{Answer, Refusal};
 use super::plant::Plant;
 use super::workload::Ask;
@@ -17,13 +16,13 @@ use kevel::error::Error;
 use kevel::mvcc::hash::HashKv;
 use kevel::mvcc::{View, range};
 use kevel::proto::etcdserverpb::*;
-use kevel::replica::port::{Input, LeaseCall, Ticket};
+use kevel::replica::port::{Input, LeaseCall};
 use kevel::response::{self, Header, Response};
 use kevel::stdx::time::{Duration, Instant};
 use kevel::watch::StreamId;
 
 /// Something that was asked and not answered yet.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Waiting {
     pub ask: Ask,
     pub id: u64,
@@ -35,7 +34,10 @@ pub struct Waiting {
 /// One client with its connection to one session core.
 pub struct Client {
     pub core: usize,
-    pub waiting: BTreeMap<u64, Waiting>,
+    /// Requests that wait for an answer.
+    pub waiting: usize,
+    /// Renewals that were given up, and may be done at any time.
+    pub renewing: Vec<i64>,
     /// Ids of all requests it ever proposed.
     pub ids: Vec<u64>,
     /// The newest revision it saw.
@@ -43,7 +45,6 @@ pub struct Client {
     pub stream: Option<StreamId>,
     /// Responses on their way, and their length.
     pub transit: VecDeque<(WatchResponse, usize)>,
-    pub transit_bytes: usize,
     /// Watches by id on the stream.
     pub watches: BTreeMap<i64, Watched>,
     /// Watches that were asked for, in order, with the revision that was acknowledged then.
@@ -59,12 +60,12 @@ impl Client {
     pub fn new(core: usize) -> Self {
         Self {
             core,
-            waiting: BTreeMap::new(),
+            waiting: 0,
+            renewing: vec![],
             ids: vec![],
             seen: 1,
             stream: None,
             transit: VecDeque::new(),
-            transit_bytes: 0,
             watches: BTreeMap::new(),
             creating: VecDeque::new(),
             interrupted: vec![],
@@ -77,22 +78,32 @@ impl Client {
         self.ids.contains(&id)
     }
 
-    /// What it still waits for.
-    pub fn waiting(&self) -> impl Iterator<Item = String> {
-        let asks = self.waiting.values().map(|waiting| waiting.ask.to_string());
-        asks.chain(self.creating.iter().map(|(request, _)| format!("{request:?}")))
+    /// Whether this is its watch stream.
+    pub fn is_at(&self, core: usize, stream: StreamId) -> bool {
+        self.core == core && self.stream == Some(stream)
+    }
+
+    /// A response is on its way to it. True if it is the only one.
+    pub fn receive(&mut self, response: WatchResponse, len: usize) -> bool {
+        self.transit.push_back((response, len));
+        self.transit.len() == 1
+    }
+
+    /// Watches that it still waits for.
+    pub fn creating(&self) -> impl Iterator<Item = String> {
+        self.creating.iter().map(|(request, _)| format!("{request:?}"))
     }
 
     pub fn is_settled(&self) -> bool {
-        self.waiting.is_empty() && self.creating.is_empty() && self.transit.is_empty()
+        self.waiting == 0 && self.creating.is_empty() && self.transit.is_empty()
     }
 
     /// The process at the other end is gone. What was asked may have happened or not; watches go on later.
     pub fn disconnect(&mut self) {
-        self.waiting.clear();
+        self.waiting = 0;
+        self.renewing.clear();
         self.creating.clear();
         self.transit.clear();
-        self.transit_bytes = 0;
         self.stream = None;
         self.interrupted.extend(std::mem::take(&mut self.watches).into_values().filter(|w| !w.compacted));
     }
@@ -107,7 +118,7 @@ impl World {
             return;
         }
         self.schedule(pause, Event::Client(number));
-        if self.clients[number].waiting.len() > 3 {
+        if self.clients[number].waiting > 3 {
             return;
         }
         self.reconnect(number);
@@ -123,7 +134,9 @@ impl World {
         if self.clients[number].stream.is_none() {
             let interval = Duration::from_millis(100 + self.prng.below(200));
             let (now, window, core) = (self.now, self.params.window, self.clients[number].core);
-            let stream = self.member().cores[core].hub.open(now, interval, window);
+            let core_state = &mut self.member().cores[core];
+            let stream = core_state.watches.hub().open(now, interval, window);
+            core_state.outlets.open(stream, window);
             self.clients[number].stream = Some(stream);
         }
         for watched in std::mem::take(&mut self.clients[number].interrupted) {
@@ -132,72 +145,58 @@ impl World {
     }
 
     fn ask(&mut self, number: usize, ask: Ask) {
-        let core = self.clients[number].core;
-        let ticket = Ticket((core as u64) << 56 | self.member().next_ticket());
         let floor = self.judge.acknowledged;
-        let mut id = 0;
+        let needs_round = !(self.member().gate.is_open() || self.plant == Some(Plant::StaleRead));
         match &ask {
+            Ask::Range(read) if read.serializable => self.read(number, &ask, 0),
+            Ask::Range(_) | Ask::Hash if !needs_round => self.read(number, &ask, floor),
+            Ask::Watch(request) => self.create_watch(number, (**request).clone()),
+            Ask::CancelWatch => self.cancel_watch(number),
+            Ask::Progress => self.ask_progress(number),
+            _ => self.ask_replica(number, ask, floor),
+        }
+    }
+
+    /// What only the replica can answer.
+    fn ask_replica(&mut self, number: usize, ask: Ask, floor: u64) {
+        let (now, core) = (self.now, self.clients[number].core);
+        let id = if matches!(ask, Ask::Write(_)) { self.member().next_id() } else { 0 };
+        let waiting = Waiting { ask: ask.clone(), id, asked: now, floor };
+        let ticket = self.member().cores[core].tickets.issue(now, (number, waiting));
+        self.clients[number].waiting += 1;
+        let input = match ask {
             Ask::Write(entry) => {
-                id = self.member().next_id();
                 self.clients[number].ids.push(id);
                 let header = Some(RequestHeader { id, ..RequestHeader::default() });
-                let entry = InternalRaftRequest { header, ..(**entry).clone() };
-                self.send(Input::Propose { ticket, id, entry: entry.encode_to_vec().into() });
+                let entry = InternalRaftRequest { header, ..*entry };
+                Input::Propose { ticket, id, entry: entry.encode_to_vec().into() }
             }
-            Ask::Range(read) if read.serializable => return self.read(number, &ask, 0),
-            Ask::Range(_) | Ask::Hash
-                if self.member().gate.is_open() || self.plant == Some(Plant::StaleRead) =>
-            {
-                return self.read(number, &ask, floor);
-            }
-            Ask::Range(_) | Ask::Hash => self.send(Input::ReadIndex { ticket }),
             Ask::KeepAlive(lease) => {
-                self.leases.on_renewing(*lease);
-                self.send(Input::Lease { ticket, call: LeaseCall::KeepAlive { id: *lease } });
+                self.leases.on_renewing(lease);
+                Input::Lease { ticket, call: LeaseCall::KeepAlive { id: lease } }
             }
             Ask::TimeToLive(lease) => {
-                let call = LeaseCall::TimeToLive { id: *lease, keys: true };
-                self.send(Input::Lease { ticket, call });
+                Input::Lease { ticket, call: LeaseCall::TimeToLive { id: lease, keys: true } }
             }
-            Ask::Watch(request) => return self.create_watch(number, (**request).clone()),
-            Ask::CancelWatch => return self.cancel_watch(number),
-            Ask::Progress => return self.ask_progress(number),
-        }
-        let waiting = Waiting { ask, id, asked: self.now, floor };
-        self.clients[number].waiting.insert(ticket.0, waiting);
+            _ => Input::ReadIndex { ticket },
+        };
+        self.submit(core, ticket, input);
     }
 
-    /// A message has come to a session core.
-    pub fn on_message(&mut self, core: usize, message: Message) {
-        self.trace.step(self.now, &[21, core as u64], format_args!("core {core} <- {message:?}"));
-        match message {
-            Message::Publish(batch) => {
-                let core_state = &mut self.member().cores[core];
-                let snapshot = core_state.reader.snapshot();
-                core_state.hub.on_publish(&batch, &View::new(&snapshot));
-                drop(snapshot);
-                core_state.hub.check_invariants();
-                self.pump(core);
-            }
-            Message::Reply(ticket, result) => {
-                if let Some((number, waiting)) = self.answered(ticket) {
-                    self.check_reply(number, &waiting, *result);
-                }
-            }
-            Message::ReadReady(ticket) => {
-                if let Some((number, waiting)) = self.answered(ticket) {
-                    self.read(number, &waiting.ask, waiting.floor);
-                }
-            }
+    /// Nothing came of a request in time, or it was refused.
+    pub fn give_up(&mut self, number: usize, waiting: &Waiting, error: Error) {
+        self.tally.given_up += 1;
+        if let (Ask::KeepAlive(lease), Error::Timeout) = (&waiting.ask, error) {
+            // The renewal may still be done, at any time.
+            self.clients[number].renewing.push(*lease);
+        }
+        if !matches!(waiting.ask, Ask::Range(_) | Ask::Hash) {
+            self.check_reply(number, waiting, Err(error));
         }
     }
 
-    fn answered(&mut self, ticket: Ticket) -> Option<(usize, Waiting)> {
-        let mut clients = self.clients.iter_mut().enumerate();
-        clients.find_map(|(number, client)| Some((number, client.waiting.remove(&ticket.0)?)))
-    }
-
-    fn check_reply(&mut self, number: usize, waiting: &Waiting, result: Result<Response, Error>) {
+    /// Compares a reply with the one expected answer.
+    pub fn check_reply(&mut self, number: usize, waiting: &Waiting, result: Result<Response, Error>) {
         self.tally.replies += 1;
         if matches!(waiting.ask, Ask::KeepAlive(_) | Ask::TimeToLive(_)) {
             return self.check_lease(waiting, result);
@@ -267,9 +266,11 @@ impl World {
         self.saw(number, state.revision);
     }
 
-    pub fn is_renewing(&self, lease: i64) -> bool {
-        let mut waiting = self.clients.iter().flat_map(|client| client.waiting.values());
-        waiting.any(|waiting| matches!(waiting.ask, Ask::KeepAlive(id) if id == lease))
+    fn is_renewing(&self, lease: i64) -> bool {
+        let given_up = self.clients.iter().any(|client| client.renewing.contains(&lease));
+        let cores = self.member.iter().flat_map(|member| &member.cores);
+        let mut waiting = cores.flat_map(|core| core.tickets.iter());
+        given_up || waiting.any(|(_, waiting)| matches!(waiting.ask, Ask::KeepAlive(id) if id == lease))
     }
 
     fn check_lease(&mut self, waiting: &Waiting, result: Result<Response, Error>) {

@@ -17,8 +17,10 @@ impl World {
     pub fn is_settled(&mut self) -> bool {
         let (last, revision) = (self.judge.last(), self.judge.durable_revision());
         let member = self.member();
-        let behind =
-            member.cores.iter().any(|core| core.hub.needs_catch_up() || core.hub.revision() != revision);
+        let behind = member.cores.iter_mut().any(|core| {
+            let hub = core.watches.hub();
+            hub.needs_catch_up() || hub.revision() != revision || core.turn_due
+        });
         let busy = !member.writes.is_empty() || !member.inbox.is_empty();
         let applied = member.replica.applied().index == last;
         let settled = !behind && !busy && applied && self.clients.iter().all(Client::is_settled);
@@ -48,7 +50,7 @@ impl World {
 
     /// The lessor has the leases that the log says.
     fn check_leases(&mut self) {
-        let ticket = Ticket(self.member().next_ticket());
+        let ticket = Ticket(0);
         let (now, call) = (self.now, LeaseCall::Leases);
         let member = self.member();
         member.replica.step(Input::Lease { ticket, call });

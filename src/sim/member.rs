@@ -2,55 +2,28 @@
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::sync::Arc;
 
 use super::judge::judge;
 use super::plant::Plant;
+use super::session::{Core, Outlets};
 use super::world::{TICK, World};
-use kevel::btree::{Applied, Read, Reader, Store, Tree};
-use kevel::error::Error;
-use kevel::mvcc::EventBatch;
+use kevel::btree::{Applied, Read, Store, Tree};
 use kevel::mvcc::compact_hash::CompactionDigest;
 use kevel::mvcc::pin::Pins;
 use kevel::page::CheckpointJob;
 use kevel::replica::bootstrap::Foundation;
-use kevel::replica::port::{Input, Outputs, Ticket};
+use kevel::replica::port::{Input, Outputs};
 use kevel::replica::read_gate::ReadGate;
 use kevel::replica::{Opening, Replica, Settings};
-use kevel::response::Response;
+use kevel::session::{Tickets, Watches};
 use kevel::wal::segment::first_needed;
 use kevel::wal::{self, SegmentName};
 use kevel::watch::encode::Identity;
-use kevel::watch::{Hub, HubConfig};
+use kevel::watch::{Budget, HubConfig};
 
 /// Ids are numbered per life of the process, so that no two requests ever share one.
 const LIFE_SHIFT: u32 = 32;
-
-/// What the replica sends to a session core.
-pub enum Message {
-    Publish(Arc<EventBatch>),
-    Reply(Ticket, Box<Result<Response, Error>>),
-    ReadReady(Ticket),
-}
-
-impl fmt::Debug for Message {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Publish(batch) => write!(f, "publish {}", batch.revision),
-            Self::Reply(ticket, result) => write!(f, "reply {:x} {result:?}", ticket.0),
-            Self::ReadReady(ticket) => write!(f, "read ready {:x}", ticket.0),
-        }
-    }
-}
-
-/// One session core.
-pub struct Core {
-    pub reader: Reader,
-    pub hub: Hub,
-    /// It will find time to catch up.
-    pub catching_up: bool,
-}
 
 /// The running process.
 pub struct Member {
@@ -67,7 +40,6 @@ pub struct Member {
     pub checkpoint: Option<CheckpointJob>,
     /// A compaction's hash that is being taken.
     pub digest: Option<Box<CompactionDigest>>,
-    tickets: u64,
     ids: u64,
 }
 
@@ -144,8 +116,17 @@ impl Member {
         let identity = Identity { cluster_id, member_id, raft_term: 0 };
         let config = HubConfig { identity, max_request_bytes: 0, seed: world.prng.next_u64() };
         let readers = replica.readers();
+        let budget = Budget { revisions: 1 + world.prng.below(8) as usize, bytes: 4_000 };
+        let timeout = world.params.request_timeout;
         let cores = (0..cores)
-            .map(|_| Core { reader: readers.register(), hub: Hub::new(config, revision), catching_up: false })
+            .map(|number| Core {
+                reader: readers.register(),
+                watches: Watches::new(config, revision, budget),
+                tickets: Tickets::new(number as u16, timeout),
+                outlets: Outlets::default(),
+                inbox: VecDeque::new(),
+                turn_due: false,
+            })
             .collect();
         Boot::Running(Box::new(Self {
             gate: replica.gate().clone(),
@@ -157,15 +138,8 @@ impl Member {
             writes: VecDeque::new(),
             checkpoint: None,
             digest: None,
-            tickets: 0,
             ids: first_id + 1,
         }))
-    }
-
-    /// A number that no other ticket of this process has.
-    pub fn next_ticket(&mut self) -> u64 {
-        self.tickets += 1;
-        self.tickets
     }
 
     /// An id that no other request ever has.

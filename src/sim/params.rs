@@ -21,6 +21,10 @@ pub struct Params {
     pub lane_time: Duration,
     /// Bytes that a watch stream holds before the client has taken some.
     pub window: usize,
+    /// How long a client's request waits for the replica.
+    pub request_timeout: Duration,
+    /// Inputs that the lane to the replica holds; what comes beyond is refused.
+    pub lane_inputs_max: usize,
     pub crashes: u32,
     /// Bytes rot on the disk in the last crash: the log's, or the store's.
     pub rot: Option<Rot>,
@@ -45,6 +49,8 @@ impl Params {
             lane_time: Duration::from_micros(pick(&[0, 50, 3_000])),
             window: pick(&[60, 400, 4_000, 1 << 20]) as usize,
             crashes: pick(&[0, 1, 2, 4]) as u32,
+            request_timeout: Duration::from_millis(pick(&[7_000, 7_000, 30, 500])),
+            lane_inputs_max: pick(&[1, 2, 1 << 20, 1 << 20]) as usize,
             rot: [None, Some(Rot::Log), Some(Rot::Store)]
                 [[0, 0, 0, 0, 0, 0, 1, 2][pick(&[0, 1, 2, 3, 4, 5, 6, 7]) as usize]],
             bounds: Bounds {

@@ -33,39 +33,39 @@ macro_rules! plants {
 
 plants! {
     /// A sync of the log says it is done and does nothing.
-    SkippedSync = "skipped-sync", 1;
+    SkippedSync = "skipped-sync", 3;
     /// The end of a log write is reported before it has come.
     EarlySync = "early-sync", 0;
     /// The store claims an index one below what its trees contain, so an entry is applied twice.
-    AppliedBehind = "applied-behind", 5;
+    AppliedBehind = "applied-behind", 10;
     /// The store claims an index one above what its trees contain, so an entry is left out.
-    AppliedAhead = "applied-ahead", 3;
+    AppliedAhead = "applied-ahead", 1;
     /// What a torn write left behind the end of the log stays there.
-    TailNotZeroed = "tail-not-zeroed", 32475;
+    TailNotZeroed = "tail-not-zeroed", 20928;
     /// Recovery takes the last whole record for torn.
-    LastRecordDropped = "last-record-dropped", 0;
+    LastRecordDropped = "last-record-dropped", 1;
     /// A checkpoint is reported durable before it is: the log goes, and pages are used again too early.
-    EarlyCheckpoint = "early-checkpoint", 667;
+    EarlyCheckpoint = "early-checkpoint", 1534;
     /// A sync of the store file does nothing.
-    SkippedStoreSync = "skipped-store-sync", 5;
+    SkippedStoreSync = "skipped-store-sync", 3;
     /// The meta page of a checkpoint is written before the pages that it names are durable.
-    MetaBeforePages = "meta-before-pages", 51;
+    MetaBeforePages = "meta-before-pages", 3;
     /// The log loses one segment more than the replica released.
-    ReleasedTooMuch = "released-too-much", 5;
+    ReleasedTooMuch = "released-too-much", 11;
     /// A compaction takes a pair that is still to be read.
-    CompactionEatsLive = "compaction-eats-live", 3;
+    CompactionEatsLive = "compaction-eats-live", 1;
     /// A linearizable read asks nobody: after a restart it shows the last checkpoint.
-    StaleRead = "stale-read", 1083;
+    StaleRead = "stale-read", 5006;
     /// A response with events is lost on its way to somebody who catches up.
-    LostOnCatchUp = "lost-on-catch-up", 38;
+    LostOnCatchUp = "lost-on-catch-up", 5;
     /// A response with events comes twice.
-    DoubledEvent = "doubled-event", 0;
+    DoubledEvent = "doubled-event", 4;
     /// Progress overtakes events on their way.
     ProgressOvertakes = "progress-overtakes", 0;
     /// A restart brings back a lease that was revoked.
-    LeaseRevived = "lease-revived", 24;
+    LeaseRevived = "lease-revived", 248;
     /// The member's clock is a fifth too fast, so leases expire early.
-    FastClock = "fast-clock", 8;
+    FastClock = "fast-clock", 2;
 }
 
 #[cfg(test)]

@@ -143,6 +143,7 @@ impl World {
         self.leases.on_crash();
         self.life += 1;
         self.lanes.fill(Instant::default());
+        self.inputs_on_the_way = 0;
         for client in &mut self.clients {
             client.disconnect();
         }

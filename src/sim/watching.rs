@@ -1,16 +1,12 @@
 //! Watch streams: how requests reach the hub, how responses reach the clients, and what a client makes of them.
 #![forbid(unsafe_code)]
 
-use prost::Message as _;
-
 use super::check_watch::Watched;
 use super::judge::judge;
 use super::plant::Plant;
 use super::world::{Event, World};
-use kevel::mvcc::View;
 use kevel::proto::etcdserverpb::*;
 use kevel::stdx::time::Duration;
-use kevel::watch::Budget;
 
 /// Watching.
 impl World {
@@ -22,10 +18,7 @@ impl World {
         let acknowledged = if leads { self.judge.state(self.judge.acknowledged).revision } else { 0 };
         self.clients[number].creating.push_back((request.clone(), acknowledged));
         let now = self.now;
-        let core_state = &mut self.member().cores[core];
-        let snapshot = core_state.reader.snapshot();
-        core_state.hub.create(now, stream, &request, &View::new(&snapshot));
-        drop(snapshot);
+        self.watch(core, |watches, history, _| watches.hub().create(now, stream, &request, history));
         self.pump(core);
     }
 
@@ -36,86 +29,14 @@ impl World {
         let which = self.prng.below(count) as usize;
         let (&watch_id, core) =
             (self.clients[number].watches.keys().nth(which).expect("counted"), self.clients[number].core);
-        self.member().cores[core].hub.cancel(stream, watch_id);
+        self.member().cores[core].watches.hub().cancel(stream, watch_id);
         self.pump(core);
     }
 
     pub fn ask_progress(&mut self, number: usize) {
         let core = self.clients[number].core;
         let Some(stream) = self.clients[number].stream else { return };
-        let core_state = &mut self.member().cores[core];
-        let snapshot = core_state.reader.snapshot();
-        core_state.hub.progress(stream, &View::new(&snapshot));
-        drop(snapshot);
-        self.pump(core);
-    }
-
-    /// Puts what the hub says on its way to the clients.
-    pub fn pump(&mut self, core: usize) {
-        while let Some(output) = self.member().cores[core].hub.poll_output() {
-            let bytes = [&*output.head, &output.body].concat();
-            self.trace.bytes(&bytes);
-            let response = WatchResponse::decode(bytes.as_slice()).expect("an encoded response");
-            let Some(number) = self
-                .clients
-                .iter()
-                .position(|client| client.core == core && client.stream == Some(output.stream))
-            else {
-                continue;
-            };
-            if self.spoil_watch(number, &response) {
-                continue;
-            }
-            let client = &mut self.clients[number];
-            client.transit_bytes += bytes.len();
-            client.transit.push_back((response, bytes.len()));
-            if client.transit.len() == 1 {
-                let time = self.some(self.params.lane_time + Duration::from_millis(1));
-                self.schedule(time, Event::Take(number));
-            }
-        }
-        let member = self.member();
-        if member.cores[core].hub.needs_catch_up()
-            && !std::mem::replace(&mut member.cores[core].catching_up, true)
-        {
-            let time = self.some(Duration::from_millis(2));
-            self.schedule(time, Event::CatchUp(core));
-        }
-    }
-
-    /// Planted bugs of the watch path. True if the response is lost.
-    fn spoil_watch(&mut self, number: usize, response: &WatchResponse) -> bool {
-        let has_events = !response.events.is_empty();
-        match self.plant {
-            Some(Plant::LostOnCatchUp) => {
-                let last = response.events.last().and_then(|event| event.kv.as_ref());
-                let behind = last.is_some_and(|kv| {
-                    response.header.as_ref().is_some_and(|header| header.revision > kv.mod_revision)
-                });
-                behind && self.prng.chance(1, 4)
-            }
-            Some(Plant::DoubledEvent) if has_events && self.prng.chance(1, 8) => {
-                let len = response.encoded_len();
-                self.clients[number].transit.push_back((response.clone(), len));
-                self.clients[number].transit_bytes += len;
-                if self.clients[number].transit.len() == 1 {
-                    self.schedule(Duration::ZERO, Event::Take(number));
-                }
-                false
-            }
-            _ => false,
-        }
-    }
-
-    /// A session core reads a slice for those who are behind.
-    pub fn catch_up(&mut self, core: usize) {
-        let budget = Budget { revisions: 1 + self.prng.below(8) as usize, bytes: 4_000 };
-        let core_state = &mut self.member().cores[core];
-        core_state.catching_up = false;
-        let snapshot = core_state.reader.snapshot();
-        core_state.hub.catch_up(&View::new(&snapshot), budget);
-        drop(snapshot);
-        core_state.hub.check_invariants();
+        self.watch(core, |watches, history, _| watches.hub().progress(stream, history));
         self.pump(core);
     }
 
@@ -128,8 +49,11 @@ impl World {
             .iter()
             .position(|(r, _)| progress_first && r.events.is_empty() && !r.created && !r.canceled);
         let Some((response, len)) = client.transit.remove(first.unwrap_or(0)) else { return };
-        client.transit_bytes -= len;
-        if !client.transit.is_empty() {
+        let (core, stream) = (client.core, client.stream);
+        if let Some(stream) = stream {
+            self.member().cores[core].outlets.take(stream, len);
+        }
+        if !self.clients[number].transit.is_empty() {
             let time = self.some(self.params.lane_time + Duration::from_millis(1));
             self.schedule(time, Event::Take(number));
         }
@@ -143,9 +67,11 @@ impl World {
         let (core, stream) = (client.core, client.stream);
         let settling = self.requests_left == 0;
         let capacity = if settling { self.params.window.max(1 << 16) } else { self.params.window };
-        let room = capacity.saturating_sub(client.transit_bytes);
         if let Some(stream) = stream {
-            self.member().cores[core].hub.on_window(stream, room);
+            let core_state = &mut self.member().cores[core];
+            core_state.outlets.set_capacity(stream, capacity);
+            let room = core_state.outlets.room(stream);
+            core_state.watches.hub().on_window(stream, room);
             self.pump(core);
         }
     }

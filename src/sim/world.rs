@@ -12,12 +12,13 @@ use super::check_lease::Leases;
 use super::client::Client;
 use super::disk::Disk;
 use super::judge::{Judge, judge};
-use super::member::{Member, Message};
+use super::member::Member;
 use super::params::Params;
 use super::plant::Plant;
 use super::trace::Trace;
 use super::workload::Workload;
-use kevel::replica::port::{Input, Output, Ticket};
+use kevel::replica::port::{Input, Output};
+use kevel::session::{FromReplica, core_of};
 use kevel::stdx::prng::Prng;
 use kevel::stdx::time::{Duration, Instant};
 
@@ -43,9 +44,9 @@ pub enum Event {
     /// There is time for a leg of a compaction's hash.
     Digest,
     /// A message has come through the lane of a session core.
-    Message(usize, Message),
-    /// A session core has time for those who catch up.
-    CatchUp(usize),
+    Message(usize, FromReplica),
+    /// A session core takes what has come, and works for its watchers.
+    SessionTurn(usize),
     /// A client makes a request.
     Client(usize),
     /// A client takes the next response from its watch stream.
@@ -89,6 +90,8 @@ pub struct Tally {
     pub requests: u64,
     pub replies: u64,
     pub reads: u64,
+    /// Requests that were refused or timed out.
+    pub given_up: u64,
     pub events: u64,
     pub progress: u64,
     pub crashes: u64,
@@ -102,6 +105,7 @@ impl Tally {
         self.requests += other.requests;
         self.replies += other.replies;
         self.reads += other.reads;
+        self.given_up += other.given_up;
         self.events += other.events;
         self.progress += other.progress;
         self.crashes += other.crashes;
@@ -140,6 +144,8 @@ pub struct World {
     pub leads_since: Option<Instant>,
     /// Last arrivals: to the replica, then to each session core.
     pub lanes: Vec<Instant>,
+    /// Inputs in the lane to the replica.
+    pub inputs_on_the_way: usize,
 }
 
 impl World {
@@ -172,6 +178,7 @@ impl World {
             old_leases: vec![],
             leads_since: None,
             lanes: vec![Instant::default(); 1 + params.cores],
+            inputs_on_the_way: 0,
             params,
         }
     }
@@ -201,7 +208,7 @@ impl World {
                 self.conclude();
                 return;
             } else if self.now.since(since) > PATIENCE + Duration::from_secs(8) {
-                let waiting: Vec<_> = self.clients.iter().flat_map(|client| client.waiting()).collect();
+                let waiting: Vec<_> = self.clients.iter().flat_map(|client| client.creating()).collect();
                 judge!(false, "the world does not come to rest: {waiting:?}");
             }
         }
@@ -229,10 +236,16 @@ impl World {
         let delay = self.some(self.params.lane_time);
         let at = self.lanes[0].max(self.now + delay);
         self.lanes[0] = at;
+        self.inputs_on_the_way += 1;
         self.schedule_at(at, Event::Arrive(input));
     }
 
-    fn send_to_core(&mut self, core: usize, message: Message) {
+    /// Whether the lane to the replica takes no further request.
+    pub fn lane_is_full(&self) -> bool {
+        self.inputs_on_the_way >= self.params.lane_inputs_max
+    }
+
+    fn send_to_core(&mut self, core: usize, message: FromReplica) {
         let delay = self.some(self.params.lane_time);
         let at = self.lanes[1 + core].max(self.now + delay);
         self.lanes[1 + core] = at;
@@ -252,6 +265,7 @@ impl World {
             Event::Tick => self.on_tick(),
             Event::Arrive(input) => {
                 self.trace.step(self.now, &[1], format_args!("replica <- {}", show_input(&input)));
+                self.inputs_on_the_way -= 1;
                 self.member().inbox.push_back(input);
                 self.wake_replica();
             }
@@ -269,7 +283,7 @@ impl World {
             }
             Event::Digest => self.digest(),
             Event::Message(core, message) => self.on_message(core, message),
-            Event::CatchUp(core) => self.catch_up(core),
+            Event::SessionTurn(core) => self.session_turn(core),
             Event::Client(number) => self.act(number),
             Event::Take(number) => self.take(number),
             Event::Window(number) => self.on_window(number),
@@ -302,9 +316,11 @@ impl World {
         for core in 0..self.params.cores {
             let now = self.now;
             let term = self.member().gate.term();
-            self.member().cores[core].hub.set_term(term);
-            self.member().cores[core].hub.tick(now);
+            let hub = self.member().cores[core].watches.hub();
+            hub.set_term(term);
+            hub.tick(now);
             self.pump(core);
+            self.expire(core);
         }
     }
 
@@ -384,23 +400,20 @@ impl World {
                 self.schedule_digest();
             }
             Output::Reply { ticket, result } => {
-                self.send_to_core(core_of(ticket), Message::Reply(ticket, Box::new(result)));
+                self.send_to_core(core_of(ticket), FromReplica::Reply(ticket, result));
             }
-            Output::ReadReady { ticket } => self.send_to_core(core_of(ticket), Message::ReadReady(ticket)),
+            Output::ReadReady { ticket } => {
+                self.send_to_core(core_of(ticket), FromReplica::ReadReady(ticket))
+            }
             Output::Publish(batch) => {
                 for core in 0..self.params.cores {
-                    self.send_to_core(core, Message::Publish(batch.clone()));
+                    self.send_to_core(core, FromReplica::Publish(batch.clone()));
                 }
             }
             Output::Compacted { .. } => {}
             Output::Send { to, .. } => judge!(false, "a lone member sends to {to:x}"),
         }
     }
-}
-
-/// The session core that waits under a ticket.
-pub fn core_of(ticket: Ticket) -> usize {
-    (ticket.0 >> 56) as usize
 }
 
 fn show_input(input: &Input) -> String {

@@ -124,7 +124,7 @@ impl Hub {
     }
 
     /// Reads one slice of the store for those who are behind.
-    pub fn catch_up(&mut self, history: &impl History, budget: Budget) {
+    pub fn catch_up(&mut self, history: &dyn History, budget: Budget) {
         self.see(history);
         assert!(history.revision() >= self.revision, "a snapshot is not older than what was published");
         let Some(number) = self.scans.next_turn() else { return };
@@ -145,7 +145,7 @@ impl Hub {
     }
 
     /// Hands out the events from `from` on, and returns the revision to go on from.
-    fn read_slice(&mut self, scan: u8, from: i64, history: &impl History, budget: Budget) -> i64 {
+    fn read_slice(&mut self, scan: u8, from: i64, history: &dyn History, budget: Budget) -> i64 {
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.clear();
         let mut next = self.revision + 1;

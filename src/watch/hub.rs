@@ -291,7 +291,7 @@ impl Hub {
         now: Instant,
         id: StreamId,
         request: &WatchCreateRequest,
-        history: &impl History,
+        history: &dyn History,
     ) {
         self.see(history);
         let Some(stream) = self.stream(id) else { return };
@@ -434,7 +434,7 @@ impl Hub {
 /// Publishing.
 impl Hub {
     /// The next batch from the lane; `history` has it already.
-    pub fn on_publish(&mut self, batch: &EventBatch, history: &impl History) {
+    pub fn on_publish(&mut self, batch: &EventBatch, history: &dyn History) {
         self.see(history);
         assert!(history.revision() >= batch.revision, "a batch is published after the state it belongs to");
         if batch.revision <= self.revision {
@@ -660,7 +660,7 @@ impl Hub {
     }
 
     /// Notes how new a snapshot is.
-    pub(super) fn see(&mut self, history: &impl History) {
+    pub(super) fn see(&mut self, history: &dyn History) {
         self.known = self.known.max(history.revision());
     }
 

@@ -14,7 +14,7 @@ use crate::stdx::time::Instant;
 
 impl Hub {
     /// A manual progress request. It is answered when everything that `history` contains has been published here.
-    pub fn progress(&mut self, id: StreamId, history: &impl History) {
+    pub fn progress(&mut self, id: StreamId, history: &dyn History) {
         self.see(history);
         if self.stream(id).is_some() {
             self.promises.push_back((self.known, id));

@@ -18,17 +18,16 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 
 use super::decode::decode;
-use crate::btree::Snapshot;
-use crate::mvcc::View;
 use crate::proto::etcdserverpb::WatchRequest;
 use crate::proto::etcdserverpb::watch_request::RequestUnion;
 use crate::server::grpc::{Code, Incoming, Messages, Outgoing, Status};
 use crate::server::io::{clock, task};
 use crate::server::session::{Member, Session};
+use crate::session::{self, Transport};
 use crate::stdx::prng::Prng;
 use crate::stdx::time::{Duration, Instant};
 use crate::watch::encode::Identity;
-use crate::watch::{Budget, EventBatch, Hub, HubConfig, HubStats, StreamId};
+use crate::watch::{Budget, Hub, HubConfig, HubStats, Output, StreamId};
 
 /// The shortest progress interval.
 const PROGRESS_INTERVAL_MIN: Duration = Duration::from_millis(100);
@@ -40,23 +39,43 @@ pub const PIECE_BYTES: usize = 32 * 1024;
 
 /// The watch streams of one session core.
 pub struct Watches {
-    hub: RefCell<Hub>,
-    streams: RefCell<HashMap<StreamId, Rc<Stream>>>,
+    core: RefCell<session::Watches>,
+    outlets: RefCell<Outlets>,
     jitter: RefCell<Prng>,
     interval: Duration,
-    /// Streams written to since the last pump, to be asked how much room is left.
-    touched: RefCell<Vec<Rc<Stream>>>,
 }
+
+/// The gRPC streams of a core's watches.
+#[derive(Default)]
+struct Outlets(HashMap<StreamId, Rc<Stream>>);
 
 struct Stream {
     id: StreamId,
     outgoing: RefCell<Option<Outgoing>>,
     /// The stream has no room: its task must wait for some.
     blocked: Cell<bool>,
-    touched: Cell<bool>,
     task: RefCell<Option<Waker>>,
-    /// Responses to be sent together at the end of the pump's round.
+    /// Responses to be sent together when the stream is flushed.
     collected: RefCell<Messages>,
+}
+
+impl Transport for Outlets {
+    fn send(&mut self, output: Output) {
+        // Nobody is left to tell when the stream was closed meanwhile.
+        if let Some(stream) = self.0.get(&output.stream) {
+            stream.collect(&output.head, output.body);
+        }
+    }
+
+    fn flush(&mut self, stream: StreamId) -> usize {
+        let Some(stream) = self.0.get(&stream) else { return 0 };
+        stream.send(None);
+        let room = stream.outgoing.borrow().as_ref().map_or(0, Outgoing::room);
+        if room == 0 && !stream.blocked.replace(true) {
+            stream.wake();
+        }
+        room
+    }
 }
 
 impl Watches {
@@ -67,82 +86,53 @@ impl Watches {
         let config =
             HubConfig { identity, max_request_bytes: member.max_request_bytes, seed: jitter.next_u64() };
         Self {
-            hub: RefCell::new(Hub::new(config, revision)),
-            streams: RefCell::new(HashMap::new()),
+            core: RefCell::new(session::Watches::new(config, revision, CATCH_UP)),
+            outlets: RefCell::default(),
             jitter: RefCell::new(jitter),
             interval: member.progress_interval.max(PROGRESS_INTERVAL_MIN),
-            touched: RefCell::new(Vec::new()),
         }
     }
 
-    /// The events of one revision, in the order of revisions.
-    pub fn publish(&self, batch: &EventBatch, view: &View<'_, Snapshot<'_>>) {
-        self.hub.borrow_mut().on_publish(batch, view);
+    /// Shows the deterministic part and the way to the streams.
+    pub fn with<T>(&self, step: impl FnOnce(&mut session::Watches, &mut dyn Transport) -> T) -> T {
+        step(&mut self.core.borrow_mut(), &mut *self.outlets.borrow_mut())
+    }
+
+    fn with_hub<T>(&self, step: impl FnOnce(&mut Hub) -> T) -> T {
+        step(self.core.borrow_mut().hub())
     }
 
     /// The term that headers carry from now on.
     pub fn set_term(&self, term: u64) {
-        self.hub.borrow_mut().set_term(term);
+        self.with_hub(|hub| hub.set_term(term));
     }
 
-    /// Reads a slice of the past for watchers that catch up.
-    pub fn catch_up(&self, view: &View<'_, Snapshot<'_>>) {
-        self.hub.borrow_mut().catch_up(view, CATCH_UP);
-    }
-
-    /// Whether watchers wait for a slice of the past, and have room for it.
-    pub fn needs_catch_up(&self) -> bool {
-        self.hub.borrow().needs_catch_up()
-    }
-
-    /// Sends the progress notifications that are due.
-    pub fn tick(&self, now: Instant) {
-        self.hub.borrow_mut().tick(now);
+    /// Sends the progress notifications that are due. True if the session loop must have a turn.
+    #[must_use = "nobody else sees to the watchers that are behind"]
+    pub fn tick(&self, now: Instant) -> bool {
+        self.with_hub(|hub| hub.tick(now));
+        self.pump()
     }
 
     /// Whether there are streams.
     pub fn is_open(&self) -> bool {
-        !self.streams.borrow().is_empty()
+        !self.outlets.borrow().0.is_empty()
     }
 
     /// Counts, for metrics.
     pub fn stats(&self) -> HubStats {
-        self.hub.borrow().stats()
+        self.with_hub(|hub| hub.stats())
     }
 
-    /// Writes what the hub has to say, and tells it how much room is left. True if watchers then wait for a slice of
-    /// the past, perhaps only since now, for this very room: the session loop must have a turn.
-    #[must_use = "nobody else will see to the watchers that are behind"]
+    /// Sends what the hub has to say. True if the session loop must have a turn.
+    #[must_use = "nobody else sees to the watchers that are behind"]
     pub fn pump(&self) -> bool {
-        let mut hub = self.hub.borrow_mut();
-        let streams = self.streams.borrow();
-        let mut touched = self.touched.borrow_mut();
-        loop {
-            while let Some(output) = hub.poll_output() {
-                let Some(stream) = streams.get(&output.stream) else { continue };
-                stream.collect(&output.head, output.body);
-                if !stream.touched.replace(true) {
-                    touched.push(stream.clone());
-                }
-            }
-            if touched.is_empty() {
-                return hub.needs_catch_up();
-            }
-            for stream in touched.drain(..) {
-                stream.touched.set(false);
-                stream.send(None);
-                let room = stream.outgoing.borrow().as_ref().map_or(0, Outgoing::room);
-                hub.on_window(stream.id, room);
-                if room == 0 && !stream.blocked.replace(true) {
-                    stream.wake();
-                }
-            }
-        }
+        self.with(|watches, transport| watches.pump(transport))
     }
 
     /// Ends all streams: the member stops.
     pub fn close_all(&self) {
-        let streams: Vec<Rc<Stream>> = self.streams.borrow().values().cloned().collect();
+        let streams: Vec<Rc<Stream>> = self.outlets.borrow().0.values().cloned().collect();
         for stream in streams {
             self.close(&stream, Status::stopped());
             stream.wake();
@@ -152,22 +142,21 @@ impl Watches {
     fn open(&self, outgoing: Outgoing) -> Rc<Stream> {
         let tenth = u64::try_from(self.interval.as_nanos() / 10).unwrap_or(u64::MAX).max(1);
         let interval = self.interval + Duration::from_nanos(self.jitter.borrow_mut().below(tenth));
-        let id = self.hub.borrow_mut().open(clock::now(), interval, outgoing.room());
+        let id = self.with_hub(|hub| hub.open(clock::now(), interval, outgoing.room()));
         let stream = Rc::new(Stream {
             id,
             outgoing: RefCell::new(Some(outgoing)),
             blocked: Cell::new(false),
-            touched: Cell::new(false),
             task: RefCell::new(None),
             collected: RefCell::new(Messages::default()),
         });
-        self.streams.borrow_mut().insert(id, stream.clone());
+        self.outlets.borrow_mut().0.insert(id, stream.clone());
         stream
     }
 
     fn close(&self, stream: &Stream, status: Status) {
-        self.hub.borrow_mut().close(stream.id);
-        self.streams.borrow_mut().remove(&stream.id);
+        self.with_hub(|hub| hub.close(stream.id));
+        self.outlets.borrow_mut().0.remove(&stream.id);
         if let Some(outgoing) = stream.outgoing.borrow_mut().take() {
             outgoing.finish(Err(status));
         }
@@ -249,7 +238,7 @@ pub fn serve(session: &Rc<Session>, mut incoming: Incoming, outgoing: Outgoing) 
                 Event::HalfClosed => half_closed = true,
                 Event::Room(room) => {
                     stream.blocked.set(false);
-                    session.watches.hub.borrow_mut().on_window(stream.id, room);
+                    session.watches.with_hub(|hub| hub.on_window(stream.id, room));
                 }
                 Event::Over(status) => break status,
             }
@@ -268,15 +257,17 @@ pub fn serve(session: &Rc<Session>, mut incoming: Incoming, outgoing: Outgoing) 
 }
 
 fn on_request(session: &Rc<Session>, id: StreamId, request: &WatchRequest) {
-    let mut hub = session.watches.hub.borrow_mut();
-    hub.set_term(session.gate().term());
-    match &request.request_union {
-        Some(RequestUnion::CreateRequest(create)) => {
-            session.view(|view| hub.create(clock::now(), id, create, view));
+    let term = session.gate().term();
+    session.watches.with_hub(|hub| {
+        hub.set_term(term);
+        match &request.request_union {
+            Some(RequestUnion::CreateRequest(create)) => {
+                session.view(|view| hub.create(clock::now(), id, create, view));
+            }
+            Some(RequestUnion::CancelRequest(cancel)) => hub.cancel(id, cancel.watch_id),
+            Some(RequestUnion::ProgressRequest(_)) => session.view(|view| hub.progress(id, view)),
+            // A kind of request that a newer client knows.
+            None => {}
         }
-        Some(RequestUnion::CancelRequest(cancel)) => hub.cancel(id, cancel.watch_id),
-        Some(RequestUnion::ProgressRequest(_)) => session.view(|view| hub.progress(id, view)),
-        // A kind of request that a newer client knows.
-        None => {}
-    }
+    });
 }

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use super::listener::Desk;
@@ -70,7 +71,7 @@ impl Take for Dealer {
 
 /// Serves what the accepting core deals to this one, for as long as the executor runs. `desks` are by number of the listener.
 pub async fn receive(lane: Receiver<Arrival>, desks: Vec<Option<Rc<Desk>>>) {
-    let mut arrivals = Vec::with_capacity(TURN_ARRIVALS_MAX);
+    let mut arrivals = VecDeque::with_capacity(TURN_ARRIVALS_MAX);
     loop {
         lane.ready().await;
         lane.take(TURN_ARRIVALS_MAX, &mut arrivals);

@@ -63,10 +63,10 @@ impl<T> Sender<T> {
 
 impl<T> Receiver<T> {
     /// Takes what is there, up to `limit` messages, without waiting.
-    pub fn take(&self, limit: usize, into: &mut Vec<T>) {
+    pub fn take(&self, limit: usize, into: &mut VecDeque<T>) {
         while into.len() < limit {
             let Some(message) = self.0.queue.pop() else { return };
-            into.push(message);
+            into.push_back(message);
         }
     }
 
@@ -137,7 +137,7 @@ mod tests {
         (0..5).for_each(|n| outbox.push(n));
         assert!(!outbox.flush());
         assert_eq!(sender.push(9), Err(9));
-        let mut got = Vec::new();
+        let mut got = VecDeque::new();
         while got.len() < 5 {
             receiver.take(usize::MAX, &mut got);
             outbox.flush();
@@ -159,7 +159,7 @@ mod tests {
             }
         });
         let mut next = 0;
-        let mut batch = Vec::new();
+        let mut batch = VecDeque::new();
         while next < 10_000 {
             futures::executor::block_on(receiver.ready());
             receiver.take(64, &mut batch);

@@ -7,6 +7,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ use crate::server::io::wal_file::WalFile;
 use crate::server::io::{clock, task};
 use crate::server::log::lines;
 use crate::server::metrics::{self, replica};
-use crate::server::session::tickets::core_of;
+use crate::session::core_of;
 use crate::stdx::time::Duration;
 use crate::wal::Write;
 
@@ -61,7 +62,7 @@ pub struct ReplicaCore {
 impl ReplicaCore {
     /// Runs until `stopping` says that no session needs the replica any more; then waits for a last checkpoint.
     pub async fn run(mut self, stopping: impl Fn() -> bool) {
-        let mut inputs = Vec::with_capacity(TURN_INPUTS_MAX);
+        let mut inputs = VecDeque::with_capacity(TURN_INPUTS_MAX);
         let mut outputs = Outputs::default();
         let mut next_tick = clock::now() + self.tick;
         let mut alarm = task::Alarm::at(next_tick);
@@ -107,10 +108,10 @@ impl ReplicaCore {
                         self.digests.send(job).expect("the digester outlives the replica");
                     }
                     Output::Reply { ticket, result } => {
-                        self.sessions[core_of(ticket.0)].push(FromReplica::Reply(ticket, result));
+                        self.sessions[core_of(ticket)].push(FromReplica::Reply(ticket, result));
                     }
                     Output::ReadReady { ticket } => {
-                        self.sessions[core_of(ticket.0)].push(FromReplica::ReadReady(ticket));
+                        self.sessions[core_of(ticket)].push(FromReplica::ReadReady(ticket));
                     }
                     Output::Publish(batch) => {
                         for session in &mut self.sessions {

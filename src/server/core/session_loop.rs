@@ -1,22 +1,21 @@
 //! The loop of a session core: replies and events come down the lane and go out to the clients.
 #![forbid(unsafe_code)]
 
+use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::Poll;
 
 use super::mesh::Receiver;
-use crate::error::Error;
-use crate::mvcc::event::EventBatch;
-use crate::replica::port::Ticket;
-use crate::response::Response;
 use crate::server::io::{clock, task};
+use crate::server::session::state::SessionTurn;
 use crate::server::session::{Session, observer};
+pub use crate::session::FromReplica;
+use crate::session::turn;
 use crate::stdx::time::Duration;
 
-/// Messages handled before other tasks of the core run.
+/// Messages that are taken from the lane and wait for their turn.
 const TURN_MESSAGES_MAX: usize = 1024;
 /// How often timeouts and progress intervals are looked at ...
 const HOUSEKEEPING: Duration = Duration::from_millis(50);
@@ -24,42 +23,18 @@ const HOUSEKEEPING: Duration = Duration::from_millis(50);
 /// millisecond.
 const HOUSEKEEPING_IDLE: Duration = Duration::from_secs(1);
 
-/// What the replica tells a session core.
-pub enum FromReplica {
-    /// The response to a request.
-    Reply(Ticket, Result<Response, Error>),
-    /// A read may go on.
-    ReadReady(Ticket),
-    /// The events of one revision, for every core.
-    Publish(Arc<EventBatch>),
-}
-
 /// Runs for as long as the executor does.
 pub async fn run(session: Rc<Session>, lane: Receiver<FromReplica>) {
-    let mut messages = Vec::with_capacity(TURN_MESSAGES_MAX);
+    let mut inbox = VecDeque::with_capacity(TURN_MESSAGES_MAX);
     let mut term = 0;
     loop {
-        lane.take(TURN_MESSAGES_MAX, &mut messages);
+        lane.take(TURN_MESSAGES_MAX, &mut inbox);
         let current = session.gate().term();
         if current != term {
             term = current;
             session.watches.set_term(term);
         }
-        let now = clock::now();
-        for message in messages.drain(..) {
-            match message {
-                FromReplica::Reply(ticket, result) => session.on_reply(now, ticket, result),
-                FromReplica::ReadReady(ticket) => session.on_read_ready(ticket),
-                FromReplica::Publish(batch) => {
-                    session.view(|view| session.watches.publish(batch.as_ref(), view));
-                }
-            }
-        }
-        if session.watches.needs_catch_up() {
-            session.view(|view| session.watches.catch_up(view));
-        }
-        let behind = session.watches.pump();
-        if behind || !lane.is_empty() {
+        if turn(&mut SessionTurn::new(&session), &mut inbox) || !lane.is_empty() {
             task::yield_now().await;
             continue;
         }
@@ -81,8 +56,7 @@ pub async fn keep_house(session: Rc<Session>) {
         task::sleep(HOUSEKEEPING).await;
         session.expire();
         observer::session(&session);
-        session.watches.tick(clock::now());
-        if session.watches.pump() {
+        if session.watches.tick(clock::now()) {
             session.wake_loop();
         }
     }

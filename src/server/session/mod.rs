@@ -2,7 +2,6 @@
 //!
 //! ```text
 //!   state          Session: the newest snapshot, headers, pins, proposals and who waits for them
-//!   tickets        a proposal's ticket, which leads its reply back to the call that waits
 //!   observer       what is told to the metrics and the log of how requests ended
 //!   streams        calls that stay open, and how they hear that the member stops
 //!   member_health  what the member says of itself on the HTTP/1.1 endpoints
@@ -15,6 +14,5 @@ pub mod member_health;
 pub mod observer;
 pub mod state;
 pub mod streams;
-pub mod tickets;
 
 pub use state::{Member, Parts, Pin, Session};

@@ -12,7 +12,6 @@ use bytes::Bytes;
 use futures::channel::oneshot;
 
 use super::observer;
-use super::tickets::Tickets;
 use crate::btree::{Read, Reader, Snapshot};
 use crate::config::Gates;
 use crate::error::Error;
@@ -34,7 +33,9 @@ use crate::server::io::clock;
 use crate::server::log::slow::{Asked, Limits};
 use crate::server::metrics;
 use crate::server::session::streams::Streams;
+use crate::session::{self, Shell, Tickets, Transport};
 use crate::stdx::time::{Duration, Instant};
+use crate::watch::History;
 
 /// What all long answers of a core may remember of their plans together: the pairs of forty lists of 100 000.
 const PLAN_BYTES_MAX: usize = 16 << 20;
@@ -235,7 +236,7 @@ impl Session {
         kind: Kind,
         message: &Bytes,
         reply: Responder,
-        issue: impl FnOnce(&mut Tickets<Waiting>, Instant, Waiting) -> u64,
+        issue: impl FnOnce(&mut Tickets<Waiting>, Instant, Waiting) -> Ticket,
     ) {
         let id = self.request_id();
         let entry = request::wrap(id, kind, message);
@@ -245,7 +246,7 @@ impl Session {
         }
         let asked = clock::now();
         let waiting = Waiting::Client { reply, kind, asked, message: message.clone() };
-        let ticket = Ticket(issue(&mut self.tickets.borrow_mut(), asked, waiting));
+        let ticket = issue(&mut self.tickets.borrow_mut(), asked, waiting);
         self.submit(ticket, Input::Propose { ticket, id, entry });
     }
 
@@ -283,20 +284,22 @@ impl Session {
     }
 
     fn issue(&self, waiting: Waiting) -> Ticket {
-        Ticket(self.tickets.borrow_mut().issue(clock::now(), waiting))
+        self.tickets.borrow_mut().issue(clock::now(), waiting)
     }
 
     fn submit(self: &Rc<Self>, ticket: Ticket, input: Input) {
         self.stir();
         if self.replica.send(input).is_err() {
-            let waiting = self.tickets.borrow_mut().redeem(ticket.0).expect("issued above");
-            self.end(waiting, Error::TooManyRequests);
+            let waiting = self.tickets.borrow_mut().redeem(ticket);
+            if let Some(waiting) = waiting {
+                self.end(waiting, Error::TooManyRequests);
+            }
         }
     }
 
     /// A reply from the replica. `now` is when its turn began.
     pub fn on_reply(self: &Rc<Self>, now: Instant, ticket: Ticket, result: Result<Response, Error>) {
-        let Some(waiting) = self.tickets.borrow_mut().redeem(ticket.0) else { return };
+        let Some(waiting) = self.tickets.borrow_mut().redeem(ticket) else { return };
         match (waiting, result) {
             (Waiting::Client { reply, kind, asked, message }, Ok(response)) => {
                 let answer = response::encode(&response, &self.header());
@@ -324,9 +327,11 @@ impl Session {
 
     /// The state that a read waits for is published.
     pub fn on_read_ready(self: &Rc<Self>, ticket: Ticket) {
-        let Some(waiting) = self.tickets.borrow_mut().redeem(ticket.0) else { return };
-        let Waiting::Read(then) = waiting else { panic!("only reads wait for an index") };
-        then(self, Ok(()));
+        let Some(waiting) = self.tickets.borrow_mut().redeem(ticket) else { return };
+        match waiting {
+            Waiting::Read(then) => then(self, Ok(())),
+            Waiting::Client { .. } | Waiting::Handler(_) => panic!("only reads wait for an index"),
+        }
     }
 
     /// Gives up on what has waited too long.
@@ -408,6 +413,50 @@ impl Session {
         let mut pins = self.pins.borrow_mut();
         let holds = pins.pin(revision, || self.reader.borrow_mut().snapshot().applied().compact_revision);
         holds.then(|| Pin { session: self.clone(), revision })
+    }
+}
+
+/// A turn of the session loop; see [`crate::session::turn`].
+pub struct SessionTurn<'a> {
+    session: &'a Rc<Session>,
+    /// When the turn began.
+    began: Instant,
+    /// Pieces of work since the clock was looked at last.
+    pieces: u32,
+}
+
+/// How long a turn of the session loop may keep other tasks of the core waiting.
+const TURN_TIME_MAX: Duration = Duration::from_millis(1);
+/// Pieces of work between two looks at the clock.
+const PIECES_UNTIMED: u32 = 16;
+
+impl<'a> SessionTurn<'a> {
+    /// A turn that begins now.
+    pub fn new(session: &'a Rc<Session>) -> Self {
+        Self { session, began: clock::now(), pieces: 0 }
+    }
+}
+
+impl Shell for SessionTurn<'_> {
+    fn on_reply(&mut self, ticket: Ticket, result: Result<Response, Error>) {
+        self.session.on_reply(self.began, ticket, result);
+    }
+
+    fn on_read_ready(&mut self, ticket: Ticket) {
+        self.session.on_read_ready(ticket);
+    }
+
+    fn watch<T>(
+        &mut self,
+        step: impl FnOnce(&mut session::Watches, &dyn History, &mut dyn Transport) -> T,
+    ) -> T {
+        let session = self.session;
+        session.view(|view| session.watches.with(|watches, transport| step(watches, view, transport)))
+    }
+
+    fn is_over(&mut self) -> bool {
+        self.pieces += 1;
+        self.pieces.is_multiple_of(PIECES_UNTIMED) && clock::now().since(self.began) > TURN_TIME_MAX
     }
 }
 

@@ -1,0 +1,247 @@
+//! The session cores: the real tickets, turns and watches, on streams that hold a few bytes.
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use prost::Message as _;
+
+use super::client::Waiting;
+use super::plant::Plant;
+use super::world::{Event, World};
+use kevel::btree::Reader;
+use kevel::error::Error;
+use kevel::mvcc::View;
+use kevel::proto::etcdserverpb::WatchResponse;
+use kevel::replica::port::{Input, Ticket};
+use kevel::response::Response;
+use kevel::session::{FromReplica, Shell, Tickets, Transport, Watches, turn};
+use kevel::stdx::time::Duration;
+use kevel::watch::{History, Output, StreamId};
+
+/// One session core.
+pub struct Core {
+    pub reader: Reader,
+    pub watches: Watches,
+    pub tickets: Tickets<(usize, Waiting)>,
+    pub outlets: Outlets,
+    /// Came through the lane and was not taken yet.
+    pub inbox: VecDeque<FromReplica>,
+    /// A turn of the core is scheduled.
+    pub turn_due: bool,
+}
+
+/// The streams of a core: each holds some bytes until its client takes them.
+#[derive(Default)]
+pub struct Outlets {
+    streams: BTreeMap<StreamId, Outlet>,
+    /// Sent and not yet on their way to the clients.
+    sent: Vec<Output>,
+}
+
+struct Outlet {
+    capacity: usize,
+    unsent: usize,
+}
+
+impl Outlets {
+    pub fn open(&mut self, stream: StreamId, capacity: usize) {
+        self.streams.insert(stream, Outlet { capacity, unsent: 0 });
+    }
+
+    /// The client took so many bytes.
+    pub fn take(&mut self, stream: StreamId, bytes: usize) {
+        if let Some(outlet) = self.streams.get_mut(&stream) {
+            outlet.unsent = outlet.unsent.saturating_sub(bytes);
+        }
+    }
+
+    pub fn set_capacity(&mut self, stream: StreamId, capacity: usize) {
+        if let Some(outlet) = self.streams.get_mut(&stream) {
+            outlet.capacity = capacity;
+        }
+    }
+
+    pub fn room(&self, stream: StreamId) -> usize {
+        self.streams.get(&stream).map_or(0, |outlet| outlet.capacity.saturating_sub(outlet.unsent))
+    }
+}
+
+impl Transport for Outlets {
+    fn send(&mut self, output: Output) {
+        if let Some(outlet) = self.streams.get_mut(&output.stream) {
+            outlet.unsent += output.len();
+        }
+        self.sent.push(output);
+    }
+
+    fn flush(&mut self, stream: StreamId) -> usize {
+        self.room(stream)
+    }
+}
+
+/// A turn of a core, which ends after some pieces of work.
+struct Turn<'a> {
+    world: &'a mut World,
+    core: usize,
+    pieces: usize,
+}
+
+impl Shell for Turn<'_> {
+    fn on_reply(&mut self, ticket: Ticket, result: Result<Response, Error>) {
+        self.world.on_reply(self.core, ticket, result);
+    }
+
+    fn on_read_ready(&mut self, ticket: Ticket) {
+        if let Some((number, waiting)) = self.world.redeem(self.core, ticket) {
+            self.world.read(number, &waiting.ask, waiting.floor);
+        }
+    }
+
+    fn watch<T>(&mut self, step: impl FnOnce(&mut Watches, &dyn History, &mut dyn Transport) -> T) -> T {
+        self.world.watch(self.core, step)
+    }
+
+    fn is_over(&mut self) -> bool {
+        let over = self.pieces == 0;
+        self.pieces = self.pieces.saturating_sub(1);
+        over
+    }
+}
+
+impl World {
+    /// A message has come to a session core.
+    pub fn on_message(&mut self, core: usize, message: FromReplica) {
+        self.trace.step(self.now, &[21, core as u64], format_args!("core {core} <- {}", show(&message)));
+        self.member().cores[core].inbox.push_back(message);
+        self.wake_core(core, self.params.lane_time);
+    }
+
+    fn wake_core(&mut self, core: usize, within: Duration) {
+        if !std::mem::replace(&mut self.member().cores[core].turn_due, true) {
+            let time = self.some(within);
+            self.schedule(time, Event::SessionTurn(core));
+        }
+    }
+
+    /// A turn of a session core: up to many messages, then a piece of the watchers' work.
+    pub fn session_turn(&mut self, core: usize) {
+        let pieces = match self.prng.below(4) {
+            0 => 1,
+            1 => 4,
+            _ => usize::MAX,
+        };
+        let core_state = &mut self.member().cores[core];
+        core_state.turn_due = false;
+        let mut inbox = std::mem::take(&mut core_state.inbox);
+        let more = turn(&mut Turn { world: self, core, pieces }, &mut inbox);
+        self.member().cores[core].inbox = inbox;
+        self.member().cores[core].watches.hub().check_invariants();
+        self.carry(core);
+        if more {
+            self.wake_core(core, Duration::from_millis(2));
+        }
+    }
+
+    /// Shows a core's watches.
+    pub fn watch<T>(
+        &mut self,
+        core: usize,
+        step: impl FnOnce(&mut Watches, &dyn History, &mut dyn Transport) -> T,
+    ) -> T {
+        let Core { reader, watches, outlets, .. } = &mut self.member().cores[core];
+        let snapshot = reader.snapshot();
+        step(watches, &View::new(&snapshot), outlets)
+    }
+
+    /// Sends what the hub has to say.
+    pub fn pump(&mut self, core: usize) {
+        if self.watch(core, |watches, _, transport| watches.pump(transport)) {
+            self.wake_core(core, Duration::from_millis(2));
+        }
+        self.carry(core);
+    }
+
+    /// Puts what was sent on its way to the clients.
+    fn carry(&mut self, core: usize) {
+        for output in std::mem::take(&mut self.member().cores[core].outlets.sent) {
+            let bytes = Bytes::from([&*output.head, &output.body].concat());
+            self.trace.bytes(&bytes);
+            let response = WatchResponse::decode(bytes.clone()).expect("an encoded response");
+            self.deliver(core, output.stream, response, bytes.len());
+        }
+    }
+
+    fn deliver(&mut self, core: usize, stream: StreamId, response: WatchResponse, len: usize) {
+        let found = self.clients.iter().position(|client| client.is_at(core, stream));
+        let Some(number) = found else { return };
+        if !self.spoil_watch(number, &response) && self.clients[number].receive(response, len) {
+            let time = self.some(self.params.lane_time + Duration::from_millis(1));
+            self.schedule(time, Event::Take(number));
+        }
+    }
+
+    /// Planted bugs of the watch path. True if the response is lost.
+    fn spoil_watch(&mut self, number: usize, response: &WatchResponse) -> bool {
+        let has_events = !response.events.is_empty();
+        match self.plant {
+            Some(Plant::LostOnCatchUp) => {
+                let last = response.events.last().and_then(|event| event.kv.as_ref());
+                let behind = last.is_some_and(|kv| {
+                    response.header.as_ref().is_some_and(|header| header.revision > kv.mod_revision)
+                });
+                behind && self.prng.chance(1, 4)
+            }
+            Some(Plant::DoubledEvent) if has_events && self.prng.chance(1, 8) => {
+                if self.clients[number].receive(response.clone(), response.encoded_len()) {
+                    self.schedule(Duration::ZERO, Event::Take(number));
+                }
+                false
+            }
+            _ => false,
+        }
+    }
+
+    /// Hands something to the replica, or refuses it where the lane is full.
+    pub fn submit(&mut self, core: usize, ticket: Ticket, input: Input) {
+        if self.lane_is_full() {
+            return self.on_reply(core, ticket, Err(Error::TooManyRequests));
+        }
+        self.send(input);
+    }
+
+    /// Gives up on what has waited too long.
+    pub fn expire(&mut self, core: usize) {
+        let now = self.now;
+        while let Some((number, waiting)) = self.member().cores[core].tickets.expire(now) {
+            self.trace.step(now, &[23, number as u64], format_args!("client {number} waits no more"));
+            self.clients[number].waiting -= 1;
+            self.give_up(number, &waiting, Error::Timeout);
+        }
+    }
+
+    fn on_reply(&mut self, core: usize, ticket: Ticket, result: Result<Response, Error>) {
+        match (self.redeem(core, ticket), result) {
+            (Some((number, waiting)), Err(error @ Error::TooManyRequests)) => {
+                self.give_up(number, &waiting, error);
+            }
+            (Some((number, waiting)), result) => self.check_reply(number, &waiting, result),
+            // The client has given up.
+            (None, _) => {}
+        }
+    }
+
+    fn redeem(&mut self, core: usize, ticket: Ticket) -> Option<(usize, Waiting)> {
+        let (number, waiting) = self.member().cores[core].tickets.redeem(ticket)?;
+        self.clients[number].waiting -= 1;
+        Some((number, waiting))
+    }
+}
+
+fn show(message: &FromReplica) -> String {
+    match message {
+        FromReplica::Publish(batch) => format!("publish {}", batch.revision),
+        FromReplica::Reply(ticket, result) => format!("reply {:x} {result:?}", ticket.0),
+        FromReplica::ReadReady(ticket) => format!("read ready {:x}", ticket.0),
+    }
+}
