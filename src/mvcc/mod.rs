@@ -31,8 +31,9 @@
 //! ```
 //!
 //! A [`View`] is a consistent state for one synchronous slice of work. What takes longer ([`range::Plan`],
-//! [`RangeStream`], [`ReadTxn`], [`hash::HashKv`]) is a small state machine that is given a fresh view for every leg. It
-//! holds no page in between, but a revision, which its owner pins: the sweep spares whatever died above the lowest pin.
+//! [`RangeStream`], [`ReadTxn`], [`hash::HashKv`]) is a small state machine that is given a fresh view for every leg.
+//! It holds no page in between, but a revision, which its owner pins: the sweep spares whatever died above the lowest
+//! pin.
 //!
 //! # Which file has what
 //!

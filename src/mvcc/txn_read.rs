@@ -16,6 +16,7 @@ use super::txn::{branch, check_range, is_read_only};
 use super::view::View;
 use crate::btree::Read;
 use crate::error::Error;
+use crate::limits::MESSAGE_SENT_BYTES_MAX;
 use crate::proto::etcdserverpb::request_op::Request as Op;
 use crate::proto::etcdserverpb::{RangeRequest, RequestOp, TxnRequest};
 use crate::response::Header;
@@ -94,7 +95,8 @@ impl ReadTxn {
         named.filter(|&at| at > 0 && at >= self.compact_revision).fold(self.revision, i64::min)
     }
 
-    /// Goes on with the plan, looking at up to `budget` index entries or as much else as takes about as long.
+    /// Goes on with the plan, looking at up to `budget` index entries or as much else as takes about as long. The plan ends
+    /// early when the answer is longer than may be sent, as its length then says.
     ///
     /// # Errors
     /// When a Range of the branch that is taken names a revision that cannot be read; and as [`Plan::step`].
@@ -106,7 +108,8 @@ impl ReadTxn {
             self.stage = match stage {
                 Stage::Compare { number, walk } => self.compare(view, number, walk, &mut budget)?,
                 Stage::Ops { succeeded, plan } => {
-                    if self.planned.len() == branch(&self.request, succeeded).len() {
+                    let is_planned = self.planned.len() == branch(&self.request, succeeded).len();
+                    if is_planned || self.ops_len > MESSAGE_SENT_BYTES_MAX {
                         return Ok(TxnProgress::Done(self.into_emission(succeeded)));
                     }
                     let plan = self.plan_op(view, succeeded, plan, &mut budget)?;
@@ -410,6 +413,17 @@ mod tests {
         let answer = TxnResponse::decode(&whole[..]).unwrap();
         assert!(answer.succeeded && answer.responses.len() == 100);
         assert_eq!(emission.kvs(), [PAIRS as u64; 100]);
+    }
+
+    #[test]
+    fn a_transaction_whose_answer_cannot_be_sent_is_not_planned_to_its_end() {
+        let store = filled();
+        let each = PAIRS * (VALUE_BYTES + 20);
+        let success = vec![everything(0); 2 * MESSAGE_SENT_BYTES_MAX / each];
+        let request = TxnRequest { success, ..TxnRequest::default() };
+        let (emission, _) = planned(&store, request, &PlanMemory::new(0), usize::MAX);
+        let len = emission.encoded_len(&Header::default());
+        assert!((MESSAGE_SENT_BYTES_MAX..MESSAGE_SENT_BYTES_MAX + 2 * each).contains(&len), "{len} bytes");
     }
 
     #[test]
