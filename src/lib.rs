@@ -11,6 +11,7 @@ pub mod error;
 pub mod lease;
 pub mod limits;
 pub mod mvcc;
+pub mod nested;
 pub mod page;
 pub mod proto;
 pub mod replica;

@@ -8,6 +8,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 
+use crate::nested::{self, decode_txn};
 use crate::proto::etcdserverpb::{
     AlarmRequest, CompactionRequest, DeleteRangeRequest, LeaseCheckpointRequest, LeaseGrantRequest,
     LeaseRevokeRequest, PutRequest, RangeRequest, RequestHeader, TxnRequest,
@@ -53,6 +54,8 @@ macro_rules! requests {
 
             fn decode_message(field: u32, message: Bytes) -> Result<Self, EntryError> {
                 match field {
+                    // One in which others are nested is read by hand.
+                    field if field == Kind::Txn as u32 => Ok(Request::Txn(decode_txn(message)?)),
                     $($field => Ok(Request::$name(<$message>::decode(message)?)),)*
                     9900 => Ok(Request::DowngradeVersionTest),
                     _ => Err(EntryError::UnknownKind(field)),
@@ -96,6 +99,8 @@ pub struct Entry {
 pub enum EntryError {
     /// Not the encoding of an InternalRaftRequest.
     Malformed(prost::DecodeError),
+    /// A transaction in which more others are nested than can be read.
+    TooDeep,
     /// It ends inside a field.
     Truncated,
     /// A message whose meaning is not built: skipping it would make this member differ from its peers.
@@ -104,6 +109,15 @@ pub enum EntryError {
     Empty,
     /// More than one message.
     Ambiguous,
+}
+
+impl From<nested::Unreadable> for EntryError {
+    fn from(unreadable: nested::Unreadable) -> Self {
+        match unreadable {
+            nested::Unreadable::Malformed(error) => Self::Malformed(error),
+            nested::Unreadable::TooDeep => Self::TooDeep,
+        }
+    }
 }
 
 impl From<prost::DecodeError> for EntryError {
@@ -116,6 +130,7 @@ impl core::fmt::Display for EntryError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             EntryError::Malformed(error) => write!(f, "not an InternalRaftRequest: {error}"),
+            EntryError::TooDeep => f.write_str("a transaction that is nested too deep"),
             EntryError::Truncated => f.write_str("an InternalRaftRequest that ends inside a field"),
             EntryError::UnknownKind(field) => {
                 write!(f, "field {field} of InternalRaftRequest is of a kind that this version cannot apply")

@@ -1,8 +1,9 @@
 //! `/health`, `/livez` and `/readyz`.
 #![forbid(unsafe_code)]
 
-use super::route::{Answer, Query};
 use super::{Admin, AdminSource};
+use crate::server::http1::answer::Answer;
+use crate::server::http1::query::Query;
 
 const LIVEZ: &[&str] = &["serializable_read"];
 const READYZ: &[&str] = &["data_corruption", "serializable_read", "linearizable_read", "non_learner"];
@@ -13,7 +14,7 @@ pub(super) async fn health(admin: &Admin, query: &Query<'_>) -> Answer {
     let reason = sickness(source, query).await;
     source.count_health(reason.is_none());
     match reason {
-        None => Answer::json(200, r#"{"health":"true","reason":""}"#),
+        None => Answer::text(200, r#"{"health":"true","reason":""}"#),
         Some(reason) => {
             let reason = serde_json::Value::from(reason);
             // http.Error of Go: a line of plain text, whatever it holds.

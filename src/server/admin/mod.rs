@@ -10,11 +10,15 @@
 #![forbid(unsafe_code)]
 
 mod health;
-pub mod route;
+mod route;
 #[cfg(test)]
 mod tests;
 
 use futures::future::LocalBoxFuture;
+
+use crate::server::http1::Service;
+use crate::server::http1::answer::Answer;
+use crate::server::http1::head::Head;
 
 /// What the endpoints need to know of the member.
 pub trait AdminSource {
@@ -80,5 +84,11 @@ impl Admin {
     /// Endpoints that ask `source`.
     pub fn new(settings: Settings, source: Box<dyn AdminSource>) -> Self {
         Self { settings, source }
+    }
+}
+
+impl Service for Admin {
+    async fn answer(&self, head: &Head) -> Answer {
+        route::answer(self, head).await
     }
 }

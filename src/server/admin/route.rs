@@ -4,114 +4,33 @@
 use std::borrow::Cow;
 
 use super::{Admin, health};
+use crate::server::grpc::gzip;
+use crate::server::http1::answer::Answer;
+use crate::server::http1::head::Head;
+use crate::server::http1::query::{Query, unescape_path};
 use crate::server::io::probe;
 
-/// A parsed request head. Bodies are read and ignored: no endpoint here has one.
-pub(in crate::server) struct Head<'a> {
-    pub(in crate::server) method: &'a str,
-    pub(in crate::server) target: &'a str,
-    pub(in crate::server) host: &'a str,
-    pub(in crate::server) origin: Option<&'a str>,
-    /// Whether the client takes gzip, OpenMetrics and the like is not looked at: plain text is always right.
-    pub(in crate::server) has_host: bool,
-}
-
-/// A whole answer.
-pub(in crate::server) struct Answer {
-    pub(in crate::server) status: u16,
-    pub(in crate::server) headers: Vec<(&'static str, Cow<'static, str>)>,
-    pub(in crate::server) body: String,
-}
-
-const PLAIN: &str = "text/plain; charset=utf-8";
-
-impl Answer {
-    fn new(status: u16, content_type: &'static str, body: String) -> Self {
-        Self { status, headers: vec![("Content-Type", Cow::Borrowed(content_type))], body }
+/// Answers a request: host check, CORS, then the endpoint. The listener for metrics alone has neither check nor CORS.
+pub async fn answer(admin: &Admin, head: &Head) -> Answer {
+    if head.target == "*" {
+        return Answer::empty(if head.method == "OPTIONS" { 200 } else { 400 });
     }
-
-    pub(in crate::server) fn json(status: u16, body: impl Into<String>) -> Self {
-        Self::new(status, "application/json", body.into())
+    let Some(target) = Target::parse(&head.target) else { return Answer::refusal(400, "Bad Request") };
+    let settings = &admin.settings;
+    if settings.metrics_only {
+        return endpoint(admin, head, &target).await;
     }
-
-    pub(in crate::server) fn plain(status: u16, body: String) -> Self {
-        let mut answer = Self::new(status, PLAIN, body);
-        answer.headers.push(("X-Content-Type-Options", "nosniff".into()));
-        answer
-    }
-
-    /// Plain text and a newline, as Go's `http.Error` writes it.
-    pub(in crate::server) fn error(status: u16, text: &str) -> Self {
-        Self::plain(status, format!("{text}\n"))
-    }
-}
-
-/// The part of a target behind `?`.
-pub(in crate::server) struct Query<'a>(&'a str);
-
-impl<'a> Query<'a> {
-    fn pairs(&self) -> impl Iterator<Item = (Cow<'a, str>, Cow<'a, str>)> + use<'a> {
-        self.0.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (unescape(name), unescape(value))
-        })
-    }
-
-    /// All values of a name.
-    pub(in crate::server) fn values(&self, name: &str) -> impl Iterator<Item = Cow<'a, str>> {
-        self.pairs().filter_map(move |(found, value)| (found == name).then_some(value))
-    }
-
-    /// Whether a name is there, with or without a value.
-    pub(in crate::server) fn has(&self, name: &str) -> bool {
-        self.pairs().any(|(found, _)| found == name)
-    }
-}
-
-/// Undoes `%XX` and `+`; what is no escape stays as it is.
-fn unescape(text: &str) -> Cow<'_, str> {
-    if !text.contains(['%', '+']) {
-        return Cow::Borrowed(text);
-    }
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let hex = |byte: u8| (byte as char).to_digit(16);
-        match (first, tail) {
-            (b'%', [high, low, after @ ..]) if hex(*high).is_some() && hex(*low).is_some() => {
-                bytes.push((hex(*high).unwrap_or(0) * 16 + hex(*low).unwrap_or(0)) as u8);
-                rest = after;
-            }
-            (b'+', _) => {
-                bytes.push(b' ');
-                rest = tail;
-            }
-            (other, _) => {
-                bytes.push(*other);
-                rest = tail;
-            }
-        }
-    }
-    Cow::Owned(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-/// Answers a request: host check, CORS, then the endpoint.
-pub(in crate::server) async fn answer(admin: &Admin, head: &Head<'_>) -> Answer {
-    if head.has_host && !is_allowed(&admin.settings.host_whitelist, without_port(head.host)) {
+    if !is_allowed(&settings.host_whitelist, without_port(&head.host)) {
         let text = format!(
             "{} is not among the names this server is called by (--host-whitelist): the request is refused to \
              protect against DNS rebinding",
-            without_port(head.host)
+            without_port(&head.host)
         );
         return Answer::error(421, &text);
     }
-    let mut answer = if head.method == "OPTIONS" {
-        Answer { status: 200, headers: Vec::new(), body: String::new() }
-    } else {
-        endpoint(admin, head).await
-    };
-    let settings = &admin.settings;
-    let origin = match head.origin {
+    let mut answer =
+        if head.method == "OPTIONS" { Answer::empty(200) } else { endpoint(admin, head, &target).await };
+    let origin = match head.origin.as_deref() {
         _ if settings.cors.iter().any(|allowed| allowed == "*") => Some("*"),
         Some(origin) if is_allowed(&settings.cors, origin) => Some(origin),
         _ => None,
@@ -123,6 +42,90 @@ pub(in crate::server) async fn answer(admin: &Admin, head: &Head<'_>) -> Answer 
             ("Access-Control-Allow-Headers", Cow::Borrowed("accept, content-type, authorization")),
         ]);
     }
+    answer
+}
+
+/// What a request's line asks for.
+struct Target<'a> {
+    /// Without escapes.
+    path: Cow<'a, str>,
+    query: &'a str,
+}
+
+impl<'a> Target<'a> {
+    /// `None` for what is no target.
+    fn parse(target: &'a str) -> Option<Self> {
+        let path = match target.strip_prefix("http://") {
+            Some(rest) => rest.find('/').map_or("/", |at| &rest[at..]),
+            None => target,
+        };
+        let (path, query) = path.split_once('?').unwrap_or((path, ""));
+        let path = unescape_path(path).filter(|path| path.starts_with('/'))?;
+        Some(Self { path, query })
+    }
+}
+
+/// A path without `//`, `/./` and `/../`, as Go's multiplexer wants it; `None` if it is one.
+fn cleaned(path: &str) -> Option<String> {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            other => parts.push(other),
+        }
+    }
+    let mut clean = format!("/{}", parts.join("/"));
+    if clean.len() > 1 && path.ends_with('/') {
+        clean.push('/');
+    }
+    (clean != path).then_some(clean)
+}
+
+/// Sends the client to the path that it means.
+fn redirect(head: &Head, path: String, query: &str) -> Answer {
+    let location = if query.is_empty() { path } else { format!("{path}?{query}") };
+    let mut answer = if matches!(head.method.as_str(), "GET" | "HEAD") {
+        let mut shown = location.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+        shown = shown.replace('"', "&#34;").replace('\'', "&#39;");
+        let body = format!("<a href=\"{shown}\">Temporary Redirect</a>.\n\n");
+        Answer::new(307, "text/html; charset=utf-8", body)
+    } else {
+        Answer::empty(307)
+    };
+    // What is no text of one line was escaped in the request, and is again.
+    let escaped = location.bytes().fold(String::new(), |mut text, byte| {
+        match byte {
+            b'!'..=b'~' => text.push(char::from(byte)),
+            other => text.push_str(&format!("%{other:02X}")),
+        }
+        text
+    });
+    answer.headers.push(("Location", escaped.into()));
+    answer
+}
+
+/// Whether `Accept-Encoding` prefers gzip to an answer as it is.
+fn prefers_gzip(accepts: &str) -> bool {
+    let quality = |wanted: &[&str]| {
+        let parts = accepts.split(',').filter_map(|part| {
+            let (name, quality) = part.split_once(";q=").unwrap_or((part, "1"));
+            let quality = quality.trim().parse::<f32>().ok()?;
+            wanted.contains(&name.trim()).then_some(quality)
+        });
+        parts.fold(0.0, f32::max)
+    };
+    quality(&["gzip", "*"]) > quality(&["identity", "*"])
+}
+
+async fn metrics(admin: &Admin, head: &Head) -> Answer {
+    const TYPE: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
+    let text = admin.source.metrics().await;
+    if !head.accepts.as_deref().is_some_and(prefers_gzip) {
+        return Answer::new(200, TYPE, text);
+    }
+    let mut answer = Answer::new(200, TYPE, gzip::pack([text.as_bytes()]));
+    answer.headers.push(("Content-Encoding", gzip::NAME.into()));
     answer
 }
 
@@ -139,28 +142,18 @@ fn without_port(host: &str) -> &str {
     }
 }
 
-async fn endpoint(admin: &Admin, head: &Head<'_>) -> Answer {
-    let (path, query) = head.target.split_once('?').unwrap_or((head.target, ""));
-    let path = path.strip_prefix("http://").map_or(path, |rest| rest.find('/').map_or("/", |at| &rest[at..]));
-    let query = Query(query);
+async fn endpoint(admin: &Admin, head: &Head, target: &Target<'_>) -> Answer {
+    let path = &*target.path;
     let is_get = head.method == "GET";
-    let checked = |endpoint: &'static str| {
-        let rest = path.strip_prefix('/')?.strip_prefix(endpoint)?;
-        if rest.is_empty() {
-            Some(None)
-        } else {
-            rest.strip_prefix('/').map(|one| Some(one).filter(|one| !one.is_empty()))
-        }
-    };
+    if head.method != "CONNECT"
+        && let Some(clean) = cleaned(path)
+    {
+        return redirect(head, clean, target.query);
+    }
+    let query = Query::new(target.query);
     match path {
         "/health" if is_get => return health::health(admin, &query).await,
-        "/metrics" => {
-            return Answer::new(
-                200,
-                "text/plain; version=0.0.4; charset=utf-8; escaping=underscores",
-                admin.source.metrics().await,
-            );
-        }
+        "/metrics" => return metrics(admin, head).await,
         "/version" if !admin.settings.metrics_only && is_get => {
             let versions = admin.source.versions();
             let body = serde_json::json!({
@@ -176,14 +169,14 @@ async fn endpoint(admin: &Admin, head: &Head<'_>) -> Answer {
                 "file_descriptor_limit": probe::descriptor_limit(),
                 "raft.status": admin.source.raft_status(),
             });
-            return Answer::json(200, variables.to_string());
+            return Answer::new(200, "application/json; charset=utf-8", variables.to_string());
         }
         "/health" => return method_not_allowed(),
         "/version" if !admin.settings.metrics_only => return method_not_allowed(),
         _ => {}
     }
     for endpoint in ["livez", "readyz"] {
-        if let Some(one) = checked(endpoint) {
+        if let Some(one) = check_of(path, endpoint) {
             if !is_get {
                 return method_not_allowed();
             }
@@ -197,6 +190,15 @@ async fn endpoint(admin: &Admin, head: &Head<'_>) -> Answer {
         return Answer::json(501, r#"{"code":12,"message":"Not Implemented"}"#);
     }
     Answer::error(404, "404 page not found")
+}
+
+/// Whether a path asks for all checks of an endpoint, or for which one.
+fn check_of<'a>(path: &'a str, endpoint: &str) -> Option<Option<&'a str>> {
+    let rest = path.strip_prefix('/')?.strip_prefix(endpoint)?;
+    if rest.is_empty() {
+        return Some(None);
+    }
+    rest.strip_prefix('/').filter(|one| !one.is_empty()).map(Some)
 }
 
 /// The three versions in etcd's order.
@@ -218,11 +220,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn queries_are_unescaped() {
-        let query = Query("exclude=a%2Fb&exclude=c+d&verbose&x=%zz");
-        assert_eq!(query.values("exclude").collect::<Vec<_>>(), ["a/b", "c d"]);
-        assert!(query.has("verbose") && !query.has("v"));
-        assert_eq!(query.values("x").next().unwrap(), "%zz");
+    fn paths_are_cleaned_as_go_does() {
+        for (path, clean) in [
+            ("//health", "/health"),
+            ("/a/../health", "/health"),
+            ("/readyz//x", "/readyz/x"),
+            ("/../..", "/"),
+            ("/a/./", "/a/"),
+            ("/a/b/..", "/a"),
+        ] {
+            assert_eq!(cleaned(path).as_deref(), Some(clean), "{path}");
+        }
+        for clean in ["/", "/health", "/health/", "/a.b/..c"] {
+            assert_eq!(cleaned(clean), None);
+        }
+    }
+
+    /// As the metrics of etcd 3.7.3 are answered.
+    #[test]
+    fn gzip_is_what_a_client_likes_best_or_not_at_all() {
+        for packed in ["gzip", "br, gzip", "zstd, gzip", "gzip;q=0.5"] {
+            assert!(prefers_gzip(packed), "{packed}");
+        }
+        for plain in
+            ["", "gzip;q=0", "deflate", "*", "gzip;q=0.5, identity", "GZIP", "identity, gzip", "zstd"]
+        {
+            assert!(!prefers_gzip(plain), "{plain}");
+        }
     }
 
     #[test]

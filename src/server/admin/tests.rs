@@ -12,7 +12,7 @@ use futures::future::{FutureExt, LocalBoxFuture};
 
 use super::{Admin, AdminSource, Settings, Versions};
 use crate::server::http1::connection;
-use crate::server::io::lobby::Lobby;
+use crate::server::io::idle::IdleClients;
 use crate::server::io::stop::Stop;
 
 /// Endpoint, check, and whether it passed.
@@ -99,7 +99,7 @@ fn talk_in_steps(settings: Settings, member: Member, requests: &str, step: usize
     let stop = Stop::new();
     let membership = stop.join();
     let executor = glommio::LocalExecutorBuilder::default().io_memory(64 << 10).ring_depth(8).make().unwrap();
-    executor.run(connection::serve(&admin, pipe, first, &membership, &Lobby::default()));
+    executor.run(connection::serve(&admin, pipe, first, &membership, &IdleClients::new()));
     String::from_utf8(output.take()).unwrap()
 }
 
@@ -136,7 +136,7 @@ fn health_says_what_is_wrong_first() {
     let slow = Member { read: Err("etcdserver: request timed out".into()), ..Member::default() };
     assert_eq!(body(slow, "/health"), sick("RANGE ERROR:etcdserver: request timed out"));
     let (status, headers, _) = get(Member::default(), "/health");
-    assert!(status == "200 OK" && headers.contains("Content-Type: application/json"));
+    assert!(status == "200 OK" && headers.contains("Content-Type: text/plain; charset=utf-8\r\n"));
 }
 
 #[test]
@@ -197,9 +197,92 @@ fn cors_and_host_lists_are_honoured() {
     assert!(ask("good:2379", "http://a").contains("Access-Control-Allow-Origin: http://a"));
     assert!(!ask("good", "http://b").contains("Access-Control"));
     assert!(ask("127.0.0.1:2379", "http://a").starts_with("HTTP/1.1 421 Misdirected Request"));
-    let metrics = Settings { metrics_only: true, ..Settings::default() };
-    let text = talk_in_steps(metrics, Member::default(), "GET /version HTTP/1.1\r\nHost: x\r\n\r\n", 9);
-    assert!(text.starts_with("HTTP/1.1 404"));
+    let nameless = "GET /version HTTP/1.0\r\n\r\n";
+    let refused = talk_in_steps(settings.clone(), Member::default(), nameless, 4096);
+    assert!(refused.starts_with("HTTP/1.0 421"), "a client that names no host passes no list: {refused}");
+}
+
+#[test]
+fn the_listener_for_metrics_knows_neither_versions_nor_origins() {
+    let ask = |line: &str| {
+        let settings =
+            Settings { metrics_only: true, host_whitelist: vec!["good".into()], ..Settings::default() };
+        talk_in_steps(settings, Member::default(), &format!("{line} HTTP/1.1\r\nHost: x\r\n\r\n"), 9)
+    };
+    assert!(ask("GET /version").starts_with("HTTP/1.1 404"));
+    let metrics = ask("GET /metrics");
+    assert!(metrics.starts_with("HTTP/1.1 200") && !metrics.contains("Access-Control"), "{metrics}");
+    assert!(ask("OPTIONS /health").starts_with("HTTP/1.1 405"));
+}
+
+/// As etcd 3.7.3 answers each of them.
+#[test]
+fn requests_and_paths_are_taken_as_go_takes_them() {
+    let line = |request: &str| talk(Member::default(), request).lines().next().unwrap_or_default().to_owned();
+    let of_path = |path: &str| line(&format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
+    for missing in ["/readyz/", "/livez/", "/health/"] {
+        assert_eq!(of_path(missing), "HTTP/1.1 404 Not Found", "{missing}");
+    }
+    for fine in ["/healt%68", "http://y/version", "/health?a;b"] {
+        assert_eq!(of_path(fine), "HTTP/1.1 200 OK", "{fine}");
+    }
+    for wrong in ["/healt%zz", "version"] {
+        assert_eq!(of_path(wrong), "HTTP/1.1 400 Bad Request", "{wrong}");
+    }
+    assert_eq!(line("OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n"), "HTTP/1.1 200 OK");
+    assert_eq!(
+        line("GET /health HTTP/1.1\r\n\r\n"),
+        "HTTP/1.1 400 Bad Request: missing required Host header"
+    );
+    let (status, headers, body) = get(Member::default(), "//health?a=b");
+    assert_eq!(status, "307 Temporary Redirect");
+    assert!(headers.contains("Location: /health?a=b\r\n"), "{headers}");
+    assert_eq!(body, "<a href=\"/health?a=b\">Temporary Redirect</a>.\n\n");
+    let posted = talk(Member::default(), "POST //health HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert!(posted.contains("Location: /health\r\n") && posted.contains("Content-Length: 0\r\n"), "{posted}");
+    let old = "GET /health HTTP/1.0\r\nConnection: keep-alive\r\n\r\nGET /health HTTP/1.0\r\n\r\n";
+    let answers = talk(Member::default(), old);
+    assert_eq!(answers.matches("HTTP/1.0 200 OK\r\n").count(), 2);
+    assert_eq!(answers.matches("Connection: keep-alive\r\n").count(), 1);
+    let expecting = "POST /health HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n";
+    let answer = talk(Member::default(), expecting);
+    assert!(answer.starts_with("HTTP/1.1 405") && answer.contains("Connection: close\r\n"), "{answer}");
+}
+
+#[test]
+fn metrics_are_packed_for_who_wants_them_so() {
+    let admin = Admin::new(Settings::default(), Box::new(Member::default()));
+    let head = crate::server::http1::head::parse(
+        b"GET /metrics HTTP/1.1\r\nHost: x\r\nAccept-Encoding: gzip\r\n\r\n",
+    );
+    let head = head.unwrap().unwrap();
+    let answer = futures::executor::block_on(super::route::answer(&admin, &head));
+    assert!(answer.headers.contains(&("Content-Encoding", "gzip".into())));
+    let mut plain = String::new();
+    io::Read::read_to_string(&mut flate2::read::GzDecoder::new(&answer.body[..]), &mut plain).unwrap();
+    assert_eq!(plain, "up 1\n");
+}
+
+/// A client that never stops asking and takes every answer.
+#[test]
+fn others_have_their_turn_between_two_requests_of_a_connection() {
+    let admin = Admin::new(Settings::default(), Box::new(Member::default()));
+    let requests = Bytes::from("GET /health HTTP/1.1\r\nHost: x\r\n\r\n".repeat(1000));
+    let output = Rc::new(RefCell::new(Vec::new()));
+    let pipe = Pipe { input: Bytes::new(), step: 4096, output: output.clone() };
+    let membership = Stop::new().join();
+    let idle = IdleClients::new();
+    let test = async {
+        let mut serving = Box::pin(connection::serve(&admin, pipe, requests, &membership, &idle));
+        let mut turns = 0;
+        while futures::poll!(&mut serving).is_pending() && turns < 999 {
+            turns += 1;
+            assert!(output.borrow().len() <= 1000 * turns, "one answer a turn");
+        }
+        assert_eq!(turns, 999);
+    };
+    let executor = glommio::LocalExecutorBuilder::default().io_memory(64 << 10).ring_depth(8).make().unwrap();
+    executor.run(test);
 }
 
 #[test]

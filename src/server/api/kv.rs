@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::decode::{decode, decode_kept};
+use super::decode::{decode, decode_kept, decode_txn_kept};
 use super::long::{self, Hold, PLAN_SLICE, Slices};
 use super::quota;
 use crate::btree::Snapshot;
@@ -249,7 +249,7 @@ pub fn delete_range(session: &Rc<Session>, message: &Bytes, reply: Responder) {
 
 /// `KV/Txn`. One that cannot write is answered like a Range.
 pub fn txn(session: &Rc<Session>, message: Bytes, reply: Responder) {
-    let (request, message) = match decode_kept::<TxnRequest>(&message) {
+    let (request, message) = match decode_txn_kept(&message) {
         Ok(decoded) => decoded,
         Err(status) => return reply.fail(&status),
     };

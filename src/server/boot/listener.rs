@@ -3,11 +3,11 @@
 //! ```text
 //!   first bytes                              handed to
 //!   PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n         grpc::connection
-//!   anything else                            admin::http1, which answers what is no HTTP with an error
+//!   anything else                            http1::connection, which answers what is no HTTP with an error
 //! ```
 //!
 //! A client that sends nothing, or its first bytes one by one, costs a descriptor and a small task until the
-//! same five minutes have passed that etcd gives a request's head, or until its place is needed (`io::lobby`).
+//! same five minutes have passed that etcd gives a request's head, or until its place is needed (`io::idle`).
 #![forbid(unsafe_code)]
 
 use std::future::poll_fn;
@@ -24,11 +24,11 @@ use crate::server::http1::connection;
 use crate::server::http2::PREFACE;
 use crate::server::io::accept::{self, Accepted, Admission, Place, Take};
 use crate::server::io::clock;
-use crate::server::io::lobby::Lobby;
+use crate::server::io::idle::IdleClients;
 use crate::server::io::socket::TcpListener;
 use crate::server::io::stop::{Membership, Phase, Stop};
 use crate::server::io::task;
-use crate::server::io::turns::{Standing, Turns};
+use crate::server::io::turns::{Priority, Turns};
 use crate::server::io::wire::ByteStream;
 use crate::stdx::time::{Duration, Instant};
 
@@ -55,30 +55,28 @@ pub struct Services {
 /// Where the connections of one listener are served, on one core.
 pub struct Desk {
     services: Services,
-    lobby: Rc<Lobby>,
+    idle: Rc<IdleClients>,
 }
 
 impl Desk {
     /// Serves by these means.
     pub fn new(services: Services) -> Desk {
-        Desk { services, lobby: Lobby::new() }
+        Desk { services, idle: IdleClients::new() }
     }
 
     /// Begins to serve a connection.
     pub fn serve(&self, accepted: Accepted) {
         // A client that has gone already leaves nothing to serve.
         let Ok((stream, peer, place)) = accepted.bind() else { return };
-        let (serving, lobby) = (self.services.clone(), self.lobby.clone());
+        let (serving, idle) = (self.services.clone(), self.idle.clone());
         // Joined here and not by the connection's first turn, which may come after the core's end was asked for.
         let membership = self.services.stop.join();
-        self.services
-            .turns
-            .spawn(|standing| serve(stream, peer, place, standing, membership, serving, lobby));
+        self.services.turns.spawn(|priority| serve(stream, peer, place, priority, membership, serving, idle));
     }
 
     /// Sends away some who have not asked for anything yet.
     pub fn evict(&self) {
-        self.lobby.evict(clock::now());
+        self.idle.evict(clock::now());
     }
 }
 
@@ -110,20 +108,20 @@ pub async fn refuse(listener: TcpListener) {
     }
 }
 
-/// Serves one connection to its end. It keeps its `place` until then, and waits in `lobby` for its first words.
+/// Serves one connection to its end. It keeps its `place` until then, and is among the `idle` until its first words.
 pub async fn serve<S: ByteStream>(
     mut stream: S,
     peer: SocketAddr,
     place: Place,
-    standing: Standing,
+    priority: Priority,
     membership: Membership,
     services: Services,
-    lobby: Rc<Lobby>,
+    idle: Rc<IdleClients>,
 ) {
     let deadline = clock::now() + HEAD_TIMEOUT;
     let first = {
         // Boxed, here and below: a connection keeps the room of what it is, not of all it might have been.
-        let reading = Box::pin(lobby.wait(first_bytes(&mut stream, deadline)));
+        let reading = Box::pin(idle.wait(first_bytes(&mut stream, deadline)));
         let stopping = membership.reached(Phase::Draining);
         match futures::future::select(reading, std::pin::pin!(stopping)).await {
             futures::future::Either::Left((first, _)) => first.flatten(),
@@ -132,10 +130,19 @@ pub async fn serve<S: ByteStream>(
     };
     match (first, &services.grpc, &services.admin) {
         (Some(First::Http2(bytes)), Some(core), _) => {
-            Box::pin(grpc::connection::serve(core.clone(), stream, bytes, peer, membership, standing)).await;
+            Box::pin(grpc::connection::serve(
+                core.clone(),
+                stream,
+                bytes,
+                peer,
+                membership,
+                priority,
+                idle.enter(),
+            ))
+            .await;
         }
         (Some(First::Other(bytes)), _, Some(admin)) => {
-            Box::pin(connection::serve(admin, stream, bytes, &membership, &lobby)).await;
+            Box::pin(connection::serve(&**admin, stream, bytes, &membership, &idle)).await;
         }
         _ => {}
     }

@@ -186,5 +186,6 @@ fn grpc_settings(config: &Config) -> grpc::Settings {
         ping_interval_min: config.keepalive.client_min_time,
         ping_after: config.keepalive.interval,
         ping_timeout: config.keepalive.timeout,
+        ..grpc::Settings::default()
     }
 }

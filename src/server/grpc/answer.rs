@@ -9,6 +9,9 @@ pub const HTTP_OK: &str = "200";
 const CONTENT_TYPE: (&str, &str) = ("content-type", "application/grpc");
 /// The head of an answer that has messages.
 pub const HEAD: Fields = Fields::Constant(&[(":status", HTTP_OK), CONTENT_TYPE]);
+/// The head of an answer whose messages are packed.
+pub const HEAD_PACKED: Fields =
+    Fields::Constant(&[(":status", HTTP_OK), CONTENT_TYPE, ("grpc-encoding", super::gzip::NAME)]);
 /// The end of an answer that went well.
 pub const OK: Fields = Fields::Constant(&[("grpc-status", Code::Ok.digits())]);
 

@@ -9,8 +9,7 @@
 //!   3  nothing more to do: one send, unless all there is to send can wait for an answer, and sleep
 //! ```
 //!
-//! A turn ends early after [`TURN_REQUESTS_MAX`] requests or 256 KB read, so that a hot connection does not own
-//! the core. While more than [`CONNECTION_UNSENT_MAX`](crate::server::http2::account::CONNECTION_UNSENT_MAX) bytes of
+//! A turn ends early after [`TURN_TIME`] or 256 KB read, so that a hot connection does not own the core. While more than [`CONNECTION_UNSENT_MAX`](crate::server::http2::account::CONNECTION_UNSENT_MAX) bytes of
 //! answers wait for a client that does not read, its further requests wait too.
 #![forbid(unsafe_code)]
 
@@ -21,30 +20,33 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
-use super::calls::{Call, Shared};
+use super::calls::Call;
+use super::gzip;
 use super::head::{Head, Metadata, examine};
 use super::keepalive::{Action, Keepalive, Strikes};
 use super::pongs::Waits;
 use super::reader::Reader;
+use super::shared::Shared;
 use super::{Core, answer, stream};
 use crate::server::call::method::{Kind, Method, unknown};
 use crate::server::call::status::{Code, Status};
 use crate::server::http2::{Field, Http2, Reason, RequestHead, Stream};
 use crate::server::io::clock;
+use crate::server::io::idle::IdleClient;
 use crate::server::io::stop::{Membership, Phase};
 use crate::server::io::task::{self, Alarm};
-use crate::server::io::turns::Standing;
+use crate::server::io::turns::Priority;
 use crate::server::io::wire::{ByteStream, Wire};
 use crate::stdx::time::{Duration, Instant};
 
-/// Requests dispatched before other tasks of the core run.
-const TURN_REQUESTS_MAX: usize = 256;
+/// How long requests are dispatched before other tasks of the core run.
+const TURN_TIME: Duration = Duration::from_millis(1);
 /// Answers of a turn up to which a connection that only reads goes ahead of others.
 const LITTLE_BYTES: usize = 16 * 1024;
 /// How long a connection that we end may take to receive our last words.
 const LINGER: Duration = Duration::from_secs(1);
-const CARDINALITY: &str =
-    "cardinality violation: received multiple request messages for non-client-streaming RPC";
+/// What a client may take to send a unary request's message.
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 
 /// Serves one client until it goes, misbehaves, or the core stops. `first` are the bytes already read.
 pub async fn serve<S: ByteStream>(
@@ -53,22 +55,26 @@ pub async fn serve<S: ByteStream>(
     first: Bytes,
     peer: std::net::SocketAddr,
     membership: Membership,
-    standing: Standing,
+    priority: Priority,
+    unasked: IdleClient,
 ) {
     let shared = Shared::new(core.clone(), peer);
     core.counters.opened.add(1);
     let mut connection = Box::new(Connection {
-        http2: Http2::new(core.settings.limits()),
+        http2: Http2::new(core.settings.limits(), core.memory.clone()),
         wire: Wire::new(stream, first),
         shared: shared.clone(),
         membership,
-        standing,
+        priority,
         waits: Waits::default(),
         strikes: Strikes::new(core.settings.ping_interval_min),
         keepalive: Keepalive::new(core.settings.ping_after, core.settings.ping_timeout),
         alarm: None,
         draining: false,
+        unfinished: None,
+        unasked: Some(unasked),
     });
+    connection.note_unfinished();
     poll_fn(|cx| connection.poll(cx)).await;
     connection.http2.close();
     shared.abandon();
@@ -81,12 +87,16 @@ struct Connection<S> {
     wire: Wire<S>,
     shared: Rc<Shared>,
     membership: Membership,
-    standing: Standing,
+    priority: Priority,
     waits: Waits,
     strikes: Strikes,
     keepalive: Keepalive,
     alarm: Option<Alarm>,
     draining: bool,
+    /// What the client has begun to say and not finished, and since when.
+    unfinished: Option<(u64, Instant)>,
+    /// The client has asked for nothing yet, and may have to leave to let others in.
+    unasked: Option<IdleClient>,
 }
 
 impl<S: ByteStream> Connection<S> {
@@ -101,6 +111,12 @@ impl<S: ByteStream> Connection<S> {
     /// One turn. Ready when the connection is over.
     fn turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.shared.set_task(cx.waker());
+        if let Some(entry) = &self.unasked
+            && entry.is_over(cx.waker())
+        {
+            self.http2.abort(Reason::NoError, b"");
+            return Poll::Ready(());
+        }
         match self.membership.watch(cx.waker()) {
             Phase::Running => {}
             Phase::Draining if self.draining => {}
@@ -110,10 +126,9 @@ impl<S: ByteStream> Connection<S> {
             }
             Phase::Closed => return Poll::Ready(()),
         }
-        let mut dispatched = 0;
+        let mut end = None;
         loop {
-            dispatched += self.dispatch(cx, TURN_REQUESTS_MAX - dispatched);
-            if dispatched == TURN_REQUESTS_MAX {
+            if self.dispatch(cx, &mut end) {
                 task::wake_later(cx.waker());
                 return self.send(cx);
             }
@@ -131,6 +146,7 @@ impl<S: ByteStream> Connection<S> {
                 Poll::Pending if self.on_time(cx).is_ready() => return Poll::Ready(()),
                 Poll::Pending => return self.send(cx),
             }
+            self.note_unfinished();
             let pings = self.http2.take_pings();
             if pings > 0 && self.are_too_many(pings) {
                 return Poll::Ready(());
@@ -138,27 +154,42 @@ impl<S: ByteStream> Connection<S> {
         }
     }
 
-    /// Answers up to `most` of the requests that came, or starts what will, while the client takes answers.
-    fn dispatch(&mut self, cx: &mut Context<'_>, most: usize) -> usize {
+    /// Answers the requests that came, or starts what will, while the client takes answers. True once the turn has lasted
+    /// too long, which `end` says when it has begun: the clock is read between two requests, and not behind the last.
+    fn dispatch(&mut self, cx: &mut Context<'_>, end: &mut Option<Instant>) -> bool {
         if !self.http2.has_requests() {
-            return 0;
+            return false;
         }
-        let (now, mut dispatched) = (clock::now(), 0);
+        let mut now = clock::now();
+        let end = *end.get_or_insert(now + TURN_TIME);
         self.shared.writes.set(false);
-        while dispatched < most
-            && !self.shared.account.is_full()
+        while !self.shared.account.is_full()
             && !self.http2.is_clogged()
             && let Some((head, stream)) = self.http2.next_request()
         {
+            self.unasked = None;
             dispatch(&self.shared, cx, now, head, stream);
-            dispatched += 1;
+            if self.http2.has_requests() {
+                now = clock::now();
+                if now >= end {
+                    return true;
+                }
+            }
         }
-        dispatched
+        now >= end
+    }
+
+    /// Remembers since when the client has owed us the end of what it says.
+    fn note_unfinished(&mut self) {
+        let (unfinished, before) = (self.http2.unfinished(), self.unfinished);
+        if before.map(|(what, _)| what) != unfinished {
+            self.unfinished = unfinished.map(|what| (what, self.wire.last_read()));
+        }
     }
 
     /// Ends a turn: sends what it has written.
     fn send(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.standing.set(!self.shared.writes.get() && self.http2.wrote() <= LITTLE_BYTES);
+        self.priority.set(!self.shared.writes.get() && self.http2.wrote() <= LITTLE_BYTES);
         let asked = self.http2.take_data_seen();
         if asked
             && self.http2.holds_only_pongs()
@@ -206,7 +237,10 @@ impl<S: ByteStream> Connection<S> {
     fn on_time(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let keepalive = self.keepalive.due(self.wire.last_read());
-            let due = self.shared.next_deadline().map_or(keepalive, |deadline| deadline.min(keepalive));
+            let unfinished =
+                self.unfinished.map(|(_, since)| since + self.shared.core.settings.unfinished_after);
+            let due =
+                [self.shared.next_deadline(), unfinished].into_iter().flatten().fold(keepalive, Ord::min);
             // An alarm that rings too early is set anew then: each read moves the keepalive's instant.
             match &mut self.alarm {
                 Some(alarm) if alarm.due() <= due => {}
@@ -218,6 +252,10 @@ impl<S: ByteStream> Connection<S> {
             self.alarm = None;
             let now = clock::now();
             self.shared.expire(now);
+            if unfinished.is_some_and(|end| end <= now) {
+                self.http2.abort(Reason::EnhanceYourCalm, b"");
+                return Poll::Ready(());
+            }
             match self.keepalive.on_time(now, self.wire.last_read()) {
                 Action::Wait => {}
                 Action::Ping => self.http2.ping(),
@@ -249,7 +287,9 @@ fn dispatch(shared: &Rc<Shared>, cx: &mut Context<'_>, now: Instant, request: Re
     };
     core.counters.of(method).started.add(1);
     let call = Call { method, metadata: Metadata::new(request.metadata), deadline, peer: shared.peer };
-    if let Some(encoding) = &encoding {
+    if let Some(encoding) = &encoding
+        && **encoding != *gzip::NAME
+    {
         return shared.refuse(method, &stream, None, &super::frame::not_installed(encoding));
     }
     if !method.is_read() {
@@ -262,50 +302,50 @@ fn dispatch(shared: &Rc<Shared>, cx: &mut Context<'_>, now: Instant, request: Re
         }
         return core.api.stream(call, incoming, outgoing);
     }
-    let mut reader = Reader::new(stream.clone(), encoding, shared.clone());
+    let packs = encoding.is_some();
+    let mut reader = Reader::new(stream.clone(), encoding, shared.clone(), Code::Unknown);
     match reader.poll_message(cx) {
-        Poll::Ready(message) => answer(shared, call, &reader, message, stream),
+        Poll::Ready(message) => answer(shared, call, message, stream, packs),
         Poll::Pending => {
-            task::spawn(answer_later(shared.clone(), call, reader, stream));
+            task::spawn(answer_later(shared.clone(), call, reader, stream, packs));
         }
     }
 }
 
 /// Waits for the rest of a unary request, and until its connection may answer.
-async fn answer_later(shared: Rc<Shared>, call: Call, mut reader: Reader, stream: Stream) {
-    let deadline = call.deadline;
+async fn answer_later(shared: Rc<Shared>, call: Call, mut reader: Reader, stream: Stream, packs: bool) {
+    let slowest = clock::now() + MESSAGE_TIMEOUT;
+    let deadline = call.deadline.map_or(slowest, |deadline| deadline.min(slowest));
     let waiting = async {
         let message = poll_fn(|cx| reader.poll_message(cx)).await;
-        if let Some(Ok(message)) = &message {
-            shared.answerable(message.len()).await;
-        }
-        message
+        let place = match &message {
+            Some(Ok(message)) => shared.answerable(message.len()).await,
+            _ => None,
+        };
+        (message, place)
     };
-    let message = match deadline {
-        None => waiting.await,
-        Some(at) => task::until(at, waiting).await.unwrap_or(Some(Err(Status::deadline_exceeded()))),
-    };
-    answer(&shared, call, &reader, message, stream);
+    let expired = || (Some(Err(Status::deadline_exceeded())), None);
+    let (message, place) = task::until(deadline, waiting).await.unwrap_or_else(expired);
+    drop(reader);
+    // Many of these may become ready at once: together they are no shorter than a turn of a connection.
+    task::make_room().await;
+    answer(&shared, call, message, stream, packs);
+    drop(place);
 }
 
 /// Hands a unary request to its handler once its message, or the lack of one, is known.
 fn answer(
     shared: &Rc<Shared>,
     call: Call,
-    reader: &Reader,
     message: Option<Result<Bytes, Status>>,
     stream: Stream,
+    packs: bool,
 ) {
     match message {
-        Some(Ok(_)) if reader.has_more() => {
-            shared.refuse(call.method, &stream, None, &Status::new(Code::Internal, CARDINALITY));
-        }
-        Some(Ok(message)) => shared.dispatch(call, message, stream),
+        // What comes behind the message is not looked at, as in grpc-go.
+        Some(Ok(message)) => shared.dispatch(call, message, stream, packs),
         Some(Err(status)) => shared.refuse(call.method, &stream, None, &status),
-        None => {
-            // etcd never answers this one.
-            let text = "cardinality violation: received no request message from non-client-streaming RPC";
-            shared.refuse(call.method, &stream, None, &Status::new(Code::Internal, text));
-        }
+        // When even the head of a request ends its stream, etcd never answers.
+        None => shared.refuse(call.method, &stream, None, &Status::new(Code::Unknown, "EOF")),
     }
 }

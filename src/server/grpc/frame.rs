@@ -14,6 +14,7 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use super::gzip;
 use crate::limits::MESSAGE_SENT_BYTES_MAX;
 use crate::server::call::status::{Code, Status};
 
@@ -30,12 +31,21 @@ pub struct Decoder {
     /// A head or message that chunks cut; copied until it is whole.
     partial: BytesMut,
     failed: bool,
+    /// The message taken last is packed.
+    is_packed: bool,
 }
 
 impl Decoder {
     /// A decoder that refuses messages of more than `length_max` bytes.
     pub fn new(length_max: usize, encoding: Option<Box<str>>) -> Self {
-        Self { length_max, encoding, chunk: Bytes::new(), partial: BytesMut::new(), failed: false }
+        Self {
+            length_max,
+            encoding,
+            chunk: Bytes::new(),
+            partial: BytesMut::new(),
+            failed: false,
+            is_packed: false,
+        }
     }
 
     /// Takes the next bytes of the stream.
@@ -91,14 +101,16 @@ impl Decoder {
     }
 
     /// The length that a head announces, with grpc-go's errors.
-    fn check(&self, head: [u8; HEAD_BYTES]) -> Result<usize, Status> {
+    fn check(&mut self, head: [u8; HEAD_BYTES]) -> Result<usize, Status> {
         let [flag, length @ ..] = head;
         let length = u32::from_be_bytes(length) as usize;
         if length > self.length_max {
             return Err(Status::too_large(length, self.length_max));
         }
+        self.is_packed = flag == 1;
         match (flag, &self.encoding) {
             (0, _) => Ok(length),
+            (1, Some(encoding)) if **encoding == *gzip::NAME => Ok(length),
             (1, None) => {
                 let message = "grpc: compressed flag set with identity or empty encoding";
                 Err(Status::new(Code::Internal, message))
@@ -109,6 +121,11 @@ impl Decoder {
                 Err(Status::new(Code::Internal, message))
             }
         }
+    }
+
+    /// Whether the message that was taken last is packed.
+    pub fn is_packed(&self) -> bool {
+        self.is_packed
     }
 
     /// Bytes held for a message that is not whole yet, or not taken.
@@ -126,7 +143,7 @@ impl Decoder {
     }
 }
 
-/// The refusal of a compressed request: no compressor is linked in.
+/// The refusal of a request whose encoding nobody here knows.
 pub fn not_installed(encoding: &str) -> Status {
     let message = format!("grpc: Decompressor is not installed for grpc-encoding {encoding:?}");
     Status::new(Code::Unimplemented, message)
@@ -200,8 +217,8 @@ mod tests {
         );
         assert_eq!(error(&[1, 0, 0, 0, 1], None).0, Code::Internal);
         assert_eq!(
-            error(&[1, 0, 0, 0, 1], Some("gzip")),
-            (Code::Unimplemented, "grpc: Decompressor is not installed for grpc-encoding \"gzip\"".into())
+            error(&[1, 0, 0, 0, 1], Some("snappy")),
+            (Code::Unimplemented, "grpc: Decompressor is not installed for grpc-encoding \"snappy\"".into())
         );
         assert_eq!(error(&[7, 0, 0, 0, 1], None).1, "grpc: received unexpected payload format 7");
     }

@@ -29,6 +29,14 @@ pub fn examine(request: &RequestHead, now: Instant) -> Result<Head, Refusal> {
         field.as_ref().map(Field::value)
     }
     let refuse = |http, code, text: String| Err((http, Status::new(code, text)));
+    let (authorities, hosts) = (request.authorities, request.hosts);
+    if hosts > 1 {
+        let text = format!(
+            "num values of :authority: {authorities}, num values of host: {hosts}, both must only have 1 value as \
+             per HTTP/2 spec"
+        );
+        return refuse("400", Code::Internal, text);
+    }
     let content_type = value(&request.content_type);
     if !content_type.is_some_and(is_grpc) {
         let shown = String::from_utf8_lossy(content_type.unwrap_or_default()).into_owned();
@@ -42,6 +50,14 @@ pub fn examine(request: &RequestHead, now: Instant) -> Result<Head, Refusal> {
             Err(text) => return refuse("400", Code::Internal, format!("malformed grpc-timeout: {text}")),
         },
     };
+    if request.has_binary
+        && let Some(text) = request.metadata.iter().find_map(malformed_binary)
+    {
+        return refuse("400", Code::Internal, text);
+    }
+    if authorities + hosts == 0 {
+        return refuse("400", Code::Internal, "no host or :authority header present".to_owned());
+    }
     let verb = value(&request.verb).unwrap_or_default();
     if verb != b"POST" {
         let verb = String::from_utf8_lossy(verb);
@@ -53,6 +69,36 @@ pub fn examine(request: &RequestHead, now: Instant) -> Result<Head, Refusal> {
     }
     let encoding = value(&request.grpc_encoding).filter(|&name| !name.is_empty() && name != b"identity");
     Ok(Head { deadline, encoding: encoding.map(|name| String::from_utf8_lossy(name).into()) })
+}
+
+/// What is wrong with a field whose name says that its value is base64.
+fn malformed_binary(field: &Field) -> Option<String> {
+    if !field.name().ends_with(b"-bin") {
+        return None;
+    }
+    let at = not_base64(field.value())?;
+    let (name, value) = (String::from_utf8_lossy(field.name()), String::from_utf8_lossy(field.value()));
+    Some(format!(
+        "malformed binary metadata {value:?} in header {name:?}: illegal base64 data at input byte {at}"
+    ))
+}
+
+/// The place that Go names in a text which is not base64: padded if its length is a multiple of four, not padded
+/// otherwise.
+fn not_base64(text: &[u8]) -> Option<usize> {
+    let digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
+    let digits = text.iter().take_while(|byte| digit(byte)).count();
+    let is_padded = text.len().is_multiple_of(4);
+    match (digits % 4, &text[digits..]) {
+        (0, []) => None,
+        (2 | 3, []) if !is_padded => None,
+        // One digit is no byte.
+        (alone, []) => Some(digits - alone),
+        (2, [b'=', b'=']) | (3, [b'=']) if is_padded => None,
+        (2, [b'=', b'=', ..]) if is_padded => Some(digits + 2),
+        (3, [b'=', ..]) if is_padded => Some(digits + 1),
+        _ => Some(digits),
+    }
 }
 
 /// `application/grpc`, alone or with a subtype behind `+` or `;`.
@@ -148,6 +194,8 @@ mod tests {
             verb: Some(Field::new(":method", "POST")),
             content_type: field("content-type"),
             grpc_timeout: field("grpc-timeout"),
+            authorities: 1,
+            has_binary: fields.iter().any(|(name, _)| name.ends_with("-bin")),
             ..RequestHead::default()
         };
         head.metadata = fields.iter().map(|(name, value)| Field::new(name, value)).collect();
@@ -190,6 +238,34 @@ mod tests {
         assert_eq!(refused(&[GRPC, ("grpc-timeout", "0n")]).1, "context deadline exceeded");
         let head = examine(&request(&[GRPC, ("grpc-timeout", "5n")]), Instant::from_nanos(5)).unwrap();
         assert_eq!(head.deadline, Some(Instant::from_nanos(10)));
+    }
+
+    #[test]
+    fn authorities_are_counted_as_grpc_go_does() {
+        let counted = |authorities, hosts| {
+            let head = RequestHead { authorities, hosts, ..request(&[GRPC]) };
+            examine(&head, Instant::from_nanos(5)).map(drop).map_err(|(http, status)| (http, status.message))
+        };
+        assert_eq!((counted(1, 0), counted(0, 1), counted(1, 1)), (Ok(()), Ok(()), Ok(())));
+        assert_eq!(counted(0, 0), Err(("400", "no host or :authority header present".into())));
+        let text = "num values of :authority: 1, num values of host: 2, both must only have 1 value as per HTTP/2 spec";
+        assert_eq!(counted(1, 2), Err(("400", text.into())));
+    }
+
+    /// As etcd 3.7.3 answers them.
+    #[test]
+    fn binary_values_have_to_be_base64() {
+        for fine in ["", "YQ", "YQ==", "YR", "YWI", "YWI=", "YWJj"] {
+            assert_eq!(refused(&[GRPC, ("x-bin", fine)]).0, HTTP_OK, "{fine}");
+        }
+        for (wrong, at) in
+            [("!!!", 0), ("YQ=", 2), ("Y", 0), ("YQ,YQ", 2), ("YWJjY", 4), ("YQ==YQ==", 4), ("YQ=x", 2)]
+        {
+            let text = format!(
+                "malformed binary metadata {wrong:?} in header \"x-bin\": illegal base64 data at input byte {at}"
+            );
+            assert_eq!(refused(&[GRPC, ("x-bin", wrong)]), ("400", text));
+        }
     }
 
     #[test]

@@ -8,13 +8,13 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 
 use super::answer;
-use super::calls::Shared;
 use super::frame::HEAD_BYTES;
+use super::shared::Shared;
 use crate::error::Error;
 use crate::server::call::method::Method;
 use crate::server::call::status::{Code, Status};
 use crate::server::http2::Stream;
-use crate::server::http2::account::Account;
+use crate::server::http2::account::StreamAccount;
 use crate::stdx::time::Instant;
 
 /// Writes one message of a length that is known before its content.
@@ -28,7 +28,7 @@ pub struct LongAnswer {
     /// None once the answer is ended.
     stream: Option<Stream>,
     shared: Rc<Shared>,
-    account: Rc<Account>,
+    account: Rc<StreamAccount>,
     /// The message's head, until it is out.
     head: Option<[u8; HEAD_BYTES]>,
     total: usize,
@@ -48,7 +48,7 @@ impl LongAnswer {
             method,
             stream: Some(stream),
             shared: shared.clone(),
-            account: Account::of_stream(&shared.account),
+            account: StreamAccount::new(&shared.account),
             head: Some(head),
             total,
             written: 0,

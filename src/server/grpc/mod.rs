@@ -4,11 +4,12 @@
 //!   connection  the task of one HTTP/2 connection: reads, dispatches on the spot, writes, sends once
 //!   head        checks of a request's headers; its metadata
 //!   reader      chunks of a body -> messages                           frame    the five-byte message head
-//!   calls       unary calls waiting for an answer; Call, Responder     long     answers too long to assemble
+//!   calls       a unary call and the right to answer it                long     answers too long to assemble
+//!   shared      calls that wait, and what their client makes us hold   deadlines of calls
 //!   stream      Incoming and Outgoing of streaming calls               messages many small ones as one piece
 //!   answer      header blocks
 //!   keepalive   pings: too many of the client's, and our own           counters per method, per core
-//!   pongs       acknowledged pings that leave with an answer
+//!   pongs       acknowledged pings that leave with an answer           gzip     packed messages
 //! ```
 //!
 //! The whole lives on one core. A handler ([`Api`]) is called synchronously with a whole message and usually
@@ -20,15 +21,17 @@
 //! unsent answers per connection and per stream, requests per turn; `http2` has those of its own. A client that passes
 //! one gets an error or waits; it costs the others nothing.
 //!
-//! Absent on purpose: compression (etcd links no compressor either), reflection, server push.
+//! Absent on purpose: reflection, server push.
 #![forbid(unsafe_code)]
 
 mod answer;
 mod calls;
 pub mod connection;
 pub mod counters;
+mod deadlines;
 pub mod frame;
 pub mod fuzz;
+pub mod gzip;
 mod head;
 mod keepalive;
 mod long;
@@ -36,12 +39,12 @@ mod messages;
 
 mod pongs;
 mod reader;
+mod shared;
 
 mod stream;
 #[cfg(test)]
 mod tests;
 
-use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -55,7 +58,7 @@ pub use long::LongAnswer;
 pub use messages::Messages;
 pub use stream::{Incoming, Outgoing};
 
-use crate::server::http2::Limits;
+use crate::server::http2::{Limits, Memory};
 use crate::stdx::time::Duration;
 
 /// The handlers of all methods, on one core.
@@ -82,6 +85,8 @@ pub struct Settings {
     pub ping_after: Duration,
     /// `--grpc-keepalive-timeout`: how long we then wait.
     pub ping_timeout: Duration,
+    /// What a client may take for a frame, for a header block, and for its first words; no operator decides this.
+    pub unfinished_after: Duration,
 }
 
 impl Default for Settings {
@@ -92,6 +97,7 @@ impl Default for Settings {
             ping_interval_min: Duration::from_secs(5),
             ping_after: Duration::from_secs(2 * 60 * 60),
             ping_timeout: Duration::from_secs(20),
+            unfinished_after: Duration::from_secs(60),
         }
     }
 }
@@ -107,14 +113,14 @@ pub struct Core {
     api: Rc<dyn Api>,
     settings: Settings,
     counters: Arc<counters::Counters>,
-    /// Bytes of messages that are not whole yet, of all connections.
-    partial_bytes: Cell<usize>,
+    /// What the clients of all connections make this core hold.
+    memory: Rc<Memory>,
     pongs: Rc<pongs::Pongs>,
 }
 
 impl Core {
     /// A core that answers with `api` and counts into `counters`.
     pub fn new(api: Rc<dyn Api>, settings: Settings, counters: Arc<counters::Counters>) -> Rc<Self> {
-        Rc::new(Self { api, settings, counters, partial_bytes: Cell::new(0), pongs: Rc::default() })
+        Rc::new(Self { api, settings, counters, memory: Memory::new(), pongs: Rc::default() })
     }
 }

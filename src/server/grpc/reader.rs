@@ -6,31 +6,64 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 
-use super::calls::Shared;
-use super::frame::Decoder;
+use super::frame::{Decoder, HEAD_BYTES};
+use super::gzip::Unpacking;
+use super::shared::Shared;
 use crate::server::call::status::{Code, Status};
 use crate::server::http2::{Gone, Stream};
+use crate::server::io::task;
 
 /// Takes what came on a stream and cuts messages.
 pub(super) struct Reader {
     stream: Stream,
     decoder: Decoder,
     shared: Rc<Shared>,
+    /// A packed message that came whole.
+    unpacking: Option<Unpacking>,
     /// What this reader holds of an unfinished message, as counted in `shared` and its core.
     held_bytes: usize,
     ended: bool,
+    /// The code of a message that ends too early.
+    cut_code: Code,
 }
 
 impl Reader {
-    pub(super) fn new(stream: Stream, encoding: Option<Box<str>>, shared: Rc<Shared>) -> Self {
+    pub(super) fn new(
+        stream: Stream,
+        encoding: Option<Box<str>>,
+        shared: Rc<Shared>,
+        cut_code: Code,
+    ) -> Self {
         let decoder = Decoder::new(shared.core.settings.message_bytes_max, encoding);
-        Self { stream, decoder, shared, held_bytes: 0, ended: false }
+        Self { stream, decoder, shared, unpacking: None, held_bytes: 0, ended: false, cut_code }
     }
 
     /// The next message; `None` once the client has ended its side, whole.
     pub(super) fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Status>>> {
         loop {
+            if let Some(unpacking) = &mut self.unpacking {
+                match unpacking.step() {
+                    Ok(Some(message)) => {
+                        self.unpacking = None;
+                        self.hold();
+                        return Poll::Ready(Some(Ok(message)));
+                    }
+                    Ok(None) => {
+                        self.hold();
+                        task::wake_later(cx.waker());
+                        return Poll::Pending;
+                    }
+                    Err(status) => return self.fail(status),
+                }
+            }
             match self.decoder.take() {
+                Ok(Some(message)) if self.decoder.is_packed() => {
+                    match Unpacking::begin(message, self.shared.core.settings.message_bytes_max) {
+                        Ok(unpacking) => self.unpacking = Some(unpacking),
+                        Err(status) => return self.fail(status),
+                    }
+                    continue;
+                }
                 Ok(Some(message)) => {
                     self.hold();
                     return Poll::Ready(Some(Ok(message)));
@@ -49,30 +82,30 @@ impl Reader {
                 }
                 Some(Err(Gone)) => return self.fail(Status::canceled()),
                 None => {
-                    if let Err(status) = self.decoder.finish() {
-                        return self.fail(status);
+                    // A cut head counts as none, as grpc-go reads it.
+                    if self.decoder.held_bytes() >= HEAD_BYTES
+                        && let Err(status) = self.decoder.finish()
+                    {
+                        return self.fail(Status { code: self.cut_code, ..status });
                     }
                     self.ended = true;
+                    return Poll::Ready(None);
                 }
             }
         }
     }
 
-    /// Whether bytes of another message are here already.
-    pub(super) fn has_more(&self) -> bool {
-        self.decoder.held_bytes() > 0
-    }
-
     fn fail(&mut self, status: Status) -> Poll<Option<Result<Bytes, Status>>> {
         self.ended = true;
         self.decoder = Decoder::new(0, None);
+        self.unpacking = None;
         self.hold();
         Poll::Ready(Some(Err(status)))
     }
 
     /// Counts what is held; false when it is too much.
     fn hold(&mut self) -> bool {
-        let held_bytes = self.decoder.held_bytes();
+        let held_bytes = self.decoder.held_bytes() + self.unpacking.as_ref().map_or(0, Unpacking::held_bytes);
         if held_bytes == self.held_bytes {
             return true;
         }
@@ -84,6 +117,7 @@ impl Reader {
 impl Drop for Reader {
     fn drop(&mut self) {
         self.decoder = Decoder::new(0, None);
+        self.unpacking = None;
         self.hold();
         self.stream.stop_reading();
     }

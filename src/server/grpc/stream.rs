@@ -10,24 +10,25 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 
 use super::answer;
-use super::calls::Shared;
 use super::frame::{HEAD_BYTES, message_head};
+use super::gzip;
 use super::messages::Messages;
 use super::reader::Reader;
+use super::shared::Shared;
 use crate::server::call::method::{Kind, Method};
 use crate::server::call::status::{Code, Status};
 use crate::server::http2::Stream;
-use crate::server::http2::account::Account;
+use crate::server::http2::account::StreamAccount;
 use crate::stdx::time::Instant;
 
 /// What both halves and the connection's deadlines share.
 pub(super) struct StreamState {
     expired: Cell<bool>,
     reader: RefCell<Option<Waker>>,
-    account: Rc<Account>,
+    account: Rc<StreamAccount>,
 }
 
 impl StreamState {
@@ -48,13 +49,14 @@ pub(super) fn halves(
     encoding: Option<Box<str>>,
     stream: Stream,
 ) -> (Incoming, Outgoing, Rc<StreamState>) {
-    let account = Account::of_stream(&shared.account);
+    let account = StreamAccount::new(&shared.account);
     let state = Rc::new(StreamState {
         expired: Cell::new(false),
         reader: RefCell::new(None),
         account: account.clone(),
     });
-    let reader = Reader::new(stream.clone(), encoding, shared.clone());
+    let packs = encoding.is_some();
+    let reader = Reader::new(stream.clone(), encoding, shared.clone(), Code::Internal);
     let incoming = Incoming { reader, state: state.clone(), shared: shared.clone(), method };
     let began = shared.core.counters.begin();
     let outgoing = Outgoing {
@@ -63,6 +65,7 @@ pub(super) fn halves(
         shared: shared.clone(),
         method,
         began,
+        packs,
     };
     (incoming, outgoing, state)
 }
@@ -121,6 +124,8 @@ pub struct Outgoing {
     method: Method,
     /// When the call began, if that is counted.
     began: Option<Instant>,
+    /// The request named gzip, so messages are packed.
+    packs: bool,
 }
 
 impl Outgoing {
@@ -143,6 +148,13 @@ impl Outgoing {
     ) -> Result<(), Status> {
         if self.state.expired.get() {
             return Err(Status::deadline_exceeded());
+        }
+        if self.packs && total <= gzip::PACKED_BYTES_MAX {
+            let pieces: Vec<Bytes> = pieces.into_iter().collect();
+            self.send_packed(&pieces)?;
+            self.shared.core.counters.of(self.method).sent.add(1);
+            self.shared.core.counters.sent_bytes.add(total as u64);
+            return Ok(());
         }
         let head = message_head(total, true)?;
         let account = self.state.account.clone();
@@ -195,6 +207,9 @@ impl Outgoing {
         if self.state.expired.get() {
             return Err(Status::deadline_exceeded());
         }
+        if self.packs {
+            return self.send_messages_packed(bytes, rest);
+        }
         let account = self.state.account.clone();
         let Some(stream) = self.open() else { return Err(Status::canceled()) };
         let sent = bytes.len() + rest.as_ref().map_or(0, Bytes::len) - HEAD_BYTES * count as usize;
@@ -206,13 +221,34 @@ impl Outgoing {
         Ok(())
     }
 
+    fn send_packed(&mut self, pieces: &[Bytes]) -> Result<(), Status> {
+        let account = self.state.account.clone();
+        let Some(stream) = self.open() else { return Err(Status::canceled()) };
+        let (head, message) = gzip::framed(pieces);
+        stream.send_data(&head, message, &account).map_err(|_| Status::canceled())
+    }
+
+    /// Sends collected messages one by one.
+    fn send_messages_packed(&mut self, mut bytes: Bytes, rest: Option<Bytes>) -> Result<(), Status> {
+        let mut rest = rest.unwrap_or_default();
+        while let Some(&[_, a, b, c, d]) = bytes.first_chunk::<HEAD_BYTES>() {
+            bytes.advance(HEAD_BYTES);
+            let total = u32::from_be_bytes([a, b, c, d]) as usize;
+            let body = bytes.split_to(total.min(bytes.len()));
+            let missing = total - body.len();
+            self.send_pieces(total, [body, rest.split_to(missing)])?;
+        }
+        Ok(())
+    }
+
     /// Sends the headers, if they are not out yet.
     fn open(&mut self) -> Option<&Stream> {
         if let Sending::Fresh(_) = &self.sending {
             let Sending::Fresh(stream) = std::mem::replace(&mut self.sending, Sending::Over) else {
                 unreachable!("just seen")
             };
-            if stream.send_head(&answer::HEAD).is_ok() {
+            let head = if self.packs { &answer::HEAD_PACKED } else { &answer::HEAD };
+            if stream.send_head(head).is_ok() {
                 self.sending = Sending::Open(stream);
             }
         }
@@ -222,9 +258,11 @@ impl Outgoing {
         }
     }
 
-    /// What may be sent now without piling up: zero once 256 KB wait for the client.
+    /// What may be sent now without piling up: zero once 256 KB wait for the client. A stream that holds nothing may send
+    /// one message at least.
     pub fn room(&self) -> usize {
-        self.state.account.room()
+        let is_empty = self.state.account.unsent() == 0;
+        self.state.account.room().max(usize::from(is_empty))
     }
 
     /// Bytes sent that the connection has not written yet.

@@ -1,8 +1,27 @@
 //! HTTP/1.1 connections.
 //!
 //! ```text
-//!   connection   heads parsed by httparse, keep-alive, bounded heads and bodies, answers
+//!   connection   reads requests one after the other and writes their answers
+//!   head         what the head of a request says, as Go's server takes it
+//!   answer       status, headers and body of an answer
+//!   query        the query of a target, percent-encoding
 //! ```
+//!
+//! This folder knows how requests are read and answers are written; what is answered to a request is the business of a
+//! [`Service`].
 #![forbid(unsafe_code)]
 
+use answer::Answer;
+use head::Head;
+
+pub mod answer;
 pub mod connection;
+pub mod head;
+pub mod query;
+
+/// Whoever answers the requests of a connection.
+#[expect(async_fn_in_trait, reason = "connections stay on their core")]
+pub trait Service {
+    /// The answer to one request, whose body is not read.
+    async fn answer(&self, head: &Head) -> Answer;
+}

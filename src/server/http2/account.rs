@@ -1,93 +1,75 @@
-//! How much of what we said waits to be written: per connection, and per stream.
+//! How much of the answers waits to be written: per connection, per stream, and of all connections of a core.
 //!
 //! A stream takes any amount of data and keeps what the client's windows or the socket do not take. It charges what it
 //! keeps to an account, and releases it when it is written, so a slow client shows as unsent bytes:
 //!
 //! ```text
-//!   unary answers    4 MB per connection, then its further requests wait
-//!   streams and      256 KB each, then their producers wait; 16 KB each while those of one connection
-//!   long answers     together hold more than 16 MB
+//!   unary answers    4 MB per connection, then its further requests wait; 64 KB while the core is exhausted
+//!   streams and      256 KB each, then their producers wait
+//!   long answers     16 KB each while those of one connection hold more than 16 MB, or the core is crowded
+//!                    none while those of one connection hold more than 32 MB
+//!                    none while the core is exhausted and the connection holds anything
 //! ```
 //!
 //! Streams do not make requests wait: a few slow LISTs must not stop the gets beside them.
 #![forbid(unsafe_code)]
 
 use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use super::memory::Memory;
+use crate::stdx::waker::keep;
+
 /// Unsent bytes of one stream from which on its producer waits.
 pub const STREAM_UNSENT_MAX: usize = 256 * 1024;
-/// ... and down to which it then waits.
+/// Unsent bytes of one stream down to which its producer then waits.
 const STREAM_UNSENT_LOW: usize = STREAM_UNSENT_MAX / 2;
 /// Unsent bytes of unary answers from which on a connection's requests wait.
 pub const CONNECTION_UNSENT_MAX: usize = 4 * 1024 * 1024;
-/// Unsent bytes of all streams of a connection from which on each may only hold ...
+/// The same while the core is exhausted.
+const EXHAUSTED_UNSENT_MAX: usize = 64 * 1024;
+/// Unsent bytes of all streams of a connection from which on each may only hold [`CROWDED_UNSENT_MAX`].
 const STREAMS_UNSENT_MAX: usize = 16 * 1024 * 1024;
-/// ... this much.
+/// Unsent bytes of all streams of a connection from which on none gets any room.
+const STREAMS_UNSENT_LIMIT: usize = 2 * STREAMS_UNSENT_MAX;
+/// What a stream of a crowded connection or core may hold.
 const CROWDED_UNSENT_MAX: usize = 16 * 1024;
 
-/// Bytes that wait in streams and are not yet in the connection's output.
+/// Bytes of unary answers that wait in the streams of one connection and are not yet in its output.
 pub struct Account {
+    memory: Rc<Memory>,
     unsent: Cell<usize>,
-    /// Unsent bytes of the streams of a connection, which its own do not include.
+    /// Unsent bytes of the connection's streams, which `unsent` does not include.
     of_streams: Cell<usize>,
     /// Something was written since the connection last asked; see `keepalive`.
     wrote: Cell<bool>,
-    /// The connection's account, when this is a stream's.
-    connection: Option<Rc<Account>>,
-    /// Waiters are woken when no more than this is unsent.
-    low: usize,
-    waiters: RefCell<Vec<Waker>>,
+    /// Requests that wait until the connection may answer more, in the order in which they came.
+    line: RefCell<BTreeMap<u64, Waker>>,
+    /// The number of the next request in line.
+    next: Cell<u64>,
+    /// Streams whose producers wait until others have been written. A stream is in here once at most.
+    crowd: RefCell<VecDeque<Rc<StreamAccount>>>,
 }
 
 impl Account {
-    /// A connection's account: its unary answers.
-    pub fn new() -> Rc<Self> {
-        Self::with(None, CONNECTION_UNSENT_MAX)
-    }
-
-    /// The account of a stream of a connection.
-    pub fn of_stream(connection: &Rc<Account>) -> Rc<Self> {
-        Self::with(Some(connection.clone()), STREAM_UNSENT_LOW)
-    }
-
-    fn with(connection: Option<Rc<Account>>, low: usize) -> Rc<Self> {
+    /// The account of a connection of a core that holds so much.
+    pub fn new(memory: Rc<Memory>) -> Rc<Self> {
         Rc::new(Self {
+            memory,
             unsent: Cell::new(0),
             of_streams: Cell::new(0),
             wrote: Cell::new(false),
-            connection,
-            low,
-            waiters: RefCell::new(Vec::new()),
+            line: RefCell::default(),
+            next: Cell::new(0),
+            crowd: RefCell::default(),
         })
-    }
-
-    /// Bytes wait.
-    pub fn charge(&self, bytes: usize) {
-        self.unsent.set(self.unsent.get() + bytes);
-        if let Some(connection) = &self.connection {
-            connection.of_streams.set(connection.of_streams.get() + bytes);
-        }
-    }
-
-    /// Bytes were written or thrown away. Called while the connection's state is borrowed: wakes, and nothing else.
-    pub fn release(&self, bytes: usize) {
-        let unsent = self.unsent.get();
-        assert!(unsent >= bytes, "what is released was charged");
-        self.unsent.set(unsent - bytes);
-        if self.unsent.get() <= self.low {
-            self.wake();
-        }
-        if let Some(connection) = &self.connection {
-            connection.of_streams.set(connection.of_streams.get() - bytes);
-        }
-        self.note_write();
     }
 
     /// Something went out, counted in bytes or not.
     pub fn note_write(&self) {
-        self.connection.as_deref().unwrap_or(self).wrote.set(true);
+        self.wrote.set(true);
     }
 
     /// Whether anything was written since the last call.
@@ -95,10 +77,152 @@ impl Account {
         self.wrote.replace(false)
     }
 
-    /// Wakes whoever waits.
+    /// Bytes of unary answers waiting.
+    pub fn unsent(&self) -> usize {
+        self.unsent.get()
+    }
+
+    /// Whether so much is unsent that the connection's further requests wait.
+    pub fn is_full(&self) -> bool {
+        let unsent = self.unsent.get();
+        unsent > CONNECTION_UNSENT_MAX || (unsent > EXHAUSTED_UNSENT_MAX && self.memory.is_exhausted())
+    }
+
+    /// A place in the line of requests that wait for an answer.
+    pub fn line_up(self: &Rc<Self>) -> InLine {
+        let number = self.next.get();
+        self.next.set(number + 1);
+        InLine { account: self.clone(), number, passed: false }
+    }
+
+    /// Wakes the first in line, if the connection may answer it.
+    fn wake_first(&self) {
+        if !self.is_full()
+            && let Some((_, waker)) = self.line.borrow_mut().pop_first()
+        {
+            waker.wake();
+        }
+    }
+
+    fn charge(&self, bytes: usize) {
+        self.memory.wait(0, bytes);
+        self.unsent.set(self.unsent.get() + bytes);
+    }
+
+    fn release(&self, bytes: usize) {
+        self.memory.wait(bytes, 0);
+        self.unsent.set(self.unsent.get() - bytes);
+        self.wake_first();
+        self.note_write();
+    }
+
+    /// What a stream may hold now that holds `unsent` bytes.
+    fn unsent_max(&self, unsent: usize) -> usize {
+        let of_streams = self.of_streams.get();
+        let is_first = of_streams == unsent;
+        if (of_streams > STREAMS_UNSENT_LIMIT || self.memory.is_exhausted()) && !is_first {
+            0
+        } else if of_streams > STREAMS_UNSENT_MAX || self.memory.is_crowded() {
+            CROWDED_UNSENT_MAX
+        } else {
+            STREAM_UNSENT_MAX
+        }
+    }
+
+    fn charge_stream(&self, bytes: usize) {
+        self.memory.wait(0, bytes);
+        self.of_streams.set(self.of_streams.get() + bytes);
+    }
+
+    /// Each stream that is written lets a few that wait try again: those have something to be written then, and so on.
+    fn release_stream(&self, bytes: usize) {
+        const WOKEN: usize = 4;
+        self.memory.wait(bytes, 0);
+        let of_streams = self.of_streams.get() - bytes;
+        self.of_streams.set(of_streams);
+        self.note_write();
+        let mut crowd = self.crowd.borrow_mut();
+        let count = if of_streams == 0 { crowd.len() } else { WOKEN };
+        for _ in 0..count {
+            let Some(stream) = crowd.pop_front() else { return };
+            stream.is_in_crowd.set(false);
+            stream.wake();
+        }
+    }
+}
+
+/// The place of a request in the line of those that wait until their connection may answer more.
+pub struct InLine {
+    account: Rc<Account>,
+    number: u64,
+    passed: bool,
+}
+
+impl InLine {
+    /// Ready when the connection may answer this request.
+    pub fn poll(&mut self, cx: &Context<'_>) -> Poll<()> {
+        if self.account.is_full() {
+            let mut line = self.account.line.borrow_mut();
+            match line.get_mut(&self.number) {
+                Some(waker) => waker.clone_from(cx.waker()),
+                None => drop(line.insert(self.number, cx.waker().clone())),
+            }
+            return Poll::Pending;
+        }
+        self.passed = true;
+        Poll::Ready(())
+    }
+}
+
+impl Drop for InLine {
+    /// Whoever leaves the line lets the next one try: after its answer, or instead of it.
+    fn drop(&mut self) {
+        let was_waiting = self.account.line.borrow_mut().remove(&self.number).is_some();
+        if self.passed || !was_waiting {
+            self.account.wake_first();
+        }
+    }
+}
+
+/// Bytes that wait in one stream.
+pub struct StreamAccount {
+    connection: Rc<Account>,
+    unsent: Cell<usize>,
+    /// The producer, while it waits for room.
+    producer: RefCell<Option<Waker>>,
+    /// The producer waits for the connection's other streams; see [`Account::crowd`].
+    is_in_crowd: Cell<bool>,
+}
+
+impl StreamAccount {
+    /// The account of a stream of a connection.
+    pub fn new(connection: &Rc<Account>) -> Rc<Self> {
+        Rc::new(Self {
+            connection: connection.clone(),
+            unsent: Cell::new(0),
+            producer: RefCell::new(None),
+            is_in_crowd: Cell::new(false),
+        })
+    }
+
+    fn charge(&self, bytes: usize) {
+        self.unsent.set(self.unsent.get() + bytes);
+        self.connection.charge_stream(bytes);
+    }
+
+    fn release(&self, bytes: usize) {
+        self.unsent.set(self.unsent.get() - bytes);
+        self.connection.release_stream(bytes);
+        if self.unsent.get() <= STREAM_UNSENT_LOW {
+            self.wake();
+        }
+    }
+
+    /// Wakes the producer if it waits.
     pub fn wake(&self) {
-        // Waking only queues a task: nobody comes back here while the list is borrowed.
-        self.waiters.borrow_mut().drain(..).for_each(Waker::wake);
+        if let Some(producer) = self.producer.take() {
+            producer.wake();
+        }
     }
 
     /// Bytes waiting.
@@ -106,86 +230,204 @@ impl Account {
         self.unsent.get()
     }
 
-    /// What a stream's producer may add now.
+    /// What the producer may add now.
     pub fn room(&self) -> usize {
-        let crowded = |connection: &Rc<Account>| connection.of_streams.get() > STREAMS_UNSENT_MAX;
-        let unsent_max = match &self.connection {
-            Some(connection) if crowded(connection) => CROWDED_UNSENT_MAX,
-            _ => STREAM_UNSENT_MAX,
-        };
-        unsent_max.saturating_sub(self.unsent.get())
+        let unsent = self.unsent.get();
+        self.connection.unsent_max(unsent).saturating_sub(unsent)
     }
 
     /// Ready when there is room; once it was used up, when half of it is free again.
-    pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<usize> {
-        if self.room() > 0 {
-            return Poll::Ready(self.room());
+    pub fn poll_room(self: &Rc<Self>, cx: &Context<'_>) -> Poll<usize> {
+        let room = self.room();
+        if room > 0 {
+            return Poll::Ready(room);
         }
-        self.wait(cx);
+        keep(&mut self.producer.borrow_mut(), cx.waker());
+        // A stream that holds something is woken when that is written; what holds nothing has to wait for the others.
+        if self.unsent.get() == 0 && !self.is_in_crowd.replace(true) {
+            self.connection.crowd.borrow_mut().push_back(self.clone());
+        }
         Poll::Pending
     }
+}
 
-    /// Whether so much is unsent that a connection's further requests wait.
-    pub fn is_full(&self) -> bool {
-        self.unsent.get() > CONNECTION_UNSENT_MAX
+/// Who is charged for data while it waits.
+#[derive(Clone)]
+pub enum Owner {
+    /// A connection, for a unary answer.
+    Connection(Rc<Account>),
+    /// A stream, for one of many messages or a slice of a long answer.
+    Stream(Rc<StreamAccount>),
+}
+
+impl Owner {
+    /// Bytes wait.
+    pub fn charge(&self, bytes: usize) {
+        match self {
+            Self::Connection(account) => account.charge(bytes),
+            Self::Stream(account) => account.charge(bytes),
+        }
     }
 
-    /// Ready when a connection may answer further requests.
-    pub fn poll_answerable(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.is_full() {
-            self.wait(cx);
-            return Poll::Pending;
+    /// Bytes were written or thrown away. Called while the connection's state is borrowed: wakes, and nothing else.
+    pub fn release(&self, bytes: usize) {
+        match self {
+            Self::Connection(account) => account.release(bytes),
+            Self::Stream(account) => account.release(bytes),
         }
-        Poll::Ready(())
+    }
+}
+
+/// An account that data can be charged to.
+pub trait Payer {
+    /// The account, to be kept as long as the data waits.
+    fn owner(self: &Rc<Self>) -> Owner;
+
+    /// Data went out without waiting.
+    fn note_write(&self);
+}
+
+impl Payer for Account {
+    fn owner(self: &Rc<Self>) -> Owner {
+        Owner::Connection(self.clone())
     }
 
-    fn wait(&self, cx: &Context<'_>) {
-        let mut waiters = self.waiters.borrow_mut();
-        if !waiters.iter().any(|waiter| waiter.will_wake(cx.waker())) {
-            waiters.push(cx.waker().clone());
-        }
+    fn note_write(&self) {
+        self.note_write();
+    }
+}
+
+impl Payer for StreamAccount {
+    fn owner(self: &Rc<Self>) -> Owner {
+        Owner::Stream(self.clone())
+    }
+
+    fn note_write(&self) {
+        self.connection.note_write();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stdx::waker::Wakes;
+
+    fn connection() -> Rc<Account> {
+        Account::new(Memory::new())
+    }
 
     #[test]
     fn a_stream_waits_when_full_and_its_connection_does_not() {
-        let connection = Account::new();
-        let stream = Account::of_stream(&connection);
-        let mut cx = Context::from_waker(Waker::noop());
+        let connection = connection();
+        let stream = StreamAccount::new(&connection);
+        let (waker, wakes) = Wakes::new();
+        let cx = Context::from_waker(&waker);
         stream.charge(STREAM_UNSENT_MAX);
         assert_eq!((connection.unsent(), connection.of_streams.get()), (0, STREAM_UNSENT_MAX));
-        assert!(stream.poll_room(&mut cx).is_pending());
+        assert!(stream.poll_room(&cx).is_pending());
         stream.release(10);
-        assert_eq!(stream.waiters.borrow().len(), 1, "still above the low mark");
+        assert_eq!(wakes.count(), 0, "still above the low mark");
         stream.release(STREAM_UNSENT_MAX - 10);
-        assert!(stream.waiters.borrow().is_empty() && stream.poll_room(&mut cx).is_ready());
+        assert!(wakes.count() == 1 && stream.poll_room(&cx).is_ready());
         assert!(connection.take_wrote() && !connection.take_wrote());
-        stream.note_write();
+        Payer::note_write(&*stream);
         assert!(connection.take_wrote(), "what a stream writes, its connection does");
-        assert_eq!(connection.of_streams.get(), 0);
+        assert_eq!((connection.of_streams.get(), connection.memory.unsent()), (0, 0));
     }
 
     #[test]
     fn unary_answers_fill_their_connection() {
-        let connection = Account::new();
-        let mut cx = Context::from_waker(Waker::noop());
+        let connection = connection();
+        let cx = Context::from_waker(Waker::noop());
         connection.charge(CONNECTION_UNSENT_MAX + 1);
-        assert!(connection.is_full() && connection.poll_answerable(&mut cx).is_pending());
+        let mut place = connection.line_up();
+        assert!(connection.is_full() && place.poll(&cx).is_pending());
         connection.release(1);
-        assert!(connection.poll_answerable(&mut cx).is_ready());
+        assert!(place.poll(&cx).is_ready());
+    }
+
+    /// Each answer lets one more request try, however many wait: none is woken for nothing.
+    #[test]
+    fn requests_wait_in_line_and_are_woken_one_at_a_time() {
+        const WAITING: usize = 20_000;
+        let connection = connection();
+        connection.charge(CONNECTION_UNSENT_MAX + 1);
+        let (waker, wakes) = Wakes::new();
+        let cx = Context::from_waker(&waker);
+        let mut line: Vec<_> = (0..WAITING).map(|_| connection.line_up()).collect();
+        for _ in 0..3 {
+            assert!(line.iter_mut().all(|place| place.poll(&cx).is_pending()));
+        }
+        assert_eq!(connection.line.borrow().len(), WAITING, "polled again, and in line once");
+        connection.release(1);
+        assert_eq!(wakes.count(), 1);
+        assert!(line[0].poll(&cx).is_ready());
+        connection.charge(1);
+        line.remove(0);
+        assert_eq!(wakes.count(), 1, "its answer has filled the connection again");
+        connection.release(1);
+        assert_eq!(wakes.count(), 2);
+        line.remove(0);
+        assert_eq!(wakes.count(), 3, "one that leaves instead of answering lets the next one try");
+        line.pop();
+        assert_eq!((wakes.count(), connection.line.borrow().len()), (3, WAITING - 4));
     }
 
     #[test]
     fn many_slow_streams_get_less_room_each() {
-        let connection = Account::new();
-        let streams: Vec<_> = (0..65).map(|_| Account::of_stream(&connection)).collect();
+        let connection = connection();
+        let streams: Vec<_> = (0..65).map(|_| StreamAccount::new(&connection)).collect();
         streams.iter().for_each(|stream| stream.charge(STREAM_UNSENT_MAX));
-        assert_eq!(Account::of_stream(&connection).room(), CROWDED_UNSENT_MAX);
+        assert_eq!(StreamAccount::new(&connection).room(), CROWDED_UNSENT_MAX);
         streams.iter().for_each(|stream| stream.release(STREAM_UNSENT_MAX));
-        assert_eq!(Account::of_stream(&connection).room(), STREAM_UNSENT_MAX);
+        assert_eq!(StreamAccount::new(&connection).room(), STREAM_UNSENT_MAX);
+    }
+
+    /// Streams whose single messages are larger than what a crowded connection gives them.
+    #[test]
+    fn no_number_of_slow_streams_fills_the_memory() {
+        const MESSAGE: usize = 1024 * 1024;
+        let connection = connection();
+        let cx = Context::from_waker(Waker::noop());
+        let streams: Vec<_> = (0..2000).map(|_| StreamAccount::new(&connection)).collect();
+        for stream in &streams {
+            if stream.poll_room(&cx).is_ready() {
+                stream.charge(MESSAGE);
+            }
+        }
+        assert!(connection.of_streams.get() <= STREAMS_UNSENT_LIMIT + MESSAGE);
+        let waiting = connection.crowd.borrow().len();
+        assert!(waiting > 1900 && streams.iter().all(|stream| stream.poll_room(&cx).is_pending()));
+        assert_eq!(connection.crowd.borrow().len(), waiting, "each waits once");
+        // As the client takes what there is, the others get their turn.
+        for stream in streams.iter().filter(|stream| stream.unsent() > 0) {
+            stream.release(MESSAGE);
+        }
+        assert!(connection.crowd.borrow().is_empty() && streams[1999].room() > 0);
+    }
+
+    #[test]
+    fn connections_share_what_the_core_may_hold() {
+        let memory = Memory::new();
+        let cx = Context::from_waker(Waker::noop());
+        let mut stuck = Vec::new();
+        for _ in 0..2000 {
+            let connection = Account::new(memory.clone());
+            for _ in 0..100 {
+                let stream = StreamAccount::new(&connection);
+                while stream.poll_room(&cx).is_ready() {
+                    stream.charge(stream.room());
+                }
+                stuck.push(stream);
+            }
+        }
+        assert!(memory.is_exhausted() && memory.unsent() < 160 << 20, "{}", memory.unsent());
+        let other = Account::new(memory.clone());
+        let stream = StreamAccount::new(&other);
+        assert_eq!(stream.room(), CROWDED_UNSENT_MAX, "a connection that holds nothing goes on");
+        other.charge(EXHAUSTED_UNSENT_MAX + 1);
+        assert!(other.is_full());
+        stuck.iter().for_each(|stream| stream.release(stream.unsent()));
+        assert!(!other.is_full() && stream.room() == STREAM_UNSENT_MAX);
     }
 }

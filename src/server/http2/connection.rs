@@ -9,10 +9,12 @@
 //! ```text
 //!   streams              SETTINGS_MAX_CONCURRENT_STREAMS; more are refused
 //!   unread data          the windows: 1 MB per stream, 16 MB per connection
-//!   header blocks        64 KB of fields, decoded; 128 KB and 32 frames as they come
-//!   requests taken back  256 that nobody has looked at, then the connection ends
-//!   broken streams       1024 per connection, then it ends
-//!   SETTINGS             32 in one turn, then it ends: each costs a walk over the streams
+//!   header blocks        128 KB of fields, decoded; 128 KB and 32 frames as they come; then the connection ends
+//!   requests waiting     4 MB of fields per connection, then more are refused
+//!   requests taken back  four times the streams that it may open, until somebody looks; then it ends
+//!   broken streams       1024 per connection, and those beyond the streams that it may open; then it ends
+//!   SETTINGS             32 in one turn and a walk over 250 000 streams, then it ends
+//!   all of that          what `memory` allows all connections together
 //!   answers to all that  nothing more is read while 256 KB wait to be sent
 //! ```
 #![forbid(unsafe_code)]
@@ -25,12 +27,14 @@ use std::task::{Poll, Waker, ready};
 
 use slab::Slab;
 
+use super::backlog::{Backlog, Waiting};
 use super::frame::{self, HEAD_BYTES, Head, PAYLOAD_MAX, PREFACE, Reason, flag, kind, setting};
-use super::hpack::{Decoder, Encoder, Fields};
+use super::hpack::{Decoder, Encoder, Fields, Undecoded};
 use super::ids::Ids;
+use super::memory::Memory;
 use super::out::Out;
-use super::request::{Bad, Collector, RequestHead};
-use super::slot::{Item, Slot};
+use super::request::{Collector, RequestHead};
+use super::slot::{Item, Reading, Slot, Stage};
 use super::stream::Stream;
 use super::window::{self, ReceiveWindow, SendWindow};
 use crate::stdx::waker::keep;
@@ -39,16 +43,15 @@ use crate::stdx::waker::keep;
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 /// Decoded fields of one request; room for any token.
-const HEADER_LIST_MAX: usize = 64 * 1024;
-/// A header block as it comes, and the CONTINUATION frames that it may come in.
-const BLOCK_BYTES_MAX: usize = 2 * HEADER_LIST_MAX;
+const HEADER_LIST_MAX: usize = 128 * 1024;
+/// A header block as it comes: no longer than its fields are. And the CONTINUATION frames that it may come in.
+const BLOCK_BYTES_MAX: usize = HEADER_LIST_MAX;
 const BLOCK_FRAMES_MAX: u32 = 32;
-/// Requests that were taken back before anybody looked at them; more of these at once is an attack.
-const RESETS_UNSEEN_MAX: usize = 256;
-/// Streams that a client may break in the life of a connection.
+/// Streams that a client may break, or begin beyond what it may, in the life of a connection.
 const BROKEN_MAX: u32 = 1024;
-/// SETTINGS frames in one turn.
+/// SETTINGS frames in one turn, and streams whose windows they change: some milliseconds of work.
 const SETTINGS_MAX: u32 = 32;
+const WINDOWS_CHANGED_MAX: usize = 250_000;
 /// Longest payload that we send, if the client takes it.
 const SEND_PAYLOAD_MAX: usize = 64 * 1024;
 /// The largest id of a stream.
@@ -109,9 +112,17 @@ pub(super) struct State {
     pub(super) slots: Slab<Slot>,
     /// The largest id that a client has used.
     last_id: u32,
-    requests: VecDeque<(RequestHead, u32, u32)>,
-    resets_unseen: usize,
+    backlog: Backlog,
     broken: u32,
+    memory: Rc<Memory>,
+    /// Data that came and was not read, of all streams.
+    unread_bytes: usize,
+    /// Bytes of an unfinished frame, an unfinished header block and waiting requests, as counted in `memory`.
+    counted_bytes: usize,
+    /// Bytes of the output, as counted in `memory`.
+    counted_unsent: usize,
+    /// Frames that came whole, outside an unfinished header block.
+    whole_frames: u64,
     receive_window: ReceiveWindow,
     pub(super) send_window: SendWindow,
     /// What a new stream may send.
@@ -123,13 +134,14 @@ pub(super) struct State {
     pings: u32,
     data_seen: bool,
     settings_seen: u32,
+    windows_changed: usize,
     task: Option<Waker>,
     in_turn: bool,
 }
 
 impl Http2 {
     /// A connection of which nothing has been read, not even the preface.
-    pub fn new(limits: Limits) -> Rc<Self> {
+    pub fn new(limits: Limits, memory: Rc<Memory>) -> Rc<Self> {
         let mut state = State {
             limits,
             partial: Vec::new(),
@@ -143,9 +155,13 @@ impl Http2 {
             ids: Ids::default(),
             slots: Slab::new(),
             last_id: 0,
-            requests: VecDeque::new(),
-            resets_unseen: 0,
+            backlog: Backlog::default(),
             broken: 0,
+            memory,
+            unread_bytes: 0,
+            counted_bytes: 0,
+            counted_unsent: 0,
+            whole_frames: 0,
             receive_window: ReceiveWindow::new(CONNECTION_WINDOW),
             send_window: SendWindow::new(window::INITIAL),
             stream_window: window::INITIAL,
@@ -155,6 +171,7 @@ impl Http2 {
             pings: 0,
             data_seen: false,
             settings_seen: 0,
+            windows_changed: 0,
             task: None,
             in_turn: false,
         };
@@ -170,7 +187,7 @@ impl Http2 {
     pub fn begin_turn(&self, waker: &Waker) {
         self.with(|state| {
             state.in_turn = true;
-            state.settings_seen = 0;
+            (state.settings_seen, state.windows_changed) = (0, 0);
             state.out.begin_turn();
             keep(&mut state.task, waker);
         });
@@ -178,7 +195,10 @@ impl Http2 {
 
     /// The turn is over.
     pub fn end_turn(&self) {
-        self.with(|state| state.in_turn = false);
+        self.with(|state| {
+            state.in_turn = false;
+            state.count_held();
+        });
     }
 
     /// Takes bytes that the client sent.
@@ -187,7 +207,11 @@ impl Http2 {
     /// When the connection is over, by the client's will or because it broke the rules.
     pub fn receive(&self, bytes: &[u8]) -> Result<(), Over> {
         self.with(|state| {
-            let received = state.receive(bytes);
+            let mut received = state.receive(bytes);
+            state.count_held();
+            if received.is_ok() && state.memory.is_full(state.block_bytes()) {
+                received = Err(Reason::EnhanceYourCalm);
+            }
             if state.partial.is_empty() && state.partial.capacity() > PARTIAL_KEPT_BYTES {
                 state.partial = Vec::new();
             }
@@ -208,20 +232,16 @@ impl Http2 {
     /// The next request that came.
     pub fn next_request(self: &Rc<Self>) -> Option<(RequestHead, Stream)> {
         self.with(|state| {
-            while let Some((head, key, id)) = state.requests.pop_front() {
-                if let Some(slot) = state.slot(key, id) {
-                    slot.seen = true;
-                    return Some((head, Stream::new(self.clone(), key, id)));
-                }
-                state.resets_unseen -= 1;
-            }
-            None
+            let slots = &state.slots;
+            let Waiting { head, key, id, .. } = state.backlog.pop(|request| is_open(slots, request))?;
+            state.slots[key as usize].reading = Reading::Served;
+            Some((head, Stream::new(self.clone(), key, id)))
         })
     }
 
     /// Whether requests wait for [`Http2::next_request`].
     pub fn has_requests(&self) -> bool {
-        self.with(|state| !state.requests.is_empty())
+        self.with(|state| !state.backlog.is_empty())
     }
 
     /// Whether so much waits to be sent that nothing should be read or answered that makes it more.
@@ -235,13 +255,18 @@ impl Http2 {
         mut write: impl FnMut(&[io::IoSlice<'_>]) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<()>> {
         self.with(|state| {
-            loop {
-                state.pump();
-                if state.out.unsent() == 0 {
-                    return Poll::Ready(Ok(()));
-                }
-                ready!(state.out.poll_send(&mut write))?;
-            }
+            let sent = state.poll_send(&mut write);
+            state.count_unsent();
+            sent
+        })
+    }
+
+    /// Something that the client has begun to say and not finished: a frame, a header block, its first words. The
+    /// number is another once that is finished and something else is not.
+    pub fn unfinished(&self) -> Option<u64> {
+        self.with(|state| {
+            let is_midway = state.block.is_some() || !state.partial.is_empty() || !state.greeted;
+            is_midway.then_some(state.whole_frames)
         })
     }
 
@@ -294,14 +319,18 @@ impl Http2 {
     /// The connection is over: so are its streams, and whoever waits for one of them learns it. What was written may
     /// still be sent.
     pub fn close(&self) {
-        let (slots, requests) = self.with(|state| {
+        let (slots, backlog) = self.with(|state| {
+            state.memory.close_streams(state.ids.len());
+            state.memory.hold(state.unread_bytes + state.counted_bytes, 0);
+            (state.unread_bytes, state.counted_bytes) = (0, 0);
             state.ids = Ids::default();
+            (state.partial, state.block) = (Vec::new(), None);
             state.ready.clear();
             state.task = None;
-            (std::mem::take(&mut state.slots), std::mem::take(&mut state.requests))
+            (std::mem::take(&mut state.slots), std::mem::take(&mut state.backlog))
         });
         // Outside: what is dropped here may be the last that holds on to us.
-        drop(requests);
+        drop(backlog);
         for (_, slot) in slots {
             slot.reader.into_iter().chain(slot.watcher).for_each(Waker::wake);
         }
@@ -310,6 +339,19 @@ impl Http2 {
     /// Says that the connection ends now, and why.
     pub fn abort(&self, reason: Reason, text: &[u8]) {
         self.with(|state| state.go_away(state.last_id, reason, text));
+    }
+}
+
+/// Whether the stream of a request is open.
+fn is_open(slots: &Slab<Slot>, request: &Waiting) -> bool {
+    slots.get(request.key as usize).is_some_and(|slot| slot.id == request.id)
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        self.memory.close_streams(self.ids.len());
+        self.memory.hold(self.unread_bytes + self.counted_bytes, 0);
+        self.memory.wait(self.counted_unsent, 0);
     }
 }
 
@@ -331,7 +373,7 @@ impl State {
     }
 
     fn is_done(&self) -> bool {
-        self.going == Going::Final && self.ids.len() == 0 && self.requests.is_empty()
+        self.going == Going::Final && self.ids.len() == 0 && self.backlog.is_empty()
     }
 
     /// Wakes the task, which sends what was written.
@@ -346,6 +388,51 @@ impl State {
     /// The stream that was `id` when it was put there.
     pub(super) fn slot(&mut self, key: u32, id: u32) -> Option<&mut Slot> {
         self.slots.get_mut(key as usize).filter(|slot| slot.id == id)
+    }
+
+    fn poll_send(
+        &mut self,
+        write: &mut impl FnMut(&[io::IoSlice<'_>]) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            self.pump();
+            if self.out.unsent() == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(self.out.poll_send(&mut *write))?;
+        }
+    }
+
+    /// Counts what is left in the output among what waits for clients.
+    fn count_unsent(&mut self) {
+        let unsent = self.out.unsent();
+        if unsent != self.counted_unsent {
+            self.memory.wait(std::mem::replace(&mut self.counted_unsent, unsent), unsent);
+        }
+    }
+
+    /// Counts what the client has begun to say and what it waits for.
+    fn count_held(&mut self) {
+        let bytes = self.partial.len() + self.block_bytes() + self.backlog.bytes();
+        if bytes != self.counted_bytes {
+            self.memory.hold(std::mem::replace(&mut self.counted_bytes, bytes), bytes);
+        }
+    }
+
+    fn block_bytes(&self) -> usize {
+        self.block.as_ref().map_or(0, |block| block.bytes.len())
+    }
+
+    /// Counts data that came and is not read yet.
+    fn hold_unread(&mut self, bytes: usize) {
+        self.memory.hold(0, bytes);
+        self.unread_bytes += bytes;
+    }
+
+    /// Counts data that was read, or thrown away.
+    fn drop_unread(&mut self, bytes: usize) {
+        self.memory.hold(bytes, 0);
+        self.unread_bytes -= bytes;
     }
 
     fn receive(&mut self, mut bytes: &[u8]) -> Result<(), Reason> {
@@ -399,7 +486,7 @@ impl State {
         if (!self.greeted && head.kind != kind::SETTINGS) || self.block.is_some() != continues {
             return Err(Reason::ProtocolError);
         }
-        match head.kind {
+        let taken = match head.kind {
             kind::DATA => self.take_data(head, payload),
             kind::HEADERS => self.take_headers(head, payload),
             kind::CONTINUATION => self.take_continuation(head, payload),
@@ -412,7 +499,9 @@ impl State {
             // What does not concern us, and what future versions may send. GOAWAY is about streams that we would begin:
             // whoever says it closes the connection itself.
             _ => Ok(()),
-        }
+        };
+        self.whole_frames += u64::from(self.block.is_none());
+        taken
     }
 
     /// The open stream that a frame is about; an error when there never was one.
@@ -436,22 +525,31 @@ impl State {
         };
         let slot = &mut self.slots[key as usize];
         let refused = match () {
-            () if slot.ended => Some(Reason::StreamClosed),
+            () if slot.stage == Stage::HalfClosed => Some(Reason::StreamClosed),
+            () if self.memory.is_full(self.unread_bytes) && slot.reading != Reading::Over => {
+                Some(Reason::EnhanceYourCalm)
+            }
             () => slot.receive_window.take(payload.len()).err(),
         };
         if let Some(reason) = refused {
             self.release_connection(payload.len());
             return self.break_stream(key, reason);
         }
-        let keep = !slot.unread && !data.is_empty();
+        let keep = slot.reading != Reading::Over && !data.is_empty();
         if keep {
             slot.received.push(data);
         }
-        slot.ended |= head.flags & flag::END_STREAM != 0;
-        if (keep || slot.ended)
+        let ends = head.flags & flag::END_STREAM != 0;
+        if ends {
+            slot.stage = Stage::HalfClosed;
+        }
+        if (keep || ends)
             && let Some(reader) = &slot.reader
         {
             reader.wake_by_ref(); // it stays: who reads one message reads the next
+        }
+        if keep {
+            self.hold_unread(data.len());
         }
         let thrown_away = payload.len() - if keep { data.len() } else { 0 };
         if thrown_away > 0 {
@@ -460,13 +558,18 @@ impl State {
         Ok(())
     }
 
-    /// Gives the client back what it sent on a stream.
-    pub(super) fn release(&mut self, key: u32, bytes: usize) {
+    /// Gives the client back what it sent on a stream, and somebody has read or nobody will.
+    pub(super) fn release_unread(&mut self, key: u32, bytes: usize) {
+        self.drop_unread(bytes);
+        self.release(key, bytes);
+    }
+
+    fn release(&mut self, key: u32, bytes: usize) {
         self.release_connection(bytes);
         let slot = &mut self.slots[key as usize];
         let id = slot.id;
         if let Some(more) = slot.receive_window.release(bytes)
-            && !slot.ended
+            && slot.stage == Stage::Open
         {
             self.widen(id, more);
         }
@@ -517,7 +620,10 @@ impl State {
     fn take_block(&mut self, id: u32, ends_stream: bool, block: &[u8]) -> Result<(), Reason> {
         let mut collector = Collector::new(HEADER_LIST_MAX);
         // Also when nobody wants it: the table must see every block.
-        self.decoder.decode(block, |field| collector.add(field)).map_err(|_| Reason::CompressionError)?;
+        self.decoder.decode(block, |field| collector.add(field)).map_err(|undecoded| match undecoded {
+            Undecoded::Malformed => Reason::CompressionError,
+            Undecoded::TooLarge => Reason::EnhanceYourCalm,
+        })?;
         if id <= self.last_id {
             return self.take_trailers(id, ends_stream);
         }
@@ -526,33 +632,41 @@ impl State {
         }
         self.last_id = id;
         if self.ids.len() >= self.limits.streams_max as usize {
-            self.out.frame(kind::RST_STREAM, 0, id, &[&(Reason::RefusedStream as u32).to_be_bytes()]);
+            self.write_reset(id, Reason::RefusedStream);
+            return self.count_broken();
+        }
+        let bytes = collector.size();
+        if self.memory.has_no_streams_left(self.ids.len())
+            || self.backlog.is_full(bytes)
+            || self.memory.is_full(self.backlog.bytes())
+        {
+            // The client has done nothing wrong and may try again.
+            self.write_reset(id, Reason::RefusedStream);
             return Ok(());
         }
-        let slot =
-            Slot { ended: ends_stream, ..Slot::new(id, STREAM_WINDOW, SendWindow::new(self.stream_window)) };
+        let Ok(head) = collector.finish() else {
+            self.write_reset(id, Reason::ProtocolError);
+            return self.count_broken();
+        };
+        let stage = if ends_stream { Stage::HalfClosed } else { Stage::Open };
+        let slot = Slot { stage, ..Slot::new(id, STREAM_WINDOW, SendWindow::new(self.stream_window)) };
         let key = self.slots.insert(slot) as u32;
         self.ids.push(id, key);
-        match collector.finish() {
-            Ok(head) => self.requests.push_back((head, key, id)),
-            Err(Bad::Malformed) => return self.break_stream(key, Reason::ProtocolError),
-            Err(Bad::TooLarge) => {
-                self.end(key, &Fields::Constant(&[(":status", "431")]));
-            }
-        }
+        self.memory.open_stream();
+        self.backlog.push(Waiting { head, key, id, bytes });
         Ok(())
     }
 
     fn take_trailers(&mut self, id: u32, ends_stream: bool) -> Result<(), Reason> {
         let Some(key) = self.ids.find(id) else { return Ok(()) };
         let slot = &mut self.slots[key as usize];
-        if slot.ended {
+        if slot.stage == Stage::HalfClosed {
             return self.break_stream(key, Reason::StreamClosed);
         }
         if !ends_stream {
             return self.break_stream(key, Reason::ProtocolError);
         }
-        slot.ended = true;
+        slot.stage = Stage::HalfClosed;
         if let Some(reader) = slot.reader.take() {
             reader.wake();
         }
@@ -561,15 +675,12 @@ impl State {
 
     fn take_reset(&mut self, head: Head, payload: &[u8]) -> Result<(), Reason> {
         frame::number(payload)?;
-        if let Some(key) = self.find(head.stream)? {
-            if !self.slots[key as usize].seen {
-                self.resets_unseen += 1;
-                if self.resets_unseen > RESETS_UNSEEN_MAX {
-                    return Err(Reason::EnhanceYourCalm);
-                }
-            }
-            self.forget(key);
+        let Some(key) = self.find(head.stream)? else { return Ok(()) };
+        let is_waiting = self.slots[key as usize].reading == Reading::Waiting;
+        if is_waiting && !self.backlog.take_back(self.limits.streams_max as usize) {
+            return Err(Reason::EnhanceYourCalm);
         }
+        self.forget(key);
         Ok(())
     }
 
@@ -604,6 +715,10 @@ impl State {
         let more = i64::from(stream_window) - i64::from(self.stream_window);
         self.stream_window = stream_window;
         if more != 0 {
+            self.windows_changed += self.slots.len();
+            if self.windows_changed > WINDOWS_CHANGED_MAX {
+                return Err(Reason::EnhanceYourCalm);
+            }
             for (key, slot) in &mut self.slots {
                 slot.send_window.add(more)?;
                 Self::line_up(&mut self.ready, key as u32, slot);
@@ -654,29 +769,31 @@ impl State {
 
     /// Ends a stream that the client has broken.
     fn break_stream(&mut self, key: u32, reason: Reason) -> Result<(), Reason> {
-        self.broken += 1;
-        if self.broken > BROKEN_MAX {
-            return Err(Reason::EnhanceYourCalm);
-        }
-        let id = self.slots[key as usize].id;
-        if self.requests.iter().any(|&(_, _, waiting)| waiting == id) {
-            self.resets_unseen += 1;
-        }
+        self.count_broken()?;
         self.reset(key, reason);
         Ok(())
     }
 
+    /// Counts a stream that should not have been.
+    fn count_broken(&mut self) -> Result<(), Reason> {
+        self.broken += 1;
+        if self.broken > BROKEN_MAX { Err(Reason::EnhanceYourCalm) } else { Ok(()) }
+    }
+
     /// Ends a stream at once.
     fn reset(&mut self, key: u32, reason: Reason) {
-        let id = self.slots[key as usize].id;
-        self.out.frame(kind::RST_STREAM, 0, id, &[&(reason as u32).to_be_bytes()]);
+        self.write_reset(self.slots[key as usize].id, reason);
         self.forget(key);
+    }
+
+    fn write_reset(&mut self, id: u32, reason: Reason) {
+        self.out.frame(kind::RST_STREAM, 0, id, &[&(reason as u32).to_be_bytes()]);
     }
 
     /// Says the last of a stream; if the client has not, it need not go on.
     pub(super) fn end(&mut self, key: u32, fields: &Fields) {
         self.write_headers(self.slots[key as usize].id, true, fields);
-        if self.slots[key as usize].ended {
+        if self.slots[key as usize].stage == Stage::HalfClosed {
             self.forget(key);
         } else {
             self.reset(key, Reason::NoError);
@@ -687,9 +804,15 @@ impl State {
     fn forget(&mut self, key: u32) {
         let slot = self.slots.remove(key as usize);
         self.ids.remove(slot.id);
+        self.memory.close_streams(1);
         let unread = slot.received.len();
         if unread > 0 {
+            self.drop_unread(unread);
             self.release_connection(unread);
+        }
+        if slot.reading == Reading::Waiting {
+            let slots = &self.slots;
+            self.backlog.forget(self.ids.len(), |request| is_open(slots, request));
         }
         debug_assert!(
             self.ids.len() > 0 || self.receive_window.is_settled(),

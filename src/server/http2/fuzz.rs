@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
@@ -14,6 +15,7 @@ use super::account::Account;
 use super::connection::{Http2, Limits, Over};
 use super::frame::{HEAD_BYTES, Head, PREFACE, flag, kind, setting};
 use super::hpack::{Decoder, Encoder, Field, Fields};
+use super::memory::Memory;
 use super::stream::Stream;
 use crate::stdx::prng::Prng;
 
@@ -143,7 +145,8 @@ type Outcome = (Vec<u8>, Result<(), Over>, Vec<Vec<u8>>);
 
 /// What comes of `bytes`, read `step` at a time: what we said, whether it goes on, and the paths asked for.
 fn replay(bytes: &[u8], step: usize) -> Outcome {
-    let http2 = Http2::new(LIMITS);
+    let memory = Memory::new();
+    let http2 = Http2::new(LIMITS, memory.clone());
     http2.begin_turn(Waker::noop());
     let result = bytes.chunks(step).try_for_each(|chunk| http2.receive(chunk));
     let mut requests = Vec::new();
@@ -166,8 +169,9 @@ fn sent(http2: &Http2) -> Vec<u8> {
 
 /// The client's frames one by one, and an application that does anything that it may in between.
 fn converse(prng: &mut Prng, frames: &[Vec<u8>]) {
-    let http2 = Http2::new(LIMITS);
-    let account = Account::new();
+    let memory = Memory::new();
+    let http2 = Http2::new(LIMITS, memory.clone());
+    let account = Account::new(memory.clone());
     let mut open = Vec::new();
     let mut judge = Judge::default();
     assert_eq!(http2.receive(&frames[0]), Ok(()), "the preface");
@@ -197,7 +201,7 @@ fn converse(prng: &mut Prng, frames: &[Vec<u8>]) {
     }
     http2.close();
     judge.we_said(&sent(&http2));
-    assert_eq!(account.unsent(), 0, "what waited was given back");
+    assert_eq!((account.unsent(), memory.held()), (0, 0), "what waited was given back");
     let cx = Context::from_waker(Waker::noop());
     assert!(open.iter().all(|served| served.stream.poll_gone(&cx).is_ready()));
 }
@@ -327,6 +331,7 @@ impl Judge {
                     let each = |field: &Field| {
                         assert!([&b":status"[..], b"content-type", b"grpc-status"].contains(&field.name()));
                         *fields += 1;
+                        ControlFlow::Continue(())
                     };
                     self.decoder.decode(payload, each).expect("a block that can be decoded");
                 }

@@ -6,6 +6,7 @@
 //!   hpack        header fields (RFC 7541)                                         request   the head of a request
 //!   window       flow control                                                     out       what is to be sent
 //!   ids          which stream an id is                                            account   what waits for a client
+//!   memory       what all clients of a core make it hold                            backlog   requests to be looked at
 //! ```
 //!
 //! Pure: bytes in, requests and bytes out. It is here, and not the h2 crate, because of what a small call costs: h2
@@ -17,11 +18,13 @@
 #![forbid(unsafe_code)]
 
 pub mod account;
+mod backlog;
 mod connection;
 mod frame;
 pub mod fuzz;
 pub mod hpack;
 mod ids;
+pub mod memory;
 mod out;
 mod request;
 mod slot;
@@ -33,5 +36,6 @@ mod window;
 pub use connection::{Http2, Limits, Over};
 pub use frame::{PREFACE, Reason};
 pub use hpack::{Field, Fields};
+pub use memory::Memory;
 pub use request::RequestHead;
 pub use stream::{Gone, Stream};

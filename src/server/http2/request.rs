@@ -1,6 +1,8 @@
 //! The head of a request: what its fields say, checked as RFC 9113, 8.3 asks.
 #![forbid(unsafe_code)]
 
+use std::ops::ControlFlow;
+
 use super::hpack::{Field, Name};
 
 /// The fields of a request that somebody may ask for.
@@ -16,26 +18,25 @@ pub struct RequestHead {
     pub grpc_timeout: Option<Field>,
     /// `grpc-encoding`
     pub grpc_encoding: Option<Field>,
+    /// How often `:authority` and `host` are there.
+    pub authorities: u32,
+    pub hosts: u32,
+    /// A name that ends in `-bin` is there: its value is to be base64.
+    pub has_binary: bool,
     /// The rest, without what every client sends and nobody here asks for.
     pub metadata: Vec<Field>,
 }
 
-/// Why a head is no request.
+/// Fields are missing, twice, out of order, or not of HTTP/2.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Bad {
-    /// Fields missing, twice, out of order, or not of HTTP/2.
-    Malformed,
-    /// Larger than we said we would take.
-    TooLarge,
-}
+pub struct NoRequest;
 
 /// Collects a head field by field.
 pub struct Collector {
     head: RequestHead,
-    size_left: usize,
-    too_large: bool,
+    size: usize,
+    size_max: usize,
     scheme: bool,
-    authority: bool,
     regular: bool,
     malformed: bool,
 }
@@ -45,23 +46,19 @@ impl Collector {
     pub fn new(size_max: usize) -> Self {
         Self {
             head: RequestHead::default(),
-            size_left: size_max,
-            too_large: false,
+            size: 0,
+            size_max,
             scheme: false,
-            authority: false,
             regular: false,
             malformed: false,
         }
     }
 
-    /// The next field.
-    pub fn add(&mut self, field: &Field) {
-        match self.size_left.checked_sub(field.size()) {
-            Some(left) => self.size_left = left,
-            None => self.too_large = true,
-        }
-        if self.too_large {
-            return;
+    /// Takes the next field, and no more once all of them are too large.
+    pub fn add(&mut self, field: &Field) -> ControlFlow<()> {
+        self.size += field.size();
+        if self.size > self.size_max {
+            return ControlFlow::Break(());
         }
         let name = field.meaning();
         if name.is_pseudo() {
@@ -74,7 +71,14 @@ impl Collector {
             Name::Method => head.verb.replace(field.clone()).is_some(),
             Name::Path => head.path.replace(field.clone()).is_some() || field.value().is_empty(),
             Name::Scheme => std::mem::replace(&mut self.scheme, true),
-            Name::Authority => std::mem::replace(&mut self.authority, true),
+            Name::Authority => {
+                head.authorities += 1;
+                head.authorities > 1
+            }
+            Name::Host => {
+                head.hosts += 1;
+                false
+            }
             Name::ContentType => {
                 head.content_type = Some(field.clone());
                 false
@@ -87,23 +91,30 @@ impl Collector {
                 head.grpc_encoding = Some(field.clone());
                 false
             }
-            Name::Metadata => {
+            Name::Metadata | Name::Binary => {
+                head.has_binary |= name == Name::Binary;
                 head.metadata.push(field.clone());
                 false
             }
             Name::Unused => false,
-            Name::Hop | Name::Invalid => true,
+            Name::Connection | Name::Invalid => true,
         };
         self.malformed |= again;
+        ControlFlow::Continue(())
+    }
+
+    /// Bytes of the fields so far, as RFC 7541 counts them.
+    pub fn size(&self) -> usize {
+        self.size
     }
 
     /// The whole head.
-    pub fn finish(self) -> Result<RequestHead, Bad> {
-        if self.too_large {
-            return Err(Bad::TooLarge);
-        }
+    ///
+    /// # Errors
+    /// When the fields are no request.
+    pub fn finish(self) -> Result<RequestHead, NoRequest> {
         let complete = self.head.verb.is_some() && self.head.path.is_some() && self.scheme;
-        if self.malformed || !complete { Err(Bad::Malformed) } else { Ok(self.head) }
+        if self.malformed || !complete { Err(NoRequest) } else { Ok(self.head) }
     }
 }
 
@@ -112,7 +123,7 @@ mod tests {
     use super::super::hpack::{Decoder, Encoder, Fields};
     use super::*;
 
-    fn collect(fields: &[(&'static str, &'static str)]) -> Result<RequestHead, Bad> {
+    fn collect(fields: &[(&'static str, &'static str)]) -> Result<RequestHead, NoRequest> {
         let mut block = Vec::new();
         let fields = fields.iter().map(|&(name, value)| (name, value.into())).collect();
         Encoder::default().encode(&Fields::Own(fields), &mut block);
@@ -160,9 +171,15 @@ mod tests {
             &[POST, HTTP, PATH, (":status", "200")],
             &[POST, HTTP, PATH, ("a", "b\nc")],
         ] {
-            assert_eq!(collect(wrong).unwrap_err(), Bad::Malformed, "{wrong:?}");
+            assert_eq!(collect(wrong).unwrap_err(), NoRequest, "{wrong:?}");
         }
-        let long = "x".repeat(1000).leak();
-        assert_eq!(collect(&[POST, HTTP, PATH, ("token", long)]).unwrap_err(), Bad::TooLarge);
+    }
+
+    #[test]
+    fn no_more_is_taken_than_the_size_allows() {
+        let mut collector = Collector::new(1000);
+        assert!(collector.add(&Field::new("token", &"x".repeat(963))).is_continue());
+        assert_eq!(collector.size(), 1000);
+        assert!(collector.add(&Field::new("a", "")).is_break());
     }
 }

@@ -2,28 +2,53 @@
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
-use std::rc::Rc;
 use std::task::Waker;
 
 use bytes::{Bytes, BytesMut};
 
-use super::account::Account;
+use super::account::Owner;
 use super::hpack::Fields;
 use super::window::{ReceiveWindow, SendWindow};
+
+/// The life of a stream (RFC 9113, 5.1), without what servers that push need.
+///
+/// ```text
+///            HEADERS           END_STREAM                       our end
+///   (idle) ───────────▶ Open ─────────────▶ HalfClosed ────────────────────────▶ (closed)
+///                        │                      │                                   ▲
+///                        └── our end, RST_STREAM ┴── RST_STREAM of either side ─────┘
+/// ```
+///
+/// An idle stream is one with an id above all that came; one that is closed has no [`Slot`]. When we end a stream that
+/// is open we reset it too, so there is none that only we have ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// The client may send data.
+    Open,
+    /// The client has ended its side.
+    HalfClosed,
+}
+
+/// What the application does with a stream. It goes through these in order and may leave out the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// Nobody has looked at the request yet.
+    Waiting,
+    /// The request is served.
+    Served,
+    /// Nobody reads any more: what comes is thrown away.
+    Over,
+}
 
 /// An open stream.
 pub struct Slot {
     pub id: u32,
-    /// Handed to the application.
-    pub seen: bool,
+    pub stage: Stage,
+    pub reading: Reading,
 
     // What the client says.
     pub received: Received,
     pub receive_window: ReceiveWindow,
-    /// The client has ended its side.
-    pub ended: bool,
-    /// Nobody reads any more: what comes is thrown away.
-    pub unread: bool,
     pub reader: Option<Waker>,
 
     // What we say.
@@ -39,11 +64,10 @@ impl Slot {
     pub fn new(id: u32, receive_window: u32, send_window: SendWindow) -> Self {
         Self {
             id,
-            seen: false,
+            stage: Stage::Open,
+            reading: Reading::Waiting,
             received: Received::default(),
             receive_window: ReceiveWindow::new(receive_window),
-            ended: false,
-            unread: false,
             reader: None,
             send_window,
             queue: VecDeque::new(),
@@ -89,17 +113,17 @@ pub enum Item {
     End(Fields),
 }
 
-/// Data that waits, counted in its account until it is written or thrown away.
+/// Data that waits, charged to its owner until it is written or thrown away.
 pub struct Data {
     prefix: Bytes,
     body: Bytes,
-    account: Rc<Account>,
+    owner: Owner,
 }
 
 impl Data {
-    pub fn new(prefix: &[u8], body: Bytes, account: &Rc<Account>) -> Self {
-        let data = Self { prefix: Bytes::copy_from_slice(prefix), body, account: account.clone() };
-        account.charge(data.len());
+    pub fn new(prefix: &[u8], body: Bytes, owner: Owner) -> Self {
+        let data = Self { prefix: Bytes::copy_from_slice(prefix), body, owner };
+        data.owner.charge(data.len());
         data
     }
 
@@ -110,7 +134,7 @@ impl Data {
     /// Takes the next `length` bytes to be written, of the prefix and of the body.
     pub fn take(&mut self, length: usize) -> (Bytes, Bytes) {
         let of_prefix = length.min(self.prefix.len());
-        self.account.release(length);
+        self.owner.release(length);
         (self.prefix.split_to(of_prefix), self.body.split_to(length - of_prefix))
     }
 }
@@ -119,26 +143,28 @@ impl Drop for Data {
     fn drop(&mut self) {
         let left = self.len();
         if left > 0 {
-            self.account.release(left);
+            self.owner.release(left);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::account::{Account, Payer};
+    use super::super::memory::Memory;
     use super::*;
 
     #[test]
     fn data_is_its_prefix_and_its_body_and_pays_back_what_it_charged() {
-        let account = Account::new();
-        let mut data = Data::new(b"12345", Bytes::from_static(b"abc"), &account);
+        let account = Account::new(Memory::new());
+        let mut data = Data::new(b"12345", Bytes::from_static(b"abc"), account.owner());
         assert_eq!((data.len(), account.unsent()), (8, 8));
         assert_eq!(data.take(3), (Bytes::from_static(b"123"), Bytes::new()));
         assert_eq!(data.take(4), (Bytes::from_static(b"45"), Bytes::from_static(b"ab")));
         assert_eq!((data.len(), account.unsent()), (1, 1));
         drop(data);
         assert_eq!(account.unsent(), 0);
-        drop(Data::new(b"", Bytes::from_static(b"abc"), &account));
+        drop(Data::new(b"", Bytes::from_static(b"abc"), account.owner()));
         assert_eq!(account.unsent(), 0);
     }
 

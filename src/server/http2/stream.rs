@@ -6,10 +6,10 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
-use super::account::Account;
+use super::account::Payer;
 use super::connection::{Http2, State};
 use super::hpack::Fields;
-use super::slot::{Data, Item};
+use super::slot::{Data, Item, Reading, Stage};
 use crate::stdx::waker::keep;
 
 /// A handle. It does not keep the stream open: once the client has taken it back, or it has been ended, everything here
@@ -43,10 +43,10 @@ impl Stream {
         let polled = self.with(|state| {
             let slot = &mut state.slots[self.key as usize];
             if let Some(bytes) = slot.received.take() {
-                state.release(self.key, bytes.len());
+                state.release_unread(self.key, bytes.len());
                 return Poll::Ready(Some(bytes));
             }
-            if slot.ended {
+            if slot.stage == Stage::HalfClosed {
                 return Poll::Ready(None);
             }
             keep(&mut slot.reader, cx.waker());
@@ -62,10 +62,10 @@ impl Stream {
     pub fn stop_reading(&self) {
         let _ = self.with(|state| {
             let slot = &mut state.slots[self.key as usize];
-            (slot.unread, slot.reader) = (true, None);
+            (slot.reading, slot.reader) = (Reading::Over, None);
             let unread = std::mem::take(&mut slot.received).len();
             if unread > 0 {
-                state.release(self.key, unread);
+                state.release_unread(self.key, unread);
             }
         });
     }
@@ -86,7 +86,7 @@ impl Stream {
     ///
     /// # Errors
     /// When the stream is gone.
-    pub fn send_data(&self, prefix: &[u8], body: Bytes, account: &Rc<Account>) -> Result<(), Gone> {
+    pub fn send_data<P: Payer>(&self, prefix: &[u8], body: Bytes, account: &Rc<P>) -> Result<(), Gone> {
         self.with(|state| {
             let slot = &mut state.slots[self.key as usize];
             let length = prefix.len() + body.len();
@@ -100,7 +100,7 @@ impl Stream {
                 state.out.data(self.id, prefix, body);
                 account.note_write();
             } else {
-                slot.queue.push_back(Item::Data(Data::new(prefix, body, account)));
+                slot.queue.push_back(Item::Data(Data::new(prefix, body, account.owner())));
                 State::line_up(&mut state.ready, self.key, slot);
                 state.pump();
             }

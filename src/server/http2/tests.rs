@@ -1,6 +1,7 @@
 //! A connection from outside, without a socket.
 #![forbid(unsafe_code)]
 
+use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
@@ -32,9 +33,13 @@ impl Client {
     }
 
     fn with_settings(settings: &[(u16, u32)]) -> Self {
-        let http2 = Http2::new(Limits { streams_max: 100 });
-        let mut client =
-            Self { http2, encoder: Encoder::default(), decoder: Decoder::default(), account: Account::new() };
+        let http2 = Http2::new(Limits { streams_max: 100 }, Memory::new());
+        let mut client = Self {
+            http2,
+            encoder: Encoder::default(),
+            decoder: Decoder::default(),
+            account: Account::new(Memory::new()),
+        };
         client.http2.begin_turn(Waker::noop());
         client.http2.receive(PREFACE).unwrap();
         client.set(settings).unwrap();
@@ -92,7 +97,10 @@ impl Client {
     fn fields(&mut self, block: &[u8]) -> Vec<String> {
         let mut fields = Vec::new();
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-        let each = |field: &Field| fields.push(format!("{}={}", text(field.name()), text(field.value())));
+        let each = |field: &Field| {
+            fields.push(format!("{}={}", text(field.name()), text(field.value())));
+            ControlFlow::Continue(())
+        };
         self.decoder.decode(block, each).unwrap();
         fields
     }
@@ -247,7 +255,7 @@ fn broken_rules_end_the_connection_with_their_reason() {
     let mut client = Client::new();
     let long = Head { length: 16_385, kind: kind::DATA, flags: 0, stream: 1 }.bytes();
     assert_eq!((client.http2.receive(&long), client.dismissal()), (Err(Over), Some(6)));
-    let hasty = Http2::new(Limits { streams_max: 1 });
+    let hasty = Http2::new(Limits { streams_max: 1 }, Memory::new());
     let ping = Head { length: 8, kind: kind::PING, flags: 0, stream: 0 }.bytes();
     assert_eq!(hasty.receive(&[&PREFACE[..], &ping, &[0; 8]].concat()), Err(Over), "SETTINGS come first");
 }
@@ -259,8 +267,8 @@ fn attacks_end_the_connection() {
     let attack = |client: &mut Client, n: u32| {
         client.ask(1 + 2 * n, 0).and_then(|()| client.say(kind::RST_STREAM, 0, 1 + 2 * n, &[0, 0, 0, 8]))
     };
-    assert_eq!((0..256).try_for_each(|n| attack(&mut client, n)), Ok(()));
-    assert_eq!((attack(&mut client, 256), client.dismissal()), (Err(Over), Some(11)));
+    assert_eq!((0..400).try_for_each(|n| attack(&mut client, n)), Ok(()));
+    assert_eq!((attack(&mut client, 400), client.dismissal()), (Err(Over), Some(11)));
     // The same while somebody looks costs nothing: it is what deadlines do.
     let mut client = Client::new();
     for n in 0..5000 {
@@ -334,4 +342,123 @@ fn whoever_waits_is_woken() {
     assert!(stream.poll_data(&Context::from_waker(&reader)).is_pending());
     client.say(kind::RST_STREAM, 0, 1, &[0, 0, 0, 8]).unwrap();
     assert_eq!((reader_wakes.count(), watcher_wakes.count()), (2, 1));
+}
+
+/// A literal field whose name is the first of the client's table, and whose value is empty.
+const NAMED_BY_TABLE: [u8; 3] = [0x0f, 47, 0];
+
+#[test]
+fn fields_that_a_few_bytes_make_long_end_the_connection() {
+    let name = [&[0x40, 0x7f, 0xa1, 0x1e][..], &[b'n'; 4000], &[0]].concat();
+    // A request, trailers, and a request beyond the streams that may be open.
+    for (open, id) in [(0, 1), (1, 1), (100, 201)] {
+        let mut client = Client::new();
+        for n in 0..open {
+            client.ask(1 + 2 * n, 0).unwrap();
+        }
+        client.say(kind::HEADERS, 0, id, &name).unwrap();
+        let begun = std::time::Instant::now();
+        let flood = NAMED_BY_TABLE.repeat(5000);
+        client.say(kind::CONTINUATION, 0, id, &flood).unwrap();
+        assert_eq!(client.say(kind::CONTINUATION, flag::END_HEADERS, id, &flood), Err(Over));
+        assert_eq!(
+            client.dismissal(),
+            Some(Reason::EnhanceYourCalm as u32),
+            "stream {id}, {:?}",
+            begun.elapsed()
+        );
+    }
+}
+
+#[test]
+fn streams_beyond_those_allowed_are_refused_and_too_many_end_the_connection() {
+    let mut client = Client::new();
+    (0..100).for_each(|n| client.ask(1 + 2 * n, 0).unwrap());
+    client.see();
+    client.ask(201, 0).unwrap();
+    assert_eq!(client.see(), [(kind::RST_STREAM, 0, 201, 7u32.to_be_bytes().to_vec())]);
+    let ended = (1..2000).position(|n| client.ask(201 + 2 * n, 0).is_err());
+    assert_eq!((ended, client.dismissal()), (Some(1023), Some(Reason::EnhanceYourCalm as u32)));
+}
+
+#[test]
+fn a_client_may_take_back_all_its_calls_at_once() {
+    let mut client = Client::new();
+    for round in 0..3 {
+        let ids = (0..100).map(|n| 1 + 2 * (100 * round + n));
+        ids.clone().for_each(|id| client.ask(id, 0).unwrap());
+        ids.for_each(|id| client.say(kind::RST_STREAM, 0, id, &8u32.to_be_bytes()).unwrap());
+    }
+    assert!(client.http2.next_request().is_none() && client.dismissal().is_none());
+}
+
+#[test]
+fn requests_that_nobody_looks_at_hold_little_memory() {
+    let memory = Memory::new();
+    let http2 = Http2::new(Limits { streams_max: 25_000 }, memory.clone());
+    let mut client = Client { http2, ..Client::new() };
+    client.http2.receive(PREFACE).unwrap();
+    client.set(&[]).unwrap();
+    let token = [&[0, 1, b't', 0x7f, 0xf1, 0x77][..], &[b'x'; 15_472]].concat();
+    let block = [&[0x83, 0x86, 0x84][..], &token].concat();
+    let mut refused = 0;
+    for n in 0..1000 {
+        client.say(kind::HEADERS, flag::END_HEADERS, 1 + 2 * n, &block).unwrap();
+        refused += client.see().iter().filter(|frame| frame.0 == kind::RST_STREAM).count();
+    }
+    assert!(refused > 700 && memory.held() <= 4 << 20, "{refused} refused, {} held", memory.held());
+    for n in 0..1000 {
+        client.say(kind::RST_STREAM, 0, 1 + 2 * n, &8u32.to_be_bytes()).unwrap();
+    }
+    assert!(memory.held() < 2 << 20, "{} held for calls that were taken back", memory.held());
+}
+
+#[test]
+fn half_header_blocks_and_unread_data_are_bounded_over_all_connections() {
+    let memory = Memory::new();
+    let connect = || {
+        let http2 = Http2::new(Limits { streams_max: 100 }, memory.clone());
+        let mut client = Client { http2, ..Client::new() };
+        client.http2.receive(PREFACE).unwrap();
+        client.set(&[]).unwrap();
+        client
+    };
+    let mut halves = Vec::new();
+    for _ in 0..2000 {
+        let mut client = connect();
+        let _ = client.say(kind::HEADERS, 0, 1, &[0; 16_000]);
+        let over = (0..6).any(|_| client.say(kind::CONTINUATION, 0, 1, &[0; 16_000]).is_err());
+        if over {
+            client.http2.close();
+        }
+        halves.push(client);
+    }
+    assert!(memory.held() <= (128 << 20) + 2000 * (64 << 10), "{}", memory.held());
+    let mut client = connect();
+    client.asked(1, 0);
+    let said = (0..10).map(|_| client.say(kind::DATA, 0, 1, &[0; 16_000]));
+    assert!(said.collect::<Result<Vec<_>, _>>().is_ok());
+    let reset = (kind::RST_STREAM, 0, 1, (Reason::EnhanceYourCalm as u32).to_be_bytes().to_vec());
+    assert!(client.see().contains(&reset), "the stream has to end, its connection has not");
+    drop((halves, client));
+    assert_eq!(memory.held(), 0);
+}
+
+#[test]
+fn something_unfinished_is_told_from_something_else_unfinished() {
+    let mut client = Client::new();
+    assert_eq!(client.http2.unfinished(), None);
+    let ping = [&Head { length: 8, kind: kind::PING, flags: 0, stream: 0 }.bytes()[..], &[0; 8]].concat();
+    client.http2.receive(&ping[..3]).unwrap();
+    let first = client.http2.unfinished();
+    client.http2.receive(&ping[3..5]).unwrap();
+    assert!(first.is_some() && client.http2.unfinished() == first, "the same frame");
+    client.http2.receive(&[&ping[5..], &ping[..4]].concat()).unwrap();
+    let second = client.http2.unfinished();
+    assert!(second.is_some() && second != first);
+    client.http2.receive(&ping[4..]).unwrap();
+    client.say(kind::HEADERS, 0, 1, &[0x82]).unwrap();
+    let block = client.http2.unfinished();
+    client.say(kind::CONTINUATION, 0, 1, &[0x82]).unwrap();
+    assert!(block.is_some() && client.http2.unfinished() == block, "the same header block");
 }

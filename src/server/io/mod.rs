@@ -4,12 +4,13 @@
 //!   socket   listening sockets, options of accepted ones
 //!   tcp      an accepted connection, sending from several places at once
 //!   accept   accept loop: bounded connections, backs off when descriptors run out
-//!   lobby    clients that have not asked for anything yet, and may be sent away when the process is full
+//!   idle     clients that have not asked for anything yet, and may be sent away when the process is full
 //!   wire     one connection's byte stream: bounded reads, replayed first bytes, a close that loses nothing
 //!   stop     drain, then close, the connections of a core
 //!   executor one thread that runs tasks
 //!   clock    the monotonic clock as stdx::time::Instant
 //!   task     spawn and sleep
+//!   watchdog finds turns of tasks that last too long
 //!   turns    whose turn it is among the connections of a core
 //!   wal_dir, wal_file, log_map, page_file, ofd_lock    the files of a member
 //!   fault    last words when a mapped page cannot be read
@@ -31,7 +32,7 @@ pub mod accept;
 pub mod clock;
 pub mod executor;
 pub mod fault;
-pub mod lobby;
+pub mod idle;
 pub mod log_map;
 pub mod ofd_lock;
 pub mod page_file;
@@ -44,4 +45,5 @@ pub mod tcp;
 pub mod turns;
 pub mod wal_dir;
 pub mod wal_file;
+pub mod watchdog;
 pub mod wire;

@@ -4,16 +4,26 @@
 //! is wrapped in `catch_unwind` (glommio would otherwise lose the executor's thread and leave the process alive).
 #![forbid(unsafe_code)]
 
+use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
+use super::{clock, watchdog};
 use crate::stdx::time::{Duration, Instant};
+
+/// How long tasks that ask with [`make_room`] may run, all together, before the rings are looked at.
+const SLICE: Duration = Duration::from_millis(1);
+
+thread_local! {
+    /// When those that ask with [`make_room`] have run long enough; `None` once the rings were looked at.
+    static SLICE_END: Cell<Option<Instant>> = const { Cell::new(None) };
+}
 
 /// Runs `future` on this core, on its own. It is polled a first time before this returns: no `RefCell` that it uses may
 /// be borrowed across the call.
 pub fn spawn(future: impl Future<Output = ()> + 'static) {
-    glommio::spawn_local(future).detach();
+    glommio::spawn_local(watchdog::watched(future)).detach();
 }
 
 /// Lets every other task that is ready run, and the rings be looked at, before this one goes on.
@@ -23,6 +33,27 @@ pub fn spawn(future: impl Future<Output = ()> + 'static) {
 /// together with the rings.
 pub async fn yield_now() {
     glommio::timer::sleep(Duration::from_micros(1)).await;
+}
+
+/// Ready at once unless tasks that ask this have run for a millisecond since the rings were looked at: for work of which
+/// many tasks may have a little at the same time.
+pub async fn make_room() {
+    loop {
+        let now = clock::now();
+        match SLICE_END.get() {
+            None => return begin_slice(now),
+            Some(end) if now < end => return,
+            Some(_) => yield_now().await,
+        }
+    }
+}
+
+fn begin_slice(now: Instant) {
+    SLICE_END.set(Some(now + SLICE));
+    spawn(async {
+        yield_now().await;
+        SLICE_END.set(None);
+    });
 }
 
 /// Wakes a task that has more to do once the others and the rings had their turn; see [`yield_now`].
@@ -79,4 +110,63 @@ pub async fn until<F: Future>(deadline: Instant, future: F) -> Option<F::Output>
         alarm.poll(cx).map(|()| None)
     })
     .await
+}
+
+/// Lets the other tasks of its own executor have their turn, and does not wait for the rings: for connections, whose
+/// executor looks after that (`turns`).
+pub async fn give_way() {
+    let mut given = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut given, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::server::io::clock;
+
+    fn run<T>(test: impl Future<Output = T>) -> T {
+        let builder = glommio::LocalExecutorBuilder::default().io_memory(64 << 10).ring_depth(8);
+        builder.make().unwrap().run(test)
+    }
+
+    #[test]
+    fn an_alarm_rings_when_it_is_due_and_not_before() {
+        run(async {
+            let due = clock::now() + Duration::from_millis(3);
+            assert_eq!(until(due, std::future::pending::<()>()).await, None);
+            assert!(clock::now() >= due);
+            assert_eq!(until(due, async { 7 }).await, Some(7), "what is ready is ready, however late");
+        });
+    }
+
+    #[test]
+    fn tasks_that_make_room_leave_some_to_timers() {
+        run(async {
+            const TASKS: usize = 8;
+            let left = Rc::new(Cell::new(TASKS));
+            for _ in 0..TASKS {
+                let left = left.clone();
+                spawn(async move {
+                    make_room().await;
+                    let end = clock::now() + Duration::from_millis(2);
+                    while clock::now() < end {}
+                    left.set(left.get() - 1);
+                });
+            }
+            sleep(Duration::from_micros(1)).await;
+            assert!(left.get() > 0, "the timer has rung before all of them had run");
+            while left.get() > 0 {
+                yield_now().await;
+            }
+        });
+    }
 }

@@ -44,9 +44,9 @@ pub struct Turns {
 /// A connection's say in which queue it waits. It begins ahead, and HTTP/1.1's connections stay there: a probe must be
 /// answered while the member is busy.
 #[derive(Clone)]
-pub struct Standing(Arc<AtomicBool>);
+pub struct Priority(Arc<AtomicBool>);
 
-impl Standing {
+impl Priority {
     fn new() -> Self {
         Self(Arc::new(AtomicBool::new(true)))
     }
@@ -71,11 +71,11 @@ impl Turns {
     }
 
     /// Runs the future that `connection` makes on this core, in turn with the others.
-    pub fn spawn<F: Future<Output = ()> + 'static>(self: &Arc<Self>, connection: impl FnOnce(Standing) -> F) {
-        let standing = Standing::new();
-        let (turns, place) = (self.clone(), standing.clone());
+    pub fn spawn<F: Future<Output = ()> + 'static>(self: &Arc<Self>, connection: impl FnOnce(Priority) -> F) {
+        let priority = Priority::new();
+        let (turns, place) = (self.clone(), priority.clone());
         let schedule = move |runnable| turns.queue(place.is_ahead(), runnable);
-        let (runnable, handle) = async_task::spawn_local(connection(standing), schedule);
+        let (runnable, handle) = async_task::spawn_local(connection(priority), schedule);
         handle.detach();
         runnable.schedule();
     }
@@ -137,11 +137,11 @@ mod tests {
 
     use super::*;
 
-    /// A connection that takes its standing in a first turn and notes its name in a second.
+    /// A connection that takes its priority in a first turn and notes its name in a second.
     fn client(turns: &Arc<Turns>, order: &Rc<RefCell<String>>, name: char, is_ahead: bool) {
         let order = order.clone();
-        turns.spawn(|standing| async move {
-            standing.set(is_ahead);
+        turns.spawn(|priority| async move {
+            priority.set(is_ahead);
             let mut woken = false;
             poll_fn(|cx| {
                 if std::mem::replace(&mut woken, true) {
@@ -182,8 +182,8 @@ mod tests {
         });
         let done = Rc::new(RefCell::new(false));
         let (mark, mut yields) = (done.clone(), 3);
-        turns.spawn(|standing| async move {
-            standing.set(false);
+        turns.spawn(|priority| async move {
+            priority.set(false);
             poll_fn(|cx| {
                 yields -= 1;
                 cx.waker().wake_by_ref();

@@ -35,6 +35,9 @@ pub(super) fn write(families: &mut Families) {
     let boot = boot.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse::<f64>().ok());
     let started = boot.zip(field(START_TIME)).map(|(boot, ticks)| boot + ticks / TICKS_PER_SECOND);
     gauge("process_start_time_seconds", "Unix time of the start.", started);
+    let long_turns = crate::server::io::watchdog::long_turns();
+    let help = "Turns of tasks that kept a core from other clients for 10 ms of CPU time.";
+    families.number("kevel_long_turns_total", Type::Counter, help, &[], long_turns as f64);
     let netstat = fs::read_to_string("/proc/self/net/netstat").unwrap_or_default();
     for (name, help, field) in [
         ("process_network_receive_bytes_total", "Bytes received by the network namespace.", "InOctets"),

@@ -2,10 +2,11 @@
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 
-use super::field::{Field, Name};
+use super::field::{Field, FieldName};
 use super::table::STATIC;
-use super::{Malformed, TABLE_BYTES, huffman};
+use super::{Malformed, TABLE_BYTES, Undecoded, huffman};
 
 /// No length or number in a header block is larger than this; RFC 7541, 5.1 lets us choose.
 const INTEGER_MAX: usize = 1 << 24;
@@ -18,40 +19,52 @@ pub struct Decoder {
     dynamic_bytes: usize,
     /// What the client gives its table up to, of the 4096 bytes that it may.
     limit: Option<usize>,
-    /// Name and value of the field being decoded.
+    /// The name or value being decoded.
     text: Vec<u8>,
 }
 
 impl Decoder {
-    /// Hands the fields of a whole header block to `each`.
+    /// Hands the fields of a whole header block to `each`, which says whether it takes more of them.
+    ///
+    /// The work is linear in the bytes of the block: a name that the table holds is neither copied nor read again.
     ///
     /// # Errors
-    /// When the block breaks HPACK's rules. The connection must end then.
-    pub fn decode(&mut self, block: &[u8], mut each: impl FnMut(&Field)) -> Result<(), Malformed> {
+    /// When the block breaks HPACK's rules, or `each` takes no more. The connection must end then: the rest of the block
+    /// would have changed the table.
+    pub fn decode(
+        &mut self,
+        block: &[u8],
+        mut each: impl FnMut(&Field) -> ControlFlow<()>,
+    ) -> Result<(), Undecoded> {
         let mut rest = block;
         let mut fields = 0;
         while let Some(&first) = rest.first() {
-            if first & 0x80 != 0 {
+            let enough = if first & 0x80 != 0 {
                 let number = integer(&mut rest, 7)?;
                 match Field::known(number) {
                     Some(known) => each(&known),
                     None => each(self.indexed(number)?),
                 }
+                .is_break()
             } else if first & 0x40 != 0 {
                 let field = self.literal(&mut rest, 6)?;
-                each(&field);
+                let enough = each(&field).is_break();
                 self.insert(field);
+                enough
             } else if first & 0x20 != 0 {
                 let limit = integer(&mut rest, 5)?;
                 if limit > TABLE_BYTES || fields > 0 {
-                    return Err(Malformed);
+                    return Err(Undecoded::Malformed);
                 }
                 self.limit = Some(limit);
                 self.evict(0);
                 continue;
             } else {
                 // Not to be indexed, by anybody or just not now: the same to us.
-                each(&self.literal(&mut rest, 4)?);
+                each(&self.literal(&mut rest, 4)?).is_break()
+            };
+            if enough {
+                return Err(Undecoded::TooLarge);
             }
             fields += 1;
         }
@@ -69,23 +82,20 @@ impl Decoder {
 
     /// A field that is spelled out, with its name or a number for it.
     fn literal(&mut self, rest: &mut &[u8], prefix: u32) -> Result<Field, Malformed> {
-        self.text.clear();
         let number = integer(rest, prefix)?;
-        let meaning = if number == 0 {
-            string(rest, &mut self.text)?;
-            Name::of(&self.text)
-        } else if let Some(known) = Field::known(number) {
-            self.text.extend_from_slice(known.name());
-            known.meaning()
-        } else {
-            let named = self.indexed(number)?.clone();
-            self.text.extend_from_slice(named.name());
-            // Not the meaning of that field, which a bad value may have made invalid.
-            Name::of(named.name())
+        let name = match FieldName::known(number) {
+            Some(known) => known,
+            None if number > 0 => self.indexed(number)?.shared_name(),
+            None => FieldName::sent(self.string(rest)?),
         };
-        let name_len = self.text.len();
+        Ok(Field::sent(name, self.string(rest)?))
+    }
+
+    /// A string, plain or packed.
+    fn string(&mut self, rest: &mut &[u8]) -> Result<&[u8], Malformed> {
+        self.text.clear();
         string(rest, &mut self.text)?;
-        Ok(Field::sent(&self.text, name_len, meaning))
+        Ok(&self.text)
     }
 
     fn insert(&mut self, field: Field) {
@@ -154,13 +164,19 @@ fn string(rest: &mut &[u8], into: &mut Vec<u8>) -> Result<(), Malformed> {
 mod tests {
     use super::*;
 
-    fn decode(decoder: &mut Decoder, block: &[u8]) -> Result<Vec<(String, String)>, Malformed> {
+    type Decoded = Result<Vec<(String, String)>, Undecoded>;
+
+    fn decode(decoder: &mut Decoder, block: &[u8]) -> Decoded {
         let mut fields = Vec::new();
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-        decoder.decode(block, |field| fields.push((text(field.name()), text(field.value())))).map(|()| fields)
+        let each = |field: &Field| {
+            fields.push((text(field.name()), text(field.value())));
+            ControlFlow::Continue(())
+        };
+        decoder.decode(block, each).map(|()| fields)
     }
 
-    fn fields(expected: &[(&str, &str)]) -> Result<Vec<(String, String)>, Malformed> {
+    fn fields(expected: &[(&str, &str)]) -> Decoded {
         Ok(expected.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect())
     }
 
@@ -206,7 +222,7 @@ mod tests {
         // Down to 64 bytes: one field stays. Down to none: nothing does.
         assert_eq!(decode(&mut decoder, &[0x3f, 0x21, 0xbe]), fields(&[("key-999", "value")]));
         assert_eq!(decoder.dynamic.len(), 1);
-        assert_eq!(decode(&mut decoder, &[0x20, 0xbe]), Err(Malformed));
+        assert_eq!(decode(&mut decoder, &[0x20, 0xbe]), Err(Undecoded::Malformed));
         // A field larger than the table is one all the same.
         assert_eq!(decode(&mut decoder, &literal("a", "b")), fields(&[("a", "b")]));
         assert_eq!(decoder.dynamic_bytes, 0);
@@ -226,8 +242,38 @@ mod tests {
             &[0x40],
         ];
         for block in wrong {
-            assert_eq!(decode(&mut Decoder::default(), block), Err(Malformed), "{block:x?}");
+            assert_eq!(decode(&mut Decoder::default(), block), Err(Undecoded::Malformed), "{block:x?}");
         }
         assert_eq!(decode(&mut Decoder::default(), &[0x3f, 0xe1, 0x1f, 0x82]), fields(&[(":method", "GET")]));
+    }
+
+    /// A name of nearly the table's size, and then two bytes for each field that has it.
+    #[test]
+    fn a_name_in_the_table_is_shared_by_the_fields_that_refer_to_it() {
+        let mut decoder = Decoder::default();
+        let name = "n".repeat(4000);
+        let mut block = vec![0x40, 0x7f, 0xa1, 0x1e];
+        block.extend_from_slice(name.as_bytes());
+        block.push(0);
+        block.extend([0x0f, 47, 0].repeat(20));
+        let mut names = Vec::new();
+        let each = |field: &Field| {
+            assert_eq!((field.name().len(), field.value()), (4000, &b""[..]));
+            names.push(field.name().as_ptr());
+            ControlFlow::Continue(())
+        };
+        decoder.decode(&block, each).unwrap();
+        assert!(names.len() == 21 && names.iter().all(|&name| name == names[0]), "one copy of the name");
+    }
+
+    #[test]
+    fn who_takes_no_more_fields_ends_the_decoding() {
+        let mut taken = 0;
+        let each = |_: &Field| {
+            taken += 1;
+            if taken < 3 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        };
+        assert_eq!(Decoder::default().decode(&[0x82; 100_000], each), Err(Undecoded::TooLarge));
+        assert_eq!(taken, 3);
     }
 }

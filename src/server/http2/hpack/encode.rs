@@ -130,7 +130,11 @@ mod tests {
     fn decoded(decoder: &mut Decoder, block: &[u8]) -> Vec<(String, String)> {
         let mut fields = Vec::new();
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-        decoder.decode(block, |field| fields.push((text(field.name()), text(field.value())))).unwrap();
+        let each = |field: &super::super::Field| {
+            fields.push((text(field.name()), text(field.value())));
+            std::ops::ControlFlow::Continue(())
+        };
+        decoder.decode(block, each).unwrap();
         fields
     }
 

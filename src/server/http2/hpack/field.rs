@@ -23,12 +23,17 @@ pub enum Name {
     GrpcTimeout,
     /// `grpc-encoding`
     GrpcEncoding,
-    /// A field about the hop, which HTTP/2 has no use for: `connection` and its like.
-    Hop,
+    /// `host`
+    Host,
+    /// `connection`, which is about the hop: HTTP/2 has no use for it. Its like, such as `upgrade`, grpc-go takes for
+    /// metadata.
+    Connection,
     /// Fields that every client sends and nobody here asks for.
     Unused,
     /// Metadata, for whoever asks.
     Metadata,
+    /// Metadata whose name says that the value is base64.
+    Binary,
     /// No name of a request's field, or characters that may not be in one.
     Invalid,
 }
@@ -42,6 +47,7 @@ impl Name {
             b":path" => Name::Path,
             b":authority" => Name::Authority,
             b"content-type" => Name::ContentType,
+            b"host" => Name::Host,
             b"grpc-timeout" => Name::GrpcTimeout,
             b"grpc-encoding" => Name::GrpcEncoding,
             b"te"
@@ -49,16 +55,13 @@ impl Name {
             | b"grpc-accept-encoding"
             | b"accept-encoding"
             | b"accept"
-            | b"host"
             | b"content-length"
-            | b"grpc-trace-bin"
             | b"traceparent"
             | b"tracestate" => Name::Unused,
-            b"connection" | b"keep-alive" | b"proxy-connection" | b"transfer-encoding" | b"upgrade" => {
-                Name::Hop
-            }
-            _ if !name.is_empty() && name.iter().all(|&byte| is_of_names(byte)) => Name::Metadata,
-            _ => Name::Invalid,
+            b"connection" => Name::Connection,
+            _ if name.is_empty() || !name.iter().all(|&byte| is_of_names(byte)) => Name::Invalid,
+            _ if name.ends_with(b"-bin") => Name::Binary,
+            _ => Name::Metadata,
         }
     }
 
@@ -78,71 +81,99 @@ fn is_of_values(byte: u8) -> bool {
     !matches!(byte, 0 | b'\r' | b'\n')
 }
 
-/// A name and a value, shared by all requests that refer to it.
+/// A field's name, understood once and shared by all fields that refer to it.
 #[derive(Clone, Debug)]
-pub struct Field {
+pub(super) struct FieldName {
     meaning: Name,
-    text: Text,
+    text: NameText,
 }
 
 #[derive(Clone, Debug)]
-enum Text {
-    Known(&'static str, &'static str),
-    /// Name and value, one behind the other.
-    Sent {
-        name_len: usize,
-        both: Rc<[u8]>,
-    },
+enum NameText {
+    Known(&'static str),
+    Sent(Rc<[u8]>),
+}
+
+impl FieldName {
+    /// The name of the field with this number, if it is one of those that everybody knows.
+    pub fn known(number: usize) -> Option<Self> {
+        let (name, _) = table::STATIC.get(number.checked_sub(1)?)?;
+        Some(Self { meaning: table::meaning(number), text: NameText::Known(name) })
+    }
+
+    /// A name that a client spelled out.
+    pub fn sent(name: &[u8]) -> Self {
+        Self { meaning: Name::of(name), text: NameText::Sent(name.into()) }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match &self.text {
+            NameText::Known(name) => name.as_bytes(),
+            NameText::Sent(name) => name,
+        }
+    }
+}
+
+/// A name and a value, shared by all requests that refer to it.
+#[derive(Clone, Debug)]
+pub struct Field {
+    name: FieldName,
+    value: Value,
+    /// The value holds nothing that must not be in one.
+    is_valid: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Value {
+    Known(&'static str),
+    Sent(Rc<[u8]>),
 }
 
 impl Field {
     /// The field with this number, if it is one of those that everybody knows.
     pub(super) fn known(number: usize) -> Option<Self> {
-        let (name, value) = table::STATIC.get(number.checked_sub(1)?)?;
-        Some(Self { meaning: table::meaning(number), text: Text::Known(name, value) })
+        let (_, value) = table::STATIC.get(number.checked_sub(1)?)?;
+        Some(Self { name: FieldName::known(number)?, value: Value::Known(value), is_valid: true })
     }
 
-    /// A field whose `name_len` bytes of name and whose value stand in `both`.
-    pub(super) fn sent(both: &[u8], name_len: usize, meaning: Name) -> Self {
-        let valid = both[name_len..].iter().all(|&byte| is_of_values(byte));
-        let meaning = if valid { meaning } else { Name::Invalid };
-        Self { meaning, text: Text::Sent { name_len, both: both.into() } }
+    /// A field whose value a client spelled out.
+    pub(super) fn sent(name: FieldName, value: &[u8]) -> Self {
+        let is_valid = value.iter().all(|&byte| is_of_values(byte));
+        Self { name, value: Value::Sent(value.into()), is_valid }
     }
 
     /// A field made by ourselves.
     #[cfg(test)]
     pub fn new(name: &str, value: &str) -> Self {
-        Self::sent([name, value].concat().as_bytes(), name.len(), Name::of(name.as_bytes()))
+        Self::sent(FieldName::sent(name.as_bytes()), value.as_bytes())
     }
 
-    /// What the name means.
+    /// What the field means: what its name does, unless its value is invalid.
     pub fn meaning(&self) -> Name {
-        self.meaning
+        if self.is_valid { self.name.meaning } else { Name::Invalid }
+    }
+
+    /// The name, for another field that refers to it.
+    pub(super) fn shared_name(&self) -> FieldName {
+        self.name.clone()
     }
 
     /// The name.
     pub fn name(&self) -> &[u8] {
-        match &self.text {
-            Text::Known(name, _) => name.as_bytes(),
-            Text::Sent { name_len, both } => &both[..*name_len],
-        }
+        self.name.bytes()
     }
 
     /// The value.
     pub fn value(&self) -> &[u8] {
-        match &self.text {
-            Text::Known(_, value) => value.as_bytes(),
-            Text::Sent { name_len, both } => &both[*name_len..],
+        match &self.value {
+            Value::Known(value) => value.as_bytes(),
+            Value::Sent(value) => value,
         }
     }
 
     /// Its size as RFC 7541, 4.1 counts it.
     pub fn size(&self) -> usize {
-        let text = match &self.text {
-            Text::Known(name, value) => name.len() + value.len(),
-            Text::Sent { both, .. } => both.len(),
-        };
-        text + FIELD_OVERHEAD
+        self.name().len() + self.value().len() + FIELD_OVERHEAD
     }
 }
 
@@ -156,8 +187,11 @@ mod tests {
         for wrong in [&b"Token"[..], b"", b"a b", b"a:b", b":status", b"a\0"] {
             assert_eq!(Name::of(wrong), Name::Invalid, "{wrong:?}");
         }
-        let field = Field::sent(b"tokenabc", 5, Name::Metadata);
+        let field = Field::new("token", "abc");
         assert_eq!((field.name(), field.value(), field.size()), (&b"token"[..], &b"abc"[..], 40));
-        assert_eq!(Field::sent(b"token\n", 5, Name::Metadata).meaning(), Name::Invalid);
+        let broken = Field::new("token", "\n");
+        assert_eq!(broken.meaning(), Name::Invalid);
+        let mended = Field::sent(broken.shared_name(), b"x");
+        assert_eq!(mended.meaning(), Name::Metadata, "a bad value does not spoil the name");
     }
 }

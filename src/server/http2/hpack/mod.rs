@@ -22,6 +22,21 @@ const TABLE_BYTES: usize = 4096;
 /// What a field counts beside its name and value.
 pub const FIELD_OVERHEAD: usize = 32;
 
-/// A header block that cannot be decoded. The tables of both sides disagree from here on: the connection must end.
+/// A header block, or a part of one, that breaks the rules.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Malformed;
+
+/// Why a header block was not decoded to its end. The tables of both sides disagree from here on: the connection must end.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Undecoded {
+    /// It breaks the rules.
+    Malformed,
+    /// It holds more than whoever takes its fields wants.
+    TooLarge,
+}
+
+impl From<Malformed> for Undecoded {
+    fn from(_: Malformed) -> Self {
+        Self::Malformed
+    }
+}

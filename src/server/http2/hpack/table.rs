@@ -30,8 +30,8 @@ pub fn meaning(number: usize) -> Name {
         6 | 7 => Name::Scheme,
         8..=14 => Name::Invalid,
         31 => Name::ContentType,
-        57 => Name::Hop,
-        16 | 19 | 28 | 38 | 58 => Name::Unused,
+        38 => Name::Host,
+        16 | 19 | 28 | 58 => Name::Unused,
         _ => Name::Metadata,
     }
 }

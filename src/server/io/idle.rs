@@ -19,63 +19,75 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How many leave at once.
 const EVICTED_MAX: usize = 64;
 
-struct Guest {
+struct Entry {
     since: Instant,
     waker: Option<Waker>,
 }
 
 /// The waiting clients of one core, in the order they came.
 #[derive(Default)]
-pub struct Lobby {
-    guests: RefCell<BTreeMap<u64, Guest>>,
+pub struct IdleClients {
+    entries: RefCell<BTreeMap<u64, Entry>>,
     next: Cell<u64>,
 }
 
-/// A guest leaves when its wait is over, however it ends.
-struct Stay<'a> {
-    lobby: &'a Lobby,
+/// A client among those; it is none of them any more when this is dropped.
+pub struct IdleClient {
+    idle: Rc<IdleClients>,
     key: u64,
 }
 
-impl Drop for Stay<'_> {
-    fn drop(&mut self) {
-        self.lobby.guests.borrow_mut().remove(&self.key);
+impl IdleClient {
+    /// Whether the client was sent away; `waker` is woken when it is.
+    pub fn is_over(&self, waker: &Waker) -> bool {
+        match self.idle.entries.borrow_mut().get_mut(&self.key) {
+            None => true,
+            Some(entry) => {
+                crate::stdx::waker::keep(&mut entry.waker, waker);
+                false
+            }
+        }
     }
 }
 
-impl Lobby {
+impl Drop for IdleClient {
+    fn drop(&mut self) {
+        self.idle.entries.borrow_mut().remove(&self.key);
+    }
+}
+
+impl IdleClients {
     /// Nobody waits.
     pub fn new() -> Rc<Self> {
         Rc::default()
     }
 
     /// Runs `future`, a client's first words, to its end; `None` when the client was sent away meanwhile.
-    pub async fn wait<F: Future>(&self, future: F) -> Option<F::Output> {
-        let key = self.next.replace(self.next.get() + 1);
-        self.guests.borrow_mut().insert(key, Guest { since: clock::now(), waker: None });
-        let _stay = Stay { lobby: self, key };
+    pub async fn wait<F: Future>(self: &Rc<Self>, future: F) -> Option<F::Output> {
+        let entry = self.enter();
         let mut future = pin!(future);
         poll_fn(|cx| {
             if let Poll::Ready(output) = future.as_mut().poll(cx) {
                 return Poll::Ready(Some(output));
             }
-            match self.guests.borrow_mut().get_mut(&key) {
-                None => Poll::Ready(None),
-                Some(guest) => {
-                    crate::stdx::waker::keep(&mut guest.waker, cx.waker());
-                    Poll::Pending
-                }
-            }
+            if entry.is_over(cx.waker()) { Poll::Ready(None) } else { Poll::Pending }
         })
         .await
     }
 
+    /// A client that has not asked for anything has come.
+    pub fn enter(self: &Rc<Self>) -> IdleClient {
+        let key = self.next.replace(self.next.get() + 1);
+        self.entries.borrow_mut().insert(key, Entry { since: clock::now(), waker: None });
+        IdleClient { idle: self.clone(), key }
+    }
+
     /// Sends away those who wait longest, at most a few and nobody who has just come. How many that were.
     pub fn evict(&self, now: Instant) -> usize {
-        let mut guests = self.guests.borrow_mut();
+        let mut entries = self.entries.borrow_mut();
         let mut evicted = 0;
         while evicted < EVICTED_MAX
-            && let Some(oldest) = guests.first_entry()
+            && let Some(oldest) = entries.first_entry()
             && oldest.get().since + PATIENCE <= now
         {
             if let Some(waker) = oldest.remove().waker {
@@ -95,13 +107,13 @@ mod tests {
 
     #[test]
     fn only_those_who_wait_long_are_sent_away() {
-        let lobby = Lobby::new();
-        assert_eq!(block_on(lobby.wait(ready(7))), Some(7));
+        let idle = IdleClients::new();
+        assert_eq!(block_on(idle.wait(ready(7))), Some(7));
         let evict = async {
-            assert_eq!(lobby.evict(clock::now()), 0, "it has just come");
-            assert_eq!(lobby.evict(clock::now() + PATIENCE), 1);
+            assert_eq!(idle.evict(clock::now()), 0, "it has just come");
+            assert_eq!(idle.evict(clock::now() + PATIENCE), 1);
         };
-        let (waited, ()) = block_on(join(lobby.wait(pending::<()>()), evict));
-        assert_eq!((waited, lobby.guests.borrow().len()), (None, 0));
+        let (waited, ()) = block_on(join(idle.wait(pending::<()>()), evict));
+        assert_eq!((waited, idle.entries.borrow().len()), (None, 0));
     }
 }

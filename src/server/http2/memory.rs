@@ -1,0 +1,122 @@
+//! What the clients of one core make it hold, all connections together.
+//!
+//! Each connection and each stream has bounds of its own; thousands of connections that use theirs up would still fill
+//! the memory. So everything that waits on a client is counted here too:
+//!
+//! ```text
+//!   received   header blocks and messages that are not whole, data that nobody has read     128 MB, then what would
+//!                                                                                           add to it is refused
+//!   streams    open ones                                                             200 000, then a connection that
+//!                                                                                           has 100 gets no more
+//!   unsent     answers that clients have not taken                                          64 MB, then streams get
+//!                                                                                           less room; 128 MB, then
+//!                                                                                           next to none
+//! ```
+#![forbid(unsafe_code)]
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+/// Bytes of received data from which on more of it is refused.
+const RECEIVED_MAX: usize = 128 * 1024 * 1024;
+/// What one connection may hold, or begin, although all of them together hold too much.
+const RECEIVED_SPARED: usize = 64 * 1024;
+const STREAMS_SPARED: usize = 100;
+/// Open streams of all connections: each costs about a kilobyte.
+const STREAMS_MAX: usize = 200_000;
+/// Unsent bytes from which on each stream may hold less.
+const UNSENT_CROWDED: usize = 64 * 1024 * 1024;
+/// Unsent bytes from which on a connection may hold a little and no more.
+const UNSENT_MAX: usize = 128 * 1024 * 1024;
+
+/// Counts of one core.
+#[derive(Default)]
+pub struct Memory {
+    received: Cell<usize>,
+    streams: Cell<usize>,
+    unsent: Cell<usize>,
+}
+
+impl Memory {
+    /// Nothing is held.
+    pub fn new() -> Rc<Self> {
+        Rc::default()
+    }
+
+    /// `after` bytes of received data are held where `before` were.
+    pub fn hold(&self, before: usize, after: usize) {
+        self.received.set(self.received.get() - before + after);
+    }
+
+    /// Received bytes held.
+    pub fn held(&self) -> usize {
+        self.received.get()
+    }
+
+    /// Whether nothing more may be held of what a client sends of whom `bytes` are held already.
+    pub fn is_full(&self, bytes: usize) -> bool {
+        self.received.get() > RECEIVED_MAX && bytes > RECEIVED_SPARED
+    }
+
+    /// A stream begins.
+    pub fn open_stream(&self) {
+        self.streams.set(self.streams.get() + 1);
+    }
+
+    /// So many streams are over.
+    pub fn close_streams(&self, count: usize) {
+        self.streams.set(self.streams.get() - count);
+    }
+
+    /// Whether a connection that has so many open streams may not have another.
+    pub fn has_no_streams_left(&self, open: usize) -> bool {
+        self.streams.get() >= STREAMS_MAX && open >= STREAMS_SPARED
+    }
+
+    /// `after` bytes wait to be sent where `before` did.
+    pub fn wait(&self, before: usize, after: usize) {
+        self.unsent.set(self.unsent.get() - before + after);
+    }
+
+    /// Bytes that wait to be sent.
+    pub fn unsent(&self) -> usize {
+        self.unsent.get()
+    }
+
+    /// Whether so much waits to be sent that each stream has to do with less room.
+    pub fn is_crowded(&self) -> bool {
+        self.unsent.get() > UNSENT_CROWDED
+    }
+
+    /// Whether so much waits to be sent that answers have to wait.
+    pub fn is_exhausted(&self) -> bool {
+        self.unsent.get() > UNSENT_MAX
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_side_has_its_bound() {
+        let memory = Memory::new();
+        memory.hold(0, RECEIVED_MAX);
+        assert!(!memory.is_full(RECEIVED_MAX));
+        memory.hold(0, 1);
+        assert!(
+            memory.is_full(RECEIVED_SPARED + 1) && !memory.is_full(RECEIVED_SPARED) && !memory.is_crowded()
+        );
+        memory.hold(RECEIVED_MAX + 1, 0);
+        memory.wait(0, UNSENT_CROWDED + 1);
+        assert!(memory.is_crowded() && !memory.is_exhausted());
+        memory.wait(UNSENT_CROWDED + 1, UNSENT_MAX + 1);
+        assert!(memory.is_exhausted() && !memory.is_full(RECEIVED_MAX));
+        (0..STREAMS_MAX).for_each(|_| memory.open_stream());
+        assert!(
+            memory.has_no_streams_left(STREAMS_SPARED) && !memory.has_no_streams_left(STREAMS_SPARED - 1)
+        );
+        memory.close_streams(1);
+        assert!(!memory.has_no_streams_left(STREAMS_SPARED));
+    }
+}
