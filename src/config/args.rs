@@ -165,7 +165,8 @@ mod tests {
             ),
             (
                 "--max-concurrent-streams=x",
-                "invalid value \"x\" for flag -max-concurrent-streams: strconv.ParseUint: parsing \"x\": invalid syntax",
+                "invalid value \"x\" for flag -max-concurrent-streams: strconv.ParseUint: parsing \"x\": \
+                 invalid syntax",
             ),
             (
                 "--listen-peer-urls=a:1",

@@ -17,6 +17,16 @@
 //! not come up without it. A flag that has nothing to act upon (etcd's store tuning, checks between members) is
 //! accepted with a warning. Names that older releases had are mapped to their successors, with a warning.
 //!
+//! ```text
+//!   command   the command line as a whole     args       flags and variables, by Go's rules
+//!   flag      the table of all flags          file       the configuration file, by the rules of Go's JSON
+//!   settings  values by flag, as text         yaml       YAML 1.1, made into what JSON can say
+//!   resolve   what values mean together       help       --help and --version
+//!   go        Go's numbers and durations      url        URLs of flags
+//!   cluster   who founds a cluster            cores      which CPUs
+//!   gates     feature gates                   logging    levels and outputs of the log
+//! ```
+//!
 //! Nothing in here reads a file, a clock, the environment or the machine's addresses; `main` hands them in. Start with
 //! [`parse`].
 #![forbid(unsafe_code)]

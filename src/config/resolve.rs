@@ -198,8 +198,8 @@ fn advertise(settings: &Settings) -> Result<Advertise, String> {
     Ok(Advertise { client, peer })
 }
 
-/// Replaces the defaults of what is advertised, where the first listener is on 0.0.0.0, by the machine's own address and
-/// the listener's port.
+/// Replaces the defaults of what is advertised, where the first listener is on 0.0.0.0, by the machine's own address
+/// and the listener's port.
 fn with_default_host(
     advertise: Advertise,
     listen: &Listen,

@@ -4,15 +4,17 @@
 //!  bytes ── libyaml's events ──> nodes with anchors ──> Value
 //! ```
 //!
-//! etcd reads its file with a port of libyaml, turns the result into JSON and gives that to Go's JSON decoder. The rules
-//! of all three are the format: `yes` and `off` are booleans, `0x10` and `010` are numbers, the last of two equal keys
-//! counts, a key may be a number, `<<` merges, a byte order mark is skipped, and only the first document is looked at.
+//! etcd reads its file with a port of libyaml, turns the result into JSON and gives that to Go's JSON decoder. The
+//! rules of all three are the format: `yes` and `off` are booleans, `0x10` and `010` are numbers, the last of two
+//! equal keys counts, a key may be a number, `<<` merges, a byte order mark is skipped, and only the first document
+//! is looked at.
 //!
 //! Aliases can make a small text enormous and nesting can make it deep, so both are bounded.
 #![forbid(unsafe_code)]
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use libyaml_safer::{EventData, Parser};
 
@@ -47,7 +49,14 @@ const TAG_PREFIX: &str = "tag:yaml.org,2002:";
 /// Reads the first document; `Null` when there is none.
 pub fn read(text: &[u8]) -> Result<Value, String> {
     let text = decode(text)?;
-    let mut input = text.as_bytes();
+    // libyaml's port panics at a few texts that it does not understand, such as a tag right before a comma. Nothing of
+    // the reader outlives such an end, and the file is refused like any other that cannot be read.
+    catch_unwind(AssertUnwindSafe(|| document(text.as_bytes())))
+        .unwrap_or_else(|_| Err("yaml: the text cannot be understood".to_owned()))
+}
+
+fn document(text: &[u8]) -> Result<Value, String> {
+    let mut input = text;
     let mut parser = Parser::new();
     parser.set_input(&mut input);
     let mut reader = Reader { parser, anchors: HashMap::new(), values: 0 };
@@ -400,6 +409,7 @@ mod tests {
             "a: '",
             "a: !!binary x",
             "a: \u{1}",
+            "a: {!,b}",
         ] {
             assert!(read(text.as_bytes()).is_err(), "{text:?}");
         }

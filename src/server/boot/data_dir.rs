@@ -78,8 +78,8 @@ fn inspect(config: &Config) -> Result<bool, String> {
     Ok(config.store_path().exists() || has_log)
 }
 
-/// Whether two URLs lead to one place: the same, or with names that stand for the same addresses. `localhost` stands for
-/// itself alone, as it does to etcd.
+/// Whether two URLs lead to one place: the same, or with names that stand for the same addresses. `localhost` stands
+/// for itself alone, as it does to etcd.
 fn same_place(one: &Url, other: &Url) -> bool {
     one == other
         || (one.scheme == other.scheme && one.port == other.port && {

@@ -4,8 +4,8 @@
 use std::fs;
 use std::net::UdpSocket;
 
-/// The source address of what this machine sends by its default route, one of IPv4 before one of IPv6. `None` where there is
-/// no such route.
+/// The source address of what this machine sends by its default route, one of IPv4 before one of IPv6. `None` where
+/// there is no such route.
 pub fn default_host() -> Option<String> {
     let routes = |path| fs::read_to_string(path).unwrap_or_default();
     // Addresses for documentation: no route but the default one leads to them, and nothing is sent.
@@ -33,8 +33,8 @@ fn has_default_route_v4(table: &str) -> bool {
     })
 }
 
-/// Columns of /proc/net/ipv6_route: destination, its prefix length, source, ..., interface. The loopback interface has a
-/// route that rejects everything.
+/// Columns of /proc/net/ipv6_route: destination, its prefix length, source, ..., interface. The loopback interface
+/// has a route that rejects everything.
 fn has_default_route_v6(table: &str) -> bool {
     table.lines().any(|line| {
         let columns: Vec<&str> = line.split_whitespace().collect();

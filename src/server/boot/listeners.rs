@@ -1,8 +1,9 @@
 //! The sockets that a member listens on: claimed before anything is opened, shared by all cores, held until the end.
 //!
-//! Every socket is bound and listening from the moment it is claimed, as in etcd. So two listeners of one member that want the
-//! same port meet as an error at start, and so does another process. The cores accept from the same socket: with a socket
-//! for each core (SO_REUSEPORT) another process of the same user could join them and get a share of the connections.
+//! Every socket is bound and listening from the moment it is claimed, as in etcd. So two listeners of one member that
+//! want the same port meet as an error at start, and so does another process. The cores accept from the same socket:
+//! with a socket for each core (SO_REUSEPORT) another process of the same user could join them and get a share of the
+//! connections.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -197,7 +198,8 @@ mod tests {
     #[test]
     fn every_address_is_of_both_families() {
         let claimed = claim(&config(
-            "--advertise-client-urls=http://h:1 --listen-client-urls=http://0.0.0.0:0 --listen-peer-urls=http://127.0.0.1:0",
+            "--advertise-client-urls=http://h:1 --listen-client-urls=http://0.0.0.0:0 \
+             --listen-peer-urls=http://127.0.0.1:0",
         ))
         .unwrap();
         let port = claimed[1].socket.local_addr().unwrap().port();

@@ -52,7 +52,8 @@ pub struct SessionCore {
 
 /// How clients get to a session core.
 pub enum Door {
-    /// It accepts them, for itself and for the cores behind these lanes. This core also says in the log what is said once.
+    /// It accepts them, for itself and for the cores behind these lanes. This core also says in the log what is said
+    /// once.
     Accept {
         /// The other session cores.
         others: Vec<Sender<Arrival>>,

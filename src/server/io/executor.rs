@@ -36,7 +36,8 @@ fn ended(error: &str) -> String {
     format!("an executor ended: {error}{advice}")
 }
 
-/// Starts an executor on a thread of its own, on a CPU or wherever the kernel likes. It ends when what `start` gives does.
+/// Starts an executor on a thread of its own, on a CPU or wherever the kernel likes. It ends when what `start` gives
+/// does.
 ///
 /// # Errors
 /// When the thread or its rings cannot be made.

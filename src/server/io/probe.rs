@@ -177,7 +177,8 @@ fn check_descriptors(limit: u64) -> Result<(), String> {
     }
     Err(format!(
         "file descriptor limit of the process is too low; please set higher: it is {limit}, and {DESCRIPTORS_RESERVED} \
-         are kept for files and rings (ulimit -n 65536, LimitNOFILE=65536, or --ulimit nofile=65536:65536 for a container)"
+         are kept for files and rings (ulimit -n 65536, LimitNOFILE=65536, or --ulimit nofile=65536:65536 for a \
+         container)"
     ))
 }
 

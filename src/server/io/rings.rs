@@ -8,14 +8,15 @@
 //! finish when the thread enters the kernel the next time anyway; a thread that sleeps is woken as ever. A renewed
 //! lease costs a third less CPU for it.
 //!
-//! This leans on one fact: whoever looks for completions without entering the kernel does so for a moment only. An executor
-//! that spins before it parks would not.
+//! This leans on one fact: whoever looks for completions without entering the kernel does so for a moment only. An
+//! executor that spins before it parks would not.
 //!
 //! # Rings without locked memory
 //!
-//! glommio refuses to start below 512 KiB of lockable memory. That was for the rings themselves, which the kernel counts
-//! as any other memory since Linux 5.12. What still counts are registered buffers, and glommio does without those when
-//! they are refused. So its question about the limit is answered as if there were that much.
+//! glommio refuses to start below 512 KiB of lockable memory. Registered buffers need it, and glommio does without
+//! those when the kernel refuses them. The rings themselves count on some kernels (before 5.12, and from 6.14 on), and
+//! a shallow one needs 8 KiB (`probe::Rings::depth`). So glommio's question about the limit is answered as if there
+//! were enough.
 #![allow(unsafe_code)]
 
 use std::ffi::{c_int, c_uint, c_void};
@@ -31,6 +32,7 @@ struct Params {
     flags: u32,
 }
 
+// SAFETY: the linker gives liburing's function this name; the signature is that of its header.
 unsafe extern "C" {
     fn __real_io_uring_queue_init_params(entries: c_uint, ring: *mut c_void, params: *mut Params) -> c_int;
 }
@@ -66,6 +68,7 @@ unsafe extern "C" fn __wrap_io_uring_queue_init_params(
 /// What glommio asks for before it makes rings.
 const MEMLOCK_WANTED: libc::rlim64_t = 512 * 1024;
 
+// SAFETY: the linker gives the C library's function this name; the signature is that of its header.
 unsafe extern "C" {
     fn __real_getrlimit64(resource: c_uint, limits: *mut libc::rlimit64) -> c_int;
 }

@@ -8,6 +8,9 @@
 //!   the panic hook ────────────────┘
 //! ```
 //!
+//! `lines` has a function for each line of a member's life, `slow` the lines about slow requests, and `content` the
+//! requests as text for those.
+//!
 //! Cores never wait for a log: a line is put together where it is written, queued, and written out by a thread of
 //! its own. When the reader of a pipe stalls and the queue is full, lines are dropped and counted, and the count is
 //! logged once there is room. Of equal messages within a second only the first hundred and then every hundredth

@@ -1,9 +1,9 @@
 //! Requests that took too long, in etcd's words: what was asked and by whom, how much, and for how long. Never a value.
 //!
-//! Two lines: `apply request took too long` for what the store does, from `--warning-apply-duration` on, and
-//! `request stats` for all that a client waits for, from `--warning-unary-request-duration` on. Everything here is
-//! done after a bound was passed, so it may decode again what is long forgotten; but a request only, which is bounded, and
-//! never an answer.
+//! Two lines: `apply request took too long` for what the store does, from `--warning-apply-duration` on, and `request
+//! stats` for all that a client waits for, from `--warning-unary-request-duration` on. Everything here is done after
+//! a bound was passed, so it may decode again what is long forgotten; but a request only, which is bounded, and never
+//! an answer.
 #![forbid(unsafe_code)]
 
 use std::net::SocketAddr;

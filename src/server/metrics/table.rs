@@ -38,9 +38,11 @@ static COUNTERS: &[(&str, &str, Count)] = &[
     ("etcd_server_health_success", "Times /health said yes.", |c| &c.health_success),
     ("etcd_server_leader_changes_seen_total", "Leader changes seen.", |c| &c.leader_changes),
     ("etcd_server_proposals_failed_total", "Proposals that failed.", |c| &c.proposals_failed),
-    ("etcd_server_read_indexes_failed_total", "Linearizable reads whose confirmation failed.", |c| &c.read_indexes_failed),
+    ("etcd_server_read_indexes_failed_total",
+        "Linearizable reads whose confirmation failed.", |c| &c.read_indexes_failed),
     ("etcd_server_slow_apply_total", "Entries whose apply took too long.", |c| &c.applies_slow),
-    ("etcd_server_slow_read_indexes_total", "Linearizable reads whose confirmation took too long.", |c| &c.read_indexes_slow),
+    ("etcd_server_slow_read_indexes_total",
+        "Linearizable reads whose confirmation took too long.", |c| &c.read_indexes_slow),
 ];
 
 #[rustfmt::skip]
@@ -70,10 +72,13 @@ static GAUGES: &[(&str, &str, Value)] = &[
 #[rustfmt::skip]
 static HISTOGRAMS: &[(&str, &str, Buckets, Distribution)] = &[
     ("etcd_debugging_lease_ttl_total", "TTL of granted leases in seconds.", LEASE_TTL, |c| &c.lease_ttl),
-    ("etcd_debugging_mvcc_db_compaction_pause_duration_milliseconds", "What a slice of a compaction holds up.", PAUSE, |c| &c.compaction_pause),
-    ("etcd_debugging_mvcc_db_compaction_total_duration_milliseconds", "Time of whole compactions.", COMPACTION, |c| &c.compaction_duration),
+    ("etcd_debugging_mvcc_db_compaction_pause_duration_milliseconds",
+        "What a slice of a compaction holds up.", PAUSE, |c| &c.compaction_pause),
+    ("etcd_debugging_mvcc_db_compaction_total_duration_milliseconds",
+        "Time of whole compactions.", COMPACTION, |c| &c.compaction_duration),
     ("etcd_disk_backend_commit_duration_seconds", "Time of checkpoints of the store file.", DISK, |c| &c.store_commit),
-    ("etcd_disk_backend_defrag_duration_seconds", "Time of answering Defragment, which has nothing to do.", DEFRAG, |c| &c.defrag_duration),
+    ("etcd_disk_backend_defrag_duration_seconds",
+        "Time of answering Defragment, which has nothing to do.", DEFRAG, |c| &c.defrag_duration),
     ("etcd_disk_wal_fsync_duration_seconds", "Time until written entries are durable.", DISK, |c| &c.wal_sync),
     ("etcd_disk_wal_write_duration_seconds", "Time of handing entries to the disk.", DISK, |c| &c.wal_write),
     ("etcd_mvcc_hash_duration_seconds", "Time of hashes over the whole store.", HASH, |c| &c.hash_duration),
