@@ -8,7 +8,8 @@ use crate::page::pager::Pager;
 use crate::page::readers::{PageReader, Pinned, Pins};
 use crate::page::table::Table;
 use crate::page::{Applied, CheckpointJob, MemoryFile, OpenError, PAGE_SIZE, PageFile, PageRef, TREES};
-use std::sync::Arc;
+use crate::stdx::sync::Arc;
+use std::sync::Arc as FileArc;
 
 /// The store: one writer. Lives on the replica core.
 pub struct Store {
@@ -37,11 +38,11 @@ impl Default for Store {
 impl Store {
     /// An empty store on a file in memory.
     pub fn in_memory() -> Self {
-        Self::open(Arc::new(MemoryFile::default())).expect("memory has no misfortunes")
+        Self::open(FileArc::new(MemoryFile::default())).expect("memory has no misfortunes")
     }
 
     /// Opens a store file; an empty one becomes a store without content.
-    pub fn open(file: Arc<dyn PageFile>) -> Result<Self, OpenError> {
+    pub fn open(file: FileArc<dyn PageFile>) -> Result<Self, OpenError> {
         Ok(Self { pager: Pager::open(file)? })
     }
 

@@ -80,6 +80,8 @@ pub mod hash;
 pub mod leaf_counts;
 pub mod model;
 pub mod pin;
+#[cfg(all(test, feature = "loom"))]
+mod races;
 pub mod range;
 pub mod range_stream;
 pub mod remembered;

@@ -11,9 +11,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering, fence};
 
 use crossbeam_utils::CachePadded;
+
+use crate::stdx::sync::{AtomicI64, Ordering, fence};
 
 const FREE: i64 = i64::MAX;
 
@@ -80,7 +81,7 @@ impl PinSlot {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(feature = "loom")))]
 mod tests {
     use super::*;
 

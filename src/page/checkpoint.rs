@@ -22,9 +22,9 @@ use super::meta::Meta;
 use super::pager::{Extent, Pager};
 use super::set::PageSet;
 use super::table::FrozenPages;
+use crate::stdx::sync::Arc;
 use std::fmt;
 use std::io;
-use std::sync::Arc;
 
 /// Bytes written with one call.
 const WRITE_BYTES_MAX: usize = 512 << 10;

@@ -67,9 +67,12 @@ mod layout;
 mod meta;
 pub(crate) mod node;
 pub(crate) mod pager;
+#[cfg(all(test, feature = "loom"))]
+mod races;
 pub(crate) mod readers;
 mod set;
 pub(crate) mod table;
+mod witness;
 
 pub use checkpoint::{CheckpointError, CheckpointJob};
 pub use file::{MemoryFile, PageFile};

@@ -25,8 +25,9 @@ use super::node::{Node, Value};
 use super::readers::{PinWatch, Pins};
 use super::set::PageSet;
 use super::table::{Birth, Frame, FrozenPages, PAGES_MAX, Table, View, verify};
+use crate::stdx::sync::Arc;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::sync::Arc as FileArc;
 
 /// Page buffers kept for the next turns, as many as a checkpoint's worth: memory fresh from the system costs more
 /// than what is done with it. Those that lie idle are given back by and by ([`Pager::tidy`]).
@@ -113,7 +114,7 @@ pub(crate) struct Pager {
 
 impl Pager {
     /// Opens a store file, or makes an empty file one.
-    pub(crate) fn open(file: Arc<dyn PageFile>) -> Result<Self, OpenError> {
+    pub(crate) fn open(file: FileArc<dyn PageFile>) -> Result<Self, OpenError> {
         let meta = match meta::read(&*file)? {
             Some(meta) => {
                 // The process before may have been killed between the write of this meta page and its sync. From here

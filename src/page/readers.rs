@@ -13,9 +13,8 @@
 
 use super::meta::State;
 use super::table::{Table, View};
+use crate::stdx::sync::{Arc, AtomicU64, Mutex, Ordering, PoisonError, fence};
 use crossbeam_utils::CachePadded;
-use std::sync::atomic::{AtomicU64, Ordering, fence};
-use std::sync::{Arc, Mutex, PoisonError};
 
 /// A slot whose reader looks at nothing.
 const IDLE: u64 = u64::MAX;
@@ -23,7 +22,6 @@ const IDLE: u64 = u64::MAX;
 type Slot = Arc<CachePadded<AtomicU64>>;
 
 /// All slots of a store, and the newest generation.
-#[derive(Default)]
 pub(crate) struct Pins {
     newest: CachePadded<AtomicU64>,
     /// Only registration and the writer's copy of a changed list take the lock.
@@ -32,11 +30,21 @@ pub(crate) struct Pins {
     changes: AtomicU64,
 }
 
+impl Default for Pins {
+    fn default() -> Self {
+        Self {
+            newest: CachePadded::new(AtomicU64::new(0)),
+            slots: Mutex::new(Vec::new()),
+            changes: AtomicU64::new(0),
+        }
+    }
+}
+
 impl Pins {
-    pub(crate) fn register(self: &Arc<Self>) -> Pin {
+    pub(crate) fn register(pins: &Arc<Self>) -> Pin {
         let slot = Slot::new(CachePadded::new(AtomicU64::new(IDLE)));
-        self.change(|slots| slots.push(slot.clone()));
-        Pin { pins: self.clone(), slot }
+        pins.change(|slots| slots.push(slot.clone()));
+        Pin { pins: pins.clone(), slot }
     }
 
     fn change(&self, how: impl FnOnce(&mut Vec<Slot>)) {
@@ -121,7 +129,7 @@ pub(crate) struct PageReader {
 
 impl PageReader {
     pub(crate) fn new(table: Arc<Table>, pins: &Arc<Pins>) -> Self {
-        Self { table, pin: pins.register() }
+        Self { table, pin: Pins::register(pins) }
     }
 
     /// Pins the newest state.
@@ -152,13 +160,21 @@ impl Pinned<'_> {
     }
 }
 
+#[cfg(all(test, feature = "loom"))]
+impl Pinned<'_> {
+    /// The reader has read `page` until now.
+    pub(crate) fn witness(&self, page: &super::layout::Page) {
+        self.reader.table.witness(page.as_ptr());
+    }
+}
+
 impl Drop for Pinned<'_> {
     fn drop(&mut self) {
         self.reader.pin.release();
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(feature = "loom")))]
 mod tests {
     use super::*;
 
@@ -166,7 +182,7 @@ mod tests {
     fn the_oldest_pin_counts_and_a_dropped_reader_does_not() {
         let pins = Arc::new(Pins::default());
         let mut watch = PinWatch::new(pins.clone());
-        let (mut a, mut b) = (pins.register(), pins.register());
+        let (mut a, mut b) = (Pins::register(&pins), Pins::register(&pins));
         watch.publish(5);
         assert_eq!((a.hold(), watch.oldest()), (5, 5));
         watch.publish(7);

@@ -16,13 +16,14 @@
 
 use super::file::PageFile;
 use super::layout::{self, HEADER, Kind, PAGE_SIZE, Page, PageId, PageRef, RunRef};
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use super::witness;
+use crate::stdx::sync::{Arc, AtomicBool, AtomicPtr, Mutex, Ordering, PoisonError};
+use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
 use std::ptr::{NonNull, null_mut};
-use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc as FileArc;
 
-const CHUNK: usize = 1 << 12;
-const CHUNKS: usize = 1 << 16;
+const CHUNK: usize = if cfg!(feature = "loom") { 8 } else { 1 << 12 };
+const CHUNKS: usize = if cfg!(feature = "loom") { 4 } else { 1 << 16 };
 
 /// Pages that a process can address: 1 TiB. The format could hold 16.
 pub const PAGES_MAX: u32 = (CHUNK * CHUNKS) as u32;
@@ -75,22 +76,30 @@ impl Frame {
     pub(crate) fn new(pages: u32) -> Self {
         let layout = Self::layout(pages);
         // SAFETY: the size is not zero: `layout` asserts it.
-        let Some(ptr) = NonNull::new(unsafe { alloc_zeroed(layout) }) else { handle_alloc_error(layout) };
+        let Some(memory) = NonNull::new(unsafe { alloc_zeroed(layout) }) else { handle_alloc_error(layout) };
+        // SAFETY: within what was allocated, which is longer.
+        let ptr = unsafe { memory.add(witness::FRONT) };
+        // SAFETY: just allocated.
+        unsafe { witness::made(ptr.as_ptr()) };
         Self { ptr, pages }
     }
 
     fn layout(pages: u32) -> Layout {
         assert!(pages > 0);
-        Layout::from_size_align(pages as usize * PAGE_SIZE, PAGE_SIZE)
+        Layout::from_size_align(witness::FRONT + pages as usize * PAGE_SIZE, PAGE_SIZE)
             .expect("a size below the address space")
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: made in `new`.
+        unsafe { witness::read(self.ptr.as_ptr()) };
         // SAFETY: the frame owns these bytes, and they were zeroed when it was made.
         unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.pages as usize * PAGE_SIZE) }
     }
 
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: made in `new`.
+        unsafe { witness::written(self.ptr.as_ptr()) };
         // SAFETY: as above, and `&mut self` is the only way to them.
         unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.pages as usize * PAGE_SIZE) }
     }
@@ -115,29 +124,49 @@ impl Frame {
 impl Drop for Frame {
     fn drop(&mut self) {
         // SAFETY: allocated in `new` with the same layout.
-        unsafe { dealloc(self.ptr.as_ptr(), Self::layout(self.pages)) };
+        unsafe { witness::ended(self.ptr.as_ptr(), Self::layout(self.pages)) };
     }
 }
 
 type Chunk = [AtomicPtr<u8>; CHUNK];
 
+#[cfg(not(feature = "loom"))]
+fn no_chunks() -> Box<[AtomicPtr<Chunk>]> {
+    // SAFETY: an `AtomicPtr` of all zeros is null.
+    unsafe { Box::<[AtomicPtr<Chunk>]>::new_zeroed_slice(CHUNKS).assume_init() }
+}
+
+#[cfg(not(feature = "loom"))]
+fn empty_chunk() -> Box<Chunk> {
+    // SAFETY: as in `no_chunks`.
+    unsafe { Box::<Chunk>::new_zeroed().assume_init() }
+}
+
+#[cfg(feature = "loom")]
+fn no_chunks() -> Box<[AtomicPtr<Chunk>]> {
+    (0..CHUNKS).map(|_| AtomicPtr::default()).collect()
+}
+
+#[cfg(feature = "loom")]
+fn empty_chunk() -> Box<Chunk> {
+    Box::new(std::array::from_fn(|_| AtomicPtr::default()))
+}
+
 /// The table of one store.
 pub(crate) struct Table {
     top: Box<[AtomicPtr<Chunk>]>,
-    file: Arc<dyn PageFile>,
+    file: FileArc<dyn PageFile>,
     mapping: Option<Mapping>,
     /// What the writer left behind when it went before its readers.
     graveyard: Mutex<Vec<Frame>>,
 }
 
 impl Table {
-    pub(crate) fn new(file: Arc<dyn PageFile>) -> Self {
-        // SAFETY: an `AtomicPtr` of all zeros is null.
-        let top = unsafe { Box::<[AtomicPtr<Chunk>]>::new_zeroed_slice(CHUNKS).assume_init() };
-        Self { top, mapping: file.mapping(), file, graveyard: Mutex::default() }
+    pub(crate) fn new(file: FileArc<dyn PageFile>) -> Self {
+        Self { top: no_chunks(), mapping: file.mapping(), file, graveyard: Mutex::new(Vec::new()) }
     }
 
-    pub(crate) fn file(&self) -> &Arc<dyn PageFile> {
+    pub(crate) fn file(&self) -> &FileArc<dyn PageFile> {
         &self.file
     }
 
@@ -151,8 +180,7 @@ impl Table {
 
     #[cold]
     fn make_chunk(&self, id: PageId) -> *mut Chunk {
-        // SAFETY: null pointers, as in `new`.
-        let chunk = Box::into_raw(unsafe { Box::<Chunk>::new_zeroed().assume_init() });
+        let chunk = Box::into_raw(empty_chunk());
         let slot = &self.top[id.index() / CHUNK];
         match slot.compare_exchange(null_mut(), chunk, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => chunk,
@@ -194,6 +222,15 @@ impl Table {
         self.graveyard.lock().unwrap_or_else(PoisonError::into_inner).extend(frames);
     }
 
+    /// Somebody reads what the table leads to.
+    #[inline]
+    pub(super) fn witness(&self, ptr: *const u8) {
+        if cfg!(feature = "loom") && self.is_memory(ptr.cast_mut()) {
+            // SAFETY: memory in the table is a frame.
+            unsafe { witness::read(ptr) };
+        }
+    }
+
     fn is_memory(&self, ptr: *mut u8) -> bool {
         !ptr.is_null() && !self.mapping.is_some_and(|m| m.contains(ptr))
     }
@@ -204,6 +241,8 @@ impl Table {
     /// The caller is the only one who has the pointer.
     unsafe fn owned(&self, ptr: *mut u8) -> Option<Frame> {
         self.is_memory(ptr).then(|| {
+            // SAFETY: memory in the table is a frame.
+            unsafe { witness::read(ptr) };
             // SAFETY: a frame has at least one page, initialised; its header tells its size, as `install` asserted.
             let pages = layout::page_span(unsafe { std::slice::from_raw_parts(ptr, PAGE_SIZE) });
             // SAFETY: by the contract nobody else has it.
@@ -224,6 +263,8 @@ impl Table {
             "page {} is not ours",
             id.0
         );
+        // SAFETY: the table leads to a frame, as asserted.
+        unsafe { witness::written(ptr) };
         // SAFETY: a frame of at least one page; exclusive by contract.
         unsafe { &mut *ptr.cast::<Page>() }
     }
@@ -404,6 +445,7 @@ impl<'a> View<'a> {
     pub(crate) fn published(self) -> &'a Page {
         let ptr = self.table.entry(PageId::NONE).load(Ordering::Acquire);
         assert!(!ptr.is_null(), "a store is born with a published state");
+        self.table.witness(ptr);
         // SAFETY: as in `page`.
         unsafe { &*ptr.cast::<Page>() }
     }
@@ -411,7 +453,9 @@ impl<'a> View<'a> {
     #[inline]
     fn pointer(self, id: PageId, birth: impl FnOnce() -> Birth) -> *mut u8 {
         let ptr = self.table.entry(id).load(Ordering::Acquire);
-        if ptr.is_null() { self.table.load(id, birth()) } else { ptr }
+        let ptr = if ptr.is_null() { self.table.load(id, birth()) } else { ptr };
+        self.table.witness(ptr);
+        ptr
     }
 }
 
@@ -455,6 +499,8 @@ impl FrozenPages {
     /// The pages and runs, by ascending id, not sealed yet.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (PageId, &[u8])> {
         self.list.iter().map(|frozen| {
+            // SAFETY: only frames are frozen.
+            unsafe { witness::read(frozen.ptr) };
             // SAFETY: by the contract of `freeze` the frame is in the table, or else it is owned here; it is as large
             // as it was said to be, and nobody writes to a published page.
             (frozen.id, unsafe { std::slice::from_raw_parts(frozen.ptr, frozen.pages as usize * PAGE_SIZE) })
@@ -466,7 +512,7 @@ impl FrozenPages {
         self.pages
     }
 
-    pub(crate) fn file(&self) -> &Arc<dyn PageFile> {
+    pub(crate) fn file(&self) -> &FileArc<dyn PageFile> {
         self.table.file()
     }
 
@@ -482,7 +528,7 @@ impl FrozenPages {
     /// The next frame that nobody else will look at: the caller is the last who has these pages, and no reader is left
     /// who found them in the table.
     pub(crate) fn next_frame(&mut self) -> Option<Frame> {
-        assert!(*self.detached.get_mut(), "the table still has the pages");
+        assert!(self.detached.load(Ordering::Relaxed), "the table still has the pages");
         let frozen = self.list.pop()?;
         // SAFETY: detached, so this list alone has the pointer, and it is off the list now.
         Some(unsafe { Frame::from_raw(frozen.ptr, frozen.pages) })
@@ -491,7 +537,7 @@ impl FrozenPages {
 
 impl Drop for FrozenPages {
     fn drop(&mut self) {
-        if *self.detached.get_mut() {
+        if self.detached.load(Ordering::Relaxed) {
             let table = self.table.clone();
             table.bury(std::iter::from_fn(|| self.next_frame()));
         }

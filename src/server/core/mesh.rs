@@ -13,11 +13,9 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::sync::Arc;
 use std::task::Poll;
 
-use crossbeam_queue::ArrayQueue;
-use futures::task::AtomicWaker;
+use crate::stdx::sync::{Arc, ArrayQueue, AtomicWaker};
 
 struct Ring<T> {
     queue: ArrayQueue<T>,
@@ -113,22 +111,27 @@ impl<T> Outbox<T> {
 
     /// Ends a turn: moves on what now fits and wakes the consumer once. True when everything is on its way.
     pub fn flush(&mut self) -> bool {
+        // What was moved just now was announced when the lane was full, and the consumer may sleep since.
+        let news = std::mem::take(&mut self.pushed) || !self.waiting.is_empty();
         while let Some(message) = self.waiting.pop_front() {
             if let Err(message) = self.lane.push(message) {
                 self.waiting.push_front(message);
                 break;
             }
         }
-        if std::mem::take(&mut self.pushed) || !self.waiting.is_empty() {
+        if news {
             self.lane.wake();
         }
         self.waiting.is_empty()
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(feature = "loom")))]
 mod tests {
     use super::*;
+    use crate::stdx::waker::Wakes;
+    use std::pin::pin;
+    use std::task::Context;
 
     #[test]
     fn a_full_lane_gives_back_and_an_outbox_keeps_order() {
@@ -144,6 +147,20 @@ mod tests {
         }
         assert_eq!(got, [0, 1, 2, 3, 4]);
         assert!(outbox.flush() && receiver.is_empty());
+    }
+
+    #[test]
+    fn what_fits_only_later_wakes_the_consumer_again() {
+        let (sender, receiver) = lane(2);
+        let (waker, wakes) = Wakes::new();
+        let mut outbox = Outbox::new(sender);
+        (0..4).for_each(|n| outbox.push(n));
+        assert!(!outbox.flush());
+        let mut got = VecDeque::new();
+        receiver.take(usize::MAX, &mut got);
+        assert!(pin!(receiver.ready()).poll(&mut Context::from_waker(&waker)).is_pending(), "it sleeps");
+        assert!(outbox.flush(), "there is room now");
+        assert_eq!(wakes.count(), 1, "the rest came without a word");
     }
 
     #[test]
@@ -171,3 +188,6 @@ mod tests {
         producer.join().unwrap();
     }
 }
+
+#[cfg(all(test, feature = "loom"))]
+mod races;
