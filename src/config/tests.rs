@@ -41,6 +41,10 @@ fn no_flags_at_all_run_a_member() {
     assert_eq!(config.founding.initial_cluster, "default=http://localhost:2380");
     assert_eq!((config.election_ticks(), config.request_timeout()), (10, Duration::from_secs(7)));
     assert_eq!(config.lease_ttl_min(), Duration::from_secs(2));
+    for (election, seconds) in [(5000, 7), (9000, 13), (10_000, 15)] {
+        let (config, _) = run(&format!("--heartbeat-interval=1000 --election-timeout={election}"));
+        assert_eq!(config.lease_ttl_min(), Duration::from_secs(seconds), "half a tick is lost, as in etcd");
+    }
     assert_eq!(config.quota_bytes(), Some(2 << 30));
     assert_eq!(config.watch_progress_notify_interval, Duration::from_secs(600));
     assert!(config.data_dir_defaulted && !config.unsafe_no_fsync);

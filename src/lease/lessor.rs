@@ -3,12 +3,12 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
-use std::hash::{BuildHasherDefault, DefaultHasher};
 
 use prost::Message;
 
 use crate::btree::{Read, Tree, WriteTxn};
 use crate::proto::leasepb;
+use crate::stdx::keyed_hash::KeyedHash;
 use crate::stdx::time::{Duration, Instant};
 
 /// The longest TTL that can be asked for.
@@ -45,18 +45,18 @@ struct Lease {
     ttl_seconds: i64,
     /// When the leader revokes it. Never earlier than what it was before, while it leads.
     expiry: Instant,
-    /// The instant of its one valid entry: in the heap and not after `expiry`, or in `handed_out` and after it.
+    /// Instant of the lease's only valid queue entry; others are stale. Up to `expiry` it is in `heap`, later in
+    /// `handed_out`.
     queued: Instant,
-    /// Seconds that a checkpoint left it; 0 without one.
+    /// Seconds that a checkpoint left the lease; 0 without one. A new leader counts from there.
     remaining_seconds: i64,
 }
-
-type FixedHash = BuildHasherDefault<DefaultHasher>;
 
 /// All leases of a member.
 #[derive(Debug)]
 pub struct Lessor {
-    leases: HashMap<i64, Lease, FixedHash>,
+    /// Clients choose the ids, so the hash has a secret.
+    leases: HashMap<i64, Lease, KeyedHash>,
     /// When to look at which lease, soonest first. A renewal does not touch it: the entry comes up too early and is
     /// put back. Entries of revoked leases are dropped when they come up or outnumber the leases.
     heap: BinaryHeap<Reverse<(Instant, i64)>>,
@@ -68,10 +68,10 @@ pub struct Lessor {
 }
 
 impl Lessor {
-    /// No leases yet. A TTL below `min_ttl_seconds` is raised to it.
-    pub fn new(min_ttl_seconds: i64) -> Self {
+    /// No leases yet. A TTL below `min_ttl_seconds` is raised to it. `secret` must not be known to clients.
+    pub fn new(min_ttl_seconds: i64, secret: u64) -> Self {
         assert!(min_ttl_seconds > 0, "a lease lives for some time");
-        let leases = HashMap::default();
+        let leases = HashMap::with_hasher(KeyedHash::new(secret));
         Self { leases, heap: BinaryHeap::new(), handed_out: VecDeque::new(), min_ttl_seconds, primary: false }
     }
 
@@ -79,8 +79,8 @@ impl Lessor {
     ///
     /// # Panics
     /// When a stored lease cannot be decoded.
-    pub fn restore(min_ttl_seconds: i64, store: &impl Read) -> Self {
-        let mut lessor = Self::new(min_ttl_seconds);
+    pub fn restore(min_ttl_seconds: i64, secret: u64, store: &impl Read) -> Self {
+        let mut lessor = Self::new(min_ttl_seconds, secret);
         let mut cursor = store.cursor(Tree::Lease);
         cursor.seek(&[]);
         while cursor.valid() {
@@ -154,6 +154,12 @@ impl Lessor {
         }
         lease.expiry = now + seconds(lease.ttl_seconds);
         Ok(lease.ttl_seconds)
+    }
+
+    /// Whether a checkpoint says that less than the full TTL is left. A renewal must not be promised before that is taken
+    /// back through the log: the next leader would let the lease run out too early.
+    pub fn is_checkpointed(&self, id: i64) -> bool {
+        self.leases.get(&id).is_some_and(|lease| lease.remaining_seconds > 0)
     }
 
     /// Records what the leader says is left of a lease: the next leader starts from there, this one goes on.
@@ -276,7 +282,7 @@ mod tests {
     }
 
     fn leader() -> Lessor {
-        let mut lessor = Lessor::new(2);
+        let mut lessor = Lessor::new(2, 1);
         lessor.promote(at(0), Duration::ZERO);
         lessor
     }
@@ -322,7 +328,7 @@ mod tests {
         lessor.revoke(&mut txn, 3).unwrap();
         txn.commit();
         let mut reader = store.readers().register();
-        let mut lessor = Lessor::restore(2, &reader.snapshot());
+        let mut lessor = Lessor::restore(2, 1, &reader.snapshot());
         assert_eq!(lessor.expired(at(1000), 10), [0i64; 0], "a follower expires nothing");
         lessor.promote(at(1000), Duration::from_secs(1));
         assert_eq!(lessor.leases(), [1, 2]);

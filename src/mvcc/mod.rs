@@ -77,6 +77,7 @@ mod condition;
 pub mod event;
 pub mod fuzz;
 pub mod hash;
+mod key_set;
 pub mod leaf_counts;
 pub mod model;
 pub mod pin;

@@ -47,9 +47,9 @@ pub struct Applied {
 
 impl State {
     /// The state that belongs to a store.
-    pub fn restore(read: &impl Read, lease_ttl_min: i64) -> Self {
+    pub fn restore(read: &impl Read, lease_ttl_min: i64, secret: u64) -> Self {
         Self {
-            lessor: Lessor::restore(lease_ttl_min, read),
+            lessor: Lessor::restore(lease_ttl_min, secret, read),
             alarms: Alarms::restore(read),
             cluster: Cluster::restore(read),
         }
@@ -399,7 +399,7 @@ mod tests {
             let mut store = Store::in_memory();
             let mut txn = store.write();
             initialize(&mut txn);
-            let state = State::restore(&txn, 2);
+            let state = State::restore(&txn, 2, 1);
             txn.commit();
             Self { store, state }
         }
@@ -460,7 +460,7 @@ mod tests {
         let reply = member.apply(alarm(AlarmAction::Activate, AlarmType::Nospace));
         assert_eq!(reply, Ok(Response::Alarm { revision: 2, alarms: raised.clone() }));
         let mut reader = member.store.readers().register();
-        member.state = State::restore(&reader.snapshot(), 2);
+        member.state = State::restore(&reader.snapshot(), 2, 1);
 
         assert_eq!(member.apply(put("b", 0)), Err(Error::NoSpace));
         assert_eq!(member.apply(grant(2)), Err(Error::NoSpace));
@@ -493,6 +493,26 @@ mod tests {
         assert!(member.apply(revoke()).is_ok());
     }
 
+    /// etcd 3.7.3 keeps such an alarm, lists it, calls the member unhealthy, refuses nothing because of it, and clears it
+    /// like any other.
+    #[test]
+    fn an_alarm_of_unknown_type_is_kept_and_forbids_nothing() {
+        let mut member = Member::new();
+        let alarm = |action| Request::Alarm(AlarmRequest { action: action as i32, member_id: 0, alarm: 77 });
+        let raised = vec![AlarmMember { member_id: 0, alarm: 77 }];
+        let listed = Ok(Response::Alarm { revision: 1, alarms: raised });
+        assert_eq!(member.apply(alarm(AlarmAction::Activate)), listed);
+        let mut reader = member.store.readers().register();
+        member.state = State::restore(&reader.snapshot(), 2, 1);
+        assert_eq!(member.apply(alarm(AlarmAction::Get)), listed);
+        assert!(member.apply(put("a", 0)).is_ok());
+        assert!(member.apply(alarm(AlarmAction::Deactivate)).is_ok());
+        assert_eq!(
+            member.apply(alarm(AlarmAction::Get)),
+            Ok(Response::Alarm { revision: 2, alarms: Vec::new() })
+        );
+    }
+
     #[test]
     fn facts_about_the_cluster_are_read_back() {
         let mut member = Member::new();
@@ -517,7 +537,7 @@ mod tests {
         member.apply(Request::DowngradeInfoSet(downgrade)).unwrap();
 
         let mut reader = member.store.readers().register();
-        let restored = State::restore(&reader.snapshot(), 2).cluster;
+        let restored = State::restore(&reader.snapshot(), 2, 1).cluster;
         assert_eq!(restored, member.state.cluster);
         assert_eq!(restored.version, "3.7.0");
         assert_eq!(restored.downgrade_target.as_deref(), Some("3.6.0"));

@@ -214,7 +214,7 @@ mod tests {
         let mut store = Store::in_memory();
         let txn = &mut store.write();
         initialize(txn);
-        let mut state = State::restore(txn, 2);
+        let mut state = State::restore(txn, 2, 1);
         let member = Member {
             id: 0xbdae_9bbc_11dd_390d,
             raft_attributes: Some(RaftAttributes {

@@ -57,8 +57,12 @@ impl Replica {
                         self.digests.queue(entry.index, *compacted, before.compact_revision);
                     }
                     self.tally.count(&command.request, &reply, &ops, expiry);
-                    if matches!(command.request, Request::Alarm(_)) {
-                        self.alarming = 0;
+                    match &command.request {
+                        Request::Alarm(_) => self.alarming = 0,
+                        Request::LeaseCheckpoint(request) => {
+                            request.checkpoints.iter().for_each(|lease| _ = self.clearing.remove(&lease.id));
+                        }
+                        _ => {}
                     }
                     grown |= reply.is_ok() && apply::cost(&command.request) > 0;
                     if let Some(batch) = events {

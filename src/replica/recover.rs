@@ -1,7 +1,7 @@
 //! From what is on the disk to a running replica.
 #![forbid(unsafe_code)]
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use raft::eraftpb::{ConfState, HardState};
@@ -62,7 +62,9 @@ impl Replica {
                 (log, recovered.entries, recovered.state)
             }
         };
-        let state = State::restore(&store.readers().register().snapshot(), settings.lease_ttl_min);
+        // Apart from the generator of election timeouts, which must not shift.
+        let secret = Prng::new(!settings.seed).next_u64();
+        let state = State::restore(&store.readers().register().snapshot(), settings.lease_ttl_min, secret);
         let applied = store.applied();
         let hard_state = HardState { commit: hard_state.commit.max(applied.index), ..hard_state };
         let conf_state = conf_state(&state);
@@ -101,6 +103,7 @@ impl Replica {
             unsynced: VecDeque::new(),
             last_ready: 0,
             lease_calls: Vec::new(),
+            clearing: BTreeSet::new(),
             committed: VecDeque::new(),
             buffers: Vec::new(),
             outbox: Vec::new(),

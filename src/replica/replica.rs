@@ -1,7 +1,7 @@
 //! The replica: what it holds, and a turn.
 #![forbid(unsafe_code)]
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -27,7 +27,7 @@ use crate::mvcc::compact;
 use crate::mvcc::compact_hash::CompactionHashes;
 use crate::mvcc::pin::Pins;
 use crate::mvcc::write::lease_keys;
-use crate::proto::etcdserverpb::LeaseRevokeRequest;
+use crate::proto::etcdserverpb::{LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeRequest};
 use crate::proto::membershippb::{Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest};
 use crate::request::Request;
 use crate::response::Response;
@@ -98,6 +98,8 @@ pub struct Replica {
     pub(super) last_ready: u64,
     /// Questions to the lessor that wait for the end of the turn.
     pub(super) lease_calls: Vec<(Ticket, LeaseCall)>,
+    /// Leases whose checkpoint is being taken back through the log, so that they can be renewed.
+    pub(super) clearing: BTreeSet<i64>,
     /// Messages that waited for the log, to be sent.
     pub(super) outbox: Vec<Message>,
     /// A new cluster's first entries on their way to the log.
@@ -348,6 +350,7 @@ impl Replica {
             self.leading = term;
             // What an earlier leadership proposed is lost, or applied by now.
             self.revoking = 0;
+            self.clearing.clear();
             let extend = self.settings.tick * u32::try_from(self.settings.election_ticks).unwrap_or(u32::MAX);
             self.state.lessor.promote(now, extend);
         }
@@ -386,6 +389,11 @@ impl Replica {
             let lessor = &mut self.state.lessor;
             let result = match call {
                 _ if self.leading == 0 && !matches!(call, LeaseCall::Leases) => Err(Error::NoLeader),
+                LeaseCall::KeepAlive { id } if lessor.is_checkpointed(id) => {
+                    self.clear_checkpoint(id);
+                    self.lease_calls.push((ticket, call));
+                    continue;
+                }
                 // An unknown lease is no error: the stream goes on, and the answer says TTL 0.
                 LeaseCall::KeepAlive { id } => {
                     let ttl = lessor.renew(now, id).unwrap_or(0);
@@ -401,6 +409,14 @@ impl Replica {
                 LeaseCall::Leases => Ok(Response::LeaseLeases { revision, ids: lessor.leases() }),
             };
             outputs.push(Output::Reply { ticket, result });
+        }
+    }
+
+    /// Has the log say that a lease has its full TTL again, unless that is on its way.
+    fn clear_checkpoint(&mut self, id: i64) {
+        if self.clearing.insert(id) {
+            let checkpoints = vec![LeaseCheckpoint { id, remaining_ttl: 0 }];
+            self.proposals.queue_own(Request::LeaseCheckpoint(LeaseCheckpointRequest { checkpoints }));
         }
     }
 

@@ -17,7 +17,10 @@ use crate::mvcc::pin::Pins;
 use crate::mvcc::view::View;
 use crate::page::{CheckpointJob, MemoryFile};
 use crate::proto::etcdserverpb::alarm_request::AlarmAction;
-use crate::proto::etcdserverpb::{AlarmRequest, AlarmType, CompactionRequest, LeaseGrantRequest, PutRequest};
+use crate::proto::etcdserverpb::{
+    AlarmRequest, AlarmType, CompactionRequest, LeaseCheckpoint, LeaseCheckpointRequest, LeaseGrantRequest,
+    PutRequest,
+};
 use crate::request::{Entry, Request};
 use crate::response::Response;
 use crate::stdx::prng::Prng;
@@ -284,6 +287,7 @@ impl Script {
                     Response::LeaseTimeToLive { ttl, granted_ttl, .. } => {
                         format!(" ttl {ttl} of {granted_ttl}")
                     }
+                    Response::LeaseKeepAlive { ttl, .. } => format!(" ttl {ttl}"),
                     _ => String::new(),
                 };
                 format!("reply {} at revision {}{what}", ticket.0, response.revision())
@@ -349,6 +353,15 @@ impl Script {
             }
             "ttl" => {
                 let call = LeaseCall::TimeToLive { id: number(0) as i64, keys: false };
+                self.world.step(Input::Lease { ticket: Ticket(0), call });
+            }
+            "checkpoint" => {
+                let checkpoint = LeaseCheckpoint { id: number(0) as i64, remaining_ttl: number(1) as i64 };
+                let request = LeaseCheckpointRequest { checkpoints: vec![checkpoint] };
+                self.world.propose(Request::LeaseCheckpoint(request));
+            }
+            "renew" => {
+                let call = LeaseCall::KeepAlive { id: number(0) as i64 };
                 self.world.step(Input::Lease { ticket: Ticket(0), call });
             }
             "compact" => {

@@ -70,7 +70,11 @@ fn alarm_text(alarm: &AlarmMember) -> String {
         Ok(alarm) => alarm.as_str_name().to_owned(),
         Err(_) => alarm.alarm.to_string(),
     };
-    format!("memberID:{} alarm:{name}", alarm.member_id)
+    // A field that is zero is not printed.
+    match alarm.member_id {
+        0 => format!("alarm:{name}"),
+        id => format!("memberID:{id} alarm:{name}"),
+    }
 }
 
 /// `Maintenance/Alarm`. Reading needs no entry in the log; raising and clearing do.
@@ -223,5 +227,6 @@ mod tests {
             let said = alarm_text(&AlarmMember { member_id: 7, alarm });
             assert_eq!(said, format!("memberID:7 alarm:{text}"));
         }
+        assert_eq!(alarm_text(&AlarmMember { member_id: 0, alarm: 77 }), "alarm:77");
     }
 }
