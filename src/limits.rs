@@ -43,9 +43,16 @@ pub const REPLAY_ENTRIES_MAX: u64 = 64_000;
 /// puts of 1 KB to random keys leave behind, and somewhat more.
 pub const DIRTY_BYTES_MAX: u64 = 192 << 20;
 
-/// Bytes of pages per byte of log that a checkpoint may write early: at half of the replay allowed, or as soon as
-/// the store is idle.
+/// A checkpoint that would write at most this many page bytes per log byte runs early: at half the replay bound, or when
+/// idle.
 pub const CHECKPOINT_COST_FAIR: u64 = 2;
+
+/// A checkpoint is worth its bytes when it frees so many pages, ...
+pub const CHECKPOINT_FREES_MIN: u64 = 8 << 20;
+
+/// ... and so many times as many as it writes: after a compaction or the deletion of much, not under steady overwriting,
+/// where every page written frees another.
+pub const CHECKPOINT_FREES_FACTOR: u64 = 4;
 
 /// Beyond this, proposals wait for the checkpoint under way.
 pub const DIRTY_BYTES_LIMIT: u64 = 512 << 20;
@@ -53,7 +60,8 @@ pub const DIRTY_BYTES_LIMIT: u64 = 512 << 20;
 /// Quiet time after which what is left is written, so that the next start replays nothing.
 pub const CHECKPOINT_IDLE: Duration = Duration::from_secs(5);
 
-/// So many times longer where it writes much for little log: a minute of memory is worth less than the bytes.
+/// A store whose checkpoint would write more than that must be idle for so many times longer: the memory that its pages
+/// hold for a minute is worth less than the bytes written.
 pub const CHECKPOINT_IDLE_DEAR: u32 = 12;
 
 /// Entries of the lessor's heap looked at, and so leases revoked, in one turn: enough to keep the core busy while the

@@ -23,8 +23,10 @@ pub struct StoreStats {
     pub file_bytes: u64,
     /// Part of it that was used and is free again.
     pub free_bytes: u64,
-    /// Part of it that holds data, or did for readers that are still there.
+    /// Part of it that holds what the published state has.
     pub used_bytes: u64,
+    /// Part of it that was freed and is not free yet: the last checkpoint has it, or a reader may look at it.
+    pub leaving_bytes: u64,
     /// Memory held by pages that no checkpoint has made durable yet.
     pub dirty_bytes: u64,
 }
@@ -71,8 +73,15 @@ impl Store {
             file_bytes: sizes.file * PAGE_SIZE as u64,
             free_bytes: sizes.free * PAGE_SIZE as u64,
             used_bytes: sizes.used * PAGE_SIZE as u64,
+            leaving_bytes: sizes.leaving * PAGE_SIZE as u64,
             dirty_bytes: sizes.dirty * PAGE_SIZE as u64,
         }
+    }
+
+    /// Takes back a part of what readers have left. True if more could be taken back now.
+    pub fn reclaim(&mut self) -> bool {
+        self.pager.reclaim();
+        self.pager.may_reclaim()
     }
 
     /// To be called now and then, also when nothing is written: gives memory back that is no longer used.

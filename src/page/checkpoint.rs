@@ -39,6 +39,11 @@ pub(super) struct Running {
 }
 
 impl Running {
+    /// How many pages it releases at its end.
+    pub(super) fn releasing_pages(&self) -> u64 {
+        self.releasing.iter().map(|extent| u64::from(extent.pages)).sum()
+    }
+
     /// Pages that this checkpoint has taken out of the tree's reach: its own bitmap, and what it releases at its end.
     /// The bitmap of the checkpoint before is among the latter.
     pub(super) fn pages_apart(&self, mut tell: impl FnMut(PageId, u32)) {
@@ -162,16 +167,18 @@ impl Batch<'_> {
 }
 
 impl Pager {
-    /// Freezes the published state. None if one is under way, or nothing has changed since the last.
+    /// Freezes the published state. None if one is under way, or nothing has changed since the last and the file would
+    /// not become shorter either.
     pub(crate) fn begin_checkpoint(&mut self) -> Option<CheckpointJob> {
-        if self.running.is_some() || !self.changed {
+        self.reclaim();
+        if self.running.is_some() || !(self.changed || self.shortens()) {
             return None;
         }
-        self.reclaim();
         self.page_count = self.free.trim_tail(self.page_count);
         // The bitmap has no place in the tree, so the one of the last checkpoint is freed here.
         if let Some(run) = self.free_run {
             self.held.push(Extent { id: run.id, pages: run.pages() });
+            self.leaving_pages += u64::from(run.pages());
         }
         let (run, bytes) = self.make_free_list();
         let meta = Meta {
@@ -189,6 +196,14 @@ impl Pager {
             releasing: std::mem::take(&mut self.held),
         });
         Some(CheckpointJob { frozen, free: (run.id, bytes), meta })
+    }
+
+    /// Whether a checkpoint of the state that is durable already makes the file shorter, or lets the one after it do so: the
+    /// file's end is free, or is the last checkpoint's bitmap while there is room for one before it.
+    fn shortens(&self) -> bool {
+        let end = PageId(self.page_count - 1);
+        let bitmap = self.free_run.filter(|run| run.id.0 + run.pages() == self.page_count);
+        self.free.contains(end) || bitmap.is_some_and(|run| self.free.len() > 2 * run.pages())
     }
 
     /// The bitmap of pages that the published state does not reach, and its place.

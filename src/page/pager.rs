@@ -53,8 +53,10 @@ pub(super) struct Extent {
 pub(crate) struct Sizes {
     pub(crate) file: u64,
     pub(crate) free: u64,
-    /// Holding data, or data that a reader may still look at.
+    /// Reached from the published state, or taken by the turn under way.
     pub(crate) used: u64,
+    /// Freed, and not free yet: a checkpoint or a reader may still want them.
+    pub(crate) leaving: u64,
     /// In memory, and in no durable checkpoint.
     pub(crate) dirty: u64,
 }
@@ -89,6 +91,8 @@ pub(crate) struct Pager {
     pub(super) held: Vec<Extent>,
     /// Ordered by the generation in which they were freed.
     limbo: VecDeque<(u64, Limbo)>,
+    /// Pages in `held`, in `limbo`, and in what the running checkpoint releases.
+    pub(super) leaving_pages: u64,
     /// Memory of finished checkpoints: likewise, and until their jobs are gone.
     finished: VecDeque<(u64, Arc<FrozenPages>)>,
 
@@ -138,6 +142,7 @@ impl Pager {
             dirty_pages: 0,
             held: Vec::new(),
             limbo: VecDeque::new(),
+            leaving_pages: 0,
             finished: VecDeque::new(),
             durable: meta.state.generation,
             sequence: meta.sequence,
@@ -165,7 +170,8 @@ impl Pager {
         Sizes {
             file: u64::from(file),
             free: u64::from(self.free.len()),
-            used: u64::from(self.page_count - self.free.len()),
+            used: u64::from(self.page_count - self.free.len()) - self.leaving_pages,
+            leaving: self.leaving_pages,
             dirty: self.dirty_pages + self.running_pages(),
         }
     }
@@ -321,6 +327,7 @@ impl Pager {
         // The newest generation that a restart may begin from, now or when the checkpoint under way is done.
         let kept = self.running.as_ref().map_or(self.durable, |running| running.generation);
         for (extent, born) in freed.drain(..) {
+            self.leaving_pages += u64::from(extent.pages);
             if born <= kept {
                 self.held.push(extent);
                 continue;
@@ -387,7 +394,7 @@ impl Pager {
     }
 
     /// Moves what readers have left behind from limbo to where it is used again.
-    pub(super) fn reclaim(&mut self) {
+    pub(crate) fn reclaim(&mut self) {
         let oldest = self.pins.oldest();
         // After a checkpoint there is much of it at once, which may wait.
         for _ in 0..self.limbo.len() / 8 + RECLAIMED_PER_TURN {
@@ -395,7 +402,10 @@ impl Pager {
                 break;
             }
             match self.limbo.pop_front() {
-                Some((_, Limbo::Pages(extent))) => self.recycle(extent),
+                Some((_, Limbo::Pages(extent))) => {
+                    self.leaving_pages -= u64::from(extent.pages);
+                    self.recycle(extent);
+                }
                 Some((_, Limbo::Memory(frame))) => self.keep(frame),
                 None => unreachable!("the front was there"),
             }
@@ -403,6 +413,12 @@ impl Pager {
         if self.finished.front().is_some_and(|(freed, _)| *freed <= oldest) {
             self.reclaim_finished();
         }
+    }
+
+    /// Whether another call of [`Pager::reclaim`] would find something.
+    pub(crate) fn may_reclaim(&mut self) -> bool {
+        let oldest = self.pins.oldest();
+        self.limbo.front().is_some_and(|(freed, _)| *freed <= oldest)
     }
 
     /// Takes over some of the memory of a finished checkpoint.
@@ -439,7 +455,8 @@ impl Pager {
         frozen
     }
 
-    /// Hands ids that a finished checkpoint has released to the readers' leave.
+    /// Puts the ids that a finished checkpoint released into limbo; they are free once no reader is pinned at or before
+    /// this generation.
     pub(super) fn release(&mut self, extents: Vec<Extent>) {
         let generation = self.published.generation;
         self.limbo.extend(extents.into_iter().map(|extent| (generation, Limbo::Pages(extent))));
@@ -494,6 +511,17 @@ impl Pager {
             }
         }
         assert_eq!(seen.len() + 2, self.page_count, "a page was lost");
+        let limbo = self.limbo.iter().filter_map(|(_, limbo)| match limbo {
+            Limbo::Pages(extent) => Some(u64::from(extent.pages)),
+            Limbo::Memory(_) => None,
+        });
+        let held = self.held.iter().map(|extent| u64::from(extent.pages));
+        let releasing = self.running.as_ref().map_or(0, Running::releasing_pages);
+        assert_eq!(
+            limbo.chain(held).sum::<u64>() + releasing,
+            self.leaving_pages,
+            "pages leave and are counted"
+        );
         assert!(
             self.fresh.is_empty() && self.freed.is_empty() && self.spare.is_empty(),
             "a turn left something"

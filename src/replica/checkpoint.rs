@@ -4,9 +4,10 @@
 
 use super::port::{Output, Outputs};
 use super::replica::Replica;
+use crate::btree::StoreStats;
 use crate::limits::{
-    CHECKPOINT_COST_FAIR, CHECKPOINT_IDLE, CHECKPOINT_IDLE_DEAR, DIRTY_BYTES_LIMIT, DIRTY_BYTES_MAX,
-    REPLAY_BYTES_MAX, REPLAY_ENTRIES_MAX,
+    CHECKPOINT_COST_FAIR, CHECKPOINT_FREES_FACTOR, CHECKPOINT_FREES_MIN, CHECKPOINT_IDLE,
+    CHECKPOINT_IDLE_DEAR, DIRTY_BYTES_LIMIT, DIRTY_BYTES_MAX, REPLAY_BYTES_MAX, REPLAY_ENTRIES_MAX,
 };
 use crate::stdx::time::{Duration, Instant};
 use crate::wal::SnapshotMark;
@@ -27,7 +28,10 @@ use crate::wal::segment::releasable;
 pub struct Policy {
     log_bytes: u64,
     log_entries: u64,
+    /// When the store changed last; none since the last checkpoint began.
     changed: Option<Instant>,
+    /// When the last checkpoint began.
+    begun: Instant,
     replay_bytes_max: u64,
     idle: Duration,
 }
@@ -38,6 +42,7 @@ impl Default for Policy {
             log_bytes: 0,
             log_entries: 0,
             changed: None,
+            begun: Instant::default(),
             replay_bytes_max: REPLAY_BYTES_MAX,
             idle: CHECKPOINT_IDLE,
         }
@@ -56,8 +61,9 @@ impl Policy {
         self.changed = Some(now);
     }
 
-    /// Whether to begin a checkpoint.
-    pub fn is_due(&self, now: Instant, dirty_bytes: u64) -> bool {
+    /// Whether to begin a checkpoint of a store of this size.
+    pub fn is_due(&self, now: Instant, store: &StoreStats) -> bool {
+        let dirty_bytes = store.dirty_bytes;
         let (early, idle) = if dirty_bytes <= self.log_bytes * CHECKPOINT_COST_FAIR {
             (self.replay_bytes_max / 2, self.idle)
         } else {
@@ -67,11 +73,19 @@ impl Policy {
             || self.log_bytes >= early
             || self.log_entries >= REPLAY_ENTRIES_MAX
             || dirty_bytes >= DIRTY_BYTES_MAX
+            || self.is_room_due(now, store)
+    }
+
+    /// Whether a checkpoint would free much more than it writes, however busy the store is.
+    fn is_room_due(&self, now: Instant, store: &StoreStats) -> bool {
+        store.leaving_bytes >= CHECKPOINT_FREES_MIN
+            && store.leaving_bytes >= CHECKPOINT_FREES_FACTOR * store.dirty_bytes
+            && now.since(self.begun) >= self.idle
     }
 
     /// A checkpoint has begun.
-    pub fn begun(&mut self) {
-        (self.log_bytes, self.log_entries, self.changed) = (0, 0, None);
+    pub fn begin(&mut self, now: Instant) {
+        (self.log_bytes, self.log_entries, self.changed, self.begun) = (0, 0, None, now);
     }
 
     /// Whether proposals have to wait for memory.
@@ -107,14 +121,17 @@ impl Replica {
 
     /// Begins a checkpoint if it is time.
     pub(super) fn checkpoint_if_due(&mut self, now: Instant, outputs: &mut Outputs) {
-        if self.checkpointing.is_none() && self.checkpoints.is_due(now, self.store.stats().dirty_bytes) {
+        if self.checkpointing.is_none() && self.checkpoints.is_due(now, &self.store.stats()) {
+            self.checkpoints.begin(now);
             self.begin_checkpoint(outputs);
         }
     }
 
-    fn begin_checkpoint(&mut self, outputs: &mut Outputs) {
-        self.checkpoints.begun();
-        if let Some(job) = self.store.begin_checkpoint() {
+    /// Begins a checkpoint. False if there is nothing for it to do.
+    pub(super) fn begin_checkpoint(&mut self, outputs: &mut Outputs) -> bool {
+        let job = self.store.begin_checkpoint();
+        let begun = job.is_some();
+        if let Some(job) = job {
             let applied = self.store.applied();
             assert_eq!(job.applied_index(), applied.index, "a checkpoint is of the published state");
             let mut conf_state = self.node.raft.prs().conf().to_conf_state();
@@ -125,6 +142,7 @@ impl Replica {
             self.checkpointing = Some(mark);
             outputs.push(Output::WriteCheckpoint(job));
         }
+        begun
     }
 
     pub(super) fn on_checkpoint_synced(&mut self, generation: u64) {
@@ -169,22 +187,26 @@ mod tests {
     use super::*;
     use crate::stdx::time::Duration;
 
+    fn dirty(dirty_bytes: u64) -> StoreStats {
+        StoreStats { dirty_bytes, ..StoreStats::default() }
+    }
+
     #[test]
     fn replay_memory_and_idleness_each_suffice() {
         let start = Instant::default();
         let mut policy = Policy::default();
-        assert!(!policy.is_due(start + CHECKPOINT_IDLE, 0), "nothing has changed");
+        let clean = dirty(0);
+        assert!(!policy.is_due(start + CHECKPOINT_IDLE, &clean), "nothing has changed");
         policy.applied(start);
-        assert!(
-            !policy.is_due(start + Duration::from_secs(4), 0) && policy.is_due(start + CHECKPOINT_IDLE, 0)
-        );
-        assert!(policy.is_due(start, DIRTY_BYTES_MAX));
-        policy.begun();
+        let almost = start + Duration::from_secs(4);
+        assert!(!policy.is_due(almost, &clean) && policy.is_due(start + CHECKPOINT_IDLE, &clean));
+        assert!(policy.is_due(start, &dirty(DIRTY_BYTES_MAX)));
+        policy.begin(start);
         policy.logged(REPLAY_BYTES_MAX, 1);
-        assert!(policy.is_due(start, 0));
-        policy.begun();
+        assert!(policy.is_due(start, &clean));
+        policy.begin(start);
         policy.logged(1, REPLAY_ENTRIES_MAX as usize);
-        assert!(policy.is_due(start, 0));
+        assert!(policy.is_due(start, &clean));
     }
 
     #[test]
@@ -194,8 +216,23 @@ mod tests {
         policy.applied(start);
         policy.logged(REPLAY_BYTES_MAX / 2, 1);
         let fair = CHECKPOINT_COST_FAIR * REPLAY_BYTES_MAX / 2;
-        assert!(policy.is_due(start, fair) && !policy.is_due(start, fair + 1));
+        assert!(policy.is_due(start, &dirty(fair)) && !policy.is_due(start, &dirty(fair + 1)));
         let late = start + CHECKPOINT_IDLE * CHECKPOINT_IDLE_DEAR;
-        assert!(!policy.is_due(start + CHECKPOINT_IDLE, fair + 1) && policy.is_due(late, fair + 1));
+        let idle = start + CHECKPOINT_IDLE;
+        assert!(!policy.is_due(idle, &dirty(fair + 1)) && policy.is_due(late, &dirty(fair + 1)));
+    }
+
+    #[test]
+    fn what_frees_much_does_not_wait_for_quiet() {
+        let second = |n| Instant::default() + Duration::from_secs(n);
+        let mut policy = Policy::default();
+        policy.begin(second(10));
+        let store =
+            |dirty_bytes| StoreStats { dirty_bytes, leaving_bytes: 16 << 20, ..StoreStats::default() };
+        for now in 11..20 {
+            policy.applied(second(now));
+            assert_eq!(policy.is_due(second(now), &store(4 << 20)), now >= 15, "at second {now}");
+            assert!(!policy.is_due(second(now), &store(5 << 20)), "an overwritten page frees one page");
+        }
     }
 }

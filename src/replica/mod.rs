@@ -35,6 +35,7 @@ pub mod tally;
 
 mod checkpoint;
 mod commit;
+mod defragment;
 mod digest;
 mod election;
 mod propose;

@@ -68,6 +68,11 @@ pub enum Input {
         /// The question.
         call: LeaseCall,
     },
+    /// Give back what the store file can do without, and reply when that is done.
+    Defragment {
+        /// Where the reply goes.
+        ticket: Ticket,
+    },
     /// A message from another member.
     PeerMessage(Box<Message>),
     /// The write of that number, and all before it, are durable.

@@ -10,6 +10,7 @@ use raft::{Config, RawNode, ReadOnlyOption};
 use super::apply::State;
 use super::bootstrap::Foundation;
 use super::checkpoint::Policy;
+use super::defragment::Defragmentation;
 use super::digest::Digests;
 use super::election::Timeouts;
 use super::propose::Proposals;
@@ -118,6 +119,7 @@ impl Replica {
             marked,
             log_is_quiet: true,
             tidy_due: false,
+            defragmentation: Defragmentation::default(),
             settled: false,
             revoking: 0,
             expire_max: EXPIRE_MAX,

@@ -10,6 +10,7 @@ use raft::{RawNode, StateRole};
 
 use super::apply::State;
 use super::checkpoint::Policy;
+use super::defragment::Defragmentation;
 use super::digest::Digests;
 use super::election::Timeouts;
 use super::port::{Input, LeaseCall, Output, Outputs, Ticket};
@@ -128,6 +129,8 @@ pub struct Replica {
     pub(super) log_is_quiet: bool,
     /// A whole tick has passed in which nothing went to the log: what was left out of it can go there.
     pub(super) tidy_due: bool,
+    /// Requests to defragment.
+    pub(super) defragmentation: Defragmentation,
     /// The last checkpoint of a member that stops was begun.
     pub(super) settled: bool,
     /// Revocations of expired leases on their way: two batches at most.
@@ -156,6 +159,7 @@ impl Replica {
             Input::Propose { ticket, id, entry } => self.on_propose(ticket, id, entry),
             Input::ReadIndex { ticket } => self.reads.wait(ticket),
             Input::Lease { ticket, call } => self.lease_calls.push((ticket, call)),
+            Input::Defragment { ticket } => self.defragmentation.ask(ticket),
             Input::PeerMessage(message) => {
                 // raft refuses messages of strangers and of the past; nothing else is to be done about them.
                 let _ = self.node.step(*message);
@@ -198,6 +202,7 @@ impl Replica {
             outputs.push(Output::ReadReady { ticket });
         }
         self.checkpoint_if_due(now, outputs);
+        self.defragment(outputs);
         self.release_log(outputs);
         self.show_gate();
         self.has_more(now)
@@ -441,7 +446,11 @@ impl Replica {
 
     /// Whether the next drain has something to do without input.
     fn has_more(&self, now: Instant) -> bool {
-        self.may_propose() || !self.committed.is_empty() || self.is_sweep_due() || self.may_revoke(now)
+        self.may_propose()
+            || !self.committed.is_empty()
+            || self.is_sweep_due()
+            || self.may_revoke(now)
+            || self.defragmentation.has_more()
     }
 
     pub(super) fn is_sweep_due(&self) -> bool {

@@ -18,8 +18,8 @@ use crate::mvcc::view::View;
 use crate::page::{CheckpointJob, MemoryFile};
 use crate::proto::etcdserverpb::alarm_request::AlarmAction;
 use crate::proto::etcdserverpb::{
-    AlarmRequest, AlarmType, CompactionRequest, LeaseCheckpoint, LeaseCheckpointRequest, LeaseGrantRequest,
-    PutRequest,
+    AlarmRequest, AlarmType, CompactionRequest, DeleteRangeRequest, LeaseCheckpoint, LeaseCheckpointRequest,
+    LeaseGrantRequest, PutRequest,
 };
 use crate::request::{Entry, Request};
 use crate::response::Response;
@@ -367,6 +367,17 @@ impl Script {
             "compact" => {
                 let request = CompactionRequest { revision: number(0) as i64, physical: true };
                 self.world.propose(Request::Compaction(request));
+            }
+            "delete" => {
+                let request = DeleteRangeRequest { key: words[0].to_owned().into(), ..Default::default() };
+                self.world.propose(Request::DeleteRange(request));
+            }
+            "defragment" => self.world.step(Input::Defragment { ticket: Ticket(number(0).into()) }),
+            "sizes" => {
+                let store = self.world.replica().store_stats();
+                let [file, used, leaving] =
+                    [store.file_bytes, store.used_bytes, store.leaving_bytes].map(|bytes| bytes / 1024);
+                return format!("  file {file} KB, used {used} KB, leaving {leaving} KB\n");
             }
             "read" => self.world.step(Input::ReadIndex { ticket: Ticket(number(0).into()) }),
             "get" => {

@@ -424,6 +424,7 @@ fn show_input(input: &Input) -> String {
         }
         Input::ReadIndex { ticket } => format!("read index {:x}", ticket.0),
         Input::Lease { ticket, call } => format!("{:x} {call:?}", ticket.0),
+        Input::Defragment { ticket } => format!("defragment {:x}", ticket.0),
         Input::PeerMessage(_) => "a message".into(),
         Input::WalSynced { ready, .. } => format!("log write {ready} is durable"),
         Input::CheckpointSynced { generation } => format!("checkpoint {generation} is durable"),

@@ -23,7 +23,6 @@ use crate::server::grpc::{Code, Responder, Status};
 use crate::server::io::{clock, task};
 use crate::server::session::Session;
 use crate::server::session::member_health::{STORAGE_VERSION, alarms};
-use crate::stdx::time::Duration;
 
 /// Changes digested before other tasks of the core run.
 const HASH_SLICE: usize = 2048;
@@ -104,14 +103,20 @@ pub fn alarm(session: &Rc<Session>, message: Bytes, reply: Responder) {
     }
 }
 
-/// `Maintenance/Defragment`: free space is reused and given back while the member runs, so there is nothing to do.
+/// `Maintenance/Defragment`: free space is reused and given back while the member runs; this has it done now.
 pub fn defragment(session: &Rc<Session>, message: Bytes, reply: Responder) {
     match decode::<DefragmentRequest>(message) {
-        Ok(_) => {
-            session.metrics.defragmented(Duration::ZERO);
-            reply.send(Ok(DefragmentResponse { header: None }.encode_to_vec().into()));
-        }
         Err(status) => reply.fail(&status),
+        Ok(_) => {
+            let began = clock::now();
+            session.defragment(move |session, done| match done {
+                Err(status) => reply.fail(&status),
+                Ok(_) => {
+                    session.metrics.defragmented(clock::now().since(began));
+                    reply.send(Ok(DefragmentResponse { header: None }.encode_to_vec().into()));
+                }
+            });
+        }
     }
 }
 

@@ -273,6 +273,13 @@ impl Session {
         self.submit(ticket, Input::Lease { ticket, call });
     }
 
+    /// Has the replica give back what the store file can do without, however long that takes.
+    pub fn defragment(self: &Rc<Self>, then: impl FnOnce(&Rc<Session>, Result<Response, Status>) + 'static) {
+        let waiting = Waiting::Handler(Box::new(then));
+        let ticket = self.tickets.borrow_mut().issue_for_ever(waiting);
+        self.submit(ticket, Input::Defragment { ticket });
+    }
+
     /// Runs `then` once the published state contains everything that was committed before this call: at once
     /// while this member alone decides, else after a ReadIndex round that all reads of this turn share.
     pub fn linearizable(self: &Rc<Self>, then: impl FnOnce(&Rc<Session>, Result<(), Status>) + 'static) {
