@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 pub mod btree;
+pub mod cluster;
 pub mod config;
 pub mod error;
 pub mod lease;

@@ -5,11 +5,8 @@
 //! one transaction that the caller commits together with the entry's index.
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use prost::Message;
-
-use crate::btree::{Read, Tree, WriteTxn};
+use crate::btree::{Read, WriteTxn};
+use crate::cluster::{Alarms, Cluster};
 use crate::error::Error;
 use crate::lease::{self, Lessor};
 use crate::mvcc::answer_room::AnswerRoom;
@@ -17,10 +14,7 @@ use crate::mvcc::txn::Ops;
 use crate::mvcc::view::View;
 use crate::mvcc::write::{Writer, lease_keys};
 use crate::mvcc::{EventBatch, compact, range, txn};
-use crate::proto::etcdserverpb::alarm_request::AlarmAction;
-use crate::proto::etcdserverpb::request_op::Request as Op;
-use crate::proto::etcdserverpb::{AlarmMember, AlarmRequest, AlarmType, PutRequest, RequestOp, TxnRequest};
-use crate::proto::membershippb::{Attributes, Member};
+use crate::proto::etcdserverpb::PutRequest;
 use crate::request::Request;
 use crate::response::{Header, Response};
 use crate::stdx::time::Instant;
@@ -173,217 +167,20 @@ fn lease_error(error: lease::Error) -> Error {
     }
 }
 
-/// The alarms raised anywhere in the cluster. In tree `Alarm` a key is an encoded AlarmMember, as in etcd's bucket.
-#[derive(Debug, Default)]
-pub struct Alarms {
-    /// By type, then member.
-    raised: BTreeSet<(i32, u64)>,
-}
-
-impl Alarms {
-    fn restore(read: &impl Read) -> Self {
-        let mut raised = BTreeSet::new();
-        let mut cursor = read.cursor(Tree::Alarm);
-        cursor.seek(&[]);
-        while cursor.valid() {
-            let member = AlarmMember::decode(cursor.key()).expect("a stored alarm decodes");
-            raised.insert((member.alarm, member.member_id));
-            cursor.next();
-        }
-        Self { raised }
-    }
-
-    /// True if any member has raised it.
-    pub fn is_raised(&self, alarm: AlarmType) -> bool {
-        self.raised.iter().any(|&(raised, _)| raised == alarm as i32)
-    }
-
-    /// True if this member has raised it.
-    pub fn has(&self, member_id: u64, alarm: AlarmType) -> bool {
-        self.raised.contains(&(alarm as i32, member_id))
-    }
-
-    /// The alarms of a type; of every type for `NONE`.
-    pub fn list(&self, alarm: i32) -> Vec<AlarmMember> {
-        let all = alarm == AlarmType::None as i32;
-        let wanted = self.raised.iter().filter(|&&(raised, _)| all || raised == alarm);
-        wanted.map(|&(alarm, member_id)| AlarmMember { member_id, alarm }).collect()
-    }
-
-    /// The error of a request that a raised alarm forbids.
-    fn refuse(&self, request: &Request) -> Option<Error> {
-        if self.raised.is_empty() {
-            return None;
-        }
-        let corrupt = matches!(
-            request,
-            Request::Range(_)
-                | Request::Put(_)
-                | Request::DeleteRange(_)
-                | Request::Txn(_)
-                | Request::Compaction(_)
-                | Request::LeaseGrant(_)
-                | Request::LeaseRevoke(_)
-        );
-        if corrupt && self.is_raised(AlarmType::Corrupt) {
-            return Some(Error::Corrupt);
-        }
-        let grows = match request {
-            Request::Put(_) | Request::LeaseGrant(_) => true,
-            Request::Txn(request) => txn_cost(request) > 0,
-            _ => false,
-        };
-        (grows && self.is_raised(AlarmType::Nospace)).then_some(Error::NoSpace)
-    }
-
-    fn apply(&mut self, txn: &mut WriteTxn<'_>, request: &AlarmRequest) -> Vec<AlarmMember> {
-        let member = AlarmMember { member_id: request.member_id, alarm: request.alarm };
-        match AlarmAction::try_from(request.action) {
-            Ok(AlarmAction::Get) => self.list(request.alarm),
-            Ok(AlarmAction::Activate) if request.alarm == AlarmType::None as i32 => Vec::new(),
-            Ok(AlarmAction::Activate) => {
-                if self.raised.insert((request.alarm, request.member_id)) {
-                    txn.put(Tree::Alarm, &member.encode_to_vec(), &[]);
-                }
-                vec![member]
-            }
-            Ok(AlarmAction::Deactivate) => {
-                if !self.raised.remove(&(request.alarm, request.member_id)) {
-                    return Vec::new();
-                }
-                txn.delete(Tree::Alarm, &member.encode_to_vec());
-                vec![member]
-            }
-            // The client API refuses it before it is proposed.
-            Err(_) => Vec::new(),
-        }
-    }
-}
-
-/// Bytes that a put is charged beside key and value.
-const PUT_OVERHEAD: u64 = 256;
-/// Bytes that a lease is charged.
-pub const LEASE_COST: u64 = 64;
-
-/// What a request may add to the store, as etcd reckons it against its quota.
-pub fn cost(request: &Request) -> u64 {
-    match request {
-        Request::Put(put) => put_cost(put),
-        Request::Txn(request) => txn_cost(request),
-        Request::LeaseGrant(_) => LEASE_COST,
-        _ => 0,
-    }
-}
-
-/// Of a put.
-pub fn put_cost(put: &PutRequest) -> u64 {
-    PUT_OVERHEAD + (put.key.len() + put.value.len()) as u64
-}
-
-/// Of a transaction: of its costlier branch.
-pub fn txn_cost(request: &TxnRequest) -> u64 {
-    let sum = |ops: &[RequestOp]| -> u64 {
-        ops.iter()
-            .map(|op| match &op.request {
-                Some(Op::RequestPut(put)) => put_cost(put),
-                Some(Op::RequestTxn(nested)) => txn_cost(nested),
-                _ => 0,
-            })
-            .sum()
-    };
-    sum(&request.success).max(sum(&request.failure))
-}
-
-/// What the log says about the cluster.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Cluster {
-    /// The cluster's version, such as `3.7.0`; empty until it is decided.
-    pub version: String,
-    /// The version that a downgrade is going to, while one is.
-    pub downgrade_target: Option<String>,
-    /// Members by id.
-    pub members: BTreeMap<u64, Member>,
-    /// Ids of members that were removed and may never come back.
-    pub removed: BTreeSet<u64>,
-}
-
-const CLUSTER_VERSION: &[u8] = b"cluster_version";
-const DOWNGRADE_TARGET: &[u8] = b"downgrade_target";
-
-impl Cluster {
-    /// What the store says.
-    pub fn restore(read: &impl Read) -> Self {
-        let text = |key: &[u8]| read.get(Tree::Meta, key).map(|v| String::from_utf8_lossy(v).into_owned());
-        let mut cluster = Self {
-            version: text(CLUSTER_VERSION).unwrap_or_default(),
-            downgrade_target: text(DOWNGRADE_TARGET),
-            ..Self::default()
-        };
-        let mut cursor = read.cursor(Tree::Member);
-        cursor.seek(&[]);
-        while cursor.valid() {
-            let id = u64::from_be_bytes(cursor.key().try_into().expect("a member's key is its id"));
-            // An id that is there without a member is one that was removed.
-            if cursor.value().is_empty() {
-                cluster.removed.insert(id);
-            } else {
-                cluster.members.insert(id, Member::decode(cursor.value()).expect("a stored member decodes"));
-            }
-            cursor.next();
-        }
-        cluster
-    }
-
-    fn set_version(&mut self, txn: &mut WriteTxn<'_>, version: &str) {
-        txn.put(Tree::Meta, CLUSTER_VERSION, version.as_bytes());
-        self.version = version.to_owned();
-    }
-
-    fn set_downgrade(&mut self, txn: &mut WriteTxn<'_>, enabled: bool, target: &str) {
-        if enabled {
-            txn.put(Tree::Meta, DOWNGRADE_TARGET, target.as_bytes());
-        } else {
-            txn.delete(Tree::Meta, DOWNGRADE_TARGET);
-        }
-        self.downgrade_target = enabled.then(|| target.to_owned());
-    }
-
-    /// Name and client URLs, as the member itself publishes them. One that is not, or no longer, a member has none.
-    fn set_attributes(&mut self, txn: &mut WriteTxn<'_>, id: u64, attributes: Attributes) {
-        if let Some(member) = self.members.get(&id) {
-            self.set_member(txn, Member { member_attributes: Some(attributes), ..member.clone() });
-        }
-    }
-
-    /// Adds a member or changes what is known of it.
-    pub fn set_member(&mut self, txn: &mut WriteTxn<'_>, member: Member) {
-        txn.put(Tree::Member, &member.id.to_be_bytes(), &member.encode_to_vec());
-        self.members.insert(member.id, member);
-    }
-
-    /// Removes a member for good.
-    pub fn remove_member(&mut self, txn: &mut WriteTxn<'_>, id: u64) {
-        txn.put(Tree::Member, &id.to_be_bytes(), &[]);
-        self.members.remove(&id);
-        self.removed.insert(id);
-    }
-}
-
-/// The version that the cluster has agreed on, as a published state says.
-pub fn cluster_version(read: &impl Read) -> Option<String> {
-    read.get(Tree::Meta, CLUSTER_VERSION).map(|version| String::from_utf8_lossy(version).into_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::btree::Store;
     use crate::mvcc::write::initialize;
+    use crate::proto::etcdserverpb::alarm_request::AlarmAction;
+    use crate::proto::etcdserverpb::request_op::Request as Op;
     use crate::proto::etcdserverpb::{
-        CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, LeaseRevokeRequest,
+        AlarmMember, AlarmRequest, AlarmType, CompactionRequest, DeleteRangeRequest, LeaseGrantRequest,
+        LeaseRevokeRequest, RequestOp, TxnRequest,
     };
     use crate::proto::membershippb::{
-        ClusterMemberAttrSetRequest, ClusterVersionSetRequest, DowngradeInfoSetRequest, RaftAttributes,
+        Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest, DowngradeInfoSetRequest,
+        RaftAttributes,
     };
 
     /// Whether it is a deletion, and the key.

@@ -6,8 +6,8 @@
 //! compaction has got), so does this.
 #![forbid(unsafe_code)]
 
-use super::apply::Cluster;
 use crate::btree::{Read, Tree};
+use crate::cluster::Cluster;
 use crate::mvcc::hash::{digest_cost, etcd_key};
 use crate::mvcc::revision::Revision;
 use crate::mvcc::schema::split_kv_value;

@@ -12,6 +12,7 @@ use super::bootstrap::MemberContext;
 use super::port::{Output, Outputs};
 use super::replica::{Replica, lowest};
 use crate::btree::{Applied, Read, WriteTxn};
+use crate::cluster::cost::cost;
 use crate::limits::{APPLY_ENTRIES_MAX, SWEEP_SLICE, TAIL_BYTES_MAX};
 use crate::mvcc::compact;
 use crate::request::{Entry, Request};
@@ -64,7 +65,7 @@ impl Replica {
                         }
                         _ => {}
                     }
-                    grown |= reply.is_ok() && apply::cost(&command.request) > 0;
+                    grown |= reply.is_ok() && cost(&command.request) > 0;
                     if let Some(batch) = events {
                         told.push(Output::Publish(Arc::new(batch)));
                     }

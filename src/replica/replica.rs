@@ -239,7 +239,7 @@ impl Replica {
     }
 
     /// The alarms that are raised.
-    pub fn alarms(&self) -> &super::apply::Alarms {
+    pub fn alarms(&self) -> &crate::cluster::Alarms {
         &self.state.alarms
     }
 

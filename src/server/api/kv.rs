@@ -13,6 +13,7 @@ use super::decode::{decode, decode_kept, decode_txn_kept};
 use super::long::{self, Hold, PLAN_SLICE, Slices};
 use super::quota;
 use crate::btree::Snapshot;
+use crate::cluster::cost::{put_cost, txn_cost};
 use crate::error::Error;
 use crate::mvcc::range::{Emission, Plan, Progress};
 use crate::mvcc::txn_read::{TxnEmission, TxnProgress};
@@ -20,7 +21,6 @@ use crate::mvcc::{RangeStream, ReadTxn, View, check, range, txn};
 use crate::proto::etcdserverpb::{
     CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest,
 };
-use crate::replica::apply::{put_cost, txn_cost};
 use crate::request::Kind;
 use crate::response::Header;
 use crate::server::grpc::{Incoming, Outgoing, Responder, Status};

@@ -12,10 +12,10 @@ use prost::Message;
 
 use super::decode::{decode, decode_kept};
 use super::quota;
+use crate::cluster::cost::LEASE_COST;
 use crate::proto::etcdserverpb::{
     LeaseGrantRequest, LeaseKeepAliveRequest, LeaseLeasesRequest, LeaseRevokeRequest, LeaseTimeToLiveRequest,
 };
-use crate::replica::apply::LEASE_COST;
 use crate::replica::port::LeaseCall;
 use crate::request::Kind;
 use crate::response::{self, Response};

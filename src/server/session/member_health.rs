@@ -9,9 +9,9 @@ use prost::Message;
 
 use super::{Session, observer};
 use crate::btree::{Read, Tree};
+use crate::cluster::members::cluster_version;
 use crate::config::ETCD_VERSION;
 use crate::proto::etcdserverpb::{AlarmMember, AlarmType};
-use crate::replica::apply::cluster_version;
 use crate::server::admin::{AdminSource, Versions};
 use crate::server::api::key_count;
 use crate::server::io::clock;

@@ -1,0 +1,91 @@
+//! The cluster's members and versions, as the log says.
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use prost::Message;
+
+use crate::btree::{Read, Tree, WriteTxn};
+use crate::proto::membershippb::{Attributes, Member};
+
+/// What the log says about the cluster.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Cluster {
+    /// The cluster's version, such as `3.7.0`; empty until it is decided.
+    pub version: String,
+    /// The version that a downgrade is going to, while one is.
+    pub downgrade_target: Option<String>,
+    /// Members by id.
+    pub members: BTreeMap<u64, Member>,
+    /// Ids of members that were removed and may never come back.
+    pub removed: BTreeSet<u64>,
+}
+
+const CLUSTER_VERSION: &[u8] = b"cluster_version";
+const DOWNGRADE_TARGET: &[u8] = b"downgrade_target";
+
+impl Cluster {
+    /// What the store says.
+    pub fn restore(read: &impl Read) -> Self {
+        let text = |key: &[u8]| read.get(Tree::Meta, key).map(|v| String::from_utf8_lossy(v).into_owned());
+        let mut cluster = Self {
+            version: text(CLUSTER_VERSION).unwrap_or_default(),
+            downgrade_target: text(DOWNGRADE_TARGET),
+            ..Self::default()
+        };
+        let mut cursor = read.cursor(Tree::Member);
+        cursor.seek(&[]);
+        while cursor.valid() {
+            let id = u64::from_be_bytes(cursor.key().try_into().expect("a member's key is its id"));
+            // An id that is there without a member is one that was removed.
+            if cursor.value().is_empty() {
+                cluster.removed.insert(id);
+            } else {
+                cluster.members.insert(id, Member::decode(cursor.value()).expect("a stored member decodes"));
+            }
+            cursor.next();
+        }
+        cluster
+    }
+
+    /// Decides on a version.
+    pub fn set_version(&mut self, txn: &mut WriteTxn<'_>, version: &str) {
+        txn.put(Tree::Meta, CLUSTER_VERSION, version.as_bytes());
+        self.version = version.to_owned();
+    }
+
+    /// Begins or ends a downgrade.
+    pub fn set_downgrade(&mut self, txn: &mut WriteTxn<'_>, enabled: bool, target: &str) {
+        if enabled {
+            txn.put(Tree::Meta, DOWNGRADE_TARGET, target.as_bytes());
+        } else {
+            txn.delete(Tree::Meta, DOWNGRADE_TARGET);
+        }
+        self.downgrade_target = enabled.then(|| target.to_owned());
+    }
+
+    /// Name and client URLs, as the member itself publishes them. One that is not, or no longer, a member has none.
+    pub fn set_attributes(&mut self, txn: &mut WriteTxn<'_>, id: u64, attributes: Attributes) {
+        if let Some(member) = self.members.get(&id) {
+            self.set_member(txn, Member { member_attributes: Some(attributes), ..member.clone() });
+        }
+    }
+
+    /// Adds a member or changes what is known of it.
+    pub fn set_member(&mut self, txn: &mut WriteTxn<'_>, member: Member) {
+        txn.put(Tree::Member, &member.id.to_be_bytes(), &member.encode_to_vec());
+        self.members.insert(member.id, member);
+    }
+
+    /// Removes a member for good.
+    pub fn remove_member(&mut self, txn: &mut WriteTxn<'_>, id: u64) {
+        txn.put(Tree::Member, &id.to_be_bytes(), &[]);
+        self.members.remove(&id);
+        self.removed.insert(id);
+    }
+}
+
+/// The version that the cluster has agreed on, as a published state says.
+pub fn cluster_version(read: &impl Read) -> Option<String> {
+    read.get(Tree::Meta, CLUSTER_VERSION).map(|version| String::from_utf8_lossy(version).into_owned())
+}

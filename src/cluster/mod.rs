@@ -1,0 +1,22 @@
+//! What a cluster agrees on beside its data: who belongs to it, its version, and the alarms that stop it.
+//!
+//! All of it is changed by entries of the log alone, in the transaction of the entry, and kept in memory beside its trees,
+//! from which a start reads it back:
+//!
+//! | in memory | tree | key |
+//! |---|---|---|
+//! | [`Alarms`] | `Alarm` | the encoded AlarmMember, as in etcd's bucket |
+//! | [`Cluster`], members and removed ids | `Member` | the id; without a value for an id that never comes back |
+//! | [`Cluster`], versions | `Meta` | `cluster_version`, `downgrade_target` |
+//!
+//! [`cost`] is here because the alarm NOSPACE forbids what costs something.
+//!
+//! Absent on purpose: who leads and how far anybody is. That is raft's, and changes without the log.
+#![forbid(unsafe_code)]
+
+pub mod alarms;
+pub mod cost;
+pub mod members;
+
+pub use alarms::Alarms;
+pub use members::Cluster;
