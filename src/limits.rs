@@ -7,6 +7,9 @@ use crate::stdx::time::Duration;
 /// wait longer. Twenty times what a thousand busy streams have on the way.
 pub const PROPOSALS_PENDING_MAX: usize = 20_000;
 
+/// A proposal is given up after this time and two election timeouts, as in etcd.
+pub const PROPOSAL_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Bytes of proposals that wait for their turn in the log. What is too much is refused, unless nothing else waits.
 pub const PROPOSALS_QUEUED_BYTES_MAX: usize = 256 << 20;
 
@@ -31,6 +34,12 @@ pub const MESSAGES_INFLIGHT_MAX: usize = 512;
 
 /// Bytes of applied entries that stay in memory.
 pub const TAIL_BYTES_MAX: usize = 4 << 20;
+
+/// Bytes of applied entries that stay in memory for members that lag, whatever the number of entries kept for them.
+pub const CATCHUP_BYTES_MAX: usize = 64 << 20;
+
+/// Linearizable reads that may wait for a round to begin. Above it a client is told to come back.
+pub const READS_PENDING_MAX: usize = 65_536;
 
 /// Records of the log that a restart may have to replay, besides what comes while a checkpoint is written: half a second
 /// with values of 1 KB.
@@ -85,6 +94,7 @@ pub const SORTED_BYTES_MAX: usize = 256 << 20;
 
 const _: () =
     assert!(ANSWER_ASSEMBLED_BYTES_MAX < MESSAGE_SENT_BYTES_MAX / 2, "what is assembled can be sent");
+const _: () = assert!(TAIL_BYTES_MAX <= CATCHUP_BYTES_MAX, "members that lag find more than nobody needs");
 const _: () = assert!(EXPIRE_MAX < APPLY_ENTRIES_MAX, "a batch of expiries is applied in one turn");
 const _: () =
     assert!(DIRTY_BYTES_LIMIT >= 2 * DIRTY_BYTES_MAX, "a checkpoint has time before proposals wait for it");

@@ -9,6 +9,7 @@
 //! | [`Cluster`], members and removed ids | `Member` | the id; without a value for an id that never comes back |
 //! | [`Cluster`], versions | `Meta` | `cluster_version`, `downgrade_target` |
 //!
+//! A membership entry takes effect or not by the rules of [`membership`]; [`member`] is what such an entry carries.
 //! [`cost`] is here because the alarm NOSPACE forbids what costs something.
 //!
 //! Absent on purpose: who leads and how far anybody is. That is raft's, and changes without the log.
@@ -16,7 +17,9 @@
 
 pub mod alarms;
 pub mod cost;
+pub mod member;
 pub mod members;
+pub mod membership;
 
 pub use alarms::Alarms;
 pub use members::Cluster;

@@ -4,10 +4,9 @@
 
 use prost::encoding::{bytes, int32, uint64};
 use raft::eraftpb::{ConfChange, ConfChangeType, Entry, EntryType};
-use serde::{Deserialize, Serialize};
 use sha1::{Digest, Sha1};
 
-use crate::proto::membershippb::{Member, RaftAttributes};
+use crate::cluster::member::MemberContext;
 
 /// A founding member.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,44 +76,6 @@ fn encode_change(change: &ConfChange) -> Vec<u8> {
     uint64::encode(3, &change.node_id, &mut out);
     bytes::encode(4, &change.context, &mut out);
     out
-}
-
-/// A member in the JSON that membership entries carry.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MemberContext {
-    /// Its id.
-    pub id: u64,
-    /// Where the others reach it.
-    #[serde(rename = "peerURLs", default)]
-    pub peer_urls: Vec<String>,
-    /// Whether it has no vote.
-    #[serde(rename = "isLearner", default, skip_serializing_if = "std::ops::Not::not")]
-    pub is_learner: bool,
-    /// Its name.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub name: String,
-    /// Where clients reach it.
-    #[serde(rename = "clientURLs", default, skip_serializing_if = "Vec::is_empty")]
-    pub client_urls: Vec<String>,
-    /// A learner gets its vote.
-    #[serde(rename = "isPromote", default, skip_serializing_if = "std::ops::Not::not")]
-    pub is_promote: bool,
-}
-
-impl MemberContext {
-    /// The member as the store keeps it, `known` being what it keeps so far. Attributes come with an entry of their
-    /// own, and a promotion says nothing of addresses.
-    pub fn into_member(self, known: Option<&Member>) -> Member {
-        let known = known.cloned().unwrap_or_default();
-        let known_urls = known.raft_attributes.map(|attributes| attributes.peer_urls).unwrap_or_default();
-        let peer_urls = if self.is_promote { known_urls } else { self.peer_urls };
-        let raft_attributes = RaftAttributes { peer_urls, is_learner: self.is_learner && !self.is_promote };
-        Member {
-            id: self.id,
-            raft_attributes: Some(raft_attributes),
-            member_attributes: known.member_attributes,
-        }
-    }
 }
 
 /// SHA-1 over the sorted peer URLs and the token; the first eight bytes, big endian.

@@ -4,16 +4,17 @@
 use std::sync::Arc;
 
 use prost::Message;
-use raft::eraftpb::{ConfChange, ConfChangeType, Entry as LogEntry, EntryType};
+use raft::RawNode;
+use raft::eraftpb::{ConfChange, Entry as LogEntry, EntryType};
 use raft_proto::CONF_CHANGE_UPDATE_NODE;
 
 use super::apply::{self, apply};
-use super::bootstrap::MemberContext;
 use super::port::{Output, Outputs};
 use super::replica::{Replica, lowest};
-use crate::btree::{Applied, Read, WriteTxn};
+use super::tail::Tail;
+use crate::btree::{Applied, Read};
 use crate::cluster::cost::cost;
-use crate::limits::{APPLY_ENTRIES_MAX, SWEEP_SLICE, TAIL_BYTES_MAX};
+use crate::limits::{APPLY_ENTRIES_MAX, CATCHUP_BYTES_MAX, SWEEP_SLICE, TAIL_BYTES_MAX};
 use crate::mvcc::compact;
 use crate::request::{Entry, Request};
 use crate::response::Response;
@@ -29,7 +30,6 @@ impl Replica {
         let count = self.committed.len().min(APPLY_ENTRIES_MAX);
         let entries: Vec<LogEntry> = self.committed.drain(..count).collect();
         let mut told = Vec::with_capacity(2 * count);
-        let mut changes = Vec::new();
         // A compaction among these entries is not published yet: a reader may still pin below it.
         let published = self.store.applied().compact_revision;
         let mut grown = false;
@@ -79,11 +79,13 @@ impl Replica {
                     }
                 }
                 EntryType::EntryConfChange => {
-                    let change = ConfChange::decode(entry.data.clone()).unwrap_or_else(|error| {
-                        panic!("membership entry {} cannot be read: {error}", entry.index)
-                    });
-                    change_member(&mut txn, &mut self.state, entry.index, &change);
-                    changes.push(change);
+                    // What nobody can read and what the rules reject changes nothing, here as on every other member.
+                    let change = ConfChange::decode(entry.data.clone()).unwrap_or_default();
+                    if let Ok(judged) = self.state.cluster.judge(&change)
+                        && takes_effect(&mut self.node, &change)
+                    {
+                        self.state.cluster.change(&mut txn, judged);
+                    }
                 }
                 EntryType::EntryConfChangeV2 => {
                     panic!("log entry {} changes several members at once, which nobody proposes", entry.index)
@@ -105,9 +107,6 @@ impl Replica {
             self.raise_alarm_if_full();
         }
         if let Some(last) = entries.last() {
-            for change in changes.iter().filter(|change| change.change_type != CONF_CHANGE_UPDATE_NODE) {
-                self.node.apply_conf_change(change).expect("a committed membership change is possible");
-            }
             self.node.advance_apply_to(last.index);
             self.trim_tail();
         }
@@ -138,18 +137,12 @@ impl Replica {
         let tail = self.node.mut_store();
         if tail.len() as u64 > 2 * kept + 1024 || tail.bytes() > TAIL_BYTES_MAX {
             tail.compact(applied.saturating_sub(kept));
+            tail.shrink(applied, CATCHUP_BYTES_MAX);
         }
     }
 }
 
-/// What a membership entry says about the members themselves; raft hears of it after the commit.
-fn change_member(txn: &mut WriteTxn<'_>, state: &mut apply::State, index: u64, change: &ConfChange) {
-    if change.change_type == ConfChangeType::RemoveNode as i32 {
-        return state.cluster.remove_member(txn, change.node_id);
-    }
-    let context: MemberContext = serde_json::from_slice(&change.context)
-        .unwrap_or_else(|error| panic!("membership entry {index} cannot be read: {error}"));
-    assert_eq!(context.id, change.node_id, "membership entry {index} is about one member");
-    let member = context.into_member(state.cluster.members.get(&change.node_id));
-    state.cluster.set_member(txn, member);
+/// Has raft take part in a change that the rules allow. False if raft cannot: nobody may remove the last voter.
+fn takes_effect(node: &mut RawNode<Tail>, change: &ConfChange) -> bool {
+    change.change_type == CONF_CHANGE_UPDATE_NODE || node.apply_conf_change(change).is_ok()
 }

@@ -50,5 +50,5 @@ mod tail;
 mod tests;
 
 pub use checkpoint::Bounds;
-pub use recover::Opening;
+pub use recover::{Opening, refusal};
 pub use replica::{Replica, Settings};

@@ -9,7 +9,7 @@
 //! another entry may take that index.
 #![forbid(unsafe_code)]
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use bytes::Bytes;
@@ -38,15 +38,22 @@ impl Hasher for IdHash {
     }
 }
 
+/// Ticks between two looks for proposals whose time is over.
+const EXPIRY_TICKS: u64 = 8;
+
 /// All proposals of this member.
 #[derive(Default)]
 pub(super) struct Proposals {
-    /// Not in raft yet, oldest first.
-    queued: VecDeque<LogEntry>,
+    /// Not in raft yet, oldest first, with their ids.
+    queued: VecDeque<(u64, LogEntry)>,
     /// Data of `queued`.
     queued_bytes: usize,
-    /// Where replies go, by the entry's id: exactly the clients' proposals that are not applied.
-    tickets: HashMap<u64, Ticket, BuildHasherDefault<IdHash>>,
+    /// Where replies go, by the entry's id, and in which tick the proposal came: exactly the clients' proposals that are
+    /// not applied and whose time is not over.
+    tickets: HashMap<u64, (Ticket, u64), BuildHasherDefault<IdHash>>,
+    ticks: u64,
+    /// How long a proposal may take; its session core has given up by then.
+    timeout_ticks: u64,
     /// Refused, to be told at the end of the turn.
     refused: Vec<(Ticket, Error)>,
     next_id: u64,
@@ -55,8 +62,8 @@ pub(super) struct Proposals {
 
 impl Proposals {
     /// None yet. The replica's own get the ids `first`, `first + step`, ...
-    pub fn new((first, step): (u64, u64)) -> Self {
-        Self { next_id: first, id_step: step, ..Self::default() }
+    pub fn new((first, step): (u64, u64), timeout_ticks: u64) -> Self {
+        Self { next_id: first, id_step: step, timeout_ticks, ..Self::default() }
     }
 
     /// Takes a client's command.
@@ -69,9 +76,9 @@ impl Proposals {
         if too_long || self.tickets.len() >= PROPOSALS_PENDING_MAX {
             return self.refuse(ticket, Error::TooManyRequests);
         }
-        let known = self.tickets.insert(id, ticket);
+        let known = self.tickets.insert(id, (ticket, self.ticks));
         assert!(known.is_none(), "request id {id:x} is used twice");
-        self.push(entry);
+        self.push(id, entry);
     }
 
     /// Answers a proposal without the log.
@@ -83,34 +90,47 @@ impl Proposals {
     pub fn queue_own(&mut self, request: Request) {
         let id = self.next_id;
         self.next_id = id.wrapping_add(self.id_step);
-        self.push(Entry::new(id, request).encode());
+        self.push(id, Entry::new(id, request).encode());
     }
 
-    fn push(&mut self, data: Bytes) {
+    fn push(&mut self, id: u64, data: Bytes) {
         self.queued_bytes += data.len();
-        self.queued.push_back(LogEntry { data, ..LogEntry::default() });
+        self.queued.push_back((id, LogEntry { data, ..LogEntry::default() }));
+    }
+
+    /// A tick has passed. Now and then those are given up whose time is over: a proposal that a change of leaders lost
+    /// would wait for ever, and one that is still queued must not run long after its client was told that it timed out.
+    pub fn tick(&mut self) {
+        self.ticks += 1;
+        if self.ticks.is_multiple_of(EXPIRY_TICKS) && !self.tickets.is_empty() {
+            self.expire();
+        }
+    }
+
+    fn expire(&mut self) {
+        let (now, timeout) = (self.ticks, self.timeout_ticks);
+        let late = self.tickets.extract_if(|_, (_, came)| *came + timeout <= now);
+        let late: BTreeMap<u64, Ticket> = late.map(|(id, (ticket, _))| (id, ticket)).collect();
+        if late.is_empty() {
+            return;
+        }
+        self.queued.retain(|(id, _)| !late.contains_key(id));
+        self.queued_bytes = self.queued.iter().map(|(_, entry)| entry.data.len()).sum();
+        self.refused.extend(late.into_values().map(|ticket| (ticket, Error::Timeout)));
     }
 
     /// The oldest that are not in raft, as many as one append takes.
     pub fn take_batch(&mut self) -> Vec<LogEntry> {
         let mut bytes = 0;
         let mut batch = Vec::with_capacity(self.queued.len());
-        while let Some(entry) = self.queued.front()
+        while let Some((_, entry)) = self.queued.front()
             && (batch.is_empty() || bytes + entry.data.len() <= APPEND_BYTES_MAX)
         {
             bytes += entry.data.len();
-            batch.extend(self.queued.pop_front());
+            batch.extend(self.queued.pop_front().map(|(_, entry)| entry));
         }
         self.queued_bytes -= bytes;
         batch
-    }
-
-    /// Raft did not take a batch: it is the first again.
-    pub fn put_back(&mut self, batch: Vec<LogEntry>) {
-        for entry in batch.into_iter().rev() {
-            self.queued_bytes += entry.data.len();
-            self.queued.push_front(entry);
-        }
     }
 
     /// Whether something is not in raft yet.
@@ -120,7 +140,7 @@ impl Proposals {
 
     /// Who waits for the entry with this id; from now on nobody.
     pub fn answer(&mut self, id: u64) -> Option<Ticket> {
-        self.tickets.remove(&id)
+        self.tickets.remove(&id).map(|(ticket, _)| ticket)
     }
 
     /// The refusals of this turn.
@@ -134,24 +154,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_batch_is_bounded_and_comes_back_in_order() {
-        let mut proposals = Proposals::new((1, 1));
+    fn a_batch_is_bounded_and_in_order() {
+        let mut proposals = Proposals::new((1, 1), 20);
         for id in 0..3 {
             proposals.queue(Ticket(id.into()), id, vec![id as u8; APPEND_BYTES_MAX / 2].into());
         }
-        let batch = proposals.take_batch();
-        assert_eq!(batch.len(), 2);
-        proposals.put_back(batch);
-        let all: Vec<u8> =
-            std::iter::repeat_with(|| proposals.take_batch()).take(2).flatten().map(|e| e.data[0]).collect();
-        assert_eq!(all, [0, 1, 2]);
+        let batches: Vec<Vec<u8>> = std::iter::repeat_with(|| proposals.take_batch())
+            .take(2)
+            .map(|batch| batch.iter().map(|entry| entry.data[0]).collect())
+            .collect();
+        assert_eq!(batches, [vec![0, 1], vec![2]]);
         assert_eq!((proposals.queued_bytes, proposals.has_queued()), (0, false));
         assert_eq!((proposals.answer(1), proposals.answer(1)), (Some(Ticket(1)), None));
     }
 
     #[test]
+    fn what_is_lost_or_stuck_is_given_up() {
+        let mut proposals = Proposals::new((1 << 32, 1), 16);
+        let entry = || Bytes::from_static(b"entry");
+        proposals.queue(Ticket(1), 1, entry());
+        assert_eq!(proposals.take_batch().len(), 1, "in the log, where a change of leaders loses it");
+        proposals.queue(Ticket(2), 2, entry());
+        proposals.queue_own(Request::DowngradeVersionTest);
+        (0..15).for_each(|_| proposals.tick());
+        proposals.queue(Ticket(3), 3, entry());
+        assert_eq!(proposals.take_refused(), []);
+        proposals.tick();
+        assert_eq!(proposals.take_refused(), [(Ticket(1), Error::Timeout), (Ticket(2), Error::Timeout)]);
+        assert_eq!((proposals.answer(1), proposals.answer(3)), (None, Some(Ticket(3))));
+        let left = proposals.take_batch();
+        assert_eq!(left.len(), 2, "the second was not sent after all; the replica's own never times out");
+        assert_eq!(proposals.queued_bytes, 0);
+    }
+
+    #[test]
     fn a_full_house_refuses() {
-        let mut proposals = Proposals::new((1, 1));
+        let mut proposals = Proposals::new((1, 1), 20);
         for id in 0..=PROPOSALS_PENDING_MAX as u64 {
             proposals.queue(Ticket(id.into()), id, Bytes::new());
         }
@@ -159,7 +197,7 @@ mod tests {
             proposals.take_refused(),
             [(Ticket(PROPOSALS_PENDING_MAX as u128), Error::TooManyRequests)]
         );
-        let mut proposals = Proposals::new((1, 1));
+        let mut proposals = Proposals::new((1, 1), 20);
         for id in 0..3 {
             proposals.queue(Ticket(id.into()), id, vec![0; PROPOSALS_QUEUED_BYTES_MAX / 2].into());
         }

@@ -7,6 +7,7 @@
 //! without an answer is asked again.
 #![forbid(unsafe_code)]
 
+use crate::limits::READS_PENDING_MAX;
 use crate::replica::port::Ticket;
 use crate::stdx::time::{Duration, Instant};
 
@@ -20,6 +21,9 @@ pub struct Reads {
     round: Option<Round>,
     confirmed: Vec<(u64, Vec<Ticket>)>,
     rounds: u64,
+    /// Whose rounds these are: the member, and a number that no other start of the process has. An answer to another
+    /// member's question, or to one from before a restart, confirms nothing here.
+    origin: (u64, u64),
 }
 
 #[derive(Debug)]
@@ -30,9 +34,23 @@ struct Round {
 }
 
 impl Reads {
-    /// A read arrives.
-    pub fn wait(&mut self, ticket: Ticket) {
-        self.waiting.push(ticket);
+    /// No reads yet, on the member of that id. `start` is a number that no other start of the process has.
+    pub fn new(member_id: u64, start: u64) -> Self {
+        Self { origin: (member_id, start), ..Self::default() }
+    }
+
+    /// A read arrives. False if too many wait.
+    pub fn wait(&mut self, ticket: Ticket) -> bool {
+        let has_room = self.waiting.len() < READS_PENDING_MAX;
+        if has_room {
+            self.waiting.push(ticket);
+        }
+        has_room
+    }
+
+    /// What a round is called among all members and all their starts.
+    fn context(&self, number: u64) -> Vec<u8> {
+        [self.origin.0, self.origin.1, number].map(u64::to_be_bytes).concat()
     }
 
     /// The context to ask raft with now, if there is something to ask.
@@ -47,12 +65,15 @@ impl Reads {
             Some(round) if now.since(round.asked) >= RETRY => round.asked = now,
             Some(_) => return None,
         }
-        Some(self.rounds.to_be_bytes().to_vec())
+        Some(self.context(self.rounds))
     }
 
     /// Leadership was confirmed for a round, at `index`.
     pub fn confirm(&mut self, context: &[u8], index: u64) {
-        if let Some(round) = self.round.take_if(|round| round.number.to_be_bytes() == context) {
+        let Some(round) = &self.round else { return };
+        if self.context(round.number) == context
+            && let Some(round) = self.round.take()
+        {
             self.confirmed.push((index, round.tickets));
         }
     }
@@ -74,6 +95,30 @@ impl Reads {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn answers_of_another_member_or_from_before_a_restart_confirm_nothing() {
+        let start = Instant::default();
+        let context = |member, process| {
+            let mut reads = Reads::new(member, process);
+            reads.wait(Ticket(1));
+            (reads.ask(start).unwrap(), reads)
+        };
+        let (own, mut reads) = context(7, 100);
+        for (member, process) in [(8, 100), (7, 99)] {
+            reads.confirm(&context(member, process).0, 3);
+            assert_eq!(reads.ready(10), [], "asked by {member} in its life {process}");
+        }
+        reads.confirm(&own, 3);
+        assert_eq!(reads.ready(10), [Ticket(1)]);
+    }
+
+    #[test]
+    fn so_many_may_wait_and_no_more() {
+        let mut reads = Reads::default();
+        assert!((0..READS_PENDING_MAX as u128).all(|ticket| reads.wait(Ticket(ticket))));
+        assert!(!reads.wait(Ticket(0)));
+    }
 
     #[test]
     fn a_round_serves_all_that_waited_and_late_answers_count_once() {

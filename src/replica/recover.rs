@@ -4,7 +4,8 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use raft::eraftpb::{ConfState, HardState};
+use prost::Message;
+use raft::eraftpb::{ConfChange, ConfState, Entry as LogEntry, EntryType, HardState};
 use raft::{Config, RawNode, ReadOnlyOption};
 
 use super::apply::State;
@@ -20,7 +21,10 @@ use super::replica::{Founding, Replica, Settings};
 use super::tail::Tail;
 use super::tally::Tally;
 use crate::btree::Store;
-use crate::limits::{APPLY_BESIDE_MIN, EXPIRE_MAX, MESSAGE_BYTES_MAX, MESSAGES_INFLIGHT_MAX};
+use crate::cluster::Cluster;
+use crate::limits::{
+    APPLY_BESIDE_MIN, EXPIRE_MAX, MESSAGE_BYTES_MAX, MESSAGES_INFLIGHT_MAX, PROPOSAL_TIMEOUT,
+};
 use crate::mvcc::compact_hash::CompactionHashes;
 use crate::mvcc::pin::Pins;
 use crate::mvcc::write::initialize;
@@ -64,13 +68,14 @@ impl Replica {
             }
         };
         // Apart from the generator of election timeouts, which must not shift.
-        let secret = Prng::new(!settings.seed).next_u64();
+        let mut secrets = Prng::new(!settings.seed);
+        let secret = secrets.next_u64();
         let state = State::restore(&store.readers().register().snapshot(), settings.lease_ttl_min, secret);
         let applied = store.applied();
         let hard_state = HardState { commit: hard_state.commit.max(applied.index), ..hard_state };
         let conf_state = conf_state(&state);
         let mut checkpoints = Policy::default();
-        // What is replayed now would be replayed again.
+        // Replayed entries count towards the next checkpoint, or a second crash replays them again.
         checkpoints.logged(entries.iter().map(|entry| entry.data.len() as u64).sum(), entries.len());
         let replayed = entries.last().map_or(applied.index, |last| last.index);
         let tail = Tail::new((applied.index, applied.term), entries, hard_state, conf_state);
@@ -89,7 +94,10 @@ impl Replica {
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let node = RawNode::new(&config, tail, &logger).expect("the configuration is one that raft accepts");
         let mut prng = Prng::new(settings.seed);
-        let proposals = Proposals::new(settings.request_ids);
+        let reads = Reads::new(settings.member_id, secrets.next_u64());
+        let tick = settings.tick.as_millis().max(1);
+        let timeout = PROPOSAL_TIMEOUT.as_millis().div_ceil(tick) as u64 + 2 * settings.election_ticks as u64;
+        let proposals = Proposals::new(settings.request_ids, timeout);
         let mut replica = Self {
             timeouts: Timeouts::new(settings.election_ticks, prng.fork()),
             settings,
@@ -98,7 +106,7 @@ impl Replica {
             log,
             pins,
             gate: Arc::new(ReadGate::default()),
-            reads: Reads::default(),
+            reads,
             checkpoints,
             proposals,
             unsynced: VecDeque::new(),
@@ -138,6 +146,32 @@ impl Replica {
     }
 }
 
+/// Why this member cannot serve what was found, and what to do. `entries` follow what `store` has applied.
+pub fn refusal(member_id: u64, store: &Store, entries: &[LogEntry]) -> Option<String> {
+    let mut cluster = Cluster::restore(&store.readers().register().snapshot());
+    for entry in entries.iter().filter(|entry| entry.entry_type() == EntryType::EntryConfChange) {
+        let change = ConfChange::decode(entry.data.clone()).unwrap_or_default();
+        if let Ok(change) = cluster.judge(&change) {
+            cluster.foresee(change);
+        }
+    }
+    if cluster.removed.contains(&member_id) {
+        return Some(format!(
+            "member {member_id:x} was removed from its cluster for good: start a new member with an empty data directory"
+        ));
+    }
+    let others = cluster.members.keys().filter(|id| **id != member_id);
+    let others: Vec<String> = others.map(|id| format!("{id:x}")).collect();
+    (!others.is_empty()).then(|| {
+        format!(
+            "the data directory is of a cluster with other members ({}), and clusters of more than one are not built \
+             yet: start it with etcd, remove the others with `etcdctl member remove`, stop it, and start Kevel on it \
+             again",
+            others.join(", ")
+        )
+    })
+}
+
 fn conf_state(state: &State) -> ConfState {
     let mut conf_state = ConfState::default();
     for member in state.cluster.members.values() {
@@ -149,4 +183,33 @@ fn conf_state(state: &State) -> ConfState {
         }
     }
     conf_state
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replica::bootstrap::Foundation;
+
+    fn founders(count: usize) -> Foundation {
+        let member = |n| (format!("m{n}"), vec![format!("http://h{n}:2380")]);
+        Foundation::new((0..count).map(member), "token")
+    }
+
+    #[test]
+    fn a_log_of_several_members_is_refused_and_one_that_got_alone_again_is_not() {
+        let store = Store::in_memory();
+        let (alone, pair) = (founders(1), founders(2));
+        let [first, second] = [0, 1].map(|at| pair.founders[at].id);
+        assert_eq!(refusal(alone.founders[0].id, &store, &alone.entries()), None);
+        let mut entries = pair.entries();
+        let said = refusal(first, &store, &entries).unwrap();
+        assert!(said.contains(&format!("{second:x}")) && said.contains("member remove"), "{said}");
+        let remove = ConfChange { node_id: second, ..ConfChange::default() };
+        let remove = ConfChange { change_type: raft::eraftpb::ConfChangeType::RemoveNode as i32, ..remove };
+        let data = remove.encode_to_vec().into();
+        let entry_type = EntryType::EntryConfChange as i32;
+        entries.push(LogEntry { entry_type, data, index: 3, ..LogEntry::default() });
+        assert_eq!(refusal(first, &store, &entries), None);
+        assert!(refusal(second, &store, &entries).unwrap().contains("removed"));
+    }
 }

@@ -157,7 +157,11 @@ impl Replica {
         match input {
             Input::Tick => self.on_tick(),
             Input::Propose { ticket, id, entry } => self.on_propose(ticket, id, entry),
-            Input::ReadIndex { ticket } => self.reads.wait(ticket),
+            Input::ReadIndex { ticket } => {
+                if !self.reads.wait(ticket) {
+                    self.proposals.refuse(ticket, Error::TooManyRequests);
+                }
+            }
             Input::Lease { ticket, call } => self.lease_calls.push((ticket, call)),
             Input::Defragment { ticket } => self.defragmentation.ask(ticket),
             Input::PeerMessage(message) => {
@@ -252,6 +256,7 @@ impl Replica {
         self.timeouts.draw(&mut self.node);
         self.node.tick();
         self.store.tidy();
+        self.proposals.tick();
         self.tidy_due |= self.log_is_quiet;
         self.log_is_quiet = true;
     }
@@ -294,10 +299,19 @@ impl Replica {
         let mut message = Message { from: self.settings.member_id, ..Message::default() };
         message.set_msg_type(MessageType::MsgPropose);
         message.entries = self.proposals.take_batch();
-        let batch = message.entries.clone();
-        if self.node.raft.step(message).is_err() {
-            // No leader after all, or one that is about to hand over: they wait for the next.
-            self.proposals.put_back(batch);
+        // raft takes them: it was asked. What is lost all the same is answered when its time is over.
+        let _ = self.node.raft.step(message);
+    }
+
+    /// Whether raft would take a proposal now: it drops what comes while nobody leads or leadership is handed over.
+    fn has_proposee(&self) -> bool {
+        let raft = &self.node.raft;
+        match raft.state {
+            StateRole::Leader => {
+                raft.lead_transferee.is_none() && raft.prs().get(self.settings.member_id).is_some()
+            }
+            StateRole::Follower => raft.leader_id != 0,
+            StateRole::Candidate | StateRole::PreCandidate => false,
         }
     }
 
@@ -330,9 +344,7 @@ impl Replica {
     }
 
     fn log_takes_more(&self) -> bool {
-        self.node.raft.leader_id != 0
-            && self.unsynced.is_empty()
-            && !Policy::is_pressed(self.store.stats().dirty_bytes)
+        self.has_proposee() && self.unsynced.is_empty() && !Policy::is_pressed(self.store.stats().dirty_bytes)
     }
 
     fn ask_reads(&mut self, now: Instant) {

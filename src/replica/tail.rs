@@ -55,6 +55,16 @@ impl Tail {
         }
     }
 
+    /// Forgets the oldest entries up to `index`, as long as more than `bytes_max` is held.
+    pub fn shrink(&mut self, index: u64, bytes_max: usize) {
+        while self.bytes > bytes_max
+            && let Some(first) = self.entries.front().map(|first| first.index)
+            && first <= index
+        {
+            self.compact(first);
+        }
+    }
+
     /// Bytes of data held.
     pub fn bytes(&self) -> usize {
         self.bytes
@@ -148,6 +158,16 @@ mod tests {
         assert_eq!(tail.term(5), Err(Error::Store(StorageError::Compacted)));
         let context = GetEntriesContext::empty(false);
         assert_eq!(tail.entries(7, 8, None, context).unwrap(), [entry(7, 2)]);
+    }
+
+    #[test]
+    fn few_large_entries_are_too_many() {
+        let entries = (1..=10).map(|index| entry(index, 1)).collect();
+        let mut tail = Tail::new((0, 0), entries, HardState::default(), ConfState::default());
+        tail.shrink(10, 35);
+        assert_eq!((tail.first_index(), tail.bytes()), (Ok(8), 30));
+        tail.shrink(8, 0);
+        assert_eq!(tail.first_index(), Ok(9), "what is not applied stays");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::serving::{Door, SessionCore};
 use crate::config::{Config, Url};
 use crate::mvcc::pin::Pins;
 use crate::replica::port::Input;
-use crate::replica::{Replica, Settings};
+use crate::replica::{Opening, Replica, Settings, refusal};
 use crate::server::core::mesh::{self, Outbox};
 use crate::server::core::replica_loop::ReplicaCore;
 use crate::server::core::session_loop::FromReplica;
@@ -124,6 +124,11 @@ pub fn wire(
     let (member_id, cluster_id) = (opened.member_id, opened.cluster_id);
     let pins = Pins::new(sessions);
     let settings = settings(config, member_id, &ids, prng.next_u64());
+    if let Opening::Recover(recovered, _) = &opened.opening
+        && let Some(reason) = refusal(member_id, &opened.store, &recovered.entries)
+    {
+        return Err(reason);
+    }
     let replica = Replica::open(settings, opened.store, opened.opening, pins.clone());
     let (gate, readers) = (replica.gate().clone(), replica.readers());
 
