@@ -30,6 +30,7 @@
 
 pub mod accept;
 pub mod clock;
+pub mod dir;
 pub mod executor;
 pub mod fault;
 pub mod idle;
@@ -45,5 +46,6 @@ pub mod tcp;
 pub mod turns;
 pub mod wal_dir;
 pub mod wal_file;
+pub mod wal_prepare;
 pub mod watchdog;
 pub mod wire;

@@ -144,7 +144,7 @@ pub(super) fn preallocate(file: &File, from: u64, length: u64) -> io::Result<boo
         let error = io::Error::last_os_error();
         match error.raw_os_error() {
             Some(libc::EINTR) => {}
-            Some(libc::EOPNOTSUPP | libc::ENOSYS) => return Ok(false),
+            Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::ENODEV) => return Ok(false),
             _ => return Err(error),
         }
     }

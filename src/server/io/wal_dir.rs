@@ -1,15 +1,13 @@
-//! The directory of WAL segments, before the member runs and for the thread that prepares segments. Plain blocking
-//! file calls: none of this happens on an executor.
+//! The directory of WAL segments: what is in it when a member starts, and how a segment gets its name.
 //!
-//! A segment begins as `N.tmp`, which reads as zeros. Its first write goes there too; then it is renamed and the
-//! directory synced ([`WalDir::adopt`]), so a segment that has a name has its head. There are two ways to such a file:
+//! A segment begins as `N.tmp`, which reads as zeros and which `wal_prepare` makes. The segment's first write goes there
+//! too; then the file is renamed and the directory synced ([`WalDir::adopt`]), so a segment that has a name has its
+//! head.
 //!
-//! - zeros written: then each write of the log is one to blocks that were written before, and spares the disk a journal
-//!   commit, 35 to 40 % of its time. But each byte of the log is written twice. For the same price a segment that nobody
-//!   needs becomes the next `N.tmp`.
-//! - blocks allocated: then a write pays for the journal commit where it begins a new block.
-//!
-//! The log's writes so far decide ([`Fill`]): small ones are worth the zeros, large ones carry the commit easily.
+//! A start has to succeed on a full disk as well, because the room may depend on what the member does once it runs. So
+//! the end of the log is mended in place ([`WalDir::mend_tail`]): zeros go only to blocks that hold something, and what
+//! would be nice to have, a copy of the torn record and blocks behind the end of a short file, is left out where
+//! there is no room for it.
 //!
 //! Every segment in use is locked as etcd locks its own, so neither another member nor etcd's tools write to it.
 #![forbid(unsafe_code)]
@@ -17,30 +15,17 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::thread;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use super::dir;
 use super::log_map::LogMap;
 use super::ofd_lock;
 use super::page_file::preallocate;
-use crate::wal::segment::first_needed;
+use super::wal_prepare::{ZEROS_BYTES, is_full};
+use crate::wal::segment::{SECTOR_BYTES, first_needed};
 use crate::wal::{BLOCK_BYTES, SEGMENT_BYTES, SegmentName, Tail};
-
-/// Bytes of one write of zeros.
-const ZEROS_BYTES: usize = 1 << 20;
-/// Bytes of zeros between two syncs: a long one would hold up the log's own.
-const ZEROS_SYNCED: u64 = 4 << 20;
-
-/// How the file of a segment comes to read as zeros.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fill {
-    /// Zeros are written.
-    Zeros,
-    /// Blocks are allocated, and zeros written where the filesystem cannot do that.
-    Blocks,
-}
 
 /// A WAL directory.
 #[derive(Clone, Debug)]
@@ -58,7 +43,7 @@ impl WalDir {
     /// # Errors
     /// When another process has it, or what the filesystem answers.
     pub fn open(path: &Path) -> io::Result<Self> {
-        fs::DirBuilder::new().mode(0o700).recursive(true).create(path)?;
+        dir::create(path)?;
         let dir = Self { path: path.to_owned(), locks: Arc::default(), durable: true };
         for name in dir.segments()? {
             dir.lock(name)?;
@@ -106,33 +91,42 @@ impl WalDir {
     }
 
     /// Makes the last segment ready to be written on from where its last whole record ends: everything behind it
-    /// zero, at full length, durable. A torn record is kept in a copy, `<name>.broken`, as etcd keeps it.
+    /// zero, at full length, durable. What was torn is kept in a copy, `<name>.broken`, at its place in the segment.
+    ///
+    /// A crash in between leaves a log that ends at the same place: a record without all of its sectors is torn, and
+    /// once the sector with its head is zero there is none.
     ///
     /// # Errors
     /// What the filesystem answers.
     pub fn mend_tail(&self, tail: &Tail) -> io::Result<()> {
         let path = self.file(tail.segment);
-        if tail.torn {
-            fs::copy(&path, path.with_extension("wal.broken"))?;
-        }
         let file = OpenOptions::new().read(true).write(true).open(&path)?;
-        let zeros = vec![0; ZEROS_BYTES];
-        let mut buffer = vec![0; ZEROS_BYTES];
         // The last write of a segment may have gone past its size.
-        let end = file.metadata()?.len().max(SEGMENT_BYTES);
-        let mut at = tail.offset;
-        // Only what is not zero is written: most of a segment is, and stays as it is.
-        while at < end {
-            let length = ZEROS_BYTES.min((end - at) as usize);
-            let read = file.read_at(&mut buffer[..length], at)?;
-            if read < length || buffer[..read] != zeros[..read] {
-                file.write_all_at(&zeros[..length], at)?;
+        let length = file.metadata()?.len();
+        if tail.torn {
+            keep_torn(&file, tail.offset, &path.with_extension("wal.broken"));
+            let sector_end = (tail.offset + 1).next_multiple_of(SECTOR_BYTES as u64).min(length);
+            file.write_all_at(&vec![0; (sector_end - tail.offset) as usize], tail.offset)?;
+            file.sync_data()?;
+        }
+        each_written_block(&file, tail.offset, |at, block| {
+            file.write_all_at(&[0; BLOCK_BYTES][..block.len()], at)
+        })?;
+        if length < SEGMENT_BYTES {
+            match preallocate(&file, length, SEGMENT_BYTES - length) {
+                Err(error) if !is_full(&error) => return Err(error),
+                // Without blocks there is a hole, and the log's writes wait for room when they get there.
+                _ => file.set_len(SEGMENT_BYTES)?,
             }
-            at += length as u64;
         }
         file.sync_all()?;
         // The process before may have been killed before the segment's name was durable.
         self.sync()
+    }
+
+    /// Where the segments are.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Where a segment is.
@@ -148,20 +142,6 @@ impl WalDir {
         fs::rename(prepared, self.file(name))?;
         self.sync()?;
         self.lock(name)
-    }
-
-    /// Starts the thread that keeps one file ready, the first filled with zeros.
-    ///
-    /// # Errors
-    /// When the thread cannot be started.
-    pub fn prepare_ahead(&self) -> io::Result<Prepared> {
-        let (orders, inbox) = mpsc::channel();
-        let (ready, files) = mpsc::channel();
-        let worker = Worker { dir: self.clone(), ready, number: 0, spare: None };
-        thread::Builder::new().name("wal-segments".into()).spawn(move || worker.run(&inbox))?;
-        let prepared = Prepared { orders, files };
-        prepared.order(Order::Prepare(Fill::Zeros));
-        Ok(prepared)
     }
 
     fn lock(&self, name: SegmentName) -> io::Result<()> {
@@ -183,237 +163,129 @@ impl WalDir {
         }
     }
 
-    fn unlock(&self, name: SegmentName) {
+    /// Lets other processes have a segment that is not needed any more.
+    pub(super) fn unlock(&self, name: SegmentName) {
         self.locks.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
     }
 
     fn sync(&self) -> io::Result<()> {
-        if !self.durable {
-            return Ok(());
-        }
-        File::open(&self.path)?.sync_all()
+        if self.durable { dir::sync(&self.path) } else { Ok(()) }
     }
 }
 
-/// What the thread is asked for.
-enum Order {
-    /// Make one more file that reads as zeros.
-    Prepare(Fill),
-    /// These segments are not needed any more.
-    Release(Vec<SegmentName>),
+/// Copies what lies in a segment from `from` on into a file of its own, as evidence. The log does not need the copy, so
+/// a disk that has no room for it only costs the evidence.
+fn keep_torn(segment: &File, from: u64, copy: &Path) {
+    let kept = File::create(copy).and_then(|file| {
+        each_written_block(segment, from, |at, block| file.write_all_at(block, at))?;
+        file.sync_all()
+    });
+    if let Err(error) = kept {
+        let _ = fs::remove_file(copy);
+        tracing::warn!(error = %error, path = %copy.display(), "cannot keep a copy of the torn end of the log");
+    }
 }
 
-/// The thread that does to segments what takes long.
-struct Worker {
-    dir: WalDir,
-    ready: mpsc::Sender<io::Result<PathBuf>>,
-    /// The next file is `<number>.tmp`, 0 or 1 in turn.
-    number: u32,
-    /// A released segment, kept to be filled with zeros again.
-    spare: Option<PathBuf>,
-}
-
-impl Worker {
-    fn run(mut self, inbox: &mpsc::Receiver<Order>) {
-        while let Ok(order) = inbox.recv() {
-            match order {
-                Order::Prepare(fill) => {
-                    let file = self.prepare(fill);
-                    let failed = file.is_err();
-                    if self.ready.send(file).is_err() || failed {
-                        return;
-                    }
-                }
-                Order::Release(names) => {
-                    if let Err(error) = names.iter().try_for_each(|&name| self.release(name)) {
-                        tracing::warn!(error = %error, "cannot delete WAL segments that are not needed any more");
-                    }
-                }
+/// Tells each block that holds anything but zeros from `from` on, the first and the last as far as they go. Only such a
+/// block certainly has its place on the disk, so that writing to it needs no room.
+fn each_written_block(
+    file: &File,
+    from: u64,
+    mut tell: impl FnMut(u64, &[u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    let end = file.metadata()?.len();
+    let mut buffer = vec![0; ZEROS_BYTES];
+    let mut at = from;
+    while at < end {
+        let chunk_end = (at + 1).next_multiple_of(ZEROS_BYTES as u64).min(end);
+        let chunk = &mut buffer[..(chunk_end - at) as usize];
+        file.read_exact_at(chunk, at)?;
+        let mut rest = &*chunk;
+        while !rest.is_empty() {
+            let block_end = (at + 1).next_multiple_of(BLOCK_BYTES as u64).min(chunk_end);
+            let (block, behind) = rest.split_at((block_end - at) as usize);
+            if block.iter().any(|&b| b != 0) {
+                tell(at, block)?;
             }
+            (rest, at) = (behind, block_end);
         }
     }
-
-    fn release(&mut self, name: SegmentName) -> io::Result<()> {
-        self.dir.unlock(name);
-        let path = self.dir.file(name);
-        if self.spare.is_none() {
-            let spare = self.dir.path.join("spare.tmp");
-            fs::rename(path, &spare)?;
-            self.spare = Some(spare);
-            return Ok(());
-        }
-        fs::remove_file(path)
-    }
-
-    fn prepare(&mut self, fill: Fill) -> io::Result<PathBuf> {
-        let path = self.dir.path.join(format!("{}.tmp", self.number));
-        self.number ^= 1;
-        let spare = self.spare.take();
-        match (fill, spare) {
-            (Fill::Zeros, Some(spare)) => fs::rename(spare, &path)?,
-            (Fill::Blocks, Some(spare)) => fs::remove_file(spare)?,
-            (_, None) => {}
-        }
-        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path)?;
-        if fill == Fill::Blocks && preallocate(&file, 0, SEGMENT_BYTES)? {
-            // Of a file without a written block a probe for direct I/O learns nothing: see `wal_file`.
-            file.write_all_at(&[0; BLOCK_BYTES], 0)?;
-        } else {
-            self.zero(&file)?;
-        }
-        file.set_len(SEGMENT_BYTES)?;
-        if self.dir.durable {
-            file.sync_all()?;
-        }
-        Ok(path)
-    }
-
-    fn zero(&self, file: &File) -> io::Result<()> {
-        let zeros = vec![0; ZEROS_BYTES];
-        let mut at = 0;
-        while at < SEGMENT_BYTES {
-            let length = ZEROS_BYTES.min((SEGMENT_BYTES - at) as usize);
-            file.write_all_at(&zeros[..length], at)?;
-            at += length as u64;
-            if self.dir.durable && at.is_multiple_of(ZEROS_SYNCED) {
-                file.sync_data()?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Files that read as zeros, one at a time.
-pub struct Prepared {
-    orders: mpsc::Sender<Order>,
-    files: mpsc::Receiver<io::Result<PathBuf>>,
-}
-
-impl Prepared {
-    /// The next file if it is ready; the one after it is begun, with `fill`.
-    ///
-    /// # Errors
-    /// What the filesystem answered the thread: full, or broken.
-    pub fn try_take(&self, fill: Fill) -> Option<io::Result<PathBuf>> {
-        let file = match self.files.try_recv() {
-            Ok(file) => file,
-            Err(mpsc::TryRecvError::Empty) => return None,
-            Err(mpsc::TryRecvError::Disconnected) => {
-                Err(io::Error::other("no further WAL segment could be prepared"))
-            }
-        };
-        self.order(Order::Prepare(fill));
-        Some(file)
-    }
-
-    /// A way to the thread for segments that nothing needs any more.
-    pub fn releaser(&self) -> Releaser {
-        Releaser(self.orders.clone())
-    }
-
-    fn order(&self, order: Order) {
-        // A thread that has ended says why when the next file is taken.
-        let _ = self.orders.send(order);
-    }
-}
-
-/// Tells the thread which segments can go.
-#[derive(Clone)]
-pub struct Releaser(mpsc::Sender<Order>);
-
-impl Releaser {
-    /// Deletes them, or makes new ones of them, some time.
-    pub fn release(&self, names: Vec<SegmentName>) {
-        let _ = self.0.send(Order::Release(names));
-    }
+    Ok(())
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
-    use std::time::{Duration, Instant};
+    use std::os::unix::fs::MetadataExt;
 
-    fn scratch(name: &str) -> PathBuf {
+    pub fn scratch(name: &str) -> PathBuf {
         let path = std::env::temp_dir().join(format!("kevel-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&path);
         path
     }
 
-    fn name(sequence: u64) -> SegmentName {
+    pub fn name(sequence: u64) -> SegmentName {
         SegmentName { sequence, index: sequence }
     }
 
-    fn take(prepared: &Prepared, fill: Fill) -> PathBuf {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while Instant::now() < deadline {
-            if let Some(file) = prepared.try_take(fill) {
-                return file.unwrap();
-            }
-            thread::sleep(Duration::from_millis(1));
-        }
-        panic!("no file was prepared");
+    /// A log whose last segment ends at byte 4100 with a torn record.
+    fn torn(path: &Path, length: u64) -> (WalDir, Tail) {
+        let dir = WalDir::open(path).unwrap();
+        let mut content = vec![0; length as usize];
+        content[..9_000].fill(7);
+        fs::write(dir.file(name(0)), content).unwrap();
+        (dir, Tail { segment: name(0), offset: 4100, block: vec![7; 4], crc: 0, torn: true })
+    }
+
+    fn ends_at(file: &Path, offset: usize) -> bool {
+        let content = fs::read(file).unwrap();
+        content[..offset].iter().all(|&b| b == 7) && content[offset..].iter().all(|&b| b == 0)
     }
 
     #[test]
     fn a_torn_tail_is_zeroed_and_kept_in_a_copy() {
         let path = scratch("wal-dir-torn");
-        let dir = WalDir::open(&path).unwrap();
-        fs::write(dir.file(name(0)), vec![7; SEGMENT_BYTES as usize + 5000]).unwrap();
-        let tail = Tail { segment: name(0), offset: 4100, block: vec![7; 4], crc: 0, torn: true };
+        let (dir, tail) = torn(&path, SEGMENT_BYTES + 5000);
         dir.mend_tail(&tail).unwrap();
-        let content = fs::read(dir.file(name(0))).unwrap();
-        assert!(content.len() as u64 >= SEGMENT_BYTES);
-        assert!(content[..4100].iter().all(|&b| b == 7) && content[4100..].iter().all(|&b| b == 0));
-        assert_eq!(fs::read(path.join(format!("{}.broken", name(0)))).unwrap()[9_999], 7);
-        fs::write(dir.file(name(0)), [7; 9]).unwrap();
-        dir.mend_tail(&Tail { offset: 8, torn: false, ..tail }).unwrap();
-        assert_eq!(fs::metadata(dir.file(name(0))).unwrap().len(), SEGMENT_BYTES, "full length again");
+        assert!(ends_at(&dir.file(name(0)), 4100));
+        assert!(fs::metadata(dir.file(name(0))).unwrap().len() >= SEGMENT_BYTES);
+        let broken = fs::read(path.join(format!("{}.broken", name(0)))).unwrap();
+        assert!(broken[..4100].iter().all(|&b| b == 0) && broken[4100..9_000].iter().all(|&b| b == 7));
         fs::remove_dir_all(&path).unwrap();
     }
 
     #[test]
-    fn a_released_segment_becomes_the_next_one_and_a_crash_leaves_no_temporary_file() {
-        let path = scratch("wal-dir-spare");
-        let dir = WalDir::open(&path).unwrap();
-        let prepared = dir.prepare_ahead().unwrap();
-        for sequence in 0..3 {
-            dir.adopt(&take(&prepared, Fill::Zeros), name(sequence)).unwrap();
-        }
-        fs::write(dir.file(name(0)), vec![7; 100]).unwrap();
-        prepared.releaser().release(vec![name(0), name(1)]);
-        // One file was under way before the release, the one after it is made of the spare.
-        take(&prepared, Fill::Zeros);
-        let file = take(&prepared, Fill::Zeros);
-        assert_eq!(dir.segments().unwrap(), [name(2)]);
-        let content = fs::read(&file).unwrap();
-        assert!(content.len() as u64 == SEGMENT_BYTES && content.iter().all(|&b| b == 0));
-        drop((prepared, dir));
-        // The thread notices that nobody listens any more at its next file, and gives its locks back then.
-        let deadline = Instant::now() + Duration::from_secs(30);
-        let dir = loop {
-            match WalDir::open(&path) {
-                Ok(dir) => break dir,
-                Err(error) => assert!(Instant::now() < deadline, "{error}"),
-            }
-            thread::sleep(Duration::from_millis(5));
-        };
-        assert_eq!(dir.segments().unwrap(), [name(2)]);
-        assert!(!file.exists());
+    fn a_short_segment_gets_its_full_length() {
+        let path = scratch("wal-dir-short");
+        let (dir, tail) = torn(&path, 9_000);
+        dir.mend_tail(&Tail { torn: false, ..tail }).unwrap();
+        assert!(ends_at(&dir.file(name(0)), 4100));
+        assert_eq!(fs::metadata(dir.file(name(0))).unwrap().len(), SEGMENT_BYTES);
         fs::remove_dir_all(&path).unwrap();
     }
 
     #[test]
-    fn blocks_read_as_zeros_and_take_nothing_over() {
-        let path = scratch("wal-dir-blocks");
-        let dir = WalDir::open(&path).unwrap();
-        let prepared = dir.prepare_ahead().unwrap();
-        dir.adopt(&take(&prepared, Fill::Blocks), name(0)).unwrap();
-        fs::write(dir.file(name(0)), vec![7; 100]).unwrap();
-        prepared.releaser().release(vec![name(0)]);
-        for _ in 0..2 {
-            let content = fs::read(take(&prepared, Fill::Blocks)).unwrap();
-            assert!(content.len() as u64 == SEGMENT_BYTES && content.iter().all(|&b| b == 0));
-        }
+    fn a_torn_tail_is_mended_without_room_for_its_copy() {
+        let path = scratch("wal-dir-no-room");
+        let (dir, tail) = torn(&path, SEGMENT_BYTES);
+        std::os::unix::fs::symlink("/dev/full", path.join(format!("{}.broken", name(0)))).unwrap();
+        dir.mend_tail(&tail).unwrap();
+        assert!(ends_at(&dir.file(name(0)), 4100));
+        fs::remove_dir_all(&path).unwrap();
+    }
+
+    #[test]
+    fn mending_takes_no_blocks_that_the_segment_did_not_have() {
+        let path = scratch("wal-dir-sparse");
+        let (dir, tail) = torn(&path, 9_000);
+        let file = OpenOptions::new().write(true).open(dir.file(name(0))).unwrap();
+        file.set_len(SEGMENT_BYTES).unwrap();
+        file.write_all_at(&[7; 9], 3 * ZEROS_BYTES as u64 - 4).unwrap();
+        file.sync_all().unwrap();
+        let before = file.metadata().unwrap().blocks();
+        dir.mend_tail(&tail).unwrap();
+        assert!(ends_at(&dir.file(name(0)), 4100));
+        assert!(file.metadata().unwrap().blocks() <= before);
         fs::remove_dir_all(&path).unwrap();
     }
 

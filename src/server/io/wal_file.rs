@@ -1,9 +1,13 @@
 //! Writing the log: one write at a time, each durable when it returns.
 //!
 //! The segment being filled is open for direct I/O with O_DSYNC: one write is one device flush and no journal
-//! commit. Where the filesystem refuses O_DIRECT (tmpfs, some network filesystems) it is a buffered write and an
-//! fdatasync; with `--unsafe-no-fsync` it is the write alone, done when the kernel has it. A write that fails ends the process: after a failed fsync nobody knows what is on the disk, and
-//! the kernel would call the next one a success.
+//! commit. Where the filesystem refuses O_DIRECT (tmpfs, some network filesystems) a write is a buffered one and an
+//! fdatasync; with `--unsafe-no-fsync` it is the buffered one alone, done when the kernel has it.
+//!
+//! A write for which the disk has no room waits and is done again, all of it at the same place: the last write of a
+//! segment goes past the blocks that were allocated for it, and a filesystem that copies on writing needs room for
+//! every write. Nothing was promised yet, and no sync has failed. Any other failure ends the process: after a failed
+//! fsync nobody knows what is on the disk, and the kernel would call the next one a success.
 //!
 //! A segment is opened only after it was prepared by `wal_dir`. That also avoids a trap of glommio 0.9: it takes a
 //! device for pollable, and then busy-polls every write, if the first block of the first file opened on it was never
@@ -17,13 +21,17 @@ use std::rc::Rc;
 use glommio::io::{BufferedFile, DmaFile, OpenOptions};
 
 use super::task;
-use super::wal_dir::{Fill, Prepared, Releaser, WalDir};
+use super::wal_dir::WalDir;
+use super::wal_prepare::{Fill, Prepared, Releaser, is_full};
 use crate::stdx::time::Duration;
 use crate::wal::{SegmentName, Write};
 
 /// Mean bytes of a write from which on new segments get blocks and no zeros: the journal's 4 KiB per write are little
 /// beside them, and so is its time.
 const LARGE_WRITE: u64 = 32 << 10;
+
+/// Time between two attempts of a write for which the disk has no room.
+const ROOM_RETRY: Duration = Duration::from_millis(200);
 
 /// The segment being filled.
 enum Segment {
@@ -46,14 +54,14 @@ impl WalFile {
     /// # Errors
     /// When the thread that prepares segments cannot be started.
     pub fn new(dir: WalDir) -> io::Result<Self> {
-        let prepared = dir.prepare_ahead()?;
+        let prepared = Prepared::start(dir.clone())?;
         Ok(Self { dir, prepared, writes: (0, 0), current: None })
     }
 
     /// Does one write. When it returns, the write is durable if it has to be. Gives the buffer back.
     ///
     /// # Panics
-    /// When the write fails or is short: see above.
+    /// When the write fails for another reason than a full disk: see above.
     pub async fn write(&mut self, write: Write) -> Vec<u8> {
         let result = self.try_write(&write).await;
         if let Err(error) = result {
@@ -90,13 +98,18 @@ impl WalFile {
     async fn create(&mut self, write: &Write) -> io::Result<()> {
         let (count, bytes) = std::mem::take(&mut self.writes);
         let fill = if bytes >= count.max(1) * LARGE_WRITE { Fill::Blocks } else { Fill::Zeros };
+        let mut wait = Wait::default();
         let prepared = loop {
             if let Some(file) = self.prepared.try_take(fill) {
                 break file?;
             }
-            // Only at the very start, and when segments fill faster than the disk can be zeroed.
+            if self.prepared.lacks_room() {
+                wait.tell(&self.dir);
+            }
+            // At the very start, when segments fill faster than the disk can be zeroed, and when the disk is full.
             task::sleep(Duration::from_millis(1)).await;
         };
+        wait.is_over();
         let segment = self.open(&prepared).await?;
         self.write_to(&segment, write).await?;
         self.dir.adopt(&prepared, write.segment)?;
@@ -105,21 +118,36 @@ impl WalFile {
     }
 
     async fn write_to(&self, segment: &Segment, write: &Write) -> io::Result<()> {
+        let mut wait = Wait::default();
+        while !self.put(segment, write).await? {
+            wait.tell(&self.dir);
+            task::sleep(ROOM_RETRY).await;
+        }
+        wait.is_over();
+        match segment {
+            Segment::Buffered(file) if self.dir.is_durable() && (write.sync || write.create) => {
+                Ok(file.fdatasync().await?)
+            }
+            // A direct write is durable when it is done.
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes the bytes; false when the disk has no room for all of them.
+    async fn put(&self, segment: &Segment, write: &Write) -> io::Result<bool> {
         let written = match segment {
             Segment::Direct(file) => {
                 let mut buffer = file.alloc_dma_buffer(write.bytes.len());
                 buffer.as_bytes_mut().copy_from_slice(&write.bytes);
-                file.write_at(buffer, write.offset).await?
+                file.write_at(buffer, write.offset).await
             }
-            Segment::Buffered(file) => {
-                let written = file.write_at(write.bytes.clone(), write.offset).await?;
-                if self.dir.is_durable() && (write.sync || write.create) {
-                    file.fdatasync().await?;
-                }
-                written
-            }
+            Segment::Buffered(file) => file.write_at(write.bytes.clone(), write.offset).await,
         };
-        if written == write.bytes.len() { Ok(()) } else { Err(io::Error::other("the write was short")) }
+        match written.map_err(io::Error::from) {
+            Ok(written) => Ok(written == write.bytes.len()),
+            Err(error) if is_full(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     async fn open(&self, path: &Path) -> io::Result<Segment> {
@@ -135,5 +163,118 @@ impl WalFile {
                 Ok(Segment::Buffered(options.buffered_open(path).await?))
             }
         }
+    }
+}
+
+/// Says once that the log waits for room on the disk, and that it goes on.
+#[derive(Default)]
+struct Wait {
+    told: bool,
+}
+
+impl Wait {
+    fn tell(&mut self, dir: &WalDir) {
+        if !self.told {
+            self.told = true;
+            tracing::error!(
+                directory = %dir.path().display(),
+                "the disk of the log is full: writes wait until there is room"
+            );
+        }
+    }
+
+    fn is_over(&self) {
+        if self.told {
+            tracing::info!("the disk of the log has room again: writes go on");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use raft::eraftpb::{Entry, HardState};
+
+    use super::super::clock;
+    use super::super::wal_dir::tests::{name, scratch};
+    use super::*;
+    use crate::wal::{Appender, Metadata, recover};
+
+    fn on_an_executor(test: impl Future<Output = ()>) {
+        glommio::LocalExecutorBuilder::default().io_memory(64 << 10).ring_depth(8).make().unwrap().run(test);
+    }
+
+    fn entry(index: u64, bytes: usize) -> Entry {
+        Entry { term: 1, index, data: vec![index as u8; bytes].into(), ..Entry::default() }
+    }
+
+    /// Writes a log of three segments into `dir` and reads it back.
+    fn write_and_read(path: &Path, dir: &WalDir) {
+        on_an_executor(async {
+            let mut file = WalFile::new(dir.clone()).unwrap();
+            let mut log = Appender::create(Metadata { node_id: 7, cluster_id: 9 });
+            log.set_segment_bytes(20_000);
+            let mut buffer = Vec::new();
+            for index in 1..=12 {
+                let state = HardState { term: 1, vote: 7, commit: index - 1 };
+                buffer = file.write(log.append(&[entry(index, 5_000)], Some(&state), None, buffer)).await;
+            }
+        });
+        let names = dir.segments().unwrap();
+        assert_eq!(names.len(), 3);
+        let content = dir.read_after(&names, 0).unwrap();
+        let segments: Vec<_> = content.iter().map(|(name, bytes)| (*name, &**bytes)).collect();
+        let read = recover(&segments, 0).unwrap();
+        assert_eq!((read.last_index, read.state.commit, read.tail.torn), (12, 11, false));
+        assert!(read.entries.iter().all(|e| *e == entry(e.index, 5_000)));
+        let _ = fs::remove_dir_all(path);
+    }
+
+    #[test]
+    fn a_log_is_written_by_segments_and_read_back() {
+        let path = scratch("wal-file");
+        write_and_read(&path, &WalDir::open(&path).unwrap());
+    }
+
+    #[test]
+    fn a_log_that_need_not_be_durable_is_the_same() {
+        let path = scratch("wal-file-buffered");
+        write_and_read(&path, &WalDir::open(&path).unwrap().without_sync());
+    }
+
+    #[test]
+    fn a_write_waits_for_room_and_is_done_again_as_a_whole() {
+        let path = scratch("wal-file-full");
+        on_an_executor(async {
+            let mut file = WalFile::new(WalDir::open(&path).unwrap()).unwrap();
+            let write =
+                Write { segment: name(0), create: false, offset: 0, bytes: vec![7; 4096], sync: true };
+            let full = OpenOptions::new().write(true).buffered_open("/dev/full").await.unwrap();
+            let full = Segment::Buffered(full);
+            assert!(!file.put(&full, &write).await.unwrap());
+            let soon = clock::now() + ROOM_RETRY * 3;
+            assert!(task::until(soon, file.write_to(&full, &write)).await.is_none(), "it waits");
+
+            file.write(Write { create: true, ..write }).await;
+            assert_eq!(
+                fs::read(path.join(name(0).to_string())).unwrap()[..4097],
+                [&[7; 4096][..], &[0]].concat()
+            );
+        });
+        let _ = fs::remove_dir_all(&path);
+    }
+
+    #[test]
+    #[should_panic(expected = "the member stops so as not to lose what it acknowledges")]
+    fn a_write_that_fails_otherwise_ends_the_member_with_what_to_do() {
+        let path = scratch("wal-file-broken");
+        on_an_executor(async {
+            let mut file = WalFile::new(WalDir::open(&path).unwrap()).unwrap();
+            fs::remove_dir_all(&path).unwrap();
+            let write =
+                Write { segment: name(0), create: false, offset: 0, bytes: vec![7; 4096], sync: true };
+            file.write(write).await;
+        });
     }
 }
