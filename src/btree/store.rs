@@ -7,7 +7,9 @@ use super::{Read, Tree, insert, remove};
 use crate::page::pager::Pager;
 use crate::page::readers::{PageReader, Pinned, Pins};
 use crate::page::table::Table;
-use crate::page::{Applied, CheckpointJob, MemoryFile, OpenError, PAGE_SIZE, PageFile, PageRef, TREES};
+use crate::page::{
+    Applied, CheckpointJob, MemoryFile, OpenError, Owner, PAGE_SIZE, PageFile, PageRef, TREES,
+};
 use crate::stdx::sync::Arc;
 use std::sync::Arc as FileArc;
 
@@ -64,6 +66,17 @@ impl Store {
     /// What the published state contains.
     pub fn applied(&self) -> Applied {
         self.pager.published().applied
+    }
+
+    /// Whose log the store follows; none until that log exists.
+    pub fn owner(&self) -> Option<Owner> {
+        self.pager.owner
+    }
+
+    /// Whose store it is from the next checkpoint on. [`claim`](crate::page::claim) writes the same into the file at
+    /// once.
+    pub fn set_owner(&mut self, owner: Owner) {
+        self.pager.owner = Some(owner);
     }
 
     /// Sizes, for status and metrics.

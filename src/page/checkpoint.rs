@@ -10,6 +10,9 @@
 //! doing the second before the first.
 //!
 //! A start syncs what it found: when only the process dies, a meta page can be in the page cache and not on the disk.
+//! Then it writes a meta page of its own, with a generation that no process before can have reached: pages of a
+//! checkpoint that was not finished lie about in the file, and a later page at the same place must not be taken for one
+//! of them when the disk has lost its write.
 //!
 //! The world's errors come back from [`CheckpointJob::execute`]. Before the first sync was tried, the job can be
 //! executed again as it is (a full disk, say, once there is room). After a sync has failed nobody knows what the
@@ -186,6 +189,7 @@ impl Pager {
             sequence: self.sequence + 1,
             page_count: self.page_count,
             free: Some(run),
+            owner: self.owner,
         };
         let frozen = self.freeze_dirty();
         self.changed = false;
@@ -243,5 +247,98 @@ impl Pager {
     /// Pages in memory that the checkpoint under way writes.
     pub(super) fn running_pages(&self) -> u64 {
         self.running.as_ref().map_or(0, |running| running.frozen.pages())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::file::MemoryFile;
+    use super::*;
+    use crate::btree::{Read, Store, Tree};
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    /// A disk that acknowledges writes behind the meta pages and loses them, while told to.
+    #[derive(Default)]
+    struct LosingFile {
+        file: MemoryFile,
+        loses: AtomicBool,
+    }
+
+    impl PageFile for LosingFile {
+        fn name(&self) -> String {
+            self.file.name()
+        }
+
+        fn pages(&self) -> u32 {
+            self.file.pages()
+        }
+
+        fn read(&self, first: u32, into: &mut [u8]) -> io::Result<()> {
+            self.file.read(first, into)
+        }
+
+        fn write(&self, first: u32, bytes: &[u8]) -> io::Result<()> {
+            if first > 1 && self.loses.load(Ordering::Relaxed) {
+                // The bitmap of free pages comes last, and is read at once when the store is opened.
+                let kept = bytes.len() - PAGE_SIZE;
+                let bitmap = first + (kept / PAGE_SIZE) as u32;
+                return self.file.write(bitmap, &bytes[kept..]);
+            }
+            self.file.write(first, bytes)
+        }
+
+        fn resize(&self, pages: u32) -> io::Result<()> {
+            self.file.resize(pages)
+        }
+
+        fn sync(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn put(store: &mut Store, value: &[u8]) {
+        let mut txn = store.write();
+        txn.put(Tree::Kv, b"key", value);
+        txn.commit();
+    }
+
+    #[test]
+    fn a_lost_write_is_found_where_an_interrupted_checkpoint_left_a_page() {
+        let file = Arc::new(LosingFile::default());
+        let mut store = Store::open(file.clone()).unwrap();
+        put(&mut store, b"before");
+        let job = store.begin_checkpoint().unwrap();
+        // The process ends before the meta page is written: the pages lie in the file, and nothing refers to them.
+        job.write_pages(&*file).unwrap();
+        drop((job, store));
+
+        let mut store = Store::open(file.clone()).unwrap();
+        put(&mut store, b"after");
+        file.loses.store(true, Ordering::Relaxed);
+        store.begin_checkpoint().unwrap().execute().unwrap();
+        drop(store);
+
+        let store = Store::open(file.clone()).unwrap();
+        let read = || store.readers().register().snapshot().get(Tree::Kv, b"key").map(<[u8]>::to_vec);
+        let said = catch_unwind(AssertUnwindSafe(read)).expect_err("an older page was served");
+        let said = said.downcast_ref::<String>().unwrap();
+        assert!(said.contains("is of generation") && said.contains("snapshot"), "{said}");
+    }
+
+    #[test]
+    fn a_full_disk_costs_nothing_but_another_attempt() {
+        let file = Arc::new(super::super::hostile::HostileFile::default());
+        let mut store = Store::open(file.clone()).unwrap();
+        put(&mut store, b"value");
+        let job = store.begin_checkpoint().unwrap();
+        for calls in 0..2 {
+            file.fail_after(Some(calls));
+            assert!(matches!(job.execute(), Err(CheckpointError::Write(_))), "after {calls} calls");
+        }
+        file.fail_after(None);
+        job.execute().unwrap();
+        store.finish_checkpoint(job.generation());
+        assert!(store.begin_checkpoint().is_none(), "nothing has changed since");
     }
 }

@@ -45,7 +45,29 @@ pub(crate) struct Meta {
     pub(crate) page_count: u32,
     /// The bitmap of free pages.
     pub(crate) free: Option<RunRef>,
+    /// Whose log the store follows; none until that log exists.
+    pub(crate) owner: Option<Owner>,
 }
+
+/// Whose store it is: the ids that the head of the member's log carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The member.
+    pub member_id: u64,
+    /// The cluster.
+    pub cluster_id: u64,
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "member {:x} of cluster {:x}", self.member_id, self.cluster_id)
+    }
+}
+
+/// How far the generation jumps when a store is opened: further than a process can have counted between the checkpoint
+/// that is found and its end, and by an odd number, so that the low 16 bits differ too. Then no page that a process left
+/// behind unfinished has the birth of a page that a later process writes to the same place.
+const GENERATION_JUMP: u64 = (1 << 32) + 0x9E37;
 
 const MAGIC: &[u8; 8] = b"kevelkv\0";
 const FORMAT: u32 = 1;
@@ -59,7 +81,8 @@ const PAGE_SIZE_AT: usize = FORMAT_AT + 4;
 const SEQUENCE: usize = PAGE_SIZE_AT + 4;
 const PAGE_COUNT: usize = SEQUENCE + 8;
 const FREE: usize = PAGE_COUNT + 4;
-const END: usize = FREE + RunRef::SIZE;
+const OWNER: usize = FREE + RunRef::SIZE;
+const END: usize = OWNER + 16;
 
 /// A new file may be rounded up to this, and no further.
 const NEW_FILE_PAGES_MAX: u32 = 1024;
@@ -106,7 +129,7 @@ impl State {
 impl Meta {
     /// The meta of an empty store, in both slots of a new file.
     pub(crate) fn empty() -> Self {
-        Self { state: State::default(), sequence: 0, page_count: 2, free: None }
+        Self { state: State::default(), sequence: 0, page_count: 2, free: None, owner: None }
     }
 
     /// The slot it is written to.
@@ -125,7 +148,11 @@ impl Meta {
         layout::set_u64(&mut page[..], SEQUENCE, self.sequence);
         layout::set_u32(&mut page[..], PAGE_COUNT, self.page_count);
         let free = self.free.unwrap_or(RunRef { id: PageId::NONE, bytes: 0, born: 0 });
-        page[FREE..END].copy_from_slice(&free.encode());
+        page[FREE..OWNER].copy_from_slice(&free.encode());
+        if let Some(owner) = self.owner {
+            layout::set_u64(&mut page[..], OWNER, owner.member_id);
+            layout::set_u64(&mut page[..], OWNER + 8, owner.cluster_id);
+        }
         layout::seal(&mut page[..]);
         page
     }
@@ -144,12 +171,14 @@ impl Meta {
         if (format, page_size as usize) != (FORMAT, PAGE_SIZE) {
             return Err(SlotError::Format { format, page_size });
         }
-        let free = RunRef::decode(&page[FREE..END]);
+        let free = RunRef::decode(&page[FREE..OWNER]);
+        let [member_id, cluster_id] = [0, 8].map(|at| u64_at(page, OWNER + at));
         Ok(Self {
             state: State::decode(page),
             sequence: u64_at(page, SEQUENCE),
             page_count: u32_at(page, PAGE_COUNT),
             free: (free.id != PageId::NONE).then_some(free),
+            owner: ((member_id, cluster_id) != (0, 0)).then_some(Owner { member_id, cluster_id }),
         })
     }
 }
@@ -270,6 +299,38 @@ pub(crate) fn create(file: &dyn PageFile) -> io::Result<Meta> {
     Ok(meta)
 }
 
+/// Begins a process's life on the store that `found` describes. The new meta page differs from the one found in its
+/// number and its generation alone, so it does not matter which of the two a crash leaves.
+pub(crate) fn begin_life(file: &dyn PageFile, found: Meta) -> io::Result<Meta> {
+    // The process before may have been killed between the write of this meta page and its sync. From here on its pages
+    // count as the last checkpoint's, and those of the one before are written over.
+    file.sync()?;
+    let state = State { generation: found.state.generation + GENERATION_JUMP, ..found.state };
+    let meta = Meta { state, sequence: found.sequence + 1, ..found };
+    let slot = meta.slot();
+    file.write(slot.0, &meta.encode(slot)[..])?;
+    file.sync()?;
+    Ok(meta)
+}
+
+/// Writes into a store whose it is, for the time after the log was begun and before anything in it is acknowledged: a
+/// store that has an owner is never opened without that owner's log. Both slots get the owner, one after the other, and
+/// nothing else changes. No checkpoint may be under way.
+///
+/// # Errors
+/// What the file answers, and when it is no store.
+pub fn claim(file: &dyn PageFile, owner: Owner) -> Result<(), OpenError> {
+    let Some(found) = read(file)? else {
+        return Err(OpenError::Refused(format!("{}: an empty file has no owner", file.name())));
+    };
+    let meta = Meta { owner: Some(owner), ..found };
+    for slot in [PageId(1 - meta.slot().0), meta.slot()] {
+        file.write(slot.0, &meta.encode(slot)[..])?;
+        file.sync()?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::file::MemoryFile;
@@ -280,7 +341,13 @@ mod tests {
         state.applied =
             Applied { index: 1, term: 2, revision: -3, compact_revision: 4, swept_revision: i64::MAX };
         state.roots[3] = PageRef { id: PageId(99), stamp: 7 };
-        Meta { state, sequence, page_count: 123, free: Some(RunRef { id: PageId(5), bytes: 6, born: 7 }) }
+        Meta {
+            state,
+            sequence,
+            page_count: 123,
+            free: Some(RunRef { id: PageId(5), bytes: 6, born: 7 }),
+            owner: Some(Owner { member_id: 8, cluster_id: 9 }),
+        }
     }
 
     #[test]
@@ -312,6 +379,36 @@ mod tests {
         assert_eq!(read(&file).unwrap(), None);
         file.bytes()[9] = 1;
         assert!(matches!(read(&file), Err(OpenError::Refused(_))));
+    }
+
+    #[test]
+    fn an_owner_is_written_into_both_slots_and_nothing_else_changes() {
+        let file = MemoryFile::default();
+        let owner = Owner { member_id: 1, cluster_id: 2 };
+        assert!(claim(&file, owner).unwrap_err().to_string().contains("no owner"));
+        create(&file).unwrap();
+        let m = Meta { owner: None, ..meta(3) };
+        file.write(1, &m.encode(PageId(1))[..]).unwrap();
+        claim(&file, owner).unwrap();
+        for slot in [0, 1] {
+            let mut torn = file.bytes().clone();
+            torn[slot * PAGE_SIZE..(slot + 1) * PAGE_SIZE].fill(0);
+            assert_eq!(read(&MemoryFile::new(torn)).unwrap(), Some(Meta { owner: Some(owner), ..m }));
+        }
+    }
+
+    #[test]
+    fn each_life_counts_from_where_none_before_it_has_been() {
+        let file = MemoryFile::default();
+        let mut meta = create(&file).unwrap();
+        let mut stamps = std::collections::BTreeSet::new();
+        for life in 1..=1_000 {
+            let next = begin_life(&file, meta).unwrap();
+            assert!(next.state.generation - meta.state.generation > u64::from(u32::MAX));
+            assert!(stamps.insert(next.state.generation as u16), "the low bits come again in life {life}");
+            assert_eq!(read(&file).unwrap(), Some(next));
+            meta = next;
+        }
     }
 
     #[test]

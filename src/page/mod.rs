@@ -20,7 +20,8 @@
 //! - **nodes** (leaf 1, branch 2) are drawn in [`node`].
 //! - **runs** (3) are contiguous pages with one header and one piece of content: a value or key too long for a node.
 //! - **meta** (4) is drawn by the constants of `meta`: generation, [`Applied`], nine roots, then magic, format, page
-//!   size, sequence, number of pages, and where the bitmap of free pages is. It fits into one sector. Slot
+//!   size, sequence, number of pages, where the bitmap of free pages is, and whose log the store follows ([`Owner`];
+//!   zeros before there is a log, and in files from before there were owners). It fits into one sector. Slot
 //!   `sequence % 2` is written, after everything it names is synced, and that write is the checkpoint. A start takes
 //!   the valid slot with the higher sequence.
 //! - all integers are little-endian, but for a slot's head, which is compared as bytes are.
@@ -77,7 +78,7 @@ mod witness;
 pub use checkpoint::{CheckpointError, CheckpointJob};
 pub use file::{MemoryFile, PageFile};
 pub use layout::{PAGE_SIZE, PageId};
-pub use meta::{Applied, OpenError, TREES};
+pub use meta::{Applied, OpenError, Owner, TREES, claim};
 pub use table::{Mapping, PAGES_MAX};
 
 pub(crate) use layout::{Kind, Page, PageRef, RunRef};

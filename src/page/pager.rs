@@ -20,7 +20,7 @@
 use super::checkpoint::Running;
 use super::file::PageFile;
 use super::layout::{self, HEADER, Kind, PAGE_SIZE, Page, PageId, PageRef, RunRef};
-use super::meta::{self, OpenError, State};
+use super::meta::{self, OpenError, Owner, State};
 use super::node::{Node, Value};
 use super::readers::{PinWatch, Pins};
 use super::set::PageSet;
@@ -101,6 +101,8 @@ pub(crate) struct Pager {
     pub(super) sequence: u64,
     /// Where that checkpoint's bitmap of free pages is.
     pub(super) free_run: Option<RunRef>,
+    /// Whose store it is, for the checkpoints to come.
+    pub(crate) owner: Option<Owner>,
     pub(super) running: Option<Running>,
     /// Something was published that no checkpoint has.
     pub(super) changed: bool,
@@ -120,16 +122,12 @@ impl Pager {
     /// Opens a store file, or makes an empty file one.
     pub(crate) fn open(file: FileArc<dyn PageFile>) -> Result<Self, OpenError> {
         let meta = match meta::read(&*file)? {
-            Some(meta) => {
-                // The process before may have been killed between the write of this meta page and its sync. From here
-                // on its pages count as the last checkpoint's, and those of the one before are written over.
-                file.sync()?;
-                meta
-            }
+            Some(meta) => meta,
             None => meta::create(&*file)?,
         };
         let free = read_free(&*file, &meta)?;
         check_extent(&*file, &meta, &free)?;
+        let meta = meta::begin_life(&*file, meta)?;
         let table = Arc::new(Table::new(file));
         let mut pager = Self {
             pins: PinWatch::new(Arc::new(Pins::default())),
@@ -147,6 +145,7 @@ impl Pager {
             durable: meta.state.generation,
             sequence: meta.sequence,
             free_run: meta.free,
+            owner: meta.owner,
             running: None,
             changed: false,
             fresh: Vec::new(),

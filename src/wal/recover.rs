@@ -22,6 +22,8 @@ pub struct Recovered {
     pub entries: Vec<Entry>,
     /// The last entry written, or the index asked for when there is none after it.
     pub last_index: u64,
+    /// The term of the entry at the index asked for; none when the segments that were read do not have that entry.
+    pub term_before: Option<u64>,
     /// The newest snapshot mark at or below the commit index.
     pub mark: SnapshotMark,
     /// Where to go on writing.
@@ -92,7 +94,11 @@ impl fmt::Display for WalError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing { index } => {
-                write!(f, "the write-ahead log has no segment for entry {index}; {ADVICE}")
+                write!(
+                    f,
+                    "the write-ahead log has no segment for entry {index}, the next one that the store needs: the store \
+                     file was lost or is older than the log, or segments were; {ADVICE}"
+                )
             }
             Self::SegmentGap { before, after } => {
                 write!(f, "the write-ahead log lacks the segments between {before} and {after}; {ADVICE}")
@@ -156,6 +162,7 @@ pub fn recover(segments: &[(SegmentName, &[u8])], after: u64) -> Result<Recovere
         mark: reader.marks.into_iter().rfind(|mark| mark.index <= commit).unwrap_or_default(),
         state: reader.state,
         entries: reader.entries,
+        term_before: reader.term_before,
         last_index,
         tail: Tail {
             segment,
@@ -176,6 +183,8 @@ struct Reader {
     state: HardState,
     /// Entries `after + 1 ..`, without gaps.
     entries: Vec<Entry>,
+    /// The term of the entry `after`, once it was met.
+    term_before: Option<u64>,
     /// The index of the last entry met, asked for or not.
     seen_index: u64,
     marks: Vec<SnapshotMark>,
@@ -190,6 +199,7 @@ impl Reader {
             metadata: None,
             state: HardState::default(),
             entries: Vec::new(),
+            term_before: None,
             seen_index,
             marks: Vec::new(),
         }
@@ -279,6 +289,9 @@ impl Reader {
     fn entry(&mut self, segment: SegmentName, entry: Entry) -> Result<(), WalError> {
         self.seen_index = entry.index;
         if entry.index <= self.after {
+            if entry.index == self.after {
+                self.term_before = Some(entry.term);
+            }
             self.entries.clear();
             return Ok(());
         }

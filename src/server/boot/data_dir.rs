@@ -4,10 +4,11 @@
 use std::fs;
 use std::io;
 use std::net::{IpAddr, ToSocketAddrs};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use crate::config::{Config, Url};
+use crate::server::io::dir;
 use crate::server::log::{Line, lines};
 
 /// Looks at the data directory and makes it if need be. True when a member of ours lives there.
@@ -28,9 +29,7 @@ pub fn prepare(config: &Config) -> Result<bool, String> {
         );
     }
     config.founders()?.check(&config.name, &config.advertise.peer, same_place)?;
-    let mut builder = fs::DirBuilder::new();
-    builder.mode(0o700).recursive(true);
-    builder.create(&config.data_dir).map_err(|error| failed("create", &config.data_dir, &error))?;
+    dir::create(&config.data_dir).map_err(|error| failed("create", &config.data_dir, &error))?;
     Ok(false)
 }
 

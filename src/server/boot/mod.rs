@@ -4,7 +4,7 @@
 //!   data_dir      the member's folder: made, locked, checked for what an older member left
 //!   default_host  the machine's own address, for a member that listens everywhere
 //!   listeners     every listening socket, claimed before anything is opened
-//!   open          the store and the log, opened or founded
+//!   open          the store and the log, opened or founded, and whether they belong together
 //!   wiring        what each core owns, the lanes between cores, the threads beside them
 //!   executors     one thread for each core, or one for both parts
 //!   serving       a session core's life, from its first client to its last

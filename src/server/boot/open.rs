@@ -1,27 +1,31 @@
-//! The store and the log of a member, opened or founded.
+//! What a start finds on the disk: the store file, the log, and whether they belong together.
+//!
+//! A member acknowledges nothing before its store file says whose log it follows ([`Owner`]): the log's first write is
+//! durable, then the owner is ([`record`]), then an answer goes out. So a store without owner has promised nothing, and
+//! one with an owner is not opened without that owner's log.
+//!
+//! | store file | log | |
+//! |---|---|---|
+//! | new, or without owner and content | none | a cluster is founded |
+//! | any | begins at or before the next entry that the store needs | recovered from |
+//! | with owner or content | none, of another owner, or with other entries | refused |
+//! | any | begins later, or has a gap | refused by recovery |
 #![forbid(unsafe_code)]
 
-use std::fs;
-use std::os::unix::fs::DirBuilderExt;
+use std::fmt::Display;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::btree::Store;
 use crate::config::{Config, InitialCluster, Url};
+use crate::page::{self, Applied, Owner, PageFile};
 use crate::replica::Opening;
 use crate::replica::bootstrap::Foundation;
+use crate::server::io::dir;
 use crate::server::io::page_file::MappedFile;
 use crate::server::io::wal_dir::WalDir;
-use crate::wal;
-
-/// The cluster that a member without data founds, and the member's id in it.
-fn foundation(config: &Config) -> Result<(Foundation, u64), String> {
-    let InitialCluster { members } = config.founders()?;
-    let members = members.into_iter().map(|(name, urls)| (name, urls.iter().map(Url::to_string).collect()));
-    let foundation = Foundation::new(members, &config.founding.token);
-    let own = foundation.founders.iter().find(|founder| founder.name == config.name);
-    let id = own.ok_or("this member is not part of --initial-cluster")?.id;
-    Ok((foundation, id))
-}
+use crate::server::io::wal_file::OnFounded;
+use crate::wal::{self, Metadata, Recovered};
 
 /// A member's files, open, and what they hold.
 pub struct Opened {
@@ -35,6 +39,8 @@ pub struct Opened {
     pub cluster_id: u64,
     /// The log's folder.
     pub wal_dir: WalDir,
+    /// For a member that is founded now: what has to be done when the log's first write is durable.
+    pub founded: Option<OnFounded>,
 }
 
 /// Opens the store and recovers the log; makes both where there is neither.
@@ -42,47 +48,251 @@ pub struct Opened {
 /// # Errors
 /// When a file cannot be opened, is damaged beyond what a crash leaves, or is missing.
 pub fn open(config: &Config) -> Result<Opened, String> {
-    let failed = |what: &str, path: &std::path::Path, error: &dyn std::fmt::Display| {
-        format!("cannot {what} {}: {error}", path.display())
-    };
-    let store_path = config.store_path();
-    let store_dir = store_path.parent().expect("a file is in a directory");
-    fs::DirBuilder::new()
-        .mode(0o700)
-        .recursive(true)
-        .create(store_dir)
-        .map_err(|error| failed("create", store_dir, &error))?;
-    let file = MappedFile::open(&store_path).map_err(|error| failed("open", &store_path, &error))?;
-    let file = if config.unsafe_no_fsync { file.without_sync() } else { file };
-    let store = Store::open(Arc::new(file)).map_err(|error| failed("open", &store_path, &error))?;
-    let wal_path = config.wal_dir();
-    let wal_dir = WalDir::open(&wal_path).map_err(|error| failed("open", &wal_path, &error))?;
+    let (store_path, wal_path) = (config.store_path(), config.wal_dir());
+    let file = store_file(config, &store_path)?;
+    let mut store = Store::open(file.clone()).map_err(|error| failed("open", store_path.display(), &error))?;
+    let wal_dir = WalDir::open(&wal_path).map_err(|error| failed("open", wal_path.display(), &error))?;
     let wal_dir = if config.unsafe_no_fsync { wal_dir.without_sync() } else { wal_dir };
-    let names = wal_dir.segments().map_err(|error| failed("read", &wal_path, &error))?;
-    let applied = store.applied().index;
+    let names = wal_dir.segments().map_err(|error| failed("read", wal_path.display(), &error))?;
+    let applied = store.applied();
     if names.is_empty() {
-        if applied > 0 {
-            return Err(format!(
-                "{} holds data, but the log in {} is gone: put it back, or restore this member from a snapshot",
-                store_path.display(),
-                wal_path.display()
-            ));
+        if applied.index > 0 || store.owner().is_some() {
+            return Err(log_gone(&store_path, &wal_path, store.owner()));
         }
         let (foundation, member_id) = foundation(config)?;
         let cluster_id = foundation.cluster_id;
-        return Ok(Opened { store, opening: Opening::Found(foundation), member_id, cluster_id, wal_dir });
+        let owner = Owner { member_id, cluster_id };
+        store.set_owner(owner);
+        let founded: OnFounded = Box::new(move || record(&*file, owner));
+        let opening = Opening::Found(foundation);
+        return Ok(Opened { store, opening, member_id, cluster_id, wal_dir, founded: Some(founded) });
     }
-    let content = wal_dir.read_after(&names, applied).map_err(|error| failed("read", &wal_path, &error))?;
+    let content =
+        wal_dir.read_after(&names, applied.index).map_err(|error| failed("read", wal_path.display(), &error))?;
     let segments: Vec<_> = content.iter().map(|(name, bytes)| (*name, &**bytes)).collect();
-    let recovered = wal::recover(&segments, applied).map_err(|error| error.to_string())?;
+    let recovered = wal::recover(&segments, applied.index).map_err(|error| error.to_string())?;
     drop(content);
-    wal_dir.mend_tail(&recovered.tail).map_err(|error| failed("mend", &wal_path, &error))?;
-    let wal::Metadata { node_id: member_id, cluster_id, .. } = recovered.metadata;
-    Ok(Opened {
-        store,
-        opening: Opening::Recover(Box::new(recovered), names),
-        member_id,
-        cluster_id,
-        wal_dir,
-    })
+    belongs_together(store.owner(), applied, &recovered)
+        .map_err(|why| apart(&store_path, &wal_path, &why))?;
+    let owner @ Owner { member_id, cluster_id } = owner_of(&recovered.metadata);
+    if store.owner().is_none() {
+        record(&*file, owner)?;
+        store.set_owner(owner);
+    }
+    wal_dir.mend_tail(&recovered.tail).map_err(|error| failed("mend", wal_path.display(), &error))?;
+    let opening = Opening::Recover(Box::new(recovered), names);
+    Ok(Opened { store, opening, member_id, cluster_id, wal_dir, founded: None })
+}
+
+/// The cluster that a member without data founds, and the member's id in it.
+fn foundation(config: &Config) -> Result<(Foundation, u64), String> {
+    let InitialCluster { members } = config.founders()?;
+    let members = members.into_iter().map(|(name, urls)| (name, urls.iter().map(Url::to_string).collect()));
+    let foundation = Foundation::new(members, &config.founding.token);
+    let own = foundation.founders.iter().find(|founder| founder.name == config.name);
+    let id = own.ok_or("this member is not part of --initial-cluster")?.id;
+    Ok((foundation, id))
+}
+
+/// Writes into the store file whose it is, once, before anything is acknowledged.
+fn record(file: &dyn PageFile, owner: Owner) -> Result<(), String> {
+    page::claim(file, owner).map_err(|error| failed("write to", file.name(), &error))
+}
+
+fn store_file(config: &Config, path: &Path) -> Result<Arc<dyn PageFile>, String> {
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    dir::create(parent).map_err(|error| failed("create", parent.display(), &error))?;
+    let file = MappedFile::open(path).map_err(|error| failed("open", path.display(), &error))?;
+    dir::sync(parent).map_err(|error| failed("sync", parent.display(), &error))?;
+    Ok(Arc::new(if config.unsafe_no_fsync { file.without_sync() } else { file }))
+}
+
+fn owner_of(metadata: &Metadata) -> Owner {
+    Owner { member_id: metadata.node_id, cluster_id: metadata.cluster_id }
+}
+
+/// Says why a log is not the one that a store follows.
+fn belongs_together(owner: Option<Owner>, applied: Applied, recovered: &Recovered) -> Result<(), String> {
+    let found = owner_of(&recovered.metadata);
+    if let Some(owner) = owner.filter(|&owner| owner != found) {
+        return Err(format!("the store is that of {owner}, the log that of {found}"));
+    }
+    match recovered.term_before {
+        Some(term) if term != applied.term => Err(format!(
+            "the store holds entry {} of term {}, the log has that entry of term {term}",
+            applied.index, applied.term
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn log_gone(store: &Path, log: &Path, owner: Option<Owner>) -> String {
+    let whose = owner.map(|owner| format!(" of {owner}")).unwrap_or_default();
+    format!(
+        "{} is the store{whose}, but the log in {} is gone: put it back, name its folder with --wal-dir if it lies \
+         elsewhere, or restore this member from a snapshot",
+        store.display(),
+        log.display()
+    )
+}
+
+fn apart(store: &Path, log: &Path, why: &str) -> String {
+    format!(
+        "{} and the log in {} do not belong together: {why}. Nothing was changed: put back the one that was here before, \
+         or restore this member from a snapshot",
+        store.display(),
+        log.display()
+    )
+}
+
+fn failed(what: &str, path: impl Display, error: &dyn Display) -> String {
+    format!("cannot {what} {path}: {error}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Command};
+    use crate::wal::{Appender, SegmentName, Write};
+    use raft::eraftpb::HardState;
+    use std::fs;
+    use std::io;
+    use std::path::PathBuf;
+
+    /// A data directory of its own for each test.
+    struct Member {
+        root: PathBuf,
+        foundation: Foundation,
+        id: u64,
+    }
+
+    impl Member {
+        fn new(name: &str) -> Self {
+            let root = std::env::temp_dir().join(format!("kevel-open-{name}-{}", std::process::id()));
+            let _ = fs::remove_dir_all(&root);
+            let mut member = Self { root, foundation: Foundation::new([], ""), id: 0 };
+            (member.foundation, member.id) = foundation(&member.config()).unwrap();
+            member
+        }
+
+        fn config(&self) -> Config {
+            let line = ["--name=m".to_owned(), format!("--data-dir={}", self.root.display())];
+            match config::parse(&line, &[], |_| Err(io::Error::other("no file"))) {
+                Ok(Command::Run { config, .. }) => *config,
+                other => panic!("{other:?}"),
+            }
+        }
+
+        fn open(&self) -> Result<Opened, String> {
+            open(&self.config())
+        }
+
+        fn refusal(&self) -> String {
+            self.open().err().expect("it has to refuse")
+        }
+
+        /// The first write of a member's log.
+        fn write_log(&self, member_id: u64) {
+            let metadata = Metadata { node_id: member_id, cluster_id: self.foundation.cluster_id };
+            let state = HardState { term: 1, vote: 0, commit: 1 };
+            let entries = self.foundation.entries();
+            self.write(&Appender::create(metadata).append(&entries, Some(&state), None, Vec::new()));
+        }
+
+        fn write(&self, write: &Write) {
+            fs::create_dir_all(self.wal()).unwrap();
+            fs::write(self.wal().join(write.segment.to_string()), &write.bytes).unwrap();
+        }
+
+        fn wal(&self) -> PathBuf {
+            self.config().wal_dir()
+        }
+
+        /// Founds a member, up to the moment before the first answer.
+        fn found(&self) {
+            let opened = self.open().unwrap();
+            assert!(matches!(opened.opening, Opening::Found(_)) && opened.store.owner().is_some());
+            self.write_log(self.id);
+            opened.founded.unwrap()().unwrap();
+        }
+
+        fn entries(&self) -> usize {
+            match self.open().unwrap().opening {
+                Opening::Recover(recovered, _) => recovered.entries.len(),
+                Opening::Found(_) => panic!("founded anew"),
+            }
+        }
+    }
+
+    impl Drop for Member {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.root);
+        }
+    }
+
+    #[test]
+    fn a_member_whose_log_is_gone_is_not_founded_anew() {
+        let member = Member::new("log-gone");
+        member.found();
+        assert_eq!(member.entries(), 1);
+        fs::rename(member.wal(), member.root.join("elsewhere")).unwrap();
+        let refusal = member.refusal();
+        assert!(refusal.contains("is gone") && refusal.contains("--wal-dir"), "{refusal}");
+        fs::remove_dir_all(member.wal()).unwrap();
+        fs::rename(member.root.join("elsewhere"), member.wal()).unwrap();
+        assert_eq!(member.entries(), 1, "nothing was lost by refusing");
+    }
+
+    #[test]
+    fn a_member_that_had_acknowledged_nothing_is_founded_again() {
+        let member = Member::new("no-log-yet");
+        drop(member.open().unwrap());
+        member.found();
+    }
+
+    #[test]
+    fn a_store_without_owner_gets_the_one_of_its_log() {
+        let member = Member::new("not-recorded");
+        drop(member.open().unwrap());
+        member.write_log(member.id);
+        assert_eq!(member.entries(), 1);
+        fs::remove_dir_all(member.wal()).unwrap();
+        assert!(member.refusal().contains("is gone"));
+    }
+
+    #[test]
+    fn the_log_of_another_member_is_refused() {
+        let member = Member::new("other-log");
+        member.found();
+        member.write_log(0xabc);
+        let refusal = member.refusal();
+        assert!(refusal.contains("do not belong together") && refusal.contains("member abc of"), "{refusal}");
+    }
+
+    #[test]
+    fn a_log_with_other_entries_is_refused() {
+        let metadata = Metadata { node_id: 1, cluster_id: 2 };
+        let mut log = Appender::create(metadata);
+        let entry = raft::eraftpb::Entry { index: 1, term: 3, ..Default::default() };
+        let write = log.append(&[entry], None, None, Vec::new());
+        let recovered = wal::recover(&[(write.segment, &write.bytes)], 1).unwrap();
+        let applied = |term| Applied { index: 1, term, ..Applied::default() };
+        assert_eq!(belongs_together(None, applied(3), &recovered), Ok(()));
+        let why = belongs_together(None, applied(2), &recovered).unwrap_err();
+        assert!(why.contains("entry 1 of term 2") && why.contains("of term 3"), "{why}");
+    }
+
+    #[test]
+    fn a_lost_store_is_made_again_only_from_a_whole_log() {
+        let member = Member::new("store-gone");
+        member.found();
+        fs::remove_file(member.config().store_path()).unwrap();
+        assert_eq!(member.entries(), 1, "the log has everything");
+        fs::remove_file(member.config().store_path()).unwrap();
+        let names = [SegmentName { sequence: 0, index: 0 }, SegmentName { sequence: 4, index: 9 }];
+        let [first, later] = names.map(|name| member.wal().join(name.to_string()));
+        fs::rename(first, later).unwrap();
+        let refusal = member.refusal();
+        assert!(refusal.contains("no segment for entry 1") && refusal.contains("was lost"), "{refusal}");
+    }
 }

@@ -199,6 +199,7 @@ pub fn wire(
         checkpoints,
         digests,
         wal_dir: opened.wal_dir,
+        founded: opened.founded,
         tick: config.raft.heartbeat_interval,
         metrics: replica_counts,
         slow_apply: config.reporting.warning_apply_duration,

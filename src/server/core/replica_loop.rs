@@ -23,7 +23,7 @@ use crate::page::CheckpointJob;
 use crate::replica::Replica;
 use crate::replica::port::{Input, Output, Outputs};
 use crate::server::io::wal_dir::WalDir;
-use crate::server::io::wal_file::WalFile;
+use crate::server::io::wal_file::{OnFounded, WalFile};
 use crate::server::io::{clock, task};
 use crate::server::log::lines;
 use crate::server::metrics::{self, replica};
@@ -51,6 +51,8 @@ pub struct ReplicaCore {
     pub digests: std::sync::mpsc::Sender<Box<CompactionDigest>>,
     /// The log's folder.
     pub wal_dir: WalDir,
+    /// What has to be done when a new log's first write is durable.
+    pub founded: Option<OnFounded>,
     /// One raft tick.
     pub tick: Duration,
     /// This core's counts.
@@ -66,7 +68,7 @@ impl ReplicaCore {
         let mut outputs = Outputs::default();
         let mut next_tick = clock::now() + self.tick;
         let mut alarm = task::Alarm::at(next_tick);
-        let wal = WalFile::new(self.wal_dir.clone())
+        let wal = WalFile::new(self.wal_dir.clone(), self.founded.take())
             .unwrap_or_else(|error| panic!("cannot prepare the log: {error}"));
         let releaser = wal.releaser();
         let (writes, to_write) = mpsc::unbounded();

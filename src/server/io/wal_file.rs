@@ -46,16 +46,21 @@ pub struct WalFile {
     /// Writes to the segment being filled, and their bytes.
     writes: (u64, u64),
     current: Option<(SegmentName, Segment)>,
+    /// What else has to be durable before the first write counts as done; none for a log that was there before.
+    founded: Option<OnFounded>,
 }
+
+/// Done once, when the first write of a new log is durable.
+pub type OnFounded = Box<dyn FnOnce() -> Result<(), String> + Send>;
 
 impl WalFile {
     /// A writer into `dir`.
     ///
     /// # Errors
     /// When the thread that prepares segments cannot be started.
-    pub fn new(dir: WalDir) -> io::Result<Self> {
+    pub fn new(dir: WalDir, founded: Option<OnFounded>) -> io::Result<Self> {
         let prepared = Prepared::start(dir.clone())?;
-        Ok(Self { dir, prepared, writes: (0, 0), current: None })
+        Ok(Self { dir, prepared, writes: (0, 0), current: None, founded })
     }
 
     /// Does one write. When it returns, the write is durable if it has to be. Gives the buffer back.
@@ -113,6 +118,9 @@ impl WalFile {
         let segment = self.open(&prepared).await?;
         self.write_to(&segment, write).await?;
         self.dir.adopt(&prepared, write.segment)?;
+        if let Some(founded) = self.founded.take() {
+            founded().map_err(io::Error::other)?;
+        }
         self.current = Some((write.segment, segment));
         Ok(())
     }
@@ -212,7 +220,7 @@ mod tests {
     /// Writes a log of three segments into `dir` and reads it back.
     fn write_and_read(path: &Path, dir: &WalDir) {
         on_an_executor(async {
-            let mut file = WalFile::new(dir.clone()).unwrap();
+            let mut file = WalFile::new(dir.clone(), None).unwrap();
             let mut log = Appender::create(Metadata { node_id: 7, cluster_id: 9 });
             log.set_segment_bytes(20_000);
             let mut buffer = Vec::new();
@@ -247,7 +255,7 @@ mod tests {
     fn a_write_waits_for_room_and_is_done_again_as_a_whole() {
         let path = scratch("wal-file-full");
         on_an_executor(async {
-            let mut file = WalFile::new(WalDir::open(&path).unwrap()).unwrap();
+            let mut file = WalFile::new(WalDir::open(&path).unwrap(), None).unwrap();
             let write =
                 Write { segment: name(0), create: false, offset: 0, bytes: vec![7; 4096], sync: true };
             let full = OpenOptions::new().write(true).buffered_open("/dev/full").await.unwrap();
@@ -270,7 +278,7 @@ mod tests {
     fn a_write_that_fails_otherwise_ends_the_member_with_what_to_do() {
         let path = scratch("wal-file-broken");
         on_an_executor(async {
-            let mut file = WalFile::new(WalDir::open(&path).unwrap()).unwrap();
+            let mut file = WalFile::new(WalDir::open(&path).unwrap(), None).unwrap();
             fs::remove_dir_all(&path).unwrap();
             let write =
                 Write { segment: name(0), create: false, offset: 0, bytes: vec![7; 4096], sync: true };
