@@ -85,7 +85,7 @@ fn main() {
     });
     checkpoint(&mut store);
     let stats = store.stats();
-    println!("file {} MB, free {} MB", stats.file_bytes >> 20, stats.free_bytes >> 20);
+    println!("file {} MB, free {} MB", stats.total_bytes >> 20, stats.free_bytes >> 20);
     if let Some(directory) = directory {
         let _ = std::fs::remove_file(directory.join("bench.db"));
     }

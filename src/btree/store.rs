@@ -21,8 +21,8 @@ pub struct Store {
 /// Sizes of a store, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StoreStats {
-    /// Length of the store file, once all that is in memory is written.
-    pub file_bytes: u64,
+    /// Pages in use or free, as etcd counts its database. The file on the disk is longer by what was allocated ahead.
+    pub total_bytes: u64,
     /// Part of it that was used and is free again.
     pub free_bytes: u64,
     /// Part of it that holds what the published state has.
@@ -83,7 +83,7 @@ impl Store {
     pub fn stats(&self) -> StoreStats {
         let sizes = self.pager.sizes();
         StoreStats {
-            file_bytes: sizes.file * PAGE_SIZE as u64,
+            total_bytes: sizes.total * PAGE_SIZE as u64,
             free_bytes: sizes.free * PAGE_SIZE as u64,
             used_bytes: sizes.used * PAGE_SIZE as u64,
             leaving_bytes: sizes.leaving * PAGE_SIZE as u64,

@@ -313,3 +313,19 @@ fn readers_on_other_threads_see_whole_turns_only() {
     done.store(true, Ordering::Relaxed);
     threads.into_iter().for_each(|thread| thread.join().expect("no reader saw anything else"));
 }
+
+#[test]
+fn a_small_store_is_small_and_mostly_in_use() {
+    let file = Arc::new(MemoryFile::default());
+    let mut store = Store::open(file.clone()).unwrap();
+    for turn in 0..100u32 {
+        let mut txn = store.write();
+        txn.put(Tree::Meta, b"version", b"3.7.0");
+        txn.put(Tree::Member, b"member", &turn.to_be_bytes());
+        txn.commit();
+        checkpoint(&mut store);
+        let stats = store.stats();
+        assert!(stats.total_bytes <= 10 * PAGE_SIZE as u64, "{stats:?}");
+        assert!(2 * stats.used_bytes >= stats.total_bytes, "{stats:?}");
+    }
+}

@@ -197,6 +197,16 @@ pub(crate) fn set_run_bytes(page: &mut [u8], bytes: u32) {
     set_u32(page, RUN_BYTES, bytes);
 }
 
+/// Writes the content of a run, and zeros behind it.
+pub(crate) fn set_run_content(run: &mut [u8], parts: &[&[u8]]) {
+    let mut at = HEADER;
+    for part in parts {
+        run[at..at + part.len()].copy_from_slice(part);
+        at += part.len();
+    }
+    run[at..].fill(0);
+}
+
 /// Pages that belong together with this first one.
 pub(crate) fn page_span(page: &[u8]) -> u32 {
     if page[KIND] == Kind::Run as u8 { run_pages(run_bytes(page) as usize) } else { 1 }

@@ -51,7 +51,8 @@ pub(super) struct Extent {
 
 /// Counts of pages.
 pub(crate) struct Sizes {
-    pub(crate) file: u64,
+    /// In use or free. The file is longer by what was allocated ahead.
+    pub(crate) total: u64,
     pub(crate) free: u64,
     /// Reached from the published state, or taken by the turn under way.
     pub(crate) used: u64,
@@ -164,10 +165,8 @@ impl Pager {
     }
 
     pub(crate) fn sizes(&self) -> Sizes {
-        // Pages at the end may not have their place in the file yet, and the file is longer than its last page.
-        let file = self.table.file().pages().max(self.page_count);
         Sizes {
-            file: u64::from(file),
+            total: u64::from(self.page_count),
             free: u64::from(self.free.len()),
             used: u64::from(self.page_count - self.free.len()) - self.leaving_pages,
             leaving: self.leaving_pages,
@@ -238,18 +237,17 @@ impl Pager {
         let run = RunRef { id: PageId::NONE, bytes: bytes as u32, born: self.generation() };
         assert_eq!(run.bytes as usize, bytes, "a run stays below 4 GB");
         let pages = run.pages();
-        let (id, mut frame) =
-            if pages == 1 { self.take_page() } else { (self.take_ids(pages), Frame::new(pages)) };
+        let (id, mut frame) = if pages == 1 {
+            let (id, mut frame) = self.take_page();
+            layout::set_run_content(frame.bytes_mut(), parts);
+            (id, frame)
+        } else {
+            (self.take_ids(pages), Frame::with_content(pages, parts))
+        };
         let run = RunRef { id, ..run };
         let page = frame.bytes_mut();
         layout::set_header(page, id, run.born, Kind::Run);
         layout::set_run_bytes(page, run.bytes);
-        let mut at = HEADER;
-        for part in parts {
-            page[at..at + part.len()].copy_from_slice(part);
-            at += part.len();
-        }
-        page[at..].fill(0);
         self.table.install(id, frame);
         run
     }

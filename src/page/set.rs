@@ -35,35 +35,42 @@ impl PageSet {
 
     /// Adds an id that must not be in it.
     pub(crate) fn insert(&mut self, id: PageId) {
-        let (word, bit) = split(id.0);
-        if word >= self.words.len() {
-            self.words.resize((word + 1).next_multiple_of(64), 0);
-            self.summary.resize(self.words.len() / 64, 0);
-        }
-        assert!(self.words[word] & bit == 0, "page {} is given twice", id.0);
-        self.words[word] |= bit;
-        self.summary[word / 64] |= 1 << (word % 64);
-        self.lowest = self.lowest.min(word / 64);
-        self.len += 1;
+        self.insert_run(id, 1);
     }
 
-    /// Adds `count` ids from `first`.
+    /// Adds `count` ids from `first`, none of which may be in it.
     pub(crate) fn insert_run(&mut self, first: PageId, count: u32) {
-        (first.0..first.0 + count).for_each(|id| self.insert(PageId(id)));
+        for (word, bits) in words_of(first.0, count) {
+            if word >= self.words.len() {
+                self.words.resize((word + 1).next_multiple_of(64), 0);
+                self.summary.resize(self.words.len() / 64, 0);
+            }
+            assert!(self.words[word] & bits == 0, "a page from {} on is given twice", word * 64);
+            self.words[word] |= bits;
+            self.summary[word / 64] |= 1 << (word % 64);
+            self.lowest = self.lowest.min(word / 64);
+        }
+        self.len += count;
     }
 
     /// Removes an id; true if it was there.
     pub(crate) fn remove(&mut self, id: PageId) -> bool {
         let (word, bit) = split(id.0);
-        if !self.contains(id) {
-            return false;
+        let found = self.contains(id);
+        if found {
+            self.remove_bits(word, bit);
         }
-        self.words[word] &= !bit;
+        found
+    }
+
+    /// Removes ids of one word, all of which are there.
+    fn remove_bits(&mut self, word: usize, bits: u64) {
+        assert!(self.words[word] & bits == bits, "a page from {} on is taken twice", word * 64);
+        self.words[word] &= !bits;
         if self.words[word] == 0 {
             self.summary[word / 64] &= !(1 << (word % 64));
         }
-        self.len -= 1;
-        true
+        self.len -= bits.count_ones();
     }
 
     /// Takes the lowest id.
@@ -96,7 +103,7 @@ impl PageSet {
                 continue;
             };
             if end - start >= count {
-                (start..start + count).for_each(|id| assert!(self.remove(PageId(id))));
+                words_of(start, count).for_each(|(word, bits)| self.remove_bits(word, bits));
                 self.run_from = start + count;
                 return Some(PageId(start));
             }
@@ -142,8 +149,15 @@ impl PageSet {
 
     /// Removes the ids at the end of `0..end` and returns where the rest ends.
     pub(crate) fn trim_tail(&mut self, mut end: u32) -> u32 {
-        while end > 0 && self.remove(PageId(end - 1)) {
-            end -= 1;
+        while let Some(last) = end.checked_sub(1) {
+            let (word, _) = split(last);
+            let below_end = self.words.get(word).map_or(0, |bits| bits << (63 - last % 64));
+            let count = below_end.leading_ones();
+            if count == 0 {
+                break;
+            }
+            end -= count;
+            words_of(end, count).for_each(|(word, bits)| self.remove_bits(word, bits));
         }
         end
     }
@@ -200,6 +214,22 @@ impl PageSet {
     }
 }
 
+/// The words that have `count` ids from `first` on, each with the bits of those ids.
+fn words_of(first: u32, count: u32) -> impl Iterator<Item = (usize, u64)> {
+    let end = first + count;
+    let mut at = first;
+    std::iter::from_fn(move || {
+        let in_word = (end - at).min(64 - at % 64);
+        if in_word == 0 {
+            return None;
+        }
+        let bits = (u64::MAX >> (64 - in_word)) << (at % 64);
+        let word = (at / 64) as usize;
+        at += in_word;
+        Some((word, bits))
+    })
+}
+
 fn split(id: u32) -> (usize, u64) {
     ((id / 64) as usize, 1 << (id % 64))
 }
@@ -221,6 +251,14 @@ mod tests {
                     if model.insert(id) {
                         set.insert(PageId(id));
                     }
+                }
+                4 if p.chance(1, 50) => {
+                    let (mut end, from) = (9_000, 9_000 - p.below(400) as u32);
+                    (from..end).filter(|&id| model.insert(id)).for_each(|id| set.insert(PageId(id)));
+                    while model.remove(&(end - 1)) {
+                        end -= 1;
+                    }
+                    assert_eq!(set.trim_tail(9_000), end);
                 }
                 4 => assert_eq!(set.remove(PageId(id)), model.remove(&id)),
                 5 => assert_eq!(set.pop_first().map(|id| id.0), model.pop_first()),

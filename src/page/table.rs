@@ -11,6 +11,10 @@
 //! writer has just taken away: the writer gives an id new bytes only when no reader can still hold the old meaning
 //! of that id (`pager`), so a reader's swap is always about the present one.
 //!
+//! A page is verified when it is first loaded, and not again. The kernel may drop a mapped page and read it once more;
+//! what has rotted on the disk in between is served. To sum a page up at each use would cost as much as all the rest of
+//! a lookup; the checks of `HashKV` across members, and `page::check` on a copy of the file, are for that kind of rot.
+//!
 //! Lives on every core. This file owns the unsafety of pages: raw pointers become slices here and nowhere else.
 #![allow(unsafe_code)]
 
@@ -18,7 +22,7 @@ use super::file::PageFile;
 use super::layout::{self, HEADER, Kind, PAGE_SIZE, Page, PageId, PageRef, RunRef};
 use super::witness;
 use crate::stdx::sync::{Arc, AtomicBool, AtomicPtr, Mutex, Ordering, PoisonError};
-use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
+use std::alloc::{Layout, alloc, alloc_zeroed, handle_alloc_error};
 use std::ptr::{NonNull, null_mut};
 use std::sync::Arc as FileArc;
 
@@ -74,9 +78,35 @@ unsafe impl Send for Frame {}
 impl Frame {
     /// Zeroed memory of `pages` pages.
     pub(crate) fn new(pages: u32) -> Self {
-        let layout = Self::layout(pages);
-        // SAFETY: the size is not zero: `layout` asserts it.
-        let Some(memory) = NonNull::new(unsafe { alloc_zeroed(layout) }) else { handle_alloc_error(layout) };
+        // SAFETY: the size is not zero: `layout` asserts it. The memory is of that layout.
+        unsafe { Self::of(pages, alloc_zeroed(Self::layout(pages))) }
+    }
+
+    /// Memory of `pages` pages that holds `parts` behind room for a header, and zeros around them.
+    pub(crate) fn with_content(pages: u32, parts: &[&[u8]]) -> Self {
+        let size = pages as usize * PAGE_SIZE;
+        let content: usize = parts.iter().map(|part| part.len()).sum();
+        assert!(HEADER + content <= size, "the content fits");
+        // SAFETY: as in `new`; the bytes are written below, before anybody reads them.
+        let frame = unsafe { Self::of(pages, alloc(Self::layout(pages))) };
+        let (ptr, mut at) = (frame.ptr, HEADER);
+        // SAFETY: all of it lies within the `size` bytes that were just allocated, by the assertion above, and every one
+        // of them is written: the header, each part, the rest.
+        unsafe {
+            ptr.write_bytes(0, HEADER);
+            for part in parts {
+                ptr.add(at).copy_from_nonoverlapping(NonNull::from(*part).cast(), part.len());
+                at += part.len();
+            }
+            ptr.add(at).write_bytes(0, size - at);
+        }
+        frame
+    }
+
+    /// # Safety
+    /// `memory` was just allocated by the layout of `pages` pages, or is null.
+    unsafe fn of(pages: u32, memory: *mut u8) -> Self {
+        let Some(memory) = NonNull::new(memory) else { handle_alloc_error(Self::layout(pages)) };
         // SAFETY: within what was allocated, which is longer.
         let ptr = unsafe { memory.add(witness::FRONT) };
         // SAFETY: just allocated.
@@ -91,14 +121,14 @@ impl Frame {
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: made in `new`.
+        // SAFETY: made in `of`.
         unsafe { witness::read(self.ptr.as_ptr()) };
-        // SAFETY: the frame owns these bytes, and they were zeroed when it was made.
+        // SAFETY: the frame owns these bytes, and all of them were written when it was made.
         unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.pages as usize * PAGE_SIZE) }
     }
 
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: made in `new`.
+        // SAFETY: made in `of`.
         unsafe { witness::written(self.ptr.as_ptr()) };
         // SAFETY: as above, and `&mut self` is the only way to them.
         unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.pages as usize * PAGE_SIZE) }
@@ -123,7 +153,7 @@ impl Frame {
 
 impl Drop for Frame {
     fn drop(&mut self) {
-        // SAFETY: allocated in `new` with the same layout.
+        // SAFETY: allocated in `new` or `with_content` with the same layout.
         unsafe { witness::ended(self.ptr.as_ptr(), Self::layout(self.pages)) };
     }
 }
@@ -293,37 +323,24 @@ impl Table {
         }
     }
 
+    /// How much is read, and summed up, is what the reference says. What a damaged page says of itself counts for
+    /// nothing before it is verified.
     fn load_mapped(&self, mapping: &Mapping, id: PageId, birth: Birth) -> *mut u8 {
-        self.demand(id, 1);
+        let span = birth.pages();
+        self.demand(id, span);
         let ptr = mapping.page(id);
         // SAFETY: below `pages()`, as `demand` has seen, the mapping is readable; nobody writes to a page that can
         // still be reached.
-        let first = unsafe { std::slice::from_raw_parts(ptr, PAGE_SIZE) };
-        let span = layout::page_span(first);
-        self.demand(id, span);
-        // SAFETY: as above, for the whole run.
         let bytes = unsafe { std::slice::from_raw_parts(ptr, span as usize * PAGE_SIZE) };
         self.verify(id, birth, bytes);
         ptr
     }
 
     fn load_copy(&self, id: PageId, birth: Birth) -> Frame {
-        self.demand(id, 1);
-        let mut frame = Frame::new(1);
-        self.read(id, frame.bytes_mut());
-        let span = layout::page_span(frame.bytes());
+        let span = birth.pages();
         self.demand(id, span);
-        if span > 1 {
-            frame = Frame::new(span);
-            self.read(id, frame.bytes_mut());
-            // The disk may answer differently the second time.
-            assert_eq!(
-                layout::page_span(frame.bytes()),
-                span,
-                "{}",
-                self.broken(id, "changed while it was read")
-            );
-        }
+        let mut frame = Frame::new(span);
+        self.read(id, frame.bytes_mut());
         self.verify(id, birth, frame.bytes());
         frame
     }
@@ -363,6 +380,16 @@ impl Table {
 pub(crate) enum Birth {
     Stamp(u16),
     Run(RunRef),
+}
+
+impl Birth {
+    /// Pages of what the reference is about.
+    fn pages(self) -> u32 {
+        match self {
+            Self::Stamp(_) => 1,
+            Self::Run(run) => run.pages(),
+        }
+    }
 }
 
 /// Says why bytes from the file are not the page that a reference asks for.
@@ -435,10 +462,13 @@ impl<'a> View<'a> {
     #[inline]
     pub(crate) fn run(self, r: RunRef) -> &'a [u8] {
         let ptr = self.pointer(r.id, || Birth::Run(r));
-        // SAFETY: as above; a run has as many pages as its reference says, which `install` or `verify` compared.
-        let bytes = unsafe { std::slice::from_raw_parts(ptr, HEADER + r.bytes as usize) };
-        assert_eq!(layout::run_bytes(bytes), r.bytes, "a reference and its run disagree");
-        &bytes[HEADER..]
+        // SAFETY: as above.
+        let first = unsafe { &*ptr.cast::<Page>() };
+        let is_meant = layout::kind(first) == Some(Kind::Run) && layout::run_bytes(first) == r.bytes;
+        assert!(is_meant, "{}", self.table.broken(r.id, "is not the run that a reference is about"));
+        // SAFETY: as above; the memory behind `ptr` is as long as the run's own header says: `install` and `verify` saw
+        // to that, and the reference says the same.
+        unsafe { std::slice::from_raw_parts(ptr.add(HEADER), r.bytes as usize) }
     }
 
     /// The state published last. Readers call it pinned.
@@ -541,5 +571,58 @@ impl Drop for FrozenPages {
             let table = self.table.clone();
             table.bury(std::iter::from_fn(|| self.next_frame()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::file::MemoryFile;
+    use super::*;
+
+    fn run(pages: u32, bytes: u32) -> (Frame, RunRef) {
+        let run = RunRef { id: PageId(2), bytes, born: 5 };
+        let content = vec![7; bytes as usize];
+        let mut frame = Frame::with_content(pages, &[&content[..1], &content[1..]]);
+        layout::set_header(frame.bytes_mut(), run.id, run.born, Kind::Run);
+        layout::set_run_bytes(frame.bytes_mut(), bytes);
+        (frame, run)
+    }
+
+    #[test]
+    fn a_run_is_its_content_and_zeros() {
+        let (frame, run) = run(2, 5_000);
+        let (content, rest) = frame.bytes()[HEADER..].split_at(5_000);
+        assert!(content.iter().all(|&b| b == 7) && rest.iter().all(|&b| b == 0));
+        assert_eq!(rest.len(), 2 * PAGE_SIZE - HEADER - 5_000);
+        let table = Table::new(FileArc::new(MemoryFile::default()));
+        table.install(run.id, frame);
+        // SAFETY: nobody takes the run away or writes to it.
+        assert_eq!(unsafe { table.view() }.run(run), [7; 5_000]);
+    }
+
+    #[test]
+    #[should_panic(
+        expected = "is not the run that a reference is about: the disk does not hold what was written"
+    )]
+    fn a_reference_to_more_than_there_is_reads_nothing_behind_it() {
+        let (frame, run) = run(1, 100);
+        let table = Table::new(FileArc::new(MemoryFile::default()));
+        table.install(run.id, frame);
+        // SAFETY: as above.
+        unsafe { table.view() }.run(RunRef { bytes: 1 << 30, ..run });
+    }
+
+    #[test]
+    fn a_rotten_length_is_not_followed() {
+        let (mut frame, run) = run(1, 100);
+        layout::seal(frame.bytes_mut());
+        layout::set_run_bytes(frame.bytes_mut(), u32::MAX - HEADER as u32);
+        let file = vec![[0; 2 * PAGE_SIZE].as_slice(), frame.bytes()].concat();
+        let table = Table::new(FileArc::new(MemoryFile::new(file)));
+        // SAFETY: as above.
+        let view = unsafe { table.view() };
+        let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| view.run(run).len()));
+        let said = read.expect_err("it was served");
+        assert!(said.downcast_ref::<String>().is_some_and(|said| said.contains("fails its checksum")));
     }
 }

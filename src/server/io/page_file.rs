@@ -27,9 +27,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use crate::page::{Mapping, PAGE_SIZE, PAGES_MAX, PageFile};
 
-/// The file grows and shrinks by multiples of this, 4 MiB; once it is large by an eighth of its size, to this limit.
-const EXTENT_PAGES: u32 = 1024;
-/// 64 MiB: more would only be given back.
+/// The file grows and shrinks by multiples of an eighth of its size, but by no less than this, 64 KiB: the store of a new
+/// member takes no more.
+const EXTENT_PAGES: u32 = 16;
+/// And by no more than this, 64 MiB: more would only be given back.
 const EXTENT_PAGES_MAX: u32 = 16 << 10;
 /// Bytes written from which on the disk is asked to take them.
 const WRITEBACK_BYTES: usize = 1 << 20;
@@ -272,7 +273,7 @@ mod tests {
     fn it_grows_by_extents_and_keeps_slack() {
         let path = std::env::temp_dir().join(format!("kevel-page-extent-{}", std::process::id()));
         let file = MappedFile::open(&path).unwrap();
-        for (asked, got) in [(2, 1024), (1025, 2048), (9_000, 10_240), (8_500, 10_240), (3, 1024)] {
+        for (asked, got) in [(2, 16), (17, 32), (1025, 1152), (9_000, 10_240), (8_500, 10_240), (3, 16)] {
             file.resize(asked).unwrap();
             assert_eq!(file.pages(), got, "asked for {asked}");
         }

@@ -46,7 +46,7 @@ pub fn replica(core: &Core, replica: &Replica) {
     core.proposals_applied.set(applied.index as i64);
     core.revision.set(applied.revision);
     core.compact_revision.set(applied.compact_revision);
-    core.store_bytes.set(store.file_bytes as i64);
+    core.store_bytes.set(store.total_bytes as i64);
     core.store_used_bytes.set(store.used_bytes as i64);
     for (kind, alarm) in [AlarmType::Nospace, AlarmType::Corrupt].into_iter().zip(&core.alarms) {
         let raised = i64::from(replica.alarms().is_raised(kind));
@@ -111,7 +111,7 @@ pub fn compacted(core: &Core, turns: &mut Turns, store: StoreStats, revision: i6
     let took = turns.compacting.take().map_or(Duration::ZERO, |began| clock::now().since(began));
     core.compacted_keys.add(removed);
     core.compacted(took, (clock::wall_nanos() / 1_000_000_000) as i64);
-    lines::compacted(revision, took, removed, store.file_bytes, store.used_bytes);
+    lines::compacted(revision, took, removed, store.total_bytes, store.used_bytes);
 }
 
 #[cfg(test)]
