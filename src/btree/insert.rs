@@ -7,7 +7,9 @@
 
 use super::Tree;
 use super::cursor::DEPTH_MAX;
-use crate::page::node::{self, CAPACITY, CELL_MAX, KEY_INLINE_MAX, Key, Node, Payload, SLOT, Value};
+use crate::page::key::{self, Key};
+use crate::page::node::{CAPACITY, CELL_MAX, KEY_INLINE_MAX, Node, Payload, SLOT, Value};
+use crate::page::node_mut;
 use crate::page::pager::Pager;
 use crate::page::{Kind, PAGE_SIZE, Page, PageRef, RunRef};
 use std::cmp::Ordering;
@@ -31,7 +33,7 @@ pub(super) fn append(pager: &mut Pager, leaf: PageRef, key: &[u8], value: &[u8])
         return false;
     }
     let count = node.count();
-    node::insert(
+    node_mut::insert(
         pager.page_mut(leaf.id),
         count,
         Key { bytes: key, run: None },
@@ -44,7 +46,7 @@ pub(super) fn put(pager: &mut Pager, tree: Tree, key: &[u8], value: &[u8]) -> Pa
     let root = &mut pager.draft.roots[tree as usize];
     if root.is_none() {
         let leaf = pager.make(Kind::Leaf);
-        node::reset(pager.page_mut(leaf.id), b"");
+        node_mut::reset(pager.page_mut(leaf.id), b"");
         pager.draft.roots[tree as usize] = leaf;
     }
     let mut path = Path::own_to_leaf(pager, tree, key);
@@ -76,12 +78,12 @@ fn clear_place(pager: &mut Pager, leaf: PageRef, key: &[u8], value: &[u8]) -> Op
     match old {
         Value::Run(old) => pager.free_run(old),
         Value::Inline(_) => {
-            if is_inline(key, value) && node::overwrite(pager.page_mut(leaf.id), at, value) {
+            if is_inline(key, value) && node_mut::overwrite(pager.page_mut(leaf.id), at, value) {
                 return None;
             }
         }
     }
-    node::remove(pager.page_mut(leaf.id), at);
+    node_mut::remove(pager.page_mut(leaf.id), at);
     Some(run)
 }
 
@@ -108,7 +110,7 @@ impl Path {
             let child = node.child(index);
             let owned = own(pager, child);
             if owned != child {
-                node::set_child(pager.page_mut(at.id), index, owned);
+                node_mut::set_child(pager.page_mut(at.id), index, owned);
             }
             at = owned;
         }
@@ -131,9 +133,9 @@ fn grow(pager: &mut Pager, tree: Tree, mut path: Path, mut siblings: Siblings) {
         let (branch, edge) = path.pop().unwrap_or_else(|| {
             let root = pager.make(Kind::Branch);
             let page = pager.page_mut(root.id);
-            node::reset(page, b"");
+            node_mut::reset(page, b"");
             let old = std::mem::replace(&mut pager.draft.roots[tree as usize], root);
-            node::set_child(pager.page_mut(root.id), 0, old);
+            node_mut::set_child(pager.page_mut(root.id), 0, old);
             (root, true)
         });
         let mut above = Siblings::new();
@@ -189,7 +191,7 @@ fn insert(pager: &mut Pager, r: PageRef, key: Key<'_>, payload: Payload<'_>) -> 
     let long = key.bytes.len() > KEY_INLINE_MAX;
     let len =
         |prefix: usize| SLOT + if long { RunRef::SIZE } else { key.bytes.len() - prefix } + payload.len();
-    let shared = node::common_len(node.prefix(), key.bytes);
+    let shared = key::common_len(node.prefix(), key.bytes);
     if shared == node.prefix_len() {
         if node.used() + len(shared) > CAPACITY {
             return Err(Full { at, stranger: false });
@@ -200,12 +202,12 @@ fn insert(pager: &mut Pager, r: PageRef, key: Key<'_>, payload: Payload<'_>) -> 
             return Err(Full { at, stranger: true });
         }
         let mut page = *view.page(r);
-        node::reset(&mut page, &key.bytes[..shared]);
-        node::append(&mut page, view, node, 0, node.count());
+        node_mut::reset(&mut page, &key.bytes[..shared]);
+        node_mut::append(&mut page, view, node, 0, node.count());
         *pager.page_mut(r.id) = page;
     }
     let run = key.run.or_else(|| long.then(|| pager.make_run(&[key.bytes])));
-    let fits = node::insert(pager.page_mut(r.id), at, Key { bytes: key.bytes, run }, payload);
+    let fits = node_mut::insert(pager.page_mut(r.id), at, Key { bytes: key.bytes, run }, payload);
     assert!(fits, "the room was counted");
     Ok(())
 }
@@ -218,15 +220,15 @@ fn split_leaf(pager: &mut Pager, r: PageRef, key: &[u8], cut: Option<usize>) -> 
     if cut == Some(count) {
         // The pages before stay full; the next keys will resemble this one as it resembles the last.
         let last = node.key(view, count - 1);
-        let (low, prefix) = (node::separator(&last, key).to_vec(), node::prefix_between(&last, key));
-        node::reset(pager.page_mut(right.id), prefix);
+        let (low, prefix) = (key::separator(&last, key).to_vec(), key::prefix_between(&last, key));
+        node_mut::reset(pager.page_mut(right.id), prefix);
         return (low, right);
     }
     let cut = cut.unwrap_or_else(|| middle(&node));
     let first = node.key(view, cut);
     let low = match cut {
-        0 => node::separator(key, &first).to_vec(),
-        _ => node::separator(&node.key(view, cut - 1), &first).to_vec(),
+        0 => key::separator(key, &first).to_vec(),
+        _ => key::separator(&node.key(view, cut - 1), &first).to_vec(),
     };
     let (left_page, right_page) = (rebuilt(pager, r, r, 0, cut), rebuilt(pager, r, right, cut, count));
     *pager.page_mut(r.id) = left_page;
@@ -239,7 +241,7 @@ fn split_branch(pager: &mut Pager, r: PageRef, at: usize, child: PageRef) -> Pag
     let right = pager.make(Kind::Branch);
     let count = Node::new(pager.view().page(r)).count();
     let (left_page, mut right_page) = (rebuilt(pager, r, r, 0, at), rebuilt(pager, r, right, at, count));
-    node::set_child(&mut right_page, 0, child);
+    node_mut::set_child(&mut right_page, 0, child);
     *pager.page_mut(r.id) = left_page;
     *pager.page_mut(right.id) = right_page;
     right
@@ -253,7 +255,7 @@ fn halve_branch(pager: &mut Pager, r: PageRef) -> (Vec<u8>, PageRef) {
     let (low, run, child) = (node.key(view, cut), node.key_run_at(cut), node.child(cut + 1));
     let (left_page, mut right_page) =
         (rebuilt(pager, r, r, 0, cut), rebuilt(pager, r, right, cut + 1, count));
-    node::set_child(&mut right_page, 0, child);
+    node_mut::set_child(&mut right_page, 0, child);
     *pager.page_mut(r.id) = left_page;
     *pager.page_mut(right.id) = right_page;
     if let Some(run) = run {
@@ -286,13 +288,13 @@ fn rebuilt(pager: &Pager, source: PageRef, target: PageRef, from: usize, to: usi
         0 => (Vec::new(), Vec::new()),
         _ => (node.key(view, from), node.key(view, to - 1)),
     };
-    let mut prefix = node::prefix_between(&first, &last);
+    let mut prefix = key::prefix_between(&first, &last);
     let size = |prefix: usize| prefix + node.size_with_prefix(from, to, prefix);
     // One pair says nothing of its neighbours; and keys in runs gain nothing from a prefix.
     if to - from == 1 || size(prefix.len()) > size(node.prefix_len()) {
         prefix = node.prefix();
     }
-    node::reset(&mut page, prefix);
-    node::append(&mut page, view, node, from, to);
+    node_mut::reset(&mut page, prefix);
+    node_mut::append(&mut page, view, node, from, to);
     page
 }

@@ -4,7 +4,9 @@
 use super::Tree;
 use super::cursor::DEPTH_MAX;
 use super::insert::own;
-use crate::page::node::{self, CAPACITY, Key, Node, Payload, SLOT, Value};
+use crate::page::key::{self, Key};
+use crate::page::node::{CAPACITY, Node, Payload, SLOT, Value};
+use crate::page::node_mut;
 use crate::page::pager::Pager;
 use crate::page::{Page, PageRef};
 
@@ -27,7 +29,7 @@ pub(super) fn delete(pager: &mut Pager, tree: Tree, key: &[u8]) -> bool {
     if let Some(run) = run {
         pager.free_run(run);
     }
-    node::remove(pager.page_mut(leaf.id), at);
+    node_mut::remove(pager.page_mut(leaf.id), at);
     for level in (1..=depth).rev() {
         if !settle(pager, path[level - 1], path[level].0) {
             return true;
@@ -70,7 +72,7 @@ fn own_path(pager: &mut Pager, tree: Tree, path: &mut [(PageRef, usize)]) {
         path[level].0 = owned;
         match level.checked_sub(1) {
             None => pager.draft.roots[tree as usize] = owned,
-            Some(above) => node::set_child(pager.page_mut(path[above].0.id), path[above].1, owned),
+            Some(above) => node_mut::set_child(pager.page_mut(path[above].0.id), path[above].1, owned),
         }
     }
 }
@@ -99,16 +101,16 @@ fn is_empty(node: &Node<'_>) -> bool {
 fn remove_child(pager: &mut Pager, branch: PageRef, index: usize) {
     let node = Node::new(pager.view().page(branch));
     if node.count() == 0 {
-        node::set_child(pager.page_mut(branch.id), 0, PageRef::NONE);
+        node_mut::set_child(pager.page_mut(branch.id), 0, PageRef::NONE);
         return;
     }
     let key = index.saturating_sub(1);
     let run = node.key_run_at(key);
     if index == 0 {
         let second = node.child(1);
-        node::set_child(pager.page_mut(branch.id), 0, second);
+        node_mut::set_child(pager.page_mut(branch.id), 0, second);
     }
-    node::remove(pager.page_mut(branch.id), key);
+    node_mut::remove(pager.page_mut(branch.id), key);
     if let Some(run) = run {
         pager.free_run(run);
     }
@@ -131,10 +133,10 @@ fn merge(pager: &mut Pager, branch: PageRef, left: usize, page: PageRef) -> bool
     *pager.page_mut(page.id) = merged;
     pager.free_page(other);
     let page_mut = pager.page_mut(branch.id);
-    node::set_child(page_mut, left, page);
+    node_mut::set_child(page_mut, left, page);
     // The pair that led to the right one goes; its child is the merged page or free. Its key came down into a merged
     // branch, run and all; of leaves it is no part.
-    node::remove(page_mut, left);
+    node_mut::remove(page_mut, left);
     if let (true, Some(run)) = (leaves, between.run) {
         pager.free_run(run);
     }
@@ -146,7 +148,7 @@ fn merged(pager: &Pager, between: Key<'_>, a: Node<'_>, b: Node<'_>, identity: &
     let view = pager.view();
     let first = if a.count() > 0 { a.key(view, 0) } else { between.bytes.to_vec() };
     let last = if b.count() > 0 { b.key(view, b.count() - 1) } else { between.bytes.to_vec() };
-    let prefix = node::prefix_between(&first, &last);
+    let prefix = key::prefix_between(&first, &last);
     let down = (!a.is_leaf()).then(|| Payload::Child(b.child(0)));
     let down_len = down.map_or(0, |child| SLOT + between.cell_len(prefix.len()) + child.len());
     let pairs = |node: &Node<'_>| node.size_with_prefix(0, node.count(), prefix.len());
@@ -154,15 +156,15 @@ fn merged(pager: &Pager, between: Key<'_>, a: Node<'_>, b: Node<'_>, identity: &
         return None;
     }
     let mut page = *identity;
-    node::reset(&mut page, prefix);
+    node_mut::reset(&mut page, prefix);
     if !a.is_leaf() {
-        node::set_child(&mut page, 0, a.child(0));
+        node_mut::set_child(&mut page, 0, a.child(0));
     }
-    node::append(&mut page, view, a, 0, a.count());
+    node_mut::append(&mut page, view, a, 0, a.count());
     if let Some(child) = down {
-        assert!(node::insert(&mut page, a.count(), between, child), "the room was counted");
+        assert!(node_mut::insert(&mut page, a.count(), between, child), "the room was counted");
     }
-    node::append(&mut page, view, b, 0, b.count());
+    node_mut::append(&mut page, view, b, 0, b.count());
     Some(page)
 }
 

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::layout::PAGE_SIZE;
-use super::table::Mapping;
+use super::mapping::Mapping;
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -15,9 +15,10 @@
 //! - **crc32c** covers the rest of the page, or of the whole run. It is written by the checkpointer, in its copy, and
 //!   verified once, when a page is first read from the file. Together with the **id** (a write that went elsewhere)
 //!   and the generation in which the page was **born** (a write that never happened: every reference carries it, whole
-//!   or its low 16 bits) it makes sure that what is served is what was written. A page that fails is not served: the
-//!   reader panics with what to do.
-//! - **nodes** (leaf 1, branch 2) are drawn in [`node`].
+//!   or its low 16 bits) it makes sure that what is served is what was written. Generations jump when a store is opened
+//!   (`meta`), so a page that a crash left behind unfinished has another birth than its successor at the same place. A
+//!   page that fails is not served: the reader panics with what to do.
+//! - **nodes** (leaf 1, branch 2) are drawn in [`node`], their keys explained in [`key`].
 //! - **runs** (3) are contiguous pages with one header and one piece of content: a value or key too long for a node.
 //! - **meta** (4) is drawn by the constants of `meta`: generation, [`Applied`], nine roots, then magic, format, page
 //!   size, sequence, number of pages, where the bitmap of free pages is, and whose log the store follows ([`Owner`];
@@ -38,7 +39,7 @@
 //! A turn changes pages of its own in place and copies others. `commit` publishes its state as a page of its own, at
 //! id 0 of the [`table`], with one atomic exchange; readers pin a generation ([`readers`]) and from then on load
 //! pointers, no more. When ids and memory are used again is the story of [`pager`], how a checkpoint goes that of
-//! `checkpoint`. The pins and the table are all the mutable memory that cores share.
+//! `checkpoint`. Of a store's memory, only the pins and the table are changed by more than one core.
 //!
 //! # Why so
 //!
@@ -57,16 +58,19 @@
 //!
 //! # Where to start
 //!
-//! `layout`, [`node`], then [`pager`]. Unsafe code is in [`table`] (pointers become slices), [`readers`] and [`pager`]
-//! (the promises that pins and the single writer make), each with the law it leans on.
+//! `layout`, [`node`] and [`node_mut`], then [`pager`]. Unsafe code is in [`table`] and `mapping` (pointers become
+//! slices), [`readers`] and [`pager`] (the promises that pins and the single writer make), each with the law it leans on.
 
 pub mod check;
 mod checkpoint;
 mod file;
 pub mod hostile;
+pub(crate) mod key;
 mod layout;
+mod mapping;
 mod meta;
 pub(crate) mod node;
+pub(crate) mod node_mut;
 pub(crate) mod pager;
 #[cfg(all(test, feature = "loom"))]
 mod races;
@@ -78,7 +82,8 @@ mod witness;
 pub use checkpoint::{CheckpointError, CheckpointJob};
 pub use file::{MemoryFile, PageFile};
 pub use layout::{PAGE_SIZE, PageId};
+pub use mapping::Mapping;
 pub use meta::{Applied, OpenError, Owner, TREES, claim};
-pub use table::{Mapping, PAGES_MAX};
+pub use table::PAGES_MAX;
 
 pub(crate) use layout::{Kind, Page, PageRef, RunRef};

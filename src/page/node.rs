@@ -14,6 +14,7 @@
 //! suffix length is then 0xFFFF and a reference stands where the suffix would.
 #![forbid(unsafe_code)]
 
+use super::key::{compare, head_of};
 use super::layout::*;
 use super::table::{View, prefetch};
 use std::cmp::Ordering;
@@ -31,112 +32,46 @@ pub(crate) const SLOT: usize = 8;
 
 /// Bytes of a cell that are asked for before its length is known.
 const CELL_START: usize = 128;
-const RUN: u16 = u16::MAX;
-const CHILD: usize = 6;
+/// The length that stands for a reference to a run.
+pub(super) const RUN: u16 = u16::MAX;
+pub(super) const CHILD: usize = 6;
 
 const _: () = assert!(SLOT + KEY_INLINE_MAX + 2 + RunRef::SIZE <= CELL_MAX);
 const _: () = assert!(PAGE_SIZE <= RUN as usize);
 
 /// One slot.
 #[derive(Clone, Copy)]
-struct Slot(u64);
+pub(super) struct Slot(pub(super) u64);
 
 impl Slot {
-    fn new(offset: usize, key_len: u16, head: u32) -> Self {
+    pub(super) fn new(offset: usize, key_len: u16, head: u32) -> Self {
         Self(offset as u64 | u64::from(key_len) << 16 | u64::from(head) << 32)
     }
 
     #[inline]
-    fn offset(self) -> usize {
+    pub(super) fn offset(self) -> usize {
         usize::from(self.0 as u16)
     }
 
     #[inline]
-    fn key_len(self) -> u16 {
+    pub(super) fn key_len(self) -> u16 {
         (self.0 >> 16) as u16
     }
 
     #[inline]
-    fn head(self) -> u32 {
+    pub(super) fn head(self) -> u32 {
         (self.0 >> 32) as u32
     }
 
     #[inline]
-    fn key_in_run(self) -> bool {
+    pub(super) fn key_in_run(self) -> bool {
         self.key_len() == RUN
     }
 
     /// Bytes of the cell that the key takes.
     #[inline]
-    fn key_bytes(self) -> usize {
+    pub(super) fn key_bytes(self) -> usize {
         if self.key_in_run() { RunRef::SIZE } else { usize::from(self.key_len()) }
-    }
-}
-
-/// The first four bytes of a suffix as a number that orders like them; equal numbers decide nothing.
-#[inline]
-fn head_of(suffix: &[u8]) -> u32 {
-    match suffix.first_chunk::<4>() {
-        Some(&four) => u32::from_be_bytes(four),
-        None => {
-            let mut four = [0; 4];
-            four[..suffix.len()].copy_from_slice(suffix);
-            u32::from_be_bytes(four)
-        }
-    }
-}
-
-/// Up to eight bytes as a number that orders like them, shorter ones as if zeros followed.
-#[inline]
-fn number_of(bytes: &[u8]) -> u64 {
-    if let Some(&eight) = bytes.first_chunk::<8>() {
-        return u64::from_be_bytes(eight);
-    }
-    let missing = 8 * (8 - bytes.len()) as u32;
-    match (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
-        (Some(&first), Some(&last)) => {
-            let (first, last) = (u32::from_be_bytes(first), u32::from_be_bytes(last));
-            u64::from(first) << 32 | (u64::from(last) << missing & 0xffff_ffff)
-        }
-        _ => bytes
-            .iter()
-            .fold(0, |number, &byte| number << 8 | u64::from(byte))
-            .checked_shl(missing)
-            .unwrap_or(0),
-    }
-}
-
-/// Compares as slices compare. Keys are short: eight bytes at a time take less than a call of memcmp.
-#[inline]
-fn compare(mut a: &[u8], mut b: &[u8]) -> Ordering {
-    while let (Some((x, a_rest)), Some((y, b_rest))) =
-        (a.split_first_chunk::<8>(), b.split_first_chunk::<8>())
-    {
-        if x != y {
-            return u64::from_be_bytes(*x).cmp(&u64::from_be_bytes(*y));
-        }
-        (a, b) = (a_rest, b_rest);
-    }
-    // One has fewer than eight bytes left. If zeros make up for what it lacks, the shorter begins the longer.
-    number_of(a).cmp(&number_of(b)).then(a.len().cmp(&b.len()))
-}
-
-/// Length of what two keys begin with in common.
-pub(crate) fn common_len(a: &[u8], b: &[u8]) -> usize {
-    a.iter().zip(b).take_while(|(x, y)| x == y).count()
-}
-
-/// Where a cell has its key: in itself, or in a run that exists already.
-#[derive(Clone, Copy)]
-pub(crate) struct Key<'k> {
-    pub(crate) bytes: &'k [u8],
-    pub(crate) run: Option<RunRef>,
-}
-
-impl<'k> Key<'k> {
-    /// Bytes this key takes in a cell of a page with a prefix of this length.
-    pub(crate) fn cell_len(&self, prefix: usize) -> usize {
-        if self.run.is_some() { RunRef::SIZE } else { self.bytes.len() - prefix }
     }
 }
 
@@ -163,7 +98,7 @@ impl Payload<'_> {
         }
     }
 
-    fn write(&self, out: &mut [u8]) {
+    pub(super) fn write(&self, out: &mut [u8]) {
         match self {
             Self::Value(Value::Inline(value)) => {
                 set_u16(out, 0, value.len() as u16);
@@ -211,11 +146,11 @@ impl<'a> Node<'a> {
     }
 
     #[inline]
-    fn heap(&self) -> usize {
+    pub(super) fn heap(&self) -> usize {
         usize::from(u16_at(self.page, HEAP))
     }
 
-    fn garbage(&self) -> usize {
+    pub(super) fn garbage(&self) -> usize {
         usize::from(u16_at(self.page, GARBAGE))
     }
 
@@ -253,12 +188,12 @@ impl<'a> Node<'a> {
     }
 
     #[inline]
-    fn slot(&self, at: usize) -> Slot {
+    pub(super) fn slot(&self, at: usize) -> Slot {
         Slot(u64_at(self.page, HEADER + at * SLOT))
     }
 
     /// Bytes between slots and cells.
-    fn gap(&self) -> usize {
+    pub(super) fn gap(&self) -> usize {
         self.heap() - (HEADER + self.count() * SLOT)
     }
 
@@ -267,7 +202,7 @@ impl<'a> Node<'a> {
         CAPACITY - self.gap() - self.garbage()
     }
 
-    fn cell_len(&self, slot: Slot) -> usize {
+    pub(super) fn cell_len(&self, slot: Slot) -> usize {
         let key = slot.key_bytes();
         key + self.payload_len(slot)
     }
@@ -447,7 +382,7 @@ impl<'a> Node<'a> {
         }
     }
 
-    fn payload(&self, at: usize) -> Payload<'a> {
+    pub(super) fn payload(&self, at: usize) -> Payload<'a> {
         if self.is_leaf() { Payload::Value(self.value(at)) } else { Payload::Child(self.child(at + 1)) }
     }
 
@@ -486,163 +421,5 @@ impl<'a> Node<'a> {
             return Err("cells overlap, or space is lost".into());
         }
         Ok(())
-    }
-}
-
-/// Makes a page an empty node with this prefix; identity and kind stay.
-pub(crate) fn reset(page: &mut Page, prefix: &[u8]) {
-    assert!(prefix.len() <= KEY_INLINE_MAX);
-    set_u16(page, COUNT, 0);
-    set_u16(page, GARBAGE, 0);
-    set_u16(page, PREFIX, prefix.len() as u16);
-    let end = PAGE_SIZE - prefix.len();
-    page[end..].copy_from_slice(prefix);
-    set_u16(page, HEAP, end as u16);
-}
-
-/// Sets child `index`, as [`Node::child`] counts.
-pub(crate) fn set_child(page: &mut Page, index: usize, child: PageRef) {
-    match index.checked_sub(1) {
-        None => {
-            set_u32(page, LINK, child.id.0);
-            set_u16(page, LINK_STAMP, child.stamp);
-        }
-        Some(at) => {
-            let slot = Node::new(page).slot(at);
-            page[slot.offset() + slot.key_bytes()..][..CHILD].copy_from_slice(&child.encode());
-        }
-    }
-}
-
-/// Inserts a pair at `at` if there is room. The key begins with the page's prefix.
-pub(crate) fn insert(page: &mut Page, at: usize, key: Key<'_>, payload: Payload<'_>) -> bool {
-    let node = Node::new(page);
-    let (count, prefix) = (node.count(), node.prefix_len());
-    let key_len = key.cell_len(prefix);
-    let len = key_len + payload.len();
-    if node.gap() < SLOT + len {
-        if node.gap() + node.garbage() < SLOT + len {
-            return false;
-        }
-        squeeze(page);
-    }
-    let offset = Node::new(page).heap() - len;
-    let suffix = &key.bytes[prefix..];
-    let slot = match key.run {
-        Some(run) => {
-            page[offset..offset + key_len].copy_from_slice(&run.encode());
-            Slot::new(offset, RUN, head_of(suffix))
-        }
-        None => {
-            page[offset..offset + key_len].copy_from_slice(suffix);
-            Slot::new(offset, key_len as u16, head_of(suffix))
-        }
-    };
-    payload.write(&mut page[offset + key_len..offset + len]);
-    let place = HEADER + at * SLOT;
-    page.copy_within(place..HEADER + count * SLOT, place + SLOT);
-    set_u64(page, place, slot.0);
-    set_u16(page, COUNT, count as u16 + 1);
-    set_u16(page, HEAP, offset as u16);
-    true
-}
-
-/// Removes the pair at `at`. What its runs hold is the caller's.
-pub(crate) fn remove(page: &mut Page, at: usize) {
-    let node = Node::new(page);
-    let (count, slot) = (node.count(), node.slot(at));
-    let (len, heap, garbage) = (node.cell_len(slot), node.heap(), node.garbage());
-    if slot.offset() == heap {
-        set_u16(page, HEAP, (heap + len) as u16);
-    } else {
-        set_u16(page, GARBAGE, (garbage + len) as u16);
-    }
-    let place = HEADER + at * SLOT;
-    page.copy_within(place + SLOT..HEADER + count * SLOT, place);
-    set_u16(page, COUNT, count as u16 - 1);
-}
-
-/// Overwrites the value at `at` if the new one has the same length; both are inline.
-pub(crate) fn overwrite(page: &mut Page, at: usize, value: &[u8]) -> bool {
-    let slot = Node::new(page).slot(at);
-    let start = slot.offset() + slot.key_bytes();
-    if usize::from(u16_at(page, start)) != value.len() {
-        return false;
-    }
-    page[start + 2..start + 2 + value.len()].copy_from_slice(value);
-    true
-}
-
-/// Moves the cells together, so that garbage becomes gap.
-fn squeeze(page: &mut Page) {
-    let old = *page;
-    let node = Node::new(&old);
-    let mut heap = PAGE_SIZE - node.prefix_len();
-    for at in 0..node.count() {
-        let slot = node.slot(at);
-        let len = node.cell_len(slot);
-        heap -= len;
-        page[heap..heap + len].copy_from_slice(&old[slot.offset()..slot.offset() + len]);
-        set_u64(page, HEADER + at * SLOT, Slot::new(heap, slot.key_len(), slot.head()).0);
-    }
-    set_u16(page, HEAP, heap as u16);
-    set_u16(page, GARBAGE, 0);
-}
-
-/// Appends pairs `from..to` of `node` to a page of the same kind, whose prefix they share; they must fit.
-pub(crate) fn append(page: &mut Page, view: View<'_>, node: Node<'_>, from: usize, to: usize) {
-    let mut key = Vec::new();
-    for at in from..to {
-        node.key_into(view, at, &mut key, false);
-        let run = node.key_run_at(at);
-        let count = Node::new(page).count();
-        let fits = insert(page, count, Key { bytes: &key, run }, node.payload(at));
-        assert!(fits, "a page was filled beyond what was counted");
-    }
-}
-
-/// The longest prefix that all keys share which lie between two of one page, themselves included.
-pub(crate) fn prefix_between<'k>(first: &'k [u8], last: &[u8]) -> &'k [u8] {
-    &first[..common_len(first, last).min(KEY_INLINE_MAX)]
-}
-
-/// The shortest key above `left` and not above `right`.
-pub(crate) fn separator<'k>(left: &[u8], right: &'k [u8]) -> &'k [u8] {
-    assert!(left < right, "keys are out of order");
-    &right[..common_len(left, right) + 1]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::stdx::prng::Prng;
-
-    #[test]
-    fn heads_order_like_the_bytes_they_stand_for() {
-        let keys: [&[u8]; 7] = [b"", b"\0", b"a", b"ab", b"abc", b"abcd", b"abd"];
-        for pair in keys.windows(2) {
-            assert!(head_of(pair[0]) <= head_of(pair[1]));
-        }
-    }
-
-    #[test]
-    fn keys_compare_as_slices_do() {
-        let mut prng = Prng::new(7);
-        for _ in 0..20_000 {
-            let mut bytes = |len: u64| -> Vec<u8> {
-                (0..prng.below(len)).map(|_| [0, 0, 1, 0xff][prng.below(4) as usize]).collect()
-            };
-            let (common, mut a, mut b) = (bytes(20), bytes(12), bytes(12));
-            a.splice(..0, common.iter().copied());
-            b.splice(..0, common.iter().copied());
-            assert_eq!(compare(&a, &b), a.cmp(&b), "{a:?} {b:?}");
-        }
-    }
-
-    #[test]
-    fn separators_are_as_short_as_can_be() {
-        assert_eq!(separator(b"abc", b"abde"), b"abd");
-        assert_eq!(separator(b"ab", b"abc"), b"abc");
-        assert_eq!(prefix_between(b"/registry/a", b"/registry/b"), b"/registry/");
     }
 }

@@ -440,7 +440,7 @@ impl Pager {
         self.pool_low = self.pool.len();
     }
 
-    /// The dirty pages, clean from now on in the sense that the checkpoint has them.
+    /// Freezes the dirty pages for a checkpoint. They count as clean from here on, because the checkpoint writes them.
     pub(super) fn freeze_dirty(&mut self) -> Arc<FrozenPages> {
         let runs = std::mem::take(&mut self.dirty_runs);
         let extents = self.dirty.iter().map(|id| (id, runs.get(&id).copied().unwrap_or(1)));

@@ -20,6 +20,7 @@
 
 use super::file::PageFile;
 use super::layout::{self, HEADER, Kind, PAGE_SIZE, Page, PageId, PageRef, RunRef};
+use super::mapping::Mapping;
 use super::witness;
 use crate::stdx::sync::{Arc, AtomicBool, AtomicPtr, Mutex, Ordering, PoisonError};
 use std::alloc::{Layout, alloc, alloc_zeroed, handle_alloc_error};
@@ -31,40 +32,6 @@ const CHUNKS: usize = if cfg!(feature = "loom") { 4 } else { 1 << 16 };
 
 /// Pages that a process can address: 1 TiB. The format could hold 16.
 pub const PAGES_MAX: u32 = (CHUNK * CHUNKS) as u32;
-
-/// Bytes of a file as a range of memory.
-#[derive(Clone, Copy)]
-pub struct Mapping {
-    base: NonNull<u8>,
-    len: usize,
-}
-
-// SAFETY: by the promise made to `new`, the range is plain memory that every thread may read.
-unsafe impl Send for Mapping {}
-// SAFETY: as above.
-unsafe impl Sync for Mapping {}
-
-impl Mapping {
-    /// # Safety
-    /// From `base` on, `len` bytes of address space belong to the file for as long as the [`PageFile`] that hands
-    /// this out lives, all pages below its `pages()` are readable, and they change only through its `write` and
-    /// `resize`.
-    pub unsafe fn new(base: NonNull<u8>, len: usize) -> Self {
-        assert!(base.as_ptr().addr().is_multiple_of(PAGE_SIZE), "a mapping begins at a page");
-        Self { base, len }
-    }
-
-    fn contains(&self, ptr: *const u8) -> bool {
-        ptr.addr().wrapping_sub(self.base.as_ptr().addr()) < self.len
-    }
-
-    fn page(&self, id: PageId) -> *mut u8 {
-        let at = id.index() * PAGE_SIZE;
-        assert!(at + PAGE_SIZE <= self.len, "page {} lies beyond the mapping", id.0);
-        // SAFETY: within the range, by the line above.
-        unsafe { self.base.as_ptr().add(at) }
-    }
-}
 
 /// Memory for a page or a run: aligned, initialised, owned.
 pub(crate) struct Frame {
@@ -187,7 +154,7 @@ pub(crate) struct Table {
     top: Box<[AtomicPtr<Chunk>]>,
     file: FileArc<dyn PageFile>,
     mapping: Option<Mapping>,
-    /// What the writer left behind when it went before its readers.
+    /// Frames that readers may still look at after the pager was dropped; freed together with the table.
     graveyard: Mutex<Vec<Frame>>,
 }
 
