@@ -52,6 +52,14 @@ pub const REPLAY_ENTRIES_MAX: u64 = 64_000;
 /// puts of 1 KB to random keys leave behind, and somewhat more.
 pub const DIRTY_BYTES_MAX: u64 = 192 << 20;
 
+/// The same for a store of at least [`LARGE_STORE_BYTES`]. There hardly two puts between two checkpoints share a leaf,
+/// so an earlier checkpoint writes no more bytes for each put, and the memory is needed for the table of pages (8 bytes
+/// for each page read, 40 MB for 20 GB).
+pub const DIRTY_BYTES_MAX_LARGE: u64 = 96 << 20;
+
+/// What counts as a large store: a million leaves.
+pub const LARGE_STORE_BYTES: u64 = 4 << 30;
+
 /// A checkpoint that would write at most this many page bytes per log byte runs early: at half the replay bound, or when
 /// idle.
 pub const CHECKPOINT_COST_FAIR: u64 = 2;

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use kevel::btree::Tree;
 use kevel::config::{self, Command, Config, Failure, Notice, Surroundings};
 use kevel::page::{self, OpenError};
 use kevel::server::boot::default_host::default_host;
@@ -64,8 +65,9 @@ fn run(config: Config, notices: &[Notice], args: &[String]) -> ExitCode {
 /// Proves the store file in `dir` whole. The member must be stopped: the file is locked while one runs.
 fn check(dir: &Path) -> ExitCode {
     let path = dir.join("member").join("kevel").join("store");
-    let report =
-        MappedFile::open_existing(&path).map_err(OpenError::from).and_then(|file| page::check::check(&file));
+    let report = MappedFile::open_existing(&path)
+        .map_err(OpenError::from)
+        .and_then(|file| page::check::check(&file, Tree::NAMES));
     match report {
         Ok(report) => {
             println!("{}\n{report}", path.display());

@@ -189,7 +189,7 @@ impl World {
     }
 
     fn check_file(&self) {
-        let report = check(&*self.file).expect("a file that can be opened");
+        let report = check(&*self.file, Tree::NAMES).expect("a file that can be opened");
         assert!(report.is_sound(), "{report}");
     }
 

@@ -9,7 +9,7 @@ use super::Tree;
 use super::cursor::DEPTH_MAX;
 use crate::page::key::{self, Key};
 use crate::page::node::{CAPACITY, CELL_MAX, KEY_INLINE_MAX, Node, Payload, SLOT, Value};
-use crate::page::node_mut;
+use crate::page::node_mut::NodeMut;
 use crate::page::pager::Pager;
 use crate::page::{Kind, PAGE_SIZE, Page, PageRef, RunRef};
 use std::cmp::Ordering;
@@ -33,8 +33,7 @@ pub(super) fn append(pager: &mut Pager, leaf: PageRef, key: &[u8], value: &[u8])
         return false;
     }
     let count = node.count();
-    node_mut::insert(
-        pager.page_mut(leaf.id),
+    NodeMut::new(pager.page_mut(leaf.id)).insert(
         count,
         Key { bytes: key, run: None },
         Payload::Value(Value::Inline(value)),
@@ -46,7 +45,7 @@ pub(super) fn put(pager: &mut Pager, tree: Tree, key: &[u8], value: &[u8]) -> Pa
     let root = &mut pager.draft.roots[tree as usize];
     if root.is_none() {
         let leaf = pager.make(Kind::Leaf);
-        node_mut::reset(pager.page_mut(leaf.id), b"");
+        NodeMut::new(pager.page_mut(leaf.id)).reset(b"");
         pager.draft.roots[tree as usize] = leaf;
     }
     let mut path = Path::own_to_leaf(pager, tree, key);
@@ -78,12 +77,12 @@ fn clear_place(pager: &mut Pager, leaf: PageRef, key: &[u8], value: &[u8]) -> Op
     match old {
         Value::Run(old) => pager.free_run(old),
         Value::Inline(_) => {
-            if is_inline(key, value) && node_mut::overwrite(pager.page_mut(leaf.id), at, value) {
+            if is_inline(key, value) && NodeMut::new(pager.page_mut(leaf.id)).overwrite(at, value) {
                 return None;
             }
         }
     }
-    node_mut::remove(pager.page_mut(leaf.id), at);
+    NodeMut::new(pager.page_mut(leaf.id)).remove(at);
     Some(run)
 }
 
@@ -110,7 +109,7 @@ impl Path {
             let child = node.child(index);
             let owned = own(pager, child);
             if owned != child {
-                node_mut::set_child(pager.page_mut(at.id), index, owned);
+                NodeMut::new(pager.page_mut(at.id)).set_child(index, owned);
             }
             at = owned;
         }
@@ -133,9 +132,9 @@ fn grow(pager: &mut Pager, tree: Tree, mut path: Path, mut siblings: Siblings) {
         let (branch, edge) = path.pop().unwrap_or_else(|| {
             let root = pager.make(Kind::Branch);
             let page = pager.page_mut(root.id);
-            node_mut::reset(page, b"");
+            NodeMut::new(page).reset(b"");
             let old = std::mem::replace(&mut pager.draft.roots[tree as usize], root);
-            node_mut::set_child(pager.page_mut(root.id), 0, old);
+            NodeMut::new(pager.page_mut(root.id)).set_child(0, old);
             (root, true)
         });
         let mut above = Siblings::new();
@@ -202,12 +201,12 @@ fn insert(pager: &mut Pager, r: PageRef, key: Key<'_>, payload: Payload<'_>) -> 
             return Err(Full { at, stranger: true });
         }
         let mut page = *view.page(r);
-        node_mut::reset(&mut page, &key.bytes[..shared]);
-        node_mut::append(&mut page, view, node, 0, node.count());
+        NodeMut::new(&mut page).reset(&key.bytes[..shared]);
+        NodeMut::new(&mut page).append(view, node, 0, node.count());
         *pager.page_mut(r.id) = page;
     }
     let run = key.run.or_else(|| long.then(|| pager.make_run(&[key.bytes])));
-    let fits = node_mut::insert(pager.page_mut(r.id), at, Key { bytes: key.bytes, run }, payload);
+    let fits = NodeMut::new(pager.page_mut(r.id)).insert(at, Key { bytes: key.bytes, run }, payload);
     assert!(fits, "the room was counted");
     Ok(())
 }
@@ -221,7 +220,7 @@ fn split_leaf(pager: &mut Pager, r: PageRef, key: &[u8], cut: Option<usize>) -> 
         // The pages before stay full; the next keys will resemble this one as it resembles the last.
         let last = node.key(view, count - 1);
         let (low, prefix) = (key::separator(&last, key).to_vec(), key::prefix_between(&last, key));
-        node_mut::reset(pager.page_mut(right.id), prefix);
+        NodeMut::new(pager.page_mut(right.id)).reset(prefix);
         return (low, right);
     }
     let cut = cut.unwrap_or_else(|| middle(&node));
@@ -241,7 +240,7 @@ fn split_branch(pager: &mut Pager, r: PageRef, at: usize, child: PageRef) -> Pag
     let right = pager.make(Kind::Branch);
     let count = Node::new(pager.view().page(r)).count();
     let (left_page, mut right_page) = (rebuilt(pager, r, r, 0, at), rebuilt(pager, r, right, at, count));
-    node_mut::set_child(&mut right_page, 0, child);
+    NodeMut::new(&mut right_page).set_child(0, child);
     *pager.page_mut(r.id) = left_page;
     *pager.page_mut(right.id) = right_page;
     right
@@ -255,7 +254,7 @@ fn halve_branch(pager: &mut Pager, r: PageRef) -> (Vec<u8>, PageRef) {
     let (low, run, child) = (node.key(view, cut), node.key_run_at(cut), node.child(cut + 1));
     let (left_page, mut right_page) =
         (rebuilt(pager, r, r, 0, cut), rebuilt(pager, r, right, cut + 1, count));
-    node_mut::set_child(&mut right_page, 0, child);
+    NodeMut::new(&mut right_page).set_child(0, child);
     *pager.page_mut(r.id) = left_page;
     *pager.page_mut(right.id) = right_page;
     if let Some(run) = run {
@@ -294,7 +293,7 @@ fn rebuilt(pager: &Pager, source: PageRef, target: PageRef, from: usize, to: usi
     if to - from == 1 || size(prefix.len()) > size(node.prefix_len()) {
         prefix = node.prefix();
     }
-    node_mut::reset(&mut page, prefix);
-    node_mut::append(&mut page, view, node, from, to);
+    NodeMut::new(&mut page).reset(prefix);
+    NodeMut::new(&mut page).append(view, node, from, to);
     page
 }

@@ -78,6 +78,10 @@ impl Tree {
         Tree::Alarm,
         Tree::Meta,
     ];
+
+    /// What reports call them, in the same order.
+    pub const NAMES: [&str; TREES] =
+        ["Kv", "Index", "Garbage", "Lease", "LeaseKey", "Auth", "Member", "Alarm", "Meta"];
 }
 
 /// Reading, the same inside a write transaction and on a published snapshot.

@@ -6,7 +6,7 @@ use super::cursor::DEPTH_MAX;
 use super::insert::own;
 use crate::page::key::{self, Key};
 use crate::page::node::{CAPACITY, Node, Payload, SLOT, Value};
-use crate::page::node_mut;
+use crate::page::node_mut::NodeMut;
 use crate::page::pager::Pager;
 use crate::page::{Page, PageRef};
 
@@ -29,7 +29,7 @@ pub(super) fn delete(pager: &mut Pager, tree: Tree, key: &[u8]) -> bool {
     if let Some(run) = run {
         pager.free_run(run);
     }
-    node_mut::remove(pager.page_mut(leaf.id), at);
+    NodeMut::new(pager.page_mut(leaf.id)).remove(at);
     for level in (1..=depth).rev() {
         if !settle(pager, path[level - 1], path[level].0) {
             return true;
@@ -72,7 +72,7 @@ fn own_path(pager: &mut Pager, tree: Tree, path: &mut [(PageRef, usize)]) {
         path[level].0 = owned;
         match level.checked_sub(1) {
             None => pager.draft.roots[tree as usize] = owned,
-            Some(above) => node_mut::set_child(pager.page_mut(path[above].0.id), path[above].1, owned),
+            Some(above) => NodeMut::new(pager.page_mut(path[above].0.id)).set_child(path[above].1, owned),
         }
     }
 }
@@ -101,16 +101,16 @@ fn is_empty(node: &Node<'_>) -> bool {
 fn remove_child(pager: &mut Pager, branch: PageRef, index: usize) {
     let node = Node::new(pager.view().page(branch));
     if node.count() == 0 {
-        node_mut::set_child(pager.page_mut(branch.id), 0, PageRef::NONE);
+        NodeMut::new(pager.page_mut(branch.id)).set_child(0, PageRef::NONE);
         return;
     }
     let key = index.saturating_sub(1);
     let run = node.key_run_at(key);
     if index == 0 {
         let second = node.child(1);
-        node_mut::set_child(pager.page_mut(branch.id), 0, second);
+        NodeMut::new(pager.page_mut(branch.id)).set_child(0, second);
     }
-    node_mut::remove(pager.page_mut(branch.id), key);
+    NodeMut::new(pager.page_mut(branch.id)).remove(key);
     if let Some(run) = run {
         pager.free_run(run);
     }
@@ -133,10 +133,10 @@ fn merge(pager: &mut Pager, branch: PageRef, left: usize, page: PageRef) -> bool
     *pager.page_mut(page.id) = merged;
     pager.free_page(other);
     let page_mut = pager.page_mut(branch.id);
-    node_mut::set_child(page_mut, left, page);
+    NodeMut::new(page_mut).set_child(left, page);
     // The pair that led to the right one goes; its child is the merged page or free. Its key came down into a merged
     // branch, run and all; of leaves it is no part.
-    node_mut::remove(page_mut, left);
+    NodeMut::new(page_mut).remove(left);
     if let (true, Some(run)) = (leaves, between.run) {
         pager.free_run(run);
     }
@@ -156,15 +156,15 @@ fn merged(pager: &Pager, between: Key<'_>, a: Node<'_>, b: Node<'_>, identity: &
         return None;
     }
     let mut page = *identity;
-    node_mut::reset(&mut page, prefix);
+    NodeMut::new(&mut page).reset(prefix);
     if !a.is_leaf() {
-        node_mut::set_child(&mut page, 0, a.child(0));
+        NodeMut::new(&mut page).set_child(0, a.child(0));
     }
-    node_mut::append(&mut page, view, a, 0, a.count());
+    NodeMut::new(&mut page).append(view, a, 0, a.count());
     if let Some(child) = down {
-        assert!(node_mut::insert(&mut page, a.count(), between, child), "the room was counted");
+        assert!(NodeMut::new(&mut page).insert(a.count(), between, child), "the room was counted");
     }
-    node_mut::append(&mut page, view, b, 0, b.count());
+    NodeMut::new(&mut page).append(view, b, 0, b.count());
     Some(page)
 }
 

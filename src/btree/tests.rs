@@ -116,7 +116,7 @@ fn a_crash_at_every_call_of_a_checkpoint_falls_back_to_a_whole_state() {
             let after = Arc::new(after);
             let mut store = Store::open(after.clone()).expect("what a crash leaves can be opened");
             let turn = assert_one_turn(&store.write(), KEYS);
-            assert!(check(&*after).unwrap().is_sound());
+            assert!(check(&*after, Tree::NAMES).unwrap().is_sound());
             match result {
                 Ok(()) => assert_eq!(turn, 2, "what was synced is there"),
                 Err(CheckpointError::Write(_)) => assert_eq!(turn, 1),
@@ -126,7 +126,7 @@ fn a_crash_at_every_call_of_a_checkpoint_falls_back_to_a_whole_state() {
             // And life goes on from there.
             mark(&mut store, 3, KEYS);
             checkpoint(&mut store);
-            assert!(check(&*after).unwrap().is_sound());
+            assert!(check(&*after, Tree::NAMES).unwrap().is_sound());
         }
         if result.is_ok() {
             break;
@@ -210,7 +210,7 @@ fn a_write_that_the_disk_lost_is_found() {
             let mut forgetful = after.clone();
             forgetful[bytes.clone()].copy_from_slice(&before[bytes]);
             let changed = forgetful != after;
-            let report = check(&MemoryFile::new(forgetful));
+            let report = check(&MemoryFile::new(forgetful), Tree::NAMES);
             if changed {
                 lost += 1;
                 assert!(!report.is_ok_and(|report| report.is_sound()), "page {page} is from an earlier turn");
@@ -265,7 +265,7 @@ fn what_is_deleted_is_given_back() {
         txn.commit();
         checkpoint(&mut store);
     }
-    let report = check(&*file).unwrap();
+    let report = check(&*file, Tree::NAMES).unwrap();
     assert!(report.is_sound() && report.trees[Tree::Index as usize].keys == 200);
     assert!(report.trees[Tree::Index as usize].leaves < 30, "small leaves are merged: {report}");
     let mut txn = store.write();

@@ -50,6 +50,8 @@ pub struct Report {
     pub free_pages: u64,
     /// By tree, in the order of the roots.
     pub trees: [TreeReport; TREES],
+    /// What the trees are called.
+    pub names: [&'static str; TREES],
     /// What is wrong, the first few; empty for a sound file.
     pub problems: Vec<String>,
     /// How many there are in all.
@@ -72,12 +74,12 @@ impl fmt::Display for Report {
             self.checkpoint, applied.index, applied.term, applied.revision, applied.compact_revision
         )?;
         writeln!(f, "pages {}, free {}", self.pages, self.free_pages)?;
-        for (tree, name) in self.trees.iter().zip(crate::btree::Tree::ALL) {
+        for (tree, name) in self.trees.iter().zip(self.names) {
             if tree.depth > 0 {
                 let fill = tree.used_bytes * 100 / ((tree.leaves + tree.branches) * CAPACITY as u64);
                 writeln!(
                     f,
-                    "{name:?}: keys {}, depth {}, leaves {}, branches {}, filled {fill} %, pages in runs {}",
+                    "{name}: keys {}, depth {}, leaves {}, branches {}, filled {fill} %, pages in runs {}",
                     tree.keys, tree.depth, tree.leaves, tree.branches, tree.run_pages
                 )?;
             }
@@ -92,14 +94,15 @@ impl fmt::Display for Report {
     }
 }
 
-/// Checks a file that nobody writes to.
+/// Checks a file that nobody writes to. `names` is what the report calls the trees.
 ///
 /// # Errors
 /// When it is no store, or its list of free pages cannot be read; everything else is in the report.
-pub fn check(file: &dyn PageFile) -> Result<Report, OpenError> {
+pub fn check(file: &dyn PageFile, names: [&'static str; TREES]) -> Result<Report, OpenError> {
     let Some(meta) = meta::read(file)? else { return Ok(Report::default()) };
     let free = pager::read_free(file, &meta)?;
     let mut check = Check { file, reached: PageSet::default(), report: Report::default(), tree: 0 };
+    check.report.names = names;
     check.report.checkpoint = meta.sequence;
     check.report.applied = meta.state.applied;
     check.report.pages = u64::from(meta.page_count);
@@ -293,14 +296,15 @@ mod tests {
 
     #[test]
     fn a_sound_file_is_counted() {
-        let report = check(&*sound_file()).unwrap();
+        let report = check(&*sound_file(), Tree::NAMES).unwrap();
         assert!(report.is_sound(), "{report}");
+        assert!(report.to_string().contains("Index: keys 100, depth"));
         assert_eq!(report.checkpoint, 4, "three, and the meta page of the open");
         let [kv, index, .., meta] = report.trees;
         assert_eq!((kv.keys, index.keys, meta.keys), (1_500, 100, 1));
         assert_eq!((kv.run_pages, meta.run_pages), (0, 2));
         assert!(index.run_pages > 100 && kv.depth == 2);
-        assert_eq!(check(&MemoryFile::default()).unwrap().pages, 0);
+        assert_eq!(check(&MemoryFile::default(), Tree::NAMES).unwrap().pages, 0);
     }
 
     #[test]
@@ -310,14 +314,14 @@ mod tests {
         let mut silent = 0;
         for at in (2 * PAGE_SIZE..len).step_by(997) {
             file.bytes()[at] ^= 0x10;
-            match check(&*file) {
+            match check(&*file, Tree::NAMES) {
                 Ok(report) => silent += usize::from(report.is_sound()),
                 Err(error) => assert!(error.to_string().contains("list of free pages")),
             }
             file.bytes()[at] ^= 0x10;
         }
         // Only free pages may hold anything.
-        let free = check(&*file).unwrap().free_pages as usize;
+        let free = check(&*file, Tree::NAMES).unwrap().free_pages as usize;
         assert!(silent <= (free + 1) * (PAGE_SIZE / 997 + 1), "{silent} of {free} free pages");
     }
 }

@@ -65,8 +65,8 @@ impl fmt::Display for Owner {
 }
 
 /// How far the generation jumps when a store is opened: further than a process can have counted between the checkpoint
-/// that is found and its end, and by an odd number, so that the low 16 bits differ too. Then no page that a process left
-/// behind unfinished has the birth of a page that a later process writes to the same place.
+/// that is found and its end, and by an odd number, so that the low 16 bits differ too. Then no page that a process
+/// left behind unfinished has the birth of a page that a later process writes to the same place.
 const GENERATION_JUMP: u64 = (1 << 32) + 0x9E37;
 
 const MAGIC: &[u8; 8] = b"kevelkv\0";
@@ -257,8 +257,8 @@ pub(crate) fn read(file: &dyn PageFile) -> Result<Option<Meta>, OpenError> {
         Err(_) if half_made(&slots) && blank_behind_meta(file)? => Ok(None),
         Err((a, b)) => Err(OpenError::Refused(format!(
             "{}: neither meta page can be used (page 0: {a}; page 1: {b}). This is not what a crash leaves behind: the \
-             file was overwritten, is of another kind, or the disk lost it. Restore the data directory from a snapshot, \
-             or remove this member from the cluster and add it anew with an empty one",
+             file was overwritten, is of another kind, or the disk lost it. Restore the data directory from a \
+             snapshot, or remove this member from the cluster and add it anew with an empty one",
             file.name()
         ))),
     }

@@ -59,7 +59,8 @@
 //! # Where to start
 //!
 //! `layout`, [`node`] and [`node_mut`], then [`pager`]. Unsafe code is in [`table`] and `mapping` (pointers become
-//! slices), [`readers`] and [`pager`] (the promises that pins and the single writer make), each with the law it leans on.
+//! slices), [`readers`] and [`pager`] (the promises that pins and the single writer make), each with the law it leans
+//! on.
 
 pub mod check;
 mod checkpoint;

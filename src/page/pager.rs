@@ -574,8 +574,8 @@ fn check_extent(file: &dyn PageFile, meta: &meta::Meta, free: &PageSet) -> Resul
     match (file.pages()..meta.page_count).find(|&id| !free.contains(PageId(id))) {
         None => Ok(()),
         Some(id) => Err(OpenError::Refused(format!(
-            "{}: page {id} is in use but lies beyond the end of the file, which was cut off. Restore the data directory \
-             from a snapshot, or remove this member from the cluster and add it anew with an empty one",
+            "{}: page {id} is in use but lies beyond the end of the file, which was cut off. Restore the data \
+             directory from a snapshot, or remove this member from the cluster and add it anew with an empty one",
             file.name()
         ))),
     }

@@ -7,7 +7,8 @@ use super::replica::Replica;
 use crate::btree::StoreStats;
 use crate::limits::{
     CHECKPOINT_COST_FAIR, CHECKPOINT_FREES_FACTOR, CHECKPOINT_FREES_MIN, CHECKPOINT_IDLE,
-    CHECKPOINT_IDLE_DEAR, DIRTY_BYTES_LIMIT, DIRTY_BYTES_MAX, REPLAY_BYTES_MAX, REPLAY_ENTRIES_MAX,
+    CHECKPOINT_IDLE_DEAR, DIRTY_BYTES_LIMIT, DIRTY_BYTES_MAX, DIRTY_BYTES_MAX_LARGE, LARGE_STORE_BYTES,
+    REPLAY_BYTES_MAX, REPLAY_ENTRIES_MAX,
 };
 use crate::stdx::time::{Duration, Instant};
 use crate::wal::SnapshotMark;
@@ -72,7 +73,7 @@ impl Policy {
         self.changed.is_some_and(|changed| now.since(changed) >= idle)
             || self.log_bytes >= early
             || self.log_entries >= REPLAY_ENTRIES_MAX
-            || dirty_bytes >= DIRTY_BYTES_MAX
+            || dirty_bytes >= dirty_max(store.total_bytes)
             || self.is_room_due(now, store)
     }
 
@@ -92,6 +93,11 @@ impl Policy {
     pub fn is_pressed(dirty_bytes: u64) -> bool {
         dirty_bytes >= DIRTY_BYTES_LIMIT
     }
+}
+
+/// Bytes of unwritten pages at which a store of this size gets a checkpoint.
+fn dirty_max(total_bytes: u64) -> u64 {
+    if total_bytes >= LARGE_STORE_BYTES { DIRTY_BYTES_MAX_LARGE } else { DIRTY_BYTES_MAX }
 }
 
 /// What a simulation makes smaller, to get there sooner.
@@ -207,6 +213,12 @@ mod tests {
         policy.begin(start);
         policy.logged(1, REPLAY_ENTRIES_MAX as usize);
         assert!(policy.is_due(start, &clean));
+    }
+
+    #[test]
+    fn a_large_store_keeps_less_in_memory() {
+        assert_eq!(dirty_max(LARGE_STORE_BYTES - 1), DIRTY_BYTES_MAX);
+        assert_eq!(dirty_max(LARGE_STORE_BYTES), DIRTY_BYTES_MAX_LARGE);
     }
 
     #[test]

@@ -376,7 +376,7 @@ impl Script {
             "sizes" => {
                 let store = self.world.replica().store_stats();
                 let [file, used, leaving] =
-                    [store.file_bytes, store.used_bytes, store.leaving_bytes].map(|bytes| bytes / 1024);
+                    [store.total_bytes, store.used_bytes, store.leaving_bytes].map(|bytes| bytes / 1024);
                 return format!("  file {file} KB, used {used} KB, leaving {leaving} KB\n");
             }
             "read" => self.world.step(Input::ReadIndex { ticket: Ticket(number(0).into()) }),

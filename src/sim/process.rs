@@ -96,7 +96,7 @@ impl World {
 
     /// The file of a checkpoint that is done: every page is reached once or free, and it holds a state that was.
     pub fn check_store_file(&mut self) {
-        let report = match kevel::page::check::check(&*self.disk.store_file()) {
+        let report = match kevel::page::check::check(&*self.disk.store_file(), kevel::btree::Tree::NAMES) {
             Ok(report) => report,
             Err(error) => return judge!(self.rotten, "the store file cannot be checked: {error}"),
         };

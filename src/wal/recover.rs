@@ -96,8 +96,8 @@ impl fmt::Display for WalError {
             Self::Missing { index } => {
                 write!(
                     f,
-                    "the write-ahead log has no segment for entry {index}, the next one that the store needs: the store \
-                     file was lost or is older than the log, or segments were; {ADVICE}"
+                    "the write-ahead log has no segment for entry {index}, the next one that the store needs: the \
+                     store file was lost or is older than the log, or segments were; {ADVICE}"
                 )
             }
             Self::SegmentGap { before, after } => {

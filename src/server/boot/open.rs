@@ -1,8 +1,8 @@
 //! What a start finds on the disk: the store file, the log, and whether they belong together.
 //!
 //! A member acknowledges nothing before its store file says whose log it follows ([`Owner`]): the log's first write is
-//! durable, then the owner is ([`record`]), then an answer goes out. So a store without owner has promised nothing, and
-//! one with an owner is not opened without that owner's log.
+//! durable, then the owner is ([`record`]), then an answer goes out. So a store without owner has promised nothing,
+//! and one with an owner is not opened without that owner's log.
 //!
 //! | store file | log | |
 //! |---|---|---|
@@ -50,7 +50,8 @@ pub struct Opened {
 pub fn open(config: &Config) -> Result<Opened, String> {
     let (store_path, wal_path) = (config.store_path(), config.wal_dir());
     let file = store_file(config, &store_path)?;
-    let mut store = Store::open(file.clone()).map_err(|error| failed("open", store_path.display(), &error))?;
+    let mut store =
+        Store::open(file.clone()).map_err(|error| failed("open", store_path.display(), &error))?;
     let wal_dir = WalDir::open(&wal_path).map_err(|error| failed("open", wal_path.display(), &error))?;
     let wal_dir = if config.unsafe_no_fsync { wal_dir.without_sync() } else { wal_dir };
     let names = wal_dir.segments().map_err(|error| failed("read", wal_path.display(), &error))?;
@@ -67,8 +68,9 @@ pub fn open(config: &Config) -> Result<Opened, String> {
         let opening = Opening::Found(foundation);
         return Ok(Opened { store, opening, member_id, cluster_id, wal_dir, founded: Some(founded) });
     }
-    let content =
-        wal_dir.read_after(&names, applied.index).map_err(|error| failed("read", wal_path.display(), &error))?;
+    let content = wal_dir
+        .read_after(&names, applied.index)
+        .map_err(|error| failed("read", wal_path.display(), &error))?;
     let segments: Vec<_> = content.iter().map(|(name, bytes)| (*name, &**bytes)).collect();
     let recovered = wal::recover(&segments, applied.index).map_err(|error| error.to_string())?;
     drop(content);
@@ -138,8 +140,8 @@ fn log_gone(store: &Path, log: &Path, owner: Option<Owner>) -> String {
 
 fn apart(store: &Path, log: &Path, why: &str) -> String {
     format!(
-        "{} and the log in {} do not belong together: {why}. Nothing was changed: put back the one that was here before, \
-         or restore this member from a snapshot",
+        "{} and the log in {} do not belong together: {why}. Nothing was changed: put back the one that was here \
+         before, or restore this member from a snapshot",
         store.display(),
         log.display()
     )

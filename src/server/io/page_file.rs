@@ -27,8 +27,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use crate::page::{Mapping, PAGE_SIZE, PAGES_MAX, PageFile};
 
-/// The file grows and shrinks by multiples of an eighth of its size, but by no less than this, 64 KiB: the store of a new
-/// member takes no more.
+/// The file grows and shrinks by multiples of an eighth of its size, but by no less than this, 64 KiB: the store of a
+/// new member takes no more.
 const EXTENT_PAGES: u32 = 16;
 /// And by no more than this, 64 MiB: more would only be given back.
 const EXTENT_PAGES_MAX: u32 = 16 << 10;

@@ -3,8 +3,8 @@
 //! There are two ways to a file that reads as zeros:
 //!
 //! - zeros written: then each write of the log is one to blocks that were written before, and spares the disk a journal
-//!   commit, 35 to 40 % of its time. But each byte of the log is written twice. For the same price a segment that nobody
-//!   needs becomes the next file.
+//!   commit, 35 to 40 % of its time. But each byte of the log is written twice. For the same price a segment that
+//!   nobody needs becomes the next file.
 //! - blocks allocated: then a write pays for the journal commit where it begins a new block.
 //!
 //! The log's writes so far decide ([`Fill`]): small ones are worth the zeros, large ones carry the commit easily.
@@ -288,9 +288,12 @@ mod tests {
         panic!("not within a minute: {what}");
     }
 
-    /// The thread may be at work there.
-    fn clean(path: &Path) {
-        let _ = fs::remove_dir_all(path);
+    /// Waits until the thread has ended, and removes what it has left.
+    fn clean(path: &Path, prepared: Prepared) {
+        let shelf = prepared.shelf.clone();
+        drop(prepared);
+        until("the end of the thread", || (Arc::strong_count(&shelf.0) == 1).then_some(()));
+        fs::remove_dir_all(path).unwrap();
     }
 
     fn take(prepared: &Prepared, fill: Fill) -> PathBuf {
@@ -322,7 +325,7 @@ mod tests {
         let dir = until("the locks", || WalDir::open(&path).ok());
         assert_eq!(dir.segments().unwrap(), [name(2)]);
         assert!(!file.exists());
-        clean(&path);
+        fs::remove_dir_all(&path).unwrap();
     }
 
     #[test]
@@ -336,7 +339,7 @@ mod tests {
         for _ in 0..2 {
             assert!(is_blank(&take(&prepared, Fill::Blocks)));
         }
-        clean(&path);
+        clean(&path, prepared);
     }
 
     /// A worker that is run by hand, in a directory where `0.tmp` is the device that is always full.
@@ -363,7 +366,7 @@ mod tests {
         assert!(is_blank(&take(&prepared, Fill::Zeros)));
         assert!(!prepared.lacks_room());
         take(&prepared, Fill::Zeros);
-        clean(&path);
+        clean(&path, prepared);
     }
 
     #[test]
@@ -377,7 +380,7 @@ mod tests {
         worker.attempt(Fill::Zeros);
         let file = worker.shelf.slot().ready.take().unwrap();
         assert!(is_blank(&file) && worker.spare.is_none());
-        clean(&path);
+        fs::remove_dir_all(&path).unwrap();
     }
 
     #[test]
@@ -390,7 +393,7 @@ mod tests {
         assert!(!is_full(&error), "{error}");
         fs::remove_dir(path.join("0.tmp")).unwrap();
         until("a file", || prepared.try_take(Fill::Zeros).and_then(Result::ok));
-        clean(&path);
+        clean(&path, prepared);
     }
 
     #[test]
@@ -403,6 +406,6 @@ mod tests {
             pauses.push(worker.pause().as_millis());
         }
         assert_eq!(pauses, [50, 100, 200, 1000, 1000, 1000]);
-        clean(&path);
+        fs::remove_dir_all(&path).unwrap();
     }
 }
