@@ -154,7 +154,7 @@ fn failed(what: &str, path: impl Display, error: &dyn Display) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{self, Command};
+    use crate::config::{self, Command, Surroundings};
     use crate::wal::{Appender, SegmentName, Write};
     use raft::eraftpb::HardState;
     use std::fs;
@@ -179,7 +179,12 @@ mod tests {
 
         fn config(&self) -> Config {
             let line = ["--name=m".to_owned(), format!("--data-dir={}", self.root.display())];
-            match config::parse(&line, &[], |_| Err(io::Error::other("no file"))) {
+            let surroundings = Surroundings {
+                env: &[],
+                read_file: &|_| Err(io::Error::other("no file")),
+                default_host: &|| None,
+            };
+            match config::parse(&line, &surroundings) {
                 Ok(Command::Run { config, .. }) => *config,
                 other => panic!("{other:?}"),
             }
