@@ -584,7 +584,7 @@ mod tests {
         let (mut frame, run) = run(1, 100);
         layout::seal(frame.bytes_mut());
         layout::set_run_bytes(frame.bytes_mut(), u32::MAX - HEADER as u32);
-        let file = vec![[0; 2 * PAGE_SIZE].as_slice(), frame.bytes()].concat();
+        let file = [[0; 2 * PAGE_SIZE].as_slice(), frame.bytes()].concat();
         let table = Table::new(FileArc::new(MemoryFile::new(file)));
         // SAFETY: as above.
         let view = unsafe { table.view() };
