@@ -41,7 +41,7 @@
 //! | `tail-not-zeroed` | What a torn write left behind the end of the log stays there. | 20928 |
 //! | `last-record-dropped` | Recovery takes the last whole record for torn. | 1 |
 //! | `early-checkpoint` | A checkpoint is reported durable before it is: the log goes, and pages are used again too early. | 1534 |
-//! | `skipped-store-sync` | A sync of the store file does nothing. | 3 |
+//! | `skipped-store-sync` | A sync of the store file does nothing. | 1 |
 //! | `meta-before-pages` | The meta page of a checkpoint is written before the pages that it names are durable. | 3 |
 //! | `released-too-much` | The log loses one segment more than the replica released. | 11 |
 //! | `compaction-eats-live` | A compaction takes a pair that is still to be read. | 1 |

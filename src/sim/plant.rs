@@ -47,7 +47,7 @@ plants! {
     /// A checkpoint is reported durable before it is: the log goes, and pages are used again too early.
     EarlyCheckpoint = "early-checkpoint", 1534;
     /// A sync of the store file does nothing.
-    SkippedStoreSync = "skipped-store-sync", 3;
+    SkippedStoreSync = "skipped-store-sync", 1;
     /// The meta page of a checkpoint is written before the pages that it names are durable.
     MetaBeforePages = "meta-before-pages", 3;
     /// The log loses one segment more than the replica released.

@@ -13,6 +13,8 @@
 //!   watchdog finds turns of tasks that last too long
 //!   turns    whose turn it is among the connections of a core
 //!   wal_dir, wal_file, log_map, page_file, ofd_lock    the files of a member
+//!   wal_prepare  the thread that makes the next log segment, and waits for room on a full disk
+//!   dir      directories that outlive a power cut
 //!   fault    last words when a mapped page cannot be read
 //!   rings    how the rings of io_uring are made
 //!   probe    may this process use io_uring? says in one line what to allow
