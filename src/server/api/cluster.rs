@@ -6,12 +6,12 @@ use std::rc::Rc;
 use bytes::Bytes;
 use prost::Message;
 
+use super::answer::{Answer, Outcome};
 use super::decode::decode;
 use crate::btree::{Read, Tree};
 use crate::mvcc::View;
 use crate::proto::etcdserverpb::{Member, MemberListRequest, MemberListResponse, ResponseHeader};
 use crate::proto::membershippb;
-use crate::server::grpc::Responder;
 use crate::server::session::Session;
 
 /// The header of an answer at `revision`; the Cluster service says none.
@@ -54,23 +54,14 @@ fn translate(stored: membershippb::Member) -> Member {
 }
 
 /// `Cluster/MemberList`.
-pub fn member_list(session: &Rc<Session>, message: Bytes, reply: Responder) {
-    let request = match decode::<MemberListRequest>(message) {
-        Ok(request) => request,
-        Err(status) => return reply.fail(&status),
-    };
-    if !request.linearizable {
-        return answer(session, reply);
-    }
-    session.linearizable(move |session, ready| match ready {
-        Ok(()) => answer(session, reply),
-        Err(status) => reply.fail(&status),
-    });
+pub fn member_list(session: &Rc<Session>, message: Bytes) -> Outcome {
+    let request = decode::<MemberListRequest>(message)?;
+    if request.linearizable { Ok(Answer::read(|session| Ok(all(session)))) } else { Ok(all(session)) }
 }
 
-fn answer(session: &Rc<Session>, reply: Responder) {
+fn all(session: &Rc<Session>) -> Answer {
     #[expect(clippy::redundant_closure, reason = "the function alone is not general enough in its lifetimes")]
     let members = session.view(|view| members(view));
     let response = MemberListResponse { header: header(session, 0), members };
-    reply.send(Ok(response.encode_to_vec().into()));
+    Answer::Now(response.encode_to_vec().into())
 }

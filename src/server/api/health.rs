@@ -7,10 +7,11 @@ use bytes::Bytes;
 use futures::future::{Either, poll_fn, select};
 use prost::Message;
 
+use super::answer::{Answer, Outcome};
 use super::decode::decode;
 use crate::proto::health::health_check_response::ServingStatus;
 use crate::proto::health::{HealthCheckRequest, HealthCheckResponse};
-use crate::server::grpc::{Code, Incoming, Outgoing, Responder, Status};
+use crate::server::grpc::{Code, Incoming, Outgoing, Status};
 use crate::server::io::task;
 use crate::server::session::Session;
 
@@ -22,21 +23,19 @@ fn answer(status: ServingStatus) -> Bytes {
 }
 
 /// `Health/Check`. Whoever is answered is served.
-pub fn check(message: Bytes, reply: Responder) {
-    match decode::<HealthCheckRequest>(message) {
-        Ok(request) if request.service == WHOLE => reply.send(Ok(answer(ServingStatus::Serving))),
-        Ok(_) => reply.fail(&Status::new(Code::NotFound, "unknown service")),
-        Err(status) => reply.fail(&status),
+pub fn check(message: Bytes) -> Outcome {
+    let request = decode::<HealthCheckRequest>(message)?;
+    if request.service != WHOLE {
+        return Err(Status::new(Code::NotFound, "unknown service"));
     }
+    Ok(Answer::Now(answer(ServingStatus::Serving)))
 }
 
 /// `Health/List`: the one service.
-pub fn list(message: Bytes, reply: Responder) {
+pub fn list(message: Bytes) -> Outcome {
     // The request has no fields.
-    match decode::<()>(message) {
-        Ok(()) => reply.send(Ok(statuses())),
-        Err(status) => reply.fail(&status),
-    }
+    decode::<()>(message)?;
+    Ok(Answer::Now(statuses()))
 }
 
 /// A HealthListResponse: a map (field 1) of names (1) to answers (2). The name is written although it is empty, as

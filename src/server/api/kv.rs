@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 
+use super::answer::{Answer, Caller, Outcome};
 use super::decode::{decode, decode_kept, decode_txn_kept};
 use super::long::{self, Hold, PLAN_SLICE, Slices};
 use super::quota;
@@ -33,36 +34,30 @@ use crate::server::session::{Pin, Session};
 const WHOLE_BYTES_MAX: usize = 64 * 1024;
 
 /// `KV/Range`.
-pub fn range(session: &Rc<Session>, message: Bytes, reply: Responder) {
+pub fn range(session: &Rc<Session>, caller: Caller, message: Bytes) -> Outcome {
     let asked = clock::now();
-    let request = match decode::<RangeRequest>(message) {
-        Ok(request) => request,
-        Err(status) => return reply.fail(&status),
-    };
-    if let Err(error) = check::range(&request) {
-        return reply.fail(&error.into());
-    }
+    let request = decode::<RangeRequest>(message)?;
+    check::range(&request)?;
     if request.serializable || session.gate().is_open() {
-        return answer_range(session, &request, ReadTimes { asked, began: asked }, reply);
+        return answer_range(session, caller, &request, ReadTimes { asked, began: asked });
     }
-    session.linearizable(move |session, ready| match ready {
-        Ok(()) => answer_range(session, &request, ReadTimes { asked, began: clock::now() }, reply),
-        Err(status) => reply.fail(&status),
-    });
+    Ok(Answer::read(move |session| {
+        answer_range(session, caller, &request, ReadTimes { asked, began: clock::now() })
+    }))
 }
 
-fn answer_range(session: &Rc<Session>, request: &RangeRequest, times: ReadTimes, reply: Responder) {
-    let header = session.header();
+fn answer_range(session: &Rc<Session>, caller: Caller, request: &RangeRequest, times: ReadTimes) -> Outcome {
+    let (peer, header) = (caller.peer, session.header());
+    let observe = |read: Result<&dyn Fn() -> slow::Read, &Error>| {
+        observer::range(session, peer, request, times, read);
+    };
     if request.range_end.is_empty() {
         let answer = session.view(|view| range::answer(view, &header, request));
         match &answer {
-            Ok(answer) => {
-                let read = || slow::Read::of_one(answer);
-                observer::range(session, reply.peer(), request, times, Ok(&read));
-            }
-            Err(error) => observer::range(session, reply.peer(), request, times, Err(error)),
+            Ok(answer) => observe(Ok(&|| slow::Read::of_one(answer))),
+            Err(error) => observe(Err(error)),
         }
-        return reply.send(answer.map_err(Status::from));
+        return Ok(Answer::Now(answer?));
     }
     // What fits into one slice of planning and one of writing needs neither task nor pin.
     let begun = session.view(|view| {
@@ -72,29 +67,22 @@ fn answer_range(session: &Rc<Session>, request: &RangeRequest, times: ReadTimes,
         };
         whole(emission, view, &header)
     });
-    match begun {
+    let progress = match begun {
         Err(error) => {
-            observer::range(session, reply.peer(), request, times, Err(&error));
-            reply.fail(&error.into());
+            observe(Err(&error));
+            return Err(error.into());
         }
         Ok(Begun::Whole(answer, emission)) => {
-            let read = || read_of(&emission, &header);
-            observer::range(session, reply.peer(), request, times, Ok(&read));
-            reply.send(Ok(answer));
+            observe(Ok(&|| read_of(&emission, &header)));
+            return Ok(Answer::Now(answer));
         }
-        Ok(Begun::Plan(plan)) => {
-            task::spawn(answer_long(session.clone(), request.clone(), times, Progress::Pending(plan), reply));
-        }
-        Ok(Begun::Long(emission)) => {
-            task::spawn(answer_long(
-                session.clone(),
-                request.clone(),
-                times,
-                Progress::Done(emission),
-                reply,
-            ));
-        }
-    }
+        Ok(Begun::Plan(plan)) => Progress::Pending(plan),
+        Ok(Begun::Long(emission)) => Progress::Done(emission),
+    };
+    let request = request.clone();
+    Ok(Answer::later(move |session, reply| {
+        task::spawn(answer_long(session.clone(), request, times, progress, reply));
+    }))
 }
 
 /// How far an answer has come in its first slice.
@@ -223,54 +211,43 @@ async fn send_stream(
 }
 
 /// `KV/Put`.
-pub fn put(session: &Rc<Session>, message: &Bytes, reply: Responder) {
-    let (request, message) = match decode_kept::<PutRequest>(message) {
-        Ok(decoded) => decoded,
-        Err(status) => return reply.fail(&status),
-    };
+pub fn put(session: &Rc<Session>, message: &Bytes) -> Outcome {
+    let (request, message) = decode_kept::<PutRequest>(message)?;
     // The quota comes first, as in etcd: also what is malformed may be told that there is no space.
-    let Some(reply) = quota::admit(session, put_cost(&request), reply) else { return };
-    match check::put(&request) {
-        Ok(()) => session.propose(Kind::Put, &message, reply),
-        Err(error) => reply.fail(&error.into()),
+    if let Some(refusal) = quota::refusal(session, put_cost(&request)) {
+        return refusal;
     }
+    check::put(&request)?;
+    Ok(Answer::propose(Kind::Put, message))
 }
 
 /// `KV/DeleteRange`.
-pub fn delete_range(session: &Rc<Session>, message: &Bytes, reply: Responder) {
-    match decode_kept::<DeleteRangeRequest>(message) {
-        Err(status) => reply.fail(&status),
-        Ok((request, message)) => match check::delete_range(&request) {
-            Err(error) => reply.fail(&error.into()),
-            Ok(()) => session.propose(Kind::DeleteRange, &message, reply),
-        },
-    }
+pub fn delete_range(message: &Bytes) -> Outcome {
+    let (request, message) = decode_kept::<DeleteRangeRequest>(message)?;
+    check::delete_range(&request)?;
+    Ok(Answer::propose(Kind::DeleteRange, message))
 }
 
 /// `KV/Txn`. One that cannot write is answered like a Range.
-pub fn txn(session: &Rc<Session>, message: Bytes, reply: Responder) {
-    let (request, message) = match decode_txn_kept(&message) {
-        Ok(decoded) => decoded,
-        Err(status) => return reply.fail(&status),
-    };
-    let Some(reply) = quota::admit(session, txn_cost(&request), reply) else { return };
-    if let Err(error) = check::txn(&request, session.member.max_txn_ops) {
-        return reply.fail(&error.into());
+pub fn txn(session: &Rc<Session>, caller: Caller, message: &Bytes) -> Outcome {
+    let (request, message) = decode_txn_kept(message)?;
+    if let Some(refusal) = quota::refusal(session, txn_cost(&request)) {
+        return refusal;
     }
+    check::txn(&request, session.member.max_txn_ops)?;
     if !txn::is_read_only(&request) {
-        return session.propose(Kind::Txn, &message, reply);
+        return Ok(Answer::propose(Kind::Txn, message));
     }
     let asked = clock::now();
     if txn::is_serializable(&request) || session.gate().is_open() {
-        return answer_txn(session, request, ReadTimes { asked, began: asked }, reply);
+        return answer_txn(session, caller, request, ReadTimes { asked, began: asked });
     }
-    session.linearizable(move |session, ready| match ready {
-        Ok(()) => answer_txn(session, request, ReadTimes { asked, began: clock::now() }, reply),
-        Err(status) => reply.fail(&status),
-    });
+    Ok(Answer::read(move |session| {
+        answer_txn(session, caller, request, ReadTimes { asked, began: clock::now() })
+    }))
 }
 
-fn answer_txn(session: &Rc<Session>, request: TxnRequest, times: ReadTimes, reply: Responder) {
+fn answer_txn(session: &Rc<Session>, caller: Caller, request: TxnRequest, times: ReadTimes) -> Outcome {
     let header = session.header();
     let begun = session.view(|view| {
         let txn = ReadTxn::new(view, request.clone(), session.plan_memory());
@@ -280,23 +257,22 @@ fn answer_txn(session: &Rc<Session>, request: TxnRequest, times: ReadTimes, repl
         };
         whole(emission, view, &header)
     });
-    match begun {
+    let progress = match begun {
         Err(error) => {
-            observer::read_only_txn(session, reply.peer(), &request, times, Err(&error));
-            reply.fail(&error.into());
+            observer::read_only_txn(session, caller.peer, &request, times, Err(&error));
+            return Err(error.into());
         }
         Ok(Begun::Whole(answer, emission)) => {
             let read = txn_read_of(&emission, answer.len());
-            observer::read_only_txn(session, reply.peer(), &request, times, Ok(read));
-            reply.send(Ok(answer));
+            observer::read_only_txn(session, caller.peer, &request, times, Ok(read));
+            return Ok(Answer::Now(answer));
         }
-        Ok(Begun::Plan(txn)) => {
-            task::spawn(answer_long_txn(session.clone(), request, times, TxnProgress::Pending(txn), reply));
-        }
-        Ok(Begun::Long(emission)) => {
-            task::spawn(answer_long_txn(session.clone(), request, times, TxnProgress::Done(emission), reply));
-        }
-    }
+        Ok(Begun::Plan(txn)) => TxnProgress::Pending(txn),
+        Ok(Begun::Long(emission)) => TxnProgress::Done(emission),
+    };
+    Ok(Answer::later(move |session, reply| {
+        task::spawn(answer_long_txn(session.clone(), request, times, progress, reply));
+    }))
 }
 
 fn txn_read_of(emission: &TxnEmission, bytes: usize) -> slow::TxnRead<'_> {
@@ -358,13 +334,8 @@ async fn plan_long_txn(
 }
 
 /// `KV/Compact`.
-pub fn compact(session: &Rc<Session>, message: &Bytes, reply: Responder) {
-    match decode_kept::<CompactionRequest>(message) {
-        Err(status) => reply.fail(&status),
-        // One that is answered when all is swept takes as long as that takes, as with etcd.
-        Ok((request, message)) if request.physical => {
-            session.propose_for_ever(Kind::Compaction, &message, reply);
-        }
-        Ok((_, message)) => session.propose(Kind::Compaction, &message, reply),
-    }
+pub fn compact(message: &Bytes) -> Outcome {
+    let (request, message) = decode_kept::<CompactionRequest>(message)?;
+    // One that is answered when all is swept takes as long as that takes, as with etcd.
+    Ok(Answer::Propose { kind: Kind::Compaction, message, is_unbounded: request.physical })
 }

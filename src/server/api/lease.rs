@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures::future::{Either, select};
 use prost::Message;
 
+use super::answer::{Answer, Outcome};
 use super::decode::{decode, decode_kept};
 use super::quota;
 use crate::cluster::cost::LEASE_COST;
@@ -19,16 +20,13 @@ use crate::proto::etcdserverpb::{
 use crate::replica::port::LeaseCall;
 use crate::request::Kind;
 use crate::response::{self, Response};
-use crate::server::grpc::{Incoming, Outgoing, Responder, Status};
+use crate::server::grpc::{Incoming, Outgoing, Status};
 use crate::server::io::task;
 use crate::server::session::Session;
 
 /// `Lease/LeaseGrant`. Who asks for id 0 gets one that nobody else has.
-pub fn grant(session: &Rc<Session>, message: Bytes, reply: Responder) {
-    let (mut request, message) = match decode_kept::<LeaseGrantRequest>(&message) {
-        Ok(decoded) => decoded,
-        Err(status) => return reply.fail(&status),
-    };
+pub fn grant(session: &Rc<Session>, message: &Bytes) -> Outcome {
+    let (mut request, message) = decode_kept::<LeaseGrantRequest>(message)?;
     let message = match request.id {
         0 => {
             request.id = fresh_id(session);
@@ -36,9 +34,7 @@ pub fn grant(session: &Rc<Session>, message: Bytes, reply: Responder) {
         }
         _ => message,
     };
-    if let Some(reply) = quota::admit(session, LEASE_COST, reply) {
-        session.propose(Kind::LeaseGrant, &message, reply);
-    }
+    quota::refusal(session, LEASE_COST).unwrap_or_else(|| Ok(Answer::propose(Kind::LeaseGrant, message)))
 }
 
 /// A request's id without its sign: positive, as lease ids are shown in hexadecimal everywhere.
@@ -52,34 +48,30 @@ fn fresh_id(session: &Session) -> i64 {
 }
 
 /// `Lease/LeaseRevoke`.
-pub fn revoke(session: &Rc<Session>, message: Bytes, reply: Responder) {
-    match decode_kept::<LeaseRevokeRequest>(&message) {
-        Ok((_, message)) => session.propose(Kind::LeaseRevoke, &message, reply),
-        Err(status) => reply.fail(&status),
-    }
+pub fn revoke(message: &Bytes) -> Outcome {
+    let (_, message) = decode_kept::<LeaseRevokeRequest>(message)?;
+    Ok(Answer::propose(Kind::LeaseRevoke, message))
 }
 
 /// `Lease/LeaseTimeToLive`. A lease that is gone is no error: its time to live is -1.
-pub fn time_to_live(session: &Rc<Session>, message: Bytes, reply: Responder) {
-    match decode::<LeaseTimeToLiveRequest>(message) {
-        Ok(request) => ask(session, LeaseCall::TimeToLive { id: request.id, keys: request.keys }, reply),
-        Err(status) => reply.fail(&status),
-    }
+pub fn time_to_live(message: Bytes) -> Outcome {
+    let request = decode::<LeaseTimeToLiveRequest>(message)?;
+    Ok(ask(LeaseCall::TimeToLive { id: request.id, keys: request.keys }))
 }
 
 /// `Lease/LeaseLeases`.
-pub fn leases(session: &Rc<Session>, message: Bytes, reply: Responder) {
-    match decode::<LeaseLeasesRequest>(message) {
-        Ok(_) => ask(session, LeaseCall::Leases, reply),
-        Err(status) => reply.fail(&status),
-    }
+pub fn leases(message: Bytes) -> Outcome {
+    decode::<LeaseLeasesRequest>(message)?;
+    Ok(ask(LeaseCall::Leases))
 }
 
-fn ask(session: &Rc<Session>, call: LeaseCall, reply: Responder) {
-    session.lease(call, move |session, result| match result {
-        Ok(response) => reply.send(Ok(response::encode(&response, &session.header()))),
-        Err(status) => reply.fail(&status),
-    });
+fn ask(call: LeaseCall) -> Answer {
+    Answer::later(move |session, reply| {
+        session.lease(call, move |session, result| match result {
+            Ok(response) => reply.send(Ok(response::encode(&response, &session.header()))),
+            Err(status) => reply.fail(&status),
+        });
+    })
 }
 
 /// `Lease/LeaseKeepAlive`: one answer per request, in their order, until the client has ended its side.

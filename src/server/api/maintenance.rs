@@ -6,6 +6,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use prost::Message;
 
+use super::answer::{Answer, Outcome};
 use super::cluster::{header, members};
 use super::decode::{decode, decode_kept};
 use crate::config::ETCD_VERSION;
@@ -28,10 +29,8 @@ use crate::server::session::member_health::{STORAGE_VERSION, alarms};
 const HASH_SLICE: usize = 2048;
 
 /// `Maintenance/Status`: this member's own view, without asking anybody.
-pub fn status(session: &Rc<Session>, message: Bytes, reply: Responder) {
-    if let Err(status) = decode::<StatusRequest>(message) {
-        return reply.fail(&status);
-    }
+pub fn status(session: &Rc<Session>, message: Bytes) -> Outcome {
+    decode::<StatusRequest>(message)?;
     let gate = session.gate();
     let leader = gate.leader();
     let raised = alarms(session);
@@ -60,7 +59,11 @@ pub fn status(session: &Rc<Session>, message: Bytes, reply: Responder) {
         db_size_quota: session.member.quota_bytes,
         downgrade_info: Some(DowngradeInfo::default()),
     };
-    reply.send(Ok(response.encode_to_vec().into()));
+    Ok(now(&response))
+}
+
+fn now(response: &impl Message) -> Answer {
+    Answer::Now(response.encode_to_vec().into())
 }
 
 /// An alarm as Go prints the message.
@@ -77,89 +80,74 @@ fn alarm_text(alarm: &AlarmMember) -> String {
 }
 
 /// `Maintenance/Alarm`. Reading needs no entry in the log; raising and clearing do.
-pub fn alarm(session: &Rc<Session>, message: Bytes, reply: Responder) {
-    let (request, message) = match decode_kept::<AlarmRequest>(&message) {
-        Ok(decoded) => decoded,
-        Err(status) => return reply.fail(&status),
-    };
+pub fn alarm(message: &Bytes) -> Outcome {
+    let (request, message) = decode_kept::<AlarmRequest>(message)?;
     match AlarmAction::try_from(request.action) {
-        Ok(AlarmAction::Get) => session.linearizable(move |session, ready| match ready {
-            Ok(()) => {
-                let all = request.alarm == AlarmType::None as i32;
-                let mut raised = alarms(session);
-                raised.retain(|alarm| all || alarm.alarm == request.alarm);
-                let revision = session.view(|view| view.revision());
-                let response = AlarmResponse { header: header(session, revision), alarms: raised };
-                reply.send(Ok(response.encode_to_vec().into()));
-            }
-            Err(status) => reply.fail(&status),
-        }),
-        Ok(AlarmAction::Activate | AlarmAction::Deactivate) => session.propose(Kind::Alarm, &message, reply),
+        Ok(AlarmAction::Get) => Ok(Answer::read(move |session| Ok(raised_alarms(session, request.alarm)))),
+        Ok(AlarmAction::Activate | AlarmAction::Deactivate) => Ok(Answer::propose(Kind::Alarm, message)),
         // etcd's process ends over it.
         Err(_) => {
             let text = format!("etcdserver: unknown alarm action {}", request.action);
-            reply.fail(&Status::new(Code::InvalidArgument, text));
+            Err(Status::new(Code::InvalidArgument, text))
         }
     }
+}
+
+/// The alarms of one type, or of all.
+fn raised_alarms(session: &Rc<Session>, of_type: i32) -> Answer {
+    let mut raised = alarms(session);
+    raised.retain(|alarm| of_type == AlarmType::None as i32 || alarm.alarm == of_type);
+    let revision = session.view(|view| view.revision());
+    now(&AlarmResponse { header: header(session, revision), alarms: raised })
 }
 
 /// `Maintenance/Defragment`: free space is reused and given back while the member runs; this has it done now.
-pub fn defragment(session: &Rc<Session>, message: Bytes, reply: Responder) {
-    match decode::<DefragmentRequest>(message) {
-        Err(status) => reply.fail(&status),
-        Ok(_) => {
-            let began = clock::now();
-            session.defragment(move |session, done| match done {
-                Err(status) => reply.fail(&status),
-                Ok(_) => {
-                    session.metrics.defragmented(clock::now().since(began));
-                    reply.send(Ok(DefragmentResponse { header: None }.encode_to_vec().into()));
-                }
-            });
-        }
-    }
+pub fn defragment(message: Bytes) -> Outcome {
+    decode::<DefragmentRequest>(message)?;
+    Ok(Answer::later(|session, reply| {
+        let began = clock::now();
+        session.defragment(move |session, done| match done {
+            Err(status) => reply.fail(&status),
+            Ok(_) => {
+                session.metrics.defragmented(clock::now().since(began));
+                reply.send(Ok(DefragmentResponse { header: None }.encode_to_vec().into()));
+            }
+        });
+    }))
 }
 
 /// `Maintenance/MoveLeader`, on a cluster of one: to whom it belongs already, or to nobody.
-pub fn move_leader(session: &Rc<Session>, message: Bytes, reply: Responder) {
-    let request = match decode::<MoveLeaderRequest>(message) {
-        Ok(request) => request,
-        Err(status) => return reply.fail(&status),
-    };
+pub fn move_leader(session: &Rc<Session>, message: Bytes) -> Outcome {
+    let request = decode::<MoveLeaderRequest>(message)?;
     let own = session.member.member_id;
     if session.gate().leader() != own {
-        return reply.fail(&Error::NotLeader.into());
+        return Err(Error::NotLeader.into());
     }
     #[expect(clippy::redundant_closure, reason = "the function alone is not general enough in its lifetimes")]
     let members = session.view(|view| members(view));
     match members.iter().find(|member| member.id == request.target_id) {
-        Some(member) if member.id == own => {
-            reply.send(Ok(MoveLeaderResponse { header: None }.encode_to_vec().into()));
-        }
-        _ => reply.fail(&Error::BadLeaderTransferee.into()),
+        Some(member) if member.id == own => Ok(now(&MoveLeaderResponse { header: None })),
+        _ => Err(Error::BadLeaderTransferee.into()),
     }
 }
 
 /// `Maintenance/HashKV`.
-pub fn hash_kv(session: &Rc<Session>, message: Bytes, reply: Responder) {
-    let request = match decode::<HashKvRequest>(message) {
-        Ok(request) => request,
-        Err(status) => return reply.fail(&status),
-    };
-    let session = session.clone();
+pub fn hash_kv(session: &Rc<Session>, message: Bytes) -> Outcome {
+    let request = decode::<HashKvRequest>(message)?;
     let current = session.view(|view| view.revision());
     if let Some(hash) = session.member.compaction_hashes.get(request.revision, current) {
-        return reply.send(Ok(hash_response(&session, hash).encode_to_vec().into()));
+        return Ok(now(&hash_response(session, hash)));
     }
-    task::spawn(async move {
-        match digest_history(&session, request.revision, &reply).await {
-            Ok(Some(hash)) => {
-                reply.send(Ok(hash_response(&session, hash).encode_to_vec().into()));
+    Ok(Answer::later(move |session, reply| {
+        let session = session.clone();
+        task::spawn(async move {
+            match digest_history(&session, request.revision, &reply).await {
+                Ok(Some(hash)) => reply.send(Ok(hash_response(&session, hash).encode_to_vec().into())),
+                Ok(None) => {}
+                Err(error) => reply.fail(&error.into()),
             }
-            Ok(None) => {}
-            Err(error) => reply.fail(&error.into()),
-        }
-    });
+        });
+    }))
 }
 
 fn hash_response(session: &Session, hash: KvHash) -> HashKvResponse {
@@ -198,28 +186,29 @@ async fn digest_history(
 }
 
 /// `Maintenance/Hash`: a digest of everything that etcd stores for the same history.
-pub fn hash(session: &Rc<Session>, message: Bytes, reply: Responder) {
-    if let Err(status) = decode::<HashRequest>(message) {
-        return reply.fail(&status);
-    }
-    let session = session.clone();
-    task::spawn(async move {
-        let began = clock::now();
-        let mut digest = session.view(|view| BucketHash::new(view.read()));
-        let hash = loop {
-            if let Some(hash) = session.view(|view| digest.step(view.read(), HASH_SLICE)) {
-                break hash;
-            }
-            task::yield_now().await;
-            if !reply.is_wanted() {
-                return;
-            }
-        };
-        session.metrics.hashed(false, clock::now().since(began));
-        let revision = session.view(|view| view.revision());
-        let response = HashResponse { header: header(&session, revision), hash };
-        reply.send(Ok(response.encode_to_vec().into()));
-    });
+pub fn hash(message: Bytes) -> Outcome {
+    decode::<HashRequest>(message)?;
+    Ok(Answer::later(|session, reply| {
+        task::spawn(digest_everything(session.clone(), reply));
+    }))
+}
+
+async fn digest_everything(session: Rc<Session>, reply: Responder) {
+    let began = clock::now();
+    let mut digest = session.view(|view| BucketHash::new(view.read()));
+    let hash = loop {
+        if let Some(hash) = session.view(|view| digest.step(view.read(), HASH_SLICE)) {
+            break hash;
+        }
+        task::yield_now().await;
+        if !reply.is_wanted() {
+            return;
+        }
+    };
+    session.metrics.hashed(false, clock::now().since(began));
+    let revision = session.view(|view| view.revision());
+    let response = HashResponse { header: header(&session, revision), hash };
+    reply.send(Ok(response.encode_to_vec().into()));
 }
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
 //! etcd's API, one file per service: decode, check, ask the core, translate back. No raft in here, and no I/O.
 //!
-//! A handler is called on the session core with a whole message and answers through a [`Responder`]: at once when
-//! the published state has the answer, else when the replica has replied (`Session::propose`).
+//! A call passes [`admit()`], which says who asks. Its handler gets the session, the caller and the whole message, on
+//! the session core, and gives back an [`Outcome`]: the answer if the published state has it, else where the answer is
+//! to come from. [`settle`] then does that; handlers of unary calls reply to nobody themselves.
 //!
 //! ```text
+//!   admit      the door that every call passes        answer   what a handler gives back, and what becomes of it
 //!   kv, watch, lease, cluster, maintenance, health   the services
 //!   decode     requests, read as leniently as etcd reads them
 //!   quota      whether a request that grows the store is let through
@@ -12,6 +14,8 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod admit;
+pub mod answer;
 pub mod cluster;
 pub mod decode;
 pub mod health;
@@ -28,6 +32,8 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
+use self::admit::admit;
+use self::answer::{Caller, Outcome, settle};
 use super::grpc::{self, Call, Incoming, Method, Outgoing, Responder, Status};
 use super::session::Session;
 
@@ -36,36 +42,14 @@ pub struct Api(pub Rc<Session>);
 
 impl grpc::Api for Api {
     fn unary(&self, call: Call, message: Bytes, reply: Responder) {
-        let session = &self.0;
-        if let Err(status) = count_version(session, &call, false) {
-            return reply.fail(&status);
-        }
-        match call.method {
-            Method::Range => kv::range(session, message, reply),
-            Method::Put => kv::put(session, &message, reply),
-            Method::DeleteRange => kv::delete_range(session, &message, reply),
-            Method::Txn => kv::txn(session, message, reply),
-            Method::Compact => kv::compact(session, &message, reply),
-            Method::LeaseGrant => lease::grant(session, message, reply),
-            Method::LeaseRevoke => lease::revoke(session, message, reply),
-            Method::LeaseTimeToLive => lease::time_to_live(session, message, reply),
-            Method::LeaseLeases => lease::leases(session, message, reply),
-            Method::MemberList => cluster::member_list(session, message, reply),
-            Method::Alarm => maintenance::alarm(session, message, reply),
-            Method::Status => maintenance::status(session, message, reply),
-            Method::Defragment => maintenance::defragment(session, message, reply),
-            Method::Hash => maintenance::hash(session, message, reply),
-            Method::HashKv => maintenance::hash_kv(session, message, reply),
-            Method::MoveLeader => maintenance::move_leader(session, message, reply),
-            Method::HealthCheck => health::check(message, reply),
-            Method::HealthList => health::list(message, reply),
-            method => reply.fail(&Status::unimplemented(method)),
-        }
+        let admitted = admit(&self.0, &call, false);
+        let outcome = admitted.and_then(|caller| handle(&self.0, caller, call.method, message));
+        settle(&self.0, outcome, reply);
     }
 
     fn stream(&self, call: Call, incoming: Incoming, outgoing: Outgoing) {
         let session = &self.0;
-        if let Err(status) = count_version(session, &call, true) {
+        if let Err(status) = admit(session, &call, true) {
             return outgoing.finish(Err(status));
         }
         match call.method {
@@ -78,12 +62,27 @@ impl grpc::Api for Api {
     }
 }
 
-/// Counts a call under the version that its client says it speaks.
-///
-/// # Errors
-/// A version that is no text.
-fn count_version(session: &Session, call: &Call, stream: bool) -> Result<(), Status> {
-    let version = call.metadata.client_api_version()?;
-    session.metrics.versions.count(Some(version), stream);
-    Ok(())
+/// Has the handler of a unary call answer.
+fn handle(session: &Rc<Session>, caller: Caller, method: Method, message: Bytes) -> Outcome {
+    match method {
+        Method::Range => kv::range(session, caller, message),
+        Method::Put => kv::put(session, &message),
+        Method::DeleteRange => kv::delete_range(&message),
+        Method::Txn => kv::txn(session, caller, &message),
+        Method::Compact => kv::compact(&message),
+        Method::LeaseGrant => lease::grant(session, &message),
+        Method::LeaseRevoke => lease::revoke(&message),
+        Method::LeaseTimeToLive => lease::time_to_live(message),
+        Method::LeaseLeases => lease::leases(message),
+        Method::MemberList => cluster::member_list(session, message),
+        Method::Alarm => maintenance::alarm(&message),
+        Method::Status => maintenance::status(session, message),
+        Method::Defragment => maintenance::defragment(message),
+        Method::Hash => maintenance::hash(message),
+        Method::HashKv => maintenance::hash_kv(session, message),
+        Method::MoveLeader => maintenance::move_leader(session, message),
+        Method::HealthCheck => health::check(message),
+        Method::HealthList => health::list(message),
+        method => Err(Status::unimplemented(method)),
+    }
 }

@@ -12,34 +12,35 @@ use std::rc::Rc;
 
 use prost::Message;
 
+use super::answer::{Answer, Outcome};
 use crate::error::Error;
 use crate::proto::etcdserverpb::alarm_request::AlarmAction;
 use crate::proto::etcdserverpb::{AlarmRequest, AlarmType};
 use crate::request::Kind;
-use crate::server::grpc::Responder;
 use crate::server::log::lines;
 use crate::server::session::Session;
 use crate::server::session::member_health::alarms;
 
-/// Gives the responder back if a request that may add `cost` bytes is let through. Otherwise answers it, once the
-/// alarm is raised: who was refused sees it in the list.
-pub fn admit(session: &Rc<Session>, cost: u64, reply: Responder) -> Option<Responder> {
-    let Some(quota) = session.member.quota else { return Some(reply) };
+/// What a request is answered with that may not add `cost` bytes; nothing if it may. A client that is refused sees the
+/// alarm in the list of alarms, so the answer waits until the alarm is raised.
+pub fn refusal(session: &Rc<Session>, cost: u64) -> Option<Outcome> {
+    let quota = session.member.quota?;
     let (_, used) = session.member.store_bytes();
     if fits(u64::try_from(used).unwrap_or(0), cost, quota) {
-        return Some(reply);
+        return None;
     }
     let member_id = session.member.member_id;
     let alarm = AlarmType::Nospace as i32;
     if alarms(session).iter().any(|raised| raised.member_id == member_id && raised.alarm == alarm) {
-        reply.fail(&Error::NoSpace.into());
-        return None;
+        return Some(Err(Error::NoSpace.into()));
     }
     lines::quota_exceeded(quota, &Error::NoSpace);
     let request = AlarmRequest { action: AlarmAction::Activate as i32, member_id, alarm };
-    // If the alarm is lost, the next refused request raises it.
-    session.propose_then(Kind::Alarm, &request.encode_to_vec(), |_, _| reply.fail(&Error::NoSpace.into()));
-    None
+    Some(Ok(Answer::later(move |session, reply| {
+        // If the alarm is lost, the next refused request raises it.
+        session
+            .propose_then(Kind::Alarm, &request.encode_to_vec(), |_, _| reply.fail(&Error::NoSpace.into()));
+    })))
 }
 
 /// Whether `cost` more bytes stay below the quota. What costs nothing always does.
