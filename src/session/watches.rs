@@ -11,6 +11,9 @@ pub trait Transport {
     /// Takes a response to one stream, behind all earlier ones.
     fn send(&mut self, output: Output);
 
+    /// The stream is over: a response on it would be so many bytes long, which is more than can be sent.
+    fn end_too_long(&mut self, stream: StreamId, bytes: usize);
+
     /// Sends what was taken for a stream, and returns how many more bytes the stream has room for.
     fn flush(&mut self, stream: StreamId) -> usize;
 }
@@ -62,6 +65,9 @@ impl Watches {
                     self.touched.push(output.stream);
                 }
                 transport.send(output);
+            }
+            while let Some((stream, bytes)) = self.hub.poll_too_long() {
+                transport.end_too_long(stream, bytes);
             }
             if self.touched.is_empty() {
                 return self.hub.needs_catch_up();

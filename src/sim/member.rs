@@ -20,6 +20,7 @@ use kevel::session::{Tickets, Watches};
 use kevel::wal::segment::first_needed;
 use kevel::wal::{self, SegmentName};
 use kevel::watch::encode::Identity;
+use kevel::watch::hub::RESPONSE_BYTES_MAX;
 use kevel::watch::{Budget, HubConfig};
 
 /// Ids are numbered per life of the process, so that no two requests ever share one.
@@ -114,7 +115,12 @@ impl Member {
         replica.set_bounds(&world.params.bounds);
         let revision = replica.applied().revision;
         let identity = Identity { cluster_id, member_id, raft_term: 0 };
-        let config = HubConfig { identity, max_request_bytes: 0, seed: world.prng.next_u64() };
+        let config = HubConfig {
+            identity,
+            max_request_bytes: 0,
+            response_bytes_max: RESPONSE_BYTES_MAX,
+            seed: world.prng.next_u64(),
+        };
         let readers = replica.readers();
         let budget = Budget { revisions: 1 + world.prng.below(8) as usize, bytes: 4_000 };
         let timeout = world.params.request_timeout;

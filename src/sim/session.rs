@@ -7,6 +7,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::client::Waiting;
+use super::judge::judge;
 use super::plant::Plant;
 use super::world::{Event, World};
 use kevel::btree::Reader;
@@ -73,6 +74,10 @@ impl Transport for Outlets {
             outlet.unsent += output.len();
         }
         self.sent.push(output);
+    }
+
+    fn end_too_long(&mut self, _: StreamId, bytes: usize) {
+        judge!(false, "a response of {bytes} bytes: no revision of a simulated world is that large");
     }
 
     fn flush(&mut self, stream: StreamId) -> usize {

@@ -147,7 +147,7 @@ impl Hub {
     /// Hands out the events from `from` on, and returns the revision to go on from.
     fn read_slice(&mut self, scan: u8, from: i64, history: &dyn History, budget: Budget) -> i64 {
         let mut scratch = std::mem::take(&mut self.scratch);
-        scratch.clear();
+        scratch.clear(self.config.response_bytes_max);
         let mut next = self.revision + 1;
         let (mut current, mut passed, mut matched_revisions) = (0, 0, 0);
         // Reading on for a stream that is full would be done again: what it has no room for is thrown away.

@@ -18,6 +18,9 @@ use super::hub::StreamId;
 /// Bytes that a head can take: eight varints at their longest, tags and lengths.
 const HEAD_MAX: usize = 80;
 
+/// Room for encoded events that is kept for the next ones.
+const KEPT_BYTES_MAX: usize = 4 << 20;
+
 /// One `WatchResponse` to write to one stream: the head, then the body.
 #[derive(Clone, Debug)]
 pub struct Output {
@@ -171,27 +174,32 @@ pub(super) struct Change<'a> {
 /// Encoded events in order, addressed by their position.
 #[derive(Debug, Default)]
 pub(super) struct Records {
+    /// The first events, as many as fit.
     bytes: Vec<u8>,
-    /// Where each event ends; an event that nobody wants in this form has no length.
-    ends: Vec<u32>,
+    /// Where each event ends, or would end if it fitted; an event that nobody wants in this form has no length.
+    ends: Vec<usize>,
+    /// What `bytes` must not exceed.
+    bytes_max: usize,
 }
 
 impl Records {
-    pub(super) fn clear(&mut self) {
+    /// Forgets everything. No more than `bytes_max` are encoded from now on.
+    pub(super) fn clear(&mut self, bytes_max: usize) {
+        self.bytes_max = bytes_max;
         // A rare huge batch must not stay reserved.
-        if self.bytes.capacity() > 4 << 20 {
+        if self.bytes.capacity() > KEPT_BYTES_MAX {
             self.bytes = Vec::new();
         }
         self.bytes.clear();
         self.ends.clear();
     }
 
-    /// Bytes encoded so far.
+    /// Length of all events so far, with those that do not fit.
     pub(super) fn len(&self) -> usize {
-        self.bytes.len()
+        self.ends.last().copied().unwrap_or(0)
     }
 
-    /// Encodes the event at the next position.
+    /// Encodes the event at the next position. If it does not fit, it and those behind it are only measured.
     pub(super) fn push(&mut self, change: Change<'_>, prev: Option<&[u8]>) {
         let tombstone;
         let kv = if change.delete {
@@ -206,6 +214,11 @@ impl Records {
         };
         let field = |bytes: &[u8]| 1 + varint_len(bytes.len()) + bytes.len();
         let len = 2 * usize::from(change.delete) + field(kv) + prev.map_or(0, field);
+        let end = self.len() + 1 + varint_len(len) + len;
+        if end > self.bytes_max {
+            self.ends.push(end);
+            return;
+        }
         self.bytes.reserve(len + 6);
         self.bytes.push(0x5A);
         put_varint(&mut self.bytes, len as u64);
@@ -216,17 +229,22 @@ impl Records {
         if let Some(prev) = prev {
             put_bytes(&mut self.bytes, 0x1A, prev);
         }
-        self.skip();
+        self.ends.push(end);
     }
 
     /// Leaves the next position empty.
     pub(super) fn skip(&mut self) {
-        self.ends.push(u32::try_from(self.bytes.len()).expect("one slice of events is far below 4 GiB"));
+        self.ends.push(self.len());
     }
 
     /// Ends the encoding; what follows only refers to it.
-    pub(super) fn freeze(&self) -> Frozen<'_> {
-        Frozen { bytes: Bytes::copy_from_slice(&self.bytes), ends: &self.ends }
+    pub(super) fn freeze(&mut self) -> Frozen<'_> {
+        // What would not be kept for the next events need not be copied.
+        let bytes = match self.bytes.capacity() > KEPT_BYTES_MAX {
+            true => std::mem::take(&mut self.bytes).into(),
+            false => Bytes::copy_from_slice(&self.bytes),
+        };
+        Frozen { bytes, ends: &self.ends }
     }
 }
 
@@ -234,14 +252,24 @@ impl Records {
 #[derive(Debug)]
 pub(super) struct Frozen<'a> {
     bytes: Bytes,
-    ends: &'a [u32],
+    ends: &'a [usize],
 }
 
 impl Frozen<'_> {
     fn range(&self, event: u32) -> std::ops::Range<usize> {
         let event = event as usize;
         let start = if event == 0 { 0 } else { self.ends[event - 1] };
-        start as usize..self.ends[event] as usize
+        start..self.ends[event]
+    }
+
+    /// Whether this event, and so every event before it, fitted.
+    pub(super) fn holds(&self, event: u32) -> bool {
+        self.ends[event as usize] <= self.bytes.len()
+    }
+
+    /// Length of all events, with those that did not fit.
+    pub(super) fn len(&self) -> usize {
+        self.ends.last().copied().unwrap_or(0)
     }
 
     /// Encoded length of one event.
@@ -249,7 +277,7 @@ impl Frozen<'_> {
         self.range(event).len()
     }
 
-    /// The body that carries these events, given in order.
+    /// The body that carries these events, given in order; all of them fitted.
     pub(super) fn body(&self, events: impl Iterator<Item = u32> + Clone) -> Bytes {
         let (mut len, mut span) = (0, None);
         for range in events.clone().map(|event| self.range(event)) {
@@ -312,6 +340,7 @@ mod tests {
         let old = KeyValue { key: "k".into(), mod_revision: 4, ..KeyValue::default() };
         let gone = KeyValue { key: "k".into(), mod_revision: 10, ..KeyValue::default() };
         let mut records = Records::default();
+        records.clear(usize::MAX);
         let kv = put.encode_to_vec();
         records.push(Change { revision: 9, delete: false, key: b"k", kv: &kv }, Some(&old.encode_to_vec()));
         records.skip();

@@ -21,6 +21,9 @@ const FRAGMENT_SLACK_BYTES: usize = 512 << 10;
 /// The id in responses that concern no single watcher.
 pub(super) const NO_WATCHER: i64 = -1;
 
+/// The longest response that gRPC servers send.
+pub const RESPONSE_BYTES_MAX: usize = i32::MAX as usize;
+
 /// Responses that etcd buffers for a stream before it merges those of several revisions.
 const SINGLES_MAX: usize = 128;
 
@@ -39,12 +42,14 @@ impl StreamId {
 }
 
 /// What a hub is told once.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct HubConfig {
     /// Who answers.
     pub identity: Identity,
     /// The limit on requests, from which the size of fragments follows.
     pub max_request_bytes: usize,
+    /// The longest response that is sent. The events of one revision that are encoded at once take no more either.
+    pub response_bytes_max: usize,
     /// Secret of the key index's hash.
     pub seed: u64,
 }
@@ -78,6 +83,9 @@ pub(super) struct Stream {
     pub(super) parked: Vec<u32>,
     /// Watchers that are not synced.
     pub(super) unsynced: usize,
+    /// Synced watchers that begin after the hub's revision, by where they begin. Those that the hub has reached since
+    /// are removed when they are looked at.
+    pub(super) ahead: BTreeSet<(i64, u32)>,
     /// Watchers that want progress notifications.
     pub(super) progress_watchers: usize,
     /// When the progress interval ends next, and its length.
@@ -98,6 +106,13 @@ pub(super) struct Plan {
 }
 
 impl Stream {
+    /// Removes the watchers from `ahead` whose beginning the hub has reached.
+    pub(super) fn forget_reached(&mut self, revision: i64) {
+        while self.ahead.first().is_some_and(|&(first, _)| first <= revision) {
+            self.ahead.pop_first();
+        }
+    }
+
     /// Plans one more event of `bytes` in a slice. True if the stream has no room for more.
     pub(super) fn plan(&mut self, slice: u64, bytes: usize) -> bool {
         if self.plan.slice != slice {
@@ -112,7 +127,7 @@ impl Stream {
 /// The watch streams of one session core. See the folder's page.
 #[derive(Debug)]
 pub struct Hub {
-    config: HubConfig,
+    pub(super) config: HubConfig,
     /// Everything up to here has been published to this hub. Only grows.
     pub(super) revision: i64,
     /// The newest revision any snapshot shown here had; not below `revision`.
@@ -126,6 +141,8 @@ pub struct Hub {
     /// Manual progress requests that wait for a revision to be published here, in order of that revision.
     pub(super) promises: VecDeque<(i64, StreamId)>,
     outputs: VecDeque<Output>,
+    /// Streams that were closed because a response would be too long, and how long it would be.
+    too_long: VecDeque<(StreamId, usize)>,
     pub(super) scratch: Scratch,
     opened: u32,
     unsynced: usize,
@@ -163,11 +180,12 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    pub(super) fn clear(&mut self) {
+    /// Forgets everything. No more than `bytes_max` are encoded in either form from now on.
+    pub(super) fn clear(&mut self, bytes_max: usize) {
         self.matches.clear();
         self.revisions.clear();
-        self.plain.clear();
-        self.with_prev.clear();
+        self.plain.clear(bytes_max);
+        self.with_prev.clear(bytes_max);
     }
 
     /// Adds the event at the next position, matched by those pushed on `matches` since `matched`. Nothing happens
@@ -217,6 +235,7 @@ impl Hub {
             deadlines: BTreeSet::new(),
             promises: VecDeque::new(),
             outputs: VecDeque::new(),
+            too_long: VecDeque::new(),
             scratch: Scratch::default(),
             opened: 0,
             unsynced: 0,
@@ -251,6 +270,12 @@ impl Hub {
         self.outputs.pop_front()
     }
 
+    /// A stream that the hub has closed, because a response on it would be longer than can be sent, and the length.
+    /// It comes behind the outputs of the stream.
+    pub fn poll_too_long(&mut self) -> Option<(StreamId, usize)> {
+        self.too_long.pop_front()
+    }
+
     /// A new stream, with room for `room` bytes. Its progress notifications come every `interval`, which the
     /// driver has drawn within the configured interval and 10 % more.
     pub fn open(&mut self, now: Instant, interval: Duration, room: usize) -> StreamId {
@@ -265,6 +290,7 @@ impl Hub {
             next_id: 0,
             parked: Vec::new(),
             unsynced: 0,
+            ahead: BTreeSet::new(),
             progress_watchers: 0,
             deadline: now + interval,
             interval,
@@ -376,8 +402,14 @@ impl Hub {
             state: if synced { State::Synced } else { State::Waiting },
             flags,
         };
+        let first = watcher.first();
         let number = u32::try_from(self.watchers.insert(watcher)).expect("fewer watchers than 2^32");
+        let revision = self.revision;
         let stream = &mut self.streams[id.slot()];
+        stream.forget_reached(revision);
+        if synced && first > revision {
+            stream.ahead.insert((first, number));
+        }
         stream.watchers.insert(watch_id, number);
         stream.progress_watchers += usize::from(request.progress_notify);
         let fields = Fields { watch_id, created: true, ..Fields::default() };
@@ -403,6 +435,7 @@ impl Hub {
         let watcher = self.watchers.remove(number as usize);
         self.index.leave(watcher.group);
         let stream = &mut self.streams[watcher.stream as usize];
+        stream.ahead.remove(&(watcher.first(), number));
         if watcher.state != State::Synced {
             stream.unsynced -= 1;
             self.unsynced -= 1;
@@ -451,7 +484,7 @@ impl Hub {
         }
         self.revision = batch.revision;
         let mut scratch = std::mem::take(&mut self.scratch);
-        scratch.clear();
+        scratch.clear(self.config.response_bytes_max);
         for event in &batch.events {
             let matched = scratch.matches.len();
             let position = scratch.revisions.len() as u32;
@@ -487,7 +520,8 @@ impl Hub {
         let revisions = &scratch.revisions;
         let revision_of = |found: &Match| revisions[found.position() as usize];
         for run in scratch.matches.chunk_by(|a, b| a.watcher() == b.watcher()) {
-            let watcher = &self.watchers[run[0].watcher() as usize];
+            // A stream that was closed on the way has taken its watchers with it.
+            let Some(watcher) = self.watchers.get(run[0].watcher() as usize) else { continue };
             let merges = || self.streams[watcher.stream as usize].plan.matches > SINGLES_MAX;
             if !watcher.flags.has(Flags::LIVE) || merges() {
                 self.deliver_run(&header, &forms, revisions, run);
@@ -502,7 +536,7 @@ impl Hub {
         }
     }
 
-    /// One response to one watcher. False if it was parked instead.
+    /// One response to one watcher. False if it was parked instead, or its stream was closed.
     fn deliver_run(
         &mut self,
         header: &Head,
@@ -511,7 +545,7 @@ impl Hub {
         run: &[Match],
     ) -> bool {
         let number = run[0].watcher();
-        let watcher = &mut self.watchers[number as usize];
+        let Some(watcher) = self.watchers.get_mut(number as usize) else { return false };
         let slot = watcher.stream as usize;
         if self.streams[slot].room <= 0 {
             self.park(number, revisions[run[0].position() as usize]);
@@ -520,6 +554,10 @@ impl Hub {
         watcher.flags.set(Flags::QUIET, false);
         let (watch_id, flags) = (watcher.id, watcher.flags);
         let form = &forms[usize::from(flags.has(Flags::PREV_KV))];
+        if !form.holds(run[run.len() - 1].position()) {
+            self.close_too_long(slot, form.len());
+            return false;
+        }
         if flags.has(Flags::FRAGMENT) {
             self.send_fragments(slot, header, watch_id, form, run);
         } else {
@@ -567,6 +605,9 @@ impl Hub {
     fn send(&mut self, slot: usize, head: Head, body: Bytes, events: usize) {
         let Some(stream) = self.streams.get_mut(slot) else { return };
         let output = Output { stream: stream.id, head, body, events: events as u32 };
+        if output.len() > self.config.response_bytes_max {
+            return self.close_too_long(slot, output.len());
+        }
         stream.room -= as_room(output.len());
         self.events_sent += events as u64;
         self.outputs.push_back(output);
@@ -575,6 +616,14 @@ impl Hub {
 
 /// Changes of state.
 impl Hub {
+    /// Ends a stream on which a response of so many bytes would have to be sent.
+    fn close_too_long(&mut self, slot: usize, bytes: usize) {
+        let Some(stream) = self.streams.get(slot) else { return };
+        let id = stream.id;
+        self.too_long.push_back((id, bytes));
+        self.close(id);
+    }
+
     /// Takes a watcher out of the live path or its scan, before its state changes.
     pub(super) fn detach(&mut self, number: u32) {
         match self.watchers[number as usize].state {
@@ -680,6 +729,13 @@ impl Hub {
             assert!(states().all(|w| w.stream as usize == slot), "a stream lists its own watchers");
             assert_eq!(states().filter(|w| w.state != State::Synced).count(), stream.unsynced);
             let parked = states().filter(|w| w.state == State::Parked).count();
+            let is_ahead = |n| self.watchers[n as usize].state == State::Synced && !self.is_current(n);
+            let ahead = stream.watchers.values().copied().filter(|&n| is_ahead(n));
+            let listed = stream.ahead.iter().filter(|&&(first, _)| first > self.revision);
+            assert!(
+                ahead.collect::<BTreeSet<_>>() == listed.map(|&(_, n)| n).collect(),
+                "a stream knows who is ahead"
+            );
             assert!(parked == 0 || stream.parked.len() >= parked, "every parked watcher is found again");
             let armed = self.deadlines.contains(&(stream.deadline, stream.id));
             assert_eq!(armed, stream.progress_watchers > 0, "a stream is ticked for if someone wants it");

@@ -2,6 +2,9 @@
 //!
 //! A promise names the hub's revision, and outputs leave in order, so it follows every event it covers. It is given
 //! only for watchers that are synced; where it cannot be given, the answer is silence, and the client asks again.
+//!
+//! A manual request costs no look at the stream's watchers: the stream counts those that are not synced, and lists
+//! those whose beginning is still to come.
 #![forbid(unsafe_code)]
 
 use bytes::Bytes;
@@ -9,7 +12,7 @@ use bytes::Bytes;
 use super::encode::Fields;
 use super::history::History;
 use super::hub::{Hub, NO_WATCHER, StreamId};
-use super::watcher::{Flags, State, Watcher};
+use super::watcher::{Flags, State};
 use crate::stdx::time::Instant;
 
 impl Hub {
@@ -28,13 +31,11 @@ impl Hub {
             && revision <= self.revision
         {
             self.promises.pop_front();
-            let Some(stream) = self.stream(id) else { continue };
-            let mut watchers = stream.watchers.values().map(|&number| &self.watchers[number as usize]);
-            if stream.room > 0
-                && !stream.watchers.is_empty()
-                && stream.unsynced == 0
-                && watchers.all(|watcher| self.is_current(watcher))
-            {
+            let reached = self.revision;
+            let Some(stream) = self.stream_mut(id) else { continue };
+            stream.forget_reached(reached);
+            let is_current = stream.unsynced == 0 && stream.ahead.is_empty() && !stream.watchers.is_empty();
+            if is_current && stream.room > 0 {
                 let fields = Fields { watch_id: NO_WATCHER, ..Fields::default() };
                 self.respond(id.slot(), self.revision, fields, Bytes::new(), 0);
             }
@@ -71,7 +72,7 @@ impl Hub {
             if !watcher.flags.has(Flags::PROGRESS) {
                 continue;
             }
-            let due = watcher.flags.has(Flags::QUIET) && self.is_current(watcher);
+            let due = watcher.flags.has(Flags::QUIET) && self.is_current(number);
             if due && self.streams[id.slot()].room > 0 {
                 let fields = Fields { watch_id: watcher.id, ..Fields::default() };
                 self.respond(id.slot(), self.revision, fields, Bytes::new(), 0);
@@ -81,8 +82,8 @@ impl Hub {
     }
 
     /// True if the watcher has been sent everything up to the hub's revision, and its start is not after it.
-    fn is_current(&self, watcher: &Watcher) -> bool {
-        let first = watcher.next - i64::from(!watcher.flags.has(Flags::FUTURE));
-        watcher.state == State::Synced && first <= self.revision
+    pub(super) fn is_current(&self, number: u32) -> bool {
+        let watcher = &self.watchers[number as usize];
+        watcher.state == State::Synced && watcher.first() <= self.revision
     }
 }

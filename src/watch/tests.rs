@@ -10,6 +10,7 @@ use std::ops::ControlFlow;
 use prost::Message;
 
 use super::encode::Identity;
+use super::hub::RESPONSE_BYTES_MAX;
 use super::*;
 use crate::proto::etcdserverpb::{WatchCreateRequest, WatchResponse};
 use crate::proto::mvccpb::{self, KeyValue};
@@ -134,8 +135,12 @@ impl History for World {
 }
 
 fn hub(max_request_bytes: usize) -> Hub {
+    hub_up_to(max_request_bytes, RESPONSE_BYTES_MAX)
+}
+
+fn hub_up_to(max_request_bytes: usize, response_bytes_max: usize) -> Hub {
     let identity = Identity { cluster_id: 1, member_id: 2, raft_term: 3 };
-    Hub::new(HubConfig { identity, max_request_bytes, seed: 9 }, 1)
+    Hub::new(HubConfig { identity, max_request_bytes, response_bytes_max, seed: 9 }, 1)
 }
 
 fn decode(output: &Output) -> WatchResponse {
@@ -612,4 +617,126 @@ fn a_thousand_watchers_of_one_range_share_what_they_are_sent() {
     let outputs: Vec<Output> = std::iter::from_fn(|| hub.poll_output()).collect();
     assert_eq!(outputs.len(), 1000);
     assert!(outputs.iter().all(|o| o.body.as_ptr() == outputs[0].body.as_ptr()));
+}
+
+/// A stream with a watcher of `[key, end)`.
+fn watching(hub: &mut Hub, world: &World, request: WatchCreateRequest) -> StreamId {
+    let stream = hub.open(Instant::default(), Duration::from_secs(600), 1 << 20);
+    hub.create(Instant::default(), stream, &request, world);
+    assert!(decode(&hub.poll_output().expect("an answer")).created);
+    stream
+}
+
+fn range(key: &str, end: &str) -> WatchCreateRequest {
+    WatchCreateRequest {
+        key: key.to_owned().into(),
+        range_end: end.to_owned().into(),
+        ..WatchCreateRequest::default()
+    }
+}
+
+#[test]
+fn a_response_that_cannot_be_sent_ends_its_stream_and_no_other() {
+    let (mut world, mut hub) = (World::new(), hub_up_to(0, 10_000));
+    let small = watching(&mut hub, &world, range("a", ""));
+    let large = watching(&mut hub, &world, range("a", "z"));
+    let fragments = WatchCreateRequest { fragment: true, ..range("a", "z") };
+    let split = watching(&mut hub, &world, fragments);
+    let value = [0; 2000];
+    let keys: Vec<String> = (0..6).map(|n| format!("{}", (b'a' + n) as char)).collect();
+    let changes: Vec<(&[u8], Option<&[u8]>)> =
+        keys.iter().map(|key| (key.as_bytes(), Some(&value[..]))).collect();
+    world.apply(&changes);
+    hub.on_publish(&world.lane.pop_front().unwrap(), &world);
+    hub.check_invariants();
+    let output = hub.poll_output().expect("the first event fits");
+    assert_eq!((output.stream, output.events), (small, 1));
+    assert!(hub.poll_output().is_none());
+    let mut ended: Vec<StreamId> = vec![];
+    while let Some((stream, bytes)) = hub.poll_too_long() {
+        assert!(bytes > 12_000);
+        ended.push(stream);
+    }
+    ended.sort_unstable();
+    assert_eq!(ended, [large, split]);
+    assert_eq!((hub.stats().streams, hub.stats().watchers), (1, 1));
+
+    // Reading the revision from the store ends the stream as well, however often the client comes back.
+    for _ in 0..2 {
+        let again = watching(&mut hub, &world, WatchCreateRequest { start_revision: 2, ..range("a", "z") });
+        while hub.needs_catch_up() {
+            hub.catch_up(&world, Budget::default());
+        }
+        assert_eq!(hub.poll_too_long().map(|(stream, _)| stream), Some(again));
+        assert!(hub.poll_output().is_none());
+        hub.check_invariants();
+    }
+
+    // Later revisions are delivered as before.
+    world.apply(&[(b"a", Some(b"later"))]);
+    hub.on_publish(&world.lane.pop_front().unwrap(), &world);
+    assert_eq!(hub.poll_output().map(|output| output.stream), Some(small));
+}
+
+#[test]
+fn the_head_counts_in_the_length_of_a_response() {
+    for (spare, fits) in [(0, true), (-1, false)] {
+        let (mut world, mut hub) = (World::new(), hub(0));
+        watching(&mut hub, &world, range("a", ""));
+        world.apply(&[(b"a", Some(&[0; 500]))]);
+        let batch = world.lane.pop_front().unwrap();
+        hub.on_publish(&batch, &world);
+        let len = hub.poll_output().expect("an event").len();
+
+        let mut hub = hub_up_to(0, len.saturating_add_signed(spare));
+        let stream = watching(&mut hub, &World::new(), range("a", ""));
+        hub.on_publish(&batch, &world);
+        assert_eq!(hub.poll_output().is_some(), fits);
+        let ended = hub.poll_too_long();
+        assert_eq!(ended, (!fits).then_some((stream, len)));
+    }
+}
+
+#[test]
+fn progress_waits_for_watchers_that_begin_later_and_for_no_others() {
+    let (mut world, mut hub) = (World::new(), hub(0));
+    let stream = watching(&mut hub, &world, range("a", ""));
+    let later = WatchCreateRequest { start_revision: 4, ..range("b", "") };
+    hub.create(Instant::default(), stream, &later, &world);
+    assert!(decode(&hub.poll_output().unwrap()).created);
+    for (revision, answered) in [(2, false), (3, false), (4, true)] {
+        world.apply(&[(b"other", Some(b""))]);
+        hub.progress(stream, &world);
+        assert!(hub.poll_output().is_none(), "the batch has not come yet");
+        hub.on_publish(&world.lane.pop_front().unwrap(), &world);
+        let answer = hub.poll_output().map(|output| decode(&output));
+        assert_eq!(answer.map(|answer| (answer.watch_id, answer.header.unwrap().revision)), {
+            answered.then_some((-1, revision))
+        });
+        hub.check_invariants();
+    }
+    // A watcher that begins later and is cancelled is waited for no longer.
+    hub.create(Instant::default(), stream, &WatchCreateRequest { start_revision: 9, ..later }, &world);
+    let created = decode(&hub.poll_output().unwrap());
+    hub.progress(stream, &world);
+    assert!(hub.poll_output().is_none());
+    hub.cancel(stream, created.watch_id);
+    assert!(decode(&hub.poll_output().unwrap()).canceled);
+    hub.progress(stream, &world);
+    assert_eq!(hub.poll_output().map(|output| decode(&output).watch_id), Some(-1));
+    hub.check_invariants();
+}
+
+#[test]
+fn progress_requests_do_not_look_at_every_watcher() {
+    let (world, mut hub) = (World::new(), hub(0));
+    let stream = hub.open(Instant::default(), Duration::from_secs(600), usize::MAX);
+    (0..20_000).for_each(|_| hub.create(Instant::default(), stream, &range("a", ""), &world));
+    while hub.poll_output().is_some() {}
+    let began = std::time::Instant::now();
+    for _ in 0..20_000 {
+        hub.progress(stream, &world);
+        assert!(hub.poll_output().is_some());
+    }
+    assert!(began.elapsed() < std::time::Duration::from_secs(3), "{:?}", began.elapsed());
 }

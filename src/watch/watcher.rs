@@ -66,6 +66,11 @@ pub(super) struct Watcher {
 }
 
 impl Watcher {
+    /// The first revision at which progress can be promised to the watcher, once it is synced.
+    pub(super) fn first(&self) -> i64 {
+        self.next - i64::from(!self.flags.has(Flags::FUTURE))
+    }
+
     /// True if the watcher's filters let this kind of event through.
     pub(super) fn wants(&self, delete: bool) -> bool {
         !self.flags.has(if delete { Flags::NO_DELETE } else { Flags::NO_PUT })

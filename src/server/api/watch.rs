@@ -20,6 +20,7 @@ use bytes::Bytes;
 use super::decode::decode;
 use crate::proto::etcdserverpb::WatchRequest;
 use crate::proto::etcdserverpb::watch_request::RequestUnion;
+use crate::server::grpc::frame::unsendable;
 use crate::server::grpc::{Code, Incoming, Messages, Outgoing, Status};
 use crate::server::io::{clock, task};
 use crate::server::session::{Member, Session};
@@ -27,12 +28,15 @@ use crate::session::{self, Transport};
 use crate::stdx::prng::Prng;
 use crate::stdx::time::{Duration, Instant};
 use crate::watch::encode::Identity;
+use crate::watch::hub::RESPONSE_BYTES_MAX;
 use crate::watch::{Budget, Hub, HubConfig, HubStats, Output, StreamId};
 
 /// The shortest progress interval.
 const PROGRESS_INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// How much of the past is read in one turn for all watchers that catch up.
 const CATCH_UP: Budget = Budget { revisions: 1000, bytes: 1 << 20 };
+/// How long one stream's requests may keep other tasks of the core waiting.
+const TURN_TIME_MAX: Duration = Duration::from_millis(1);
 
 /// Responses are sent in pieces of about this many bytes: two DATA frames.
 pub const PIECE_BYTES: usize = 32 * 1024;
@@ -67,6 +71,15 @@ impl Transport for Outlets {
         }
     }
 
+    fn end_too_long(&mut self, stream: StreamId, bytes: usize) {
+        let Some(stream) = self.0.remove(&stream) else { return };
+        stream.send(None);
+        if let Some(outgoing) = stream.outgoing.borrow_mut().take() {
+            outgoing.finish(Err(unsendable(bytes, RESPONSE_BYTES_MAX, true)));
+        }
+        stream.wake();
+    }
+
     fn flush(&mut self, stream: StreamId) -> usize {
         let Some(stream) = self.0.get(&stream) else { return 0 };
         stream.send(None);
@@ -83,8 +96,12 @@ impl Watches {
     pub fn new(member: &Member, revision: i64, seed: u64) -> Self {
         let mut jitter = Prng::new(seed);
         let identity = Identity { cluster_id: member.cluster_id, member_id: member.member_id, raft_term: 0 };
-        let config =
-            HubConfig { identity, max_request_bytes: member.max_request_bytes, seed: jitter.next_u64() };
+        let config = HubConfig {
+            identity,
+            max_request_bytes: member.max_request_bytes,
+            response_bytes_max: RESPONSE_BYTES_MAX,
+            seed: jitter.next_u64(),
+        };
         Self {
             core: RefCell::new(session::Watches::new(config, revision, CATCH_UP)),
             outlets: RefCell::default(),
@@ -213,8 +230,14 @@ pub fn serve(session: &Rc<Session>, mut incoming: Incoming, outgoing: Outgoing) 
     session.stir();
     task::spawn(async move {
         let mut half_closed = false;
+        let mut turn_began = None;
         let status = loop {
-            let event = poll_fn(|cx| {
+            let now = clock::now();
+            if now.since(*turn_began.get_or_insert(now)) > TURN_TIME_MAX {
+                task::yield_now().await;
+                turn_began = None;
+            }
+            let mut poll_event = |cx: &mut Context<'_>| {
                 match stream.poll_outgoing(cx) {
                     Poll::Ready(Err(status)) => return Poll::Ready(Event::Over(status)),
                     Poll::Ready(Ok(room)) => return Poll::Ready(Event::Room(room)),
@@ -229,6 +252,14 @@ pub fn serve(session: &Rc<Session>, mut incoming: Incoming, outgoing: Outgoing) 
                     Some(Err(status)) => Event::Over(status),
                     None => Event::HalfClosed,
                 })
+            };
+            let event = poll_fn(|cx| {
+                let event = poll_event(cx);
+                if event.is_pending() {
+                    // The others have their turn.
+                    turn_began = None;
+                }
+                event
             });
             match event.await {
                 Event::Message(message) => match decode(message) {
