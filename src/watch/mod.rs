@@ -29,6 +29,11 @@
 //!                  └────────────────────────────────────────────┘
 //! ```
 //!
+//! # What cannot be sent
+//!
+//! The events of one revision go out together, and gRPC carries no message of more than 2 GiB. Events beyond that are
+//! measured and not encoded, and a stream that wants one of them ends with an error, each time its client comes back.
+//!
 //! # Invariants
 //!
 //! - A synced watcher has been sent every matching event of revisions `start..=hub.revision`, and none later.
