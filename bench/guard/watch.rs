@@ -46,8 +46,7 @@ impl World {
         let mut reader = replicated.store.readers().register();
         let (cluster_id, member_id) = (HEADER.cluster_id, HEADER.member_id);
         let identity = Identity { cluster_id, member_id, raft_term: HEADER.raft_term };
-        let response_bytes_max = i32::MAX as usize;
-        let config = HubConfig { identity, max_request_bytes: 3 << 19, response_bytes_max, seed: 4 };
+        let config = HubConfig { identity, max_request_bytes: 3 << 19, seed: 4, ..HubConfig::default() };
         let mut hub = Hub::new(config, replicated.store.applied().revision);
         let snapshot = reader.snapshot();
         let view = View::new(&snapshot);

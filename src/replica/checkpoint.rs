@@ -113,16 +113,27 @@ pub struct Bounds {
     pub apply_beside: usize,
     /// Expired leases revoked in one turn.
     pub expire: usize,
+    /// Revisions removed between two turns.
+    pub sweep: usize,
+    /// Entries applied in one turn.
+    pub apply: usize,
+    /// Proposals that may wait for their entry to be applied.
+    pub pending: usize,
+    /// Bytes of entries in one append to the log.
+    pub append_bytes: usize,
 }
 
 impl Replica {
-    /// Other bounds than usual; for simulations that cannot write 64 MB.
+    /// Other bounds than usual, at any time; for simulations that cannot write 64 MB, and that want to see rare turns often.
     pub fn set_bounds(&mut self, bounds: &Bounds) {
         self.log.set_segment_bytes(bounds.segment_bytes);
         self.checkpoints.replay_bytes_max = bounds.replay_bytes;
         self.checkpoints.idle = bounds.checkpoint_idle;
         self.apply_beside_min = bounds.apply_beside;
         self.expire_max = bounds.expire;
+        self.sweep_slice = bounds.sweep;
+        self.apply_entries_max = bounds.apply;
+        self.proposals.set_bounds(bounds.pending, bounds.append_bytes);
     }
 
     /// Begins a checkpoint if it is time.

@@ -14,7 +14,7 @@ use super::replica::{Replica, lowest};
 use super::tail::Tail;
 use crate::btree::{Applied, Read};
 use crate::cluster::cost::cost;
-use crate::limits::{APPLY_ENTRIES_MAX, CATCHUP_BYTES_MAX, SWEEP_SLICE, TAIL_BYTES_MAX};
+use crate::limits::{CATCHUP_BYTES_MAX, TAIL_BYTES_MAX};
 use crate::mvcc::compact;
 use crate::request::{Entry, Request};
 use crate::response::Response;
@@ -27,7 +27,7 @@ impl Replica {
         if self.committed.is_empty() && !sweep {
             return;
         }
-        let count = self.committed.len().min(APPLY_ENTRIES_MAX);
+        let count = self.committed.len().min(self.apply_entries_max);
         let entries: Vec<LogEntry> = self.committed.drain(..count).collect();
         let mut told = Vec::with_capacity(2 * count);
         // A compaction among these entries is not published yet: a reader may still pin below it.
@@ -97,7 +97,7 @@ impl Replica {
         self.tally.sweeps += u64::from(sweep);
         let swept = if sweep {
             let pinned = lowest(self.pins.lowest(), self.digests.pin());
-            compact::sweep(&mut txn, lowest(pinned, Some(published)), SWEEP_SLICE)
+            compact::sweep(&mut txn, lowest(pinned, Some(published)), self.sweep_slice)
         } else {
             compact::Swept::default()
         };

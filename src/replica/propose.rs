@@ -58,12 +58,33 @@ pub(super) struct Proposals {
     refused: Vec<(Ticket, Error)>,
     next_id: u64,
     id_step: u64,
+    /// [`PROPOSALS_PENDING_MAX`], or a simulation's.
+    pending_max: usize,
+    /// [`APPEND_BYTES_MAX`], or a simulation's.
+    append_bytes_max: usize,
 }
 
 impl Proposals {
     /// None yet. The replica's own get the ids `first`, `first + step`, ...
     pub fn new((first, step): (u64, u64), timeout_ticks: u64) -> Self {
-        Self { next_id: first, id_step: step, timeout_ticks, ..Self::default() }
+        Self {
+            next_id: first,
+            id_step: step,
+            timeout_ticks,
+            pending_max: PROPOSALS_PENDING_MAX,
+            append_bytes_max: APPEND_BYTES_MAX,
+            ..Self::default()
+        }
+    }
+
+    /// Other bounds than usual, for simulations.
+    pub fn set_bounds(&mut self, pending_max: usize, append_bytes_max: usize) {
+        (self.pending_max, self.append_bytes_max) = (pending_max, append_bytes_max);
+    }
+
+    /// Clients that wait for their entry to be applied.
+    pub fn pending(&self) -> usize {
+        self.tickets.len()
     }
 
     /// Takes a client's command.
@@ -73,7 +94,7 @@ impl Proposals {
     pub fn queue(&mut self, ticket: Ticket, id: u64, entry: Bytes) {
         let too_long =
             self.queued_bytes + entry.len() > PROPOSALS_QUEUED_BYTES_MAX && !self.queued.is_empty();
-        if too_long || self.tickets.len() >= PROPOSALS_PENDING_MAX {
+        if too_long || self.tickets.len() >= self.pending_max {
             return self.refuse(ticket, Error::TooManyRequests);
         }
         let known = self.tickets.insert(id, (ticket, self.ticks));
@@ -124,7 +145,7 @@ impl Proposals {
         let mut bytes = 0;
         let mut batch = Vec::with_capacity(self.queued.len());
         while let Some((_, entry)) = self.queued.front()
-            && (batch.is_empty() || bytes + entry.data.len() <= APPEND_BYTES_MAX)
+            && (batch.is_empty() || bytes + entry.data.len() <= self.append_bytes_max)
         {
             bytes += entry.data.len();
             batch.extend(self.queued.pop_front().map(|(_, entry)| entry));

@@ -53,6 +53,13 @@ impl Reads {
         [self.origin.0, self.origin.1, number].map(u64::to_be_bytes).concat()
     }
 
+    /// Reads that are not ready.
+    pub fn len(&self) -> usize {
+        let asked = self.round.as_ref().map_or(0, |round| round.tickets.len());
+        let confirmed: usize = self.confirmed.iter().map(|(_, tickets)| tickets.len()).sum();
+        self.waiting.len() + asked + confirmed
+    }
+
     /// The context to ask raft with now, if there is something to ask.
     pub fn ask(&mut self, now: Instant) -> Option<Vec<u8>> {
         match &mut self.round {

@@ -23,7 +23,8 @@ use super::tally::Tally;
 use crate::btree::Store;
 use crate::cluster::Cluster;
 use crate::limits::{
-    APPLY_BESIDE_MIN, EXPIRE_MAX, MESSAGE_BYTES_MAX, MESSAGES_INFLIGHT_MAX, PROPOSAL_TIMEOUT,
+    APPLY_BESIDE_MIN, APPLY_ENTRIES_MAX, EXPIRE_MAX, MESSAGE_BYTES_MAX, MESSAGES_INFLIGHT_MAX,
+    PROPOSAL_TIMEOUT, SWEEP_SLICE,
 };
 use crate::mvcc::compact_hash::CompactionHashes;
 use crate::mvcc::pin::Pins;
@@ -132,6 +133,8 @@ impl Replica {
             revoking: 0,
             expire_max: EXPIRE_MAX,
             apply_beside_min: APPLY_BESIDE_MIN,
+            sweep_slice: SWEEP_SLICE,
+            apply_entries_max: APPLY_ENTRIES_MAX,
             deferred: false,
             alarming: 0,
             tally: Tally::default(),

@@ -139,6 +139,10 @@ pub struct Replica {
     pub(super) expire_max: usize,
     /// [`APPLY_BESIDE_MIN`](crate::limits::APPLY_BESIDE_MIN), or a simulation's.
     pub(super) apply_beside_min: usize,
+    /// [`SWEEP_SLICE`](crate::limits::SWEEP_SLICE), or a simulation's.
+    pub(super) sweep_slice: usize,
+    /// [`APPLY_ENTRIES_MAX`](crate::limits::APPLY_ENTRIES_MAX), or a simulation's.
+    pub(super) apply_entries_max: usize,
     /// What was committed waits for the next turn, so that a log write could go first.
     pub(super) deferred: bool,
     /// This member's alarm NOSPACE was proposed in this term and is not applied; 0 otherwise.
@@ -245,6 +249,11 @@ impl Replica {
     /// The alarms that are raised.
     pub fn alarms(&self) -> &crate::cluster::Alarms {
         &self.state.alarms
+    }
+
+    /// Requests whose answer is still to come: proposals, reads, questions to the lessor, physical compactions.
+    pub fn waiting(&self) -> usize {
+        self.proposals.pending() + self.reads.len() + self.lease_calls.len() + self.sweeping.len()
     }
 
     /// Whether this member leads.

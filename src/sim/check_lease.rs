@@ -9,6 +9,9 @@ use kevel::stdx::time::{Duration, Instant};
 /// How long after its end a lease may still be there: a tick to notice, a turn to propose, a slow disk.
 const SLACK: Duration = Duration::from_millis(2500);
 
+/// How long a revocation that failed is not tried again.
+const AGAIN: Duration = Duration::from_secs(3);
+
 /// What a new leader adds to every lease: an election timeout.
 const EXTENSION: Duration = Duration::from_secs(1);
 
@@ -84,23 +87,38 @@ impl Leases {
         }
     }
 
+    /// An alarm was cleared, perhaps the one that kept leases from being revoked: they are tried again.
+    pub fn on_alarm_cleared(&mut self, now: Instant) {
+        for bounds in self.bounds.values_mut() {
+            bounds.due = bounds.due.map(|due| due.max(now + AGAIN));
+        }
+    }
+
     /// The process is gone.
     pub fn on_crash(&mut self) {
         self.bounds.clear();
     }
 
-    /// The member leads after a start: every lease in the log runs again from the start, and somewhat longer. What it
-    /// has granted since is on its way, perhaps behind another lease of the same id.
-    pub fn on_leading(&mut self, now: Instant, judge: &Judge) {
+    /// The member leads after a start, and has applied entries up to `applied`: every lease in the log runs again from
+    /// the start, or from what a checkpoint has left of it, and somewhat longer. What it has granted since is on its
+    /// way, perhaps behind another lease of the same id.
+    pub fn on_leading(&mut self, now: Instant, judge: &Judge, applied: u64) {
         for (&id, &ttl_seconds) in &judge.model.leases {
             let ttl = Duration::from_secs(ttl_seconds.unsigned_abs());
-            let (earliest, due) = (now + ttl, Some(now + ttl + EXTENSION));
+            let (left, said) = judge.model.remaining.get(&id).copied().unwrap_or_default();
+            let left = if left > 0 { Duration::from_secs(left.unsigned_abs()) } else { ttl };
+            // A checkpoint that is on its way may come before or after the start.
+            let (least, most) = if said <= applied { (left, left) } else { (Duration::ZERO, left.max(ttl)) };
+            let (earliest, due) = (now + least, Some(now + most + EXTENSION));
             self.bounds.entry(id).or_insert(Bounds { grant: 0, ttl, since: Some(now), earliest, due });
         }
     }
 
     /// The member has been up: whatever was due is gone.
-    pub fn check(&self, now: Instant) {
+    pub fn check(&self, now: Instant, judge: &Judge) {
+        if judge.model.is_corrupt() {
+            return;
+        }
         for (id, bounds) in &self.bounds {
             if let Some(due) = bounds.due {
                 let late = now.since(due + SLACK);

@@ -11,10 +11,7 @@ use super::model::{Answer, Refusal};
 use super::plant::Plant;
 use super::workload::Ask;
 use super::world::{Event, World};
-use kevel::btree::Read;
 use kevel::error::Error;
-use kevel::mvcc::hash::HashKv;
-use kevel::mvcc::{View, range};
 use kevel::proto::etcdserverpb::*;
 use kevel::replica::port::{Input, LeaseCall};
 use kevel::response::{self, Header, Response};
@@ -144,12 +141,12 @@ impl World {
         }
     }
 
-    fn ask(&mut self, number: usize, ask: Ask) {
+    pub fn ask(&mut self, number: usize, ask: Ask) {
         let floor = self.judge.acknowledged;
         let needs_round = !(self.member().gate.is_open() || self.plant == Some(Plant::StaleRead));
         match &ask {
-            Ask::Range(read) if read.serializable => self.read(number, &ask, 0),
-            Ask::Range(_) | Ask::Hash if !needs_round => self.read(number, &ask, floor),
+            _ if ask.is_serializable() => self.read(number, &ask, 0),
+            _ if ask.is_read() && !needs_round => self.read(number, &ask, floor),
             Ask::Watch(request) => self.create_watch(number, (**request).clone()),
             Ask::CancelWatch => self.cancel_watch(number),
             Ask::Progress => self.ask_progress(number),
@@ -163,6 +160,9 @@ impl World {
         let id = if matches!(ask, Ask::Write(_)) { self.member().next_id() } else { 0 };
         let waiting = Waiting { ask: ask.clone(), id, asked: now, floor };
         let ticket = self.member().cores[core].tickets.issue(now, (number, waiting));
+        if self.plant == Some(Plant::TicketReused) {
+            self.member().cores[core].issued.push(ticket);
+        }
         self.clients[number].waiting += 1;
         let input = match ask {
             Ask::Write(entry) => {
@@ -183,6 +183,20 @@ impl World {
         self.submit(core, ticket, input);
     }
 
+    /// Nobody waits in vain for what was done long ago.
+    pub fn check_timeout(&self, waiting: &Waiting) {
+        // A physical compaction is answered when the sweep is done.
+        let physical = |entry: &InternalRaftRequest| entry.compaction.as_ref().is_some_and(|c| c.physical);
+        if matches!(&waiting.ask, Ask::Write(entry) if physical(entry)) {
+            return;
+        }
+        let most = self.params.lane_time * 20 + Duration::from_millis(100);
+        if let Some(applied) = self.judge.applied_at(waiting.id) {
+            let late = self.now.since(applied + most);
+            judge!(late.is_zero(), "{} is done, and nobody was told for {late:?}", waiting.ask);
+        }
+    }
+
     /// Nothing came of a request in time, or it was refused.
     pub fn give_up(&mut self, number: usize, waiting: &Waiting, error: Error) {
         self.tally.given_up += 1;
@@ -190,7 +204,7 @@ impl World {
             // The renewal may still be done, at any time.
             self.clients[number].renewing.push(*lease);
         }
-        if !matches!(waiting.ask, Ask::Range(_) | Ask::Hash) {
+        if !waiting.ask.is_read() {
             self.check_reply(number, waiting, Err(error));
         }
     }
@@ -232,40 +246,6 @@ impl World {
         client.seen = client.seen.max(revision);
     }
 
-    /// Reads from the newest snapshot, which must show everything up to `floor`.
-    pub fn read(&mut self, number: usize, ask: &Ask, floor: u64) {
-        self.tally.reads += 1;
-        let core = self.clients[number].core;
-        let member = self.member.as_mut().expect("a member that runs");
-        let snapshot = member.cores[core].reader.snapshot();
-        let state = self.judge.on_snapshot(snapshot.applied(), floor);
-        let view = View::new(&snapshot);
-        match ask {
-            Ask::Range(request) => {
-                let shown = range::answer(&view, &Header::default(), request).map_err(Error::message);
-                let expected = self.judge.model.range(request, state.revision, state.compacted);
-                let shown = shown.map(|bytes| RangeResponse::decode(bytes).expect("an encoded response"));
-                judge!(shown == expected, "{request:?} is answered with {shown:?}, not {expected:?}");
-            }
-            Ask::Hash => {
-                let mut legs = HashKv::new(&view, 0).expect("the newest revision has a hash");
-                let shown = loop {
-                    if let Some(hash) = legs.step(&view, 64) {
-                        break hash.hash;
-                    }
-                };
-                let expected = self.judge.model.hash_kv(state.revision, state.compacted);
-                judge!(
-                    expected.is_none_or(|expected| expected == shown),
-                    "the hash at {state:?} is {expected:x?}, not {shown:x}"
-                );
-            }
-            _ => unreachable!("only these read the store"),
-        }
-        drop(snapshot);
-        self.saw(number, state.revision);
-    }
-
     fn is_renewing(&self, lease: i64) -> bool {
         let given_up = self.clients.iter().any(|client| client.renewing.contains(&lease));
         let cores = self.member.iter().flat_map(|member| &member.cores);
@@ -305,6 +285,8 @@ fn decode(expected: &Result<Answer, Refusal>, response: &Response) -> Option<(An
         Answer::Compaction(_) => Answer::Compaction(CompactionResponse::decode(bytes).ok()?),
         Answer::LeaseGrant(_) => Answer::LeaseGrant(LeaseGrantResponse::decode(bytes).ok()?),
         Answer::LeaseRevoke(_) => Answer::LeaseRevoke(LeaseRevokeResponse::decode(bytes).ok()?),
+        Answer::LeaseCheckpoint(_) => Answer::LeaseCheckpoint(LeaseCheckpointResponse::decode(bytes).ok()?),
+        Answer::Alarm(_) => Answer::Alarm(AlarmResponse::decode(bytes).ok()?),
         Answer::Nothing => return None,
     };
     Some((answer, response.revision()))

@@ -22,8 +22,11 @@ impl World {
             hub.needs_catch_up() || hub.revision() != revision || core.turn_due
         });
         let busy = !member.writes.is_empty() || !member.inbox.is_empty();
-        let applied = member.replica.applied().index == last;
-        let settled = !behind && !busy && applied && self.clients.iter().all(Client::is_settled);
+        let applied = member.replica.applied();
+        let garbage = applied.swept_revision < applied.compact_revision;
+        let applied = applied.index == last && !garbage;
+        let quiet = self.readings.is_empty() && self.clients.iter().all(Client::is_settled);
+        let settled = !behind && !busy && applied && quiet;
         self.leads_since.is_some() && settled && self.judge.durable == last
     }
 
@@ -36,6 +39,12 @@ impl World {
                 judge!(missing.is_empty(), "{:?} never showed {missing:?}", watched.request);
             }
         }
+        let waiting = self.member().replica.waiting();
+        let tickets: usize = self.member().cores.iter().map(|core| core.tickets.len()).sum();
+        judge!(
+            waiting + tickets == 0,
+            "nobody waits, and the replica knows of {waiting}, the cores of {tickets}"
+        );
         let everything = RangeRequest {
             key: Bytes::from_static(&[0]),
             range_end: Bytes::from_static(&[0]),
@@ -43,7 +52,10 @@ impl World {
         };
         let floor = self.judge.durable;
         self.read(0, &Ask::Range(Box::new(everything)), floor);
-        self.read(0, &Ask::Hash, floor);
+        self.read(0, &Ask::Hash(0), floor);
+        while let Some((&id, _)) = self.readings.first_key_value() {
+            self.read_on(id);
+        }
         self.check_progress(current);
         self.check_leases();
     }

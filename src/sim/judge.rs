@@ -7,11 +7,12 @@
 //! later must see at least that.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::log::{LogEntry, LogReader};
 use super::model::{Answer, Model, Refusal};
 use kevel::btree::Applied;
+use kevel::stdx::time::Instant;
 use kevel::wal::SegmentName;
 
 /// Fails the run. The text tells the judge's verdicts from the member's own panics.
@@ -45,6 +46,10 @@ pub struct Judge {
     /// The state after the last entry.
     pub model: Model,
     ids: BTreeMap<u64, u64>,
+    /// Requests that were refused, and that nobody may find in the log.
+    pub refused: BTreeSet<u64>,
+    /// When entries were first seen to be applied, by index.
+    applied: Vec<Instant>,
     /// Entries up to here are on the disk for good.
     pub durable: u64,
     /// Entries up to here were seen by somebody.
@@ -62,6 +67,8 @@ impl Default for Judge {
             states: vec![fresh],
             model,
             ids: BTreeMap::new(),
+            refused: BTreeSet::new(),
+            applied: vec![],
             durable: 0,
             acknowledged: 0,
         }
@@ -92,6 +99,7 @@ impl Judge {
 
     fn append(&mut self, entry: LogEntry) {
         judge!(entry.index == self.last() + 1, "entry {} follows {}", entry.index, self.last());
+        self.model.index = entry.index;
         let answer = match &entry.request {
             Some(request) => {
                 let id = request.header.as_ref().map_or(0, |header| header.id);
@@ -100,6 +108,7 @@ impl Judge {
                     "request {id:x} is in the log twice, the second time at {}",
                     entry.index
                 );
+                judge!(!self.refused.contains(&id), "request {id:x} was refused, and is in the log");
                 self.model.apply(request)
             }
             None => Ok(Answer::Nothing),
@@ -143,8 +152,20 @@ impl Judge {
             (self.model, self.answers) = (Model::default(), vec![]);
             self.states.truncate(1);
             self.ids.clear();
+            self.applied.truncate(last as usize);
             history.into_iter().for_each(|entry| self.append(entry));
         }
+    }
+
+    /// Entries up to `index` are applied now.
+    pub fn on_applied(&mut self, now: Instant, index: u64) {
+        self.applied.resize(self.applied.len().max(index as usize), now);
+    }
+
+    /// When the entry of a request was applied, if it is.
+    pub fn applied_at(&self, id: u64) -> Option<Instant> {
+        let index = *self.ids.get(&id)?;
+        self.applied.get(index as usize - 1).copied()
     }
 
     /// The state after an entry.

@@ -6,10 +6,12 @@
 //!   cargo run --release --bin sim -- --plant early-sync    does the judge find it?
 //! ```
 //!
-//! A seed is a world: how many session cores and clients, how fast the disk, how long the lanes, what is asked, when
-//! the process dies and what the disk keeps. The member in it is the one of the server: [`Replica`] behind its port,
-//! store, log and [`Hub`]s; only clock, disk, lanes and clients are made up. Each seed runs twice and must leave the
-//! same trace, which finds a stray clock or an unordered map without any lint.
+//! A seed is a world: how many session cores and clients, how fast the disk, how long the lanes, what is asked, how
+//! large answers, slices, fragments and the quota are, when the process dies and what the disk keeps. The member in it is
+//! the one of the server: [`Replica`] behind its port, store, log, tickets, pins and [`Hub`]s; only clock, disk, lanes and
+//! clients are made up. In some turns the member's bounds are tiny, so that what is rare happens often
+//! ([`params`]). Each seed runs twice and must leave the same trace, which finds a stray clock or an unordered map
+//! without any lint.
 //!
 //! ```text
 //!   clients ── lanes ──▶ Replica ──▶ AppendWal ──▶ Disk          the judge reads the log on its way to the disk,
@@ -20,37 +22,65 @@
 //!
 //! What is judged:
 //! - every reply is the one the log order gives, durable before it is sent, and after everything acknowledged before
-//!   it was asked;
+//!   it was asked; what was refused is not in the log, and nobody waits in vain for what is done;
 //! - every snapshot is the state after exactly the entry it claims, and a linearizable read misses nothing;
+//! - every answer that takes legs, a list, a stream or a hash, is the one of the revision at its arrival to the byte,
+//!   whatever was written, compacted and swept between two legs; no sweep passes a pin ([`reading`]);
 //! - every watch stream is a slice of history: complete, ordered, unique, whole revisions, right previous values,
-//!   resumable; no progress is promised too early, and none is refused when all is quiet;
-//! - no lease expires early, none stays late, none comes back;
+//!   resumable, in fragments no longer than asked for, also where a lane has lost a batch; no progress is promised too
+//!   early, and none is refused when all is quiet;
+//! - no lease expires early, none stays late, none comes back; a restart knows what a checkpoint has left of it;
+//! - alarms refuse what they should until they are cleared, through restarts; a store beyond its quota raises one, and
+//!   no other does ([`quota`]);
 //! - after a crash the log has all that was acknowledged, and the store nothing else; HashKV is etcd's number;
-//! - where bytes rotted, the member stops or serves what is right.
+//! - where bytes rotted, the member stops or serves what is right;
+//! - at the end everything old is compacted, and the store gets about as small as what lives in it ([`closing`]); no
+//!   garbage stays, and no table remembers a request.
 //!
 //! The judge shares no code with the member but the generated messages: [`log`] parses the log, [`model`] executes
 //! it, [`check_watch`] and [`check_lease`] know what may be seen. That it can fail is shown by planted bugs
-//! ([`plant`]); each names a seed that finds it:
+//! ([`plant`], switched on in [`spoil`]); each names a seed that finds it:
 //!
 //! | plant | what is wrong | seed |
 //! |---|---|---|
 //! | `skipped-sync` | A sync of the log says it is done and does nothing. | 3 |
 //! | `early-sync` | The end of a log write is reported before it has come. | 0 |
-//! | `applied-behind` | The store claims an index one below what its trees contain, so an entry is applied twice. | 10 |
-//! | `applied-ahead` | The store claims an index one above what its trees contain, so an entry is left out. | 1 |
-//! | `tail-not-zeroed` | What a torn write left behind the end of the log stays there. | 20928 |
+//! | `applied-behind` | The store claims an index one below what its trees contain, so an entry is applied twice. | 3 |
+//! | `applied-ahead` | The store claims an index one above what its trees contain, so an entry is left out. | 5 |
+//! | `tail-not-zeroed` | What a torn write left behind the end of the log stays there. | 1957 |
 //! | `last-record-dropped` | Recovery takes the last whole record for torn. | 1 |
-//! | `early-checkpoint` | A checkpoint is reported durable before it is: the log goes, and pages are used again too early. | 1534 |
-//! | `skipped-store-sync` | A sync of the store file does nothing. | 1 |
-//! | `meta-before-pages` | The meta page of a checkpoint is written before the pages that it names are durable. | 3 |
-//! | `released-too-much` | The log loses one segment more than the replica released. | 11 |
+//! | `early-checkpoint` | A checkpoint is reported durable before it is: the log goes, and pages are used again too early. | 514 |
+//! | `skipped-store-sync` | A sync of the store file does nothing. | 5 |
+//! | `meta-before-pages` | The meta page of a checkpoint is written before the pages that it names are durable. | 620 |
+//! | `released-too-much` | The log loses one segment more than the replica released. | 3 |
 //! | `compaction-eats-live` | A compaction takes a pair that is still to be read. | 1 |
-//! | `stale-read` | A linearizable read asks nobody: after a restart it shows the last checkpoint. | 5006 |
-//! | `lost-on-catch-up` | A response with events is lost on its way to somebody who catches up. | 5 |
-//! | `doubled-event` | A response with events comes twice. | 4 |
-//! | `progress-overtakes` | Progress overtakes events on their way. | 0 |
-//! | `lease-revived` | A restart brings back a lease that was revoked. | 248 |
+//! | `stale-read` | A linearizable read asks nobody: after a restart it shows the last checkpoint. | 1097 |
+//! | `lost-on-catch-up` | A response with events is lost on its way to somebody who catches up. | 3 |
+//! | `doubled-event` | A response with events comes twice. | 3 |
+//! | `progress-overtakes` | Progress overtakes events on their way. | 20 |
+//! | `lease-revived` | A restart brings back a lease that was revoked. | 10 |
 //! | `fast-clock` | The member's clock is a fifth too fast, so leases expire early. | 2 |
+//! | `pin-too-high` | A long answer pins the revision above the one that it reads. | 11 |
+//! | `pin-forgotten` | A pin is not always given back. | 6 |
+//! | `hash-unpinned` | A HashKV pins the revision up to which it digests, and not the compaction below it. | 18 |
+//! | `list-replanned` | A list is planned anew when its revision is pinned, on what has been written meanwhile. | 55 |
+//! | `stream-chunk-lost` | A message of a RangeStream is lost. | 8 |
+//! | `stream-repeats` | A message of a RangeStream begins with the last pair of the one before. | 8 |
+//! | `snapshot-kept` | A core keeps a snapshot for ever, and with it every page that was freed since. | 62 |
+//! | `checkpoint-untold` | The end of a checkpoint is not told, so the pages that it has freed are held for ever. | 526 |
+//! | `digest-lost` | The hash of a compaction is lost, so its garbage waits for ever. | 6 |
+//! | `fragment-lost` | A fragment of a watch response is lost. | 8 |
+//! | `fragment-cut` | A fragment of a watch response lacks its last event. | 6 |
+//! | `prev-lost` | An event lacks its previous value. | 3 |
+//! | `gap-unseen` | A lane puts an empty batch in the place of one that it has lost. | 10 |
+//! | `alarm-forgotten` | A restart forgets which alarms are raised. | 5 |
+//! | `alarm-revived` | A restart brings back an alarm that was cleared. | 42 |
+//! | `quota-ignored` | The member does not look at its quota. | 3917 |
+//! | `quota-kept` | A quota that was raised at a restart stays what it was. | 1513 |
+//! | `remaining-forgotten` | A restart forgets what a checkpoint has left of a lease. | 251 |
+//! | `ticket-reused` | A reply that comes too late answers whoever has its slot by then. | 59 |
+//! | `reply-lost` | A reply is lost between the cores. | 0 |
+//! | `refused-and-done` | What a full lane refuses goes through all the same. | 1 |
 //!
 //! Absent: the network, other members, TLS, HTTP/2, glommio, and the mapping of the store file (pages are read one by
 //! one). Start reading at [`world`].
@@ -62,17 +92,22 @@
 mod check_lease;
 mod check_watch;
 mod client;
+mod closing;
 mod disk;
 mod ending;
 mod judge;
 mod log;
 mod member;
 mod model;
+mod model_hash;
 mod params;
 mod plant;
 mod process;
+mod quota;
+mod reading;
 mod run;
 mod session;
+mod spoil;
 mod trace;
 mod watching;
 mod workload;

@@ -7,10 +7,13 @@ use std::sync::Arc;
 use super::judge::judge;
 use super::plant::Plant;
 use super::session::{Core, Outlets};
+use super::spoil::spoil_store;
 use super::world::{TICK, World};
-use kevel::btree::{Applied, Read, Store, Tree};
+use kevel::btree::Store;
 use kevel::mvcc::compact_hash::CompactionDigest;
+use kevel::mvcc::leaf_counts::LeafCounts;
 use kevel::mvcc::pin::Pins;
+use kevel::mvcc::remembered::PlanMemory;
 use kevel::page::CheckpointJob;
 use kevel::replica::bootstrap::Foundation;
 use kevel::replica::port::{Input, Outputs};
@@ -65,6 +68,7 @@ impl Member {
         let foundation =
             Foundation::new([("sim".to_owned(), vec!["http://localhost:2380".to_owned()])], "simulation");
         let member_id = foundation.founders[0].id;
+        world.workload.member_id = member_id;
         let cluster_id = foundation.cluster_id;
         let opening = if names.is_empty() {
             if applied > 0 {
@@ -107,20 +111,23 @@ impl Member {
             catchup_entries: world.prng.below(20),
             segments_kept: world.prng.below(3) as usize,
             lease_ttl_min: super::model::MIN_TTL_SECONDS,
-            quota_bytes: None,
+            quota_bytes: world.spoilt_quota(),
             request_ids: (first_id, 2),
             seed: world.prng.next_u64(),
         };
-        let mut replica = Replica::open(settings, store, opening, Pins::new(cores));
+        let pins = Pins::new(cores);
+        let mut replica = Replica::open(settings, store, opening, pins.clone());
         replica.set_bounds(&world.params.bounds);
         let revision = replica.applied().revision;
         let identity = Identity { cluster_id, member_id, raft_term: 0 };
         let config = HubConfig {
             identity,
-            max_request_bytes: 0,
+            max_request_bytes: world.params.max_request_bytes,
+            fragment_slack_bytes: world.params.fragment_slack_bytes,
             response_bytes_max: RESPONSE_BYTES_MAX,
             seed: world.prng.next_u64(),
         };
+        let plan_bytes = world.params.plan_bytes;
         let readers = replica.readers();
         let budget = Budget { revisions: 1 + world.prng.below(8) as usize, bytes: 4_000 };
         let timeout = world.params.request_timeout;
@@ -132,8 +139,13 @@ impl Member {
                 outlets: Outlets::default(),
                 inbox: VecDeque::new(),
                 turn_due: false,
+                issued: vec![],
+                pins: pins.slot(number),
+                plan_memory: PlanMemory::new(plan_bytes),
+                counts: LeafCounts::default(),
             })
             .collect();
+        world.fullness.on_boot(member_id, world.judge.last());
         Boot::Running(Box::new(Self {
             gate: replica.gate().clone(),
             replica,
@@ -153,40 +165,4 @@ impl Member {
         self.ids += 2;
         self.ids
     }
-}
-
-/// Planted bugs of the store: what a broken checkpoint, compaction or lease table would leave.
-fn spoil_store(world: &mut World, store: &mut Store) {
-    let applied = store.applied();
-    if applied.index == 0 {
-        return;
-    }
-    let mut txn = store.write();
-    match world.plant {
-        Some(Plant::AppliedBehind) => txn.set_applied(Applied { index: applied.index - 1, ..applied }),
-        Some(Plant::AppliedAhead) => txn.set_applied(Applied { index: applied.index + 1, ..applied }),
-        Some(Plant::CompactionEatsLive) => {
-            let mut cursor = txn.cursor(Tree::Kv);
-            cursor.seek(&[]);
-            let first = cursor.valid().then(|| cursor.key().to_vec());
-            drop(cursor);
-            if let Some(key) = first {
-                txn.delete(Tree::Kv, &key);
-            }
-        }
-        Some(Plant::LeaseRevived) => {
-            let mut cursor = txn.cursor(Tree::Lease);
-            cursor.seek(&[]);
-            let mut records = Vec::new();
-            while cursor.valid() {
-                records.push((cursor.key().to_vec(), cursor.value().to_vec()));
-                cursor.next();
-            }
-            drop(cursor);
-            records.iter().chain(&world.old_leases).for_each(|(key, value)| txn.put(Tree::Lease, key, value));
-            world.old_leases = records;
-        }
-        _ => return,
-    }
-    txn.commit();
 }

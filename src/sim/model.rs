@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::slice::Iter;
 
 use bytes::Bytes;
-use prost::Message;
 
 use kevel::proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use kevel::proto::etcdserverpb::range_request::{SortOrder, SortTarget};
@@ -43,6 +42,8 @@ pub enum Answer {
     Compaction(CompactionResponse),
     LeaseGrant(LeaseGrantResponse),
     LeaseRevoke(LeaseRevokeResponse),
+    LeaseCheckpoint(LeaseCheckpointResponse),
+    Alarm(AlarmResponse),
     /// To what no client asks for.
     Nothing,
 }
@@ -50,11 +51,13 @@ pub enum Answer {
 /// The text of an error.
 pub type Refusal = &'static str;
 
-const COMPACTED: Refusal = "etcdserver: mvcc: required revision has been compacted";
-const FUTURE: Refusal = "etcdserver: mvcc: required revision is a future revision";
+pub const COMPACTED: Refusal = "etcdserver: mvcc: required revision has been compacted";
+pub const FUTURE: Refusal = "etcdserver: mvcc: required revision is a future revision";
 const KEY_NOT_FOUND: Refusal = "etcdserver: key not found";
 const LEASE_NOT_FOUND: Refusal = "etcdserver: requested lease not found";
 const LEASE_EXISTS: Refusal = "etcdserver: lease already exists";
+const NO_SPACE: Refusal = "etcdserver: mvcc: database space exceeded";
+const CORRUPT: Refusal = "etcdserver: corrupt cluster";
 const TTL_TOO_LARGE: Refusal = "etcdserver: too large lease TTL";
 
 /// All that the log so far says.
@@ -63,7 +66,7 @@ pub struct Model {
     /// Every change, in order.
     pub changes: Vec<Change>,
     /// Positions in `changes` by key, in order.
-    keys: BTreeMap<Bytes, Vec<usize>>,
+    pub keys: BTreeMap<Bytes, Vec<usize>>,
     /// Main revision of the last change.
     pub revision: i64,
     /// The compaction revision; -1 before the first compaction.
@@ -72,6 +75,12 @@ pub struct Model {
     pub compactions: BTreeSet<i64>,
     /// TTL in seconds by id.
     pub leases: BTreeMap<i64, i64>,
+    /// What checkpoints have left of leases, in seconds by id, and the last entry that said so.
+    pub remaining: BTreeMap<i64, (i64, u64)>,
+    /// Raised alarms: type, then member.
+    pub alarms: BTreeSet<(i32, u64)>,
+    /// Entries executed.
+    pub index: u64,
 }
 
 impl Default for Model {
@@ -83,6 +92,9 @@ impl Default for Model {
             compacted: -1,
             compactions: BTreeSet::new(),
             leases: BTreeMap::new(),
+            remaining: BTreeMap::new(),
+            alarms: BTreeSet::new(),
+            index: 0,
         }
     }
 }
@@ -167,8 +179,97 @@ impl Model {
         Ok(response)
     }
 
+    /// Answers a RangeStream, all its messages put together: the count is that of the pairs sent, and of what is behind
+    /// them if there is more.
+    pub fn range_stream(
+        &self,
+        request: &RangeRequest,
+        current: i64,
+        compacted: i64,
+    ) -> Result<RangeResponse, Refusal> {
+        let mut whole = self.range(request, current, compacted)?;
+        if !request.count_only && !whole.more {
+            whole.count = whole.kvs.len() as i64;
+        }
+        Ok(whole)
+    }
+
+    /// Answers a transaction that only reads.
+    pub fn look(&self, txn: &TxnRequest, current: i64, compacted: i64) -> Result<TxnResponse, Refusal> {
+        let succeeded = txn.compare.iter().all(|compare| self.holds(compare, current));
+        let ops = if succeeded { &txn.success } else { &txn.failure };
+        let ranges = || {
+            ops.iter().map(|op| match &op.request {
+                Some(Op::RequestRange(range)) => range,
+                other => panic!("judge: {other:?} in a transaction that only reads"),
+            })
+        };
+        for range in ranges() {
+            check_range(range, current, compacted)?;
+        }
+        let answer = |range| {
+            let range = self.range(range, current, compacted).expect("checked before");
+            ResponseOp { response: Some(OpResponse::ResponseRange(range)) }
+        };
+        let responses = ranges().map(answer).collect();
+        Ok(TxnResponse { header: header(current), succeeded, responses })
+    }
+
+    /// Nothing is read or written through the log while the alarm CORRUPT is raised.
+    pub fn is_corrupt(&self) -> bool {
+        self.alarms.iter().any(|raised| raised.0 == AlarmType::Corrupt as i32)
+    }
+
+    /// The error of a request that a raised alarm forbids.
+    fn forbidden(&self, entry: &InternalRaftRequest) -> Result<(), Refusal> {
+        let reads_or_writes = entry.put.is_some()
+            || entry.delete_range.is_some()
+            || entry.txn.is_some()
+            || entry.compaction.is_some()
+            || entry.lease_grant.is_some()
+            || entry.lease_revoke.is_some();
+        if reads_or_writes && self.is_corrupt() {
+            return Err(CORRUPT);
+        }
+        let is_full = self.alarms.iter().any(|raised| raised.0 == AlarmType::Nospace as i32);
+        if grows(entry) && is_full { Err(NO_SPACE) } else { Ok(()) }
+    }
+
+    fn alarm(&mut self, request: &AlarmRequest) -> Vec<AlarmMember> {
+        let (alarm, member_id) = (request.alarm, request.member_id);
+        let one = vec![AlarmMember { member_id, alarm }];
+        let all = alarm == AlarmType::None as i32;
+        match request.action {
+            0 => {
+                let wanted = self.alarms.iter().filter(|raised| all || raised.0 == alarm);
+                wanted.map(|&(alarm, member_id)| AlarmMember { member_id, alarm }).collect()
+            }
+            1 if all => vec![],
+            1 => {
+                self.alarms.insert((alarm, member_id));
+                one
+            }
+            _ if self.alarms.remove(&(alarm, member_id)) => one,
+            _ => vec![],
+        }
+    }
+
     /// Executes the next entry of the log.
     pub fn apply(&mut self, entry: &InternalRaftRequest) -> Result<Answer, Refusal> {
+        self.forbidden(entry)?;
+        if let Some(request) = &entry.alarm {
+            let alarms = self.alarm(request);
+            return Ok(Answer::Alarm(AlarmResponse { header: header(self.revision), alarms }));
+        }
+        if let Some(request) = &entry.lease_checkpoint {
+            for checkpoint in &request.checkpoints {
+                if self.leases.contains_key(&checkpoint.id) {
+                    self.remaining.insert(checkpoint.id, (checkpoint.remaining_ttl, self.index));
+                }
+            }
+            let response = LeaseCheckpointResponse { header: header(self.revision) };
+            return Ok(Answer::LeaseCheckpoint(response));
+        }
         if let Some(put) = &entry.put {
             self.check_put(put)?;
             let mut write = Write::begin(self);
@@ -213,6 +314,7 @@ impl Model {
             }
             let ttl = grant.ttl.max(MIN_TTL_SECONDS);
             self.leases.insert(grant.id, ttl);
+            self.remaining.remove(&grant.id);
             let error = String::new();
             let response = LeaseGrantResponse { header: header(self.revision), id: grant.id, ttl, error };
             return Ok(Answer::LeaseGrant(response));
@@ -221,6 +323,7 @@ impl Model {
             if self.leases.remove(&revoke.id).is_none() {
                 return Err(LEASE_NOT_FOUND);
             }
+            self.remaining.remove(&revoke.id);
             let attached = self.attached(revoke.id);
             let mut write = Write::begin(self);
             attached.into_iter().for_each(|key| write.change(key, None));
@@ -246,7 +349,7 @@ impl Model {
     }
 
     fn take_path(&self, txn: &TxnRequest, path: &mut Vec<bool>) {
-        let success = txn.compare.iter().all(|compare| self.holds(compare));
+        let success = txn.compare.iter().all(|compare| self.holds(compare, self.revision));
         path.push(success);
         for op in if success { &txn.success } else { &txn.failure } {
             if let Some(Op::RequestTxn(nested)) = &op.request {
@@ -259,11 +362,7 @@ impl Model {
         let success = *path.next().expect("one branch for every transaction on the path");
         for op in if success { &txn.success } else { &txn.failure } {
             match op.request.as_ref().expect("an operation") {
-                Op::RequestRange(range) if range.revision > self.revision => return Err(FUTURE),
-                // Unlike a Range of its own, this one is taken at its word when negative.
-                Op::RequestRange(range) if range.revision != 0 && range.revision < self.compacted => {
-                    return Err(COMPACTED);
-                }
+                Op::RequestRange(range) => check_range(range, self.revision, self.compacted)?,
                 Op::RequestPut(put) => self.check_put(put)?,
                 Op::RequestTxn(nested) => self.check_txn(nested, path)?,
                 _ => {}
@@ -272,63 +371,36 @@ impl Model {
         Ok(())
     }
 
-    fn holds(&self, compare: &Compare) -> bool {
-        let pairs = self.pairs(&compare.key, &compare.range_end, self.revision);
+    fn holds(&self, compare: &Compare, revision: i64) -> bool {
+        let pairs = self.pairs(&compare.key, &compare.range_end, revision);
         if pairs.is_empty() {
             let missing = KeyValue::default();
             return compare.target() != CompareTarget::Value && holds_for(compare, &missing);
         }
         pairs.into_iter().all(|kv| holds_for(compare, kv))
     }
+}
 
-    /// The hash that HashKV gives for a revision, computed as etcd's contract describes it. None if nothing is kept at
-    /// that revision: then etcd's number depends on how far a compaction has got.
-    pub fn hash_kv(&self, revision: i64, compacted: i64) -> Option<u32> {
-        let alive = self.alive(revision);
-        // A key that the very write of this revision deleted before it put it is not kept.
-        let remade = |&&at: &&usize| {
-            let put = &self.changes[at];
-            let deletes = |c: &Change| c.revision == put.revision && c.kv.is_none() && c.key == put.key;
-            put.revision == revision && self.changes[..at].iter().rev().take(put.sub as usize).any(deletes)
-        };
-        let is_any_kept = alive.iter().any(|at| !remade(&at));
-        is_any_kept.then(|| self.digest(revision, compacted, &alive))
+/// Whether a Range in a transaction can be answered. Unlike one of its own, it is taken at its word when negative.
+fn check_range(range: &RangeRequest, current: i64, compacted: i64) -> Result<(), Refusal> {
+    match range.revision {
+        future if future > current => Err(FUTURE),
+        old if old != 0 && old < compacted => Err(COMPACTED),
+        _ => Ok(()),
     }
+}
 
-    /// The hash that a compaction to `revision` takes after one to `previous`.
-    pub fn compaction_hash(&self, revision: i64, previous: i64) -> u32 {
-        self.digest(revision, previous, &self.alive(revision))
-    }
+/// Whether a request may make the store larger, as etcd reckons it against the quota.
+pub fn grows(entry: &InternalRaftRequest) -> bool {
+    entry.put.is_some() || entry.lease_grant.is_some() || entry.txn.as_ref().is_some_and(puts)
+}
 
-    /// Where the pairs that live at `revision` were put.
-    fn alive(&self, revision: i64) -> BTreeSet<usize> {
-        let newest = |positions: &Vec<usize>| {
-            let at = *positions.iter().rev().find(|&&at| self.changes[at].revision <= revision)?;
-            self.changes[at].kv.is_some().then_some(at)
-        };
-        self.keys.values().filter_map(newest).collect()
-    }
-
-    fn digest(&self, revision: i64, compacted: i64, alive: &BTreeSet<usize>) -> u32 {
-        let mut hash = crc32c::crc32c(b"key");
-        for (at, change) in self.changes.iter().enumerate() {
-            if change.revision > revision {
-                break;
-            }
-            if change.revision <= compacted && !alive.contains(&at) {
-                continue;
-            }
-            let tombstone = change.kv.is_none();
-            let mut key = change.revision.to_be_bytes().to_vec();
-            key.push(b'_');
-            key.extend(change.sub.to_be_bytes());
-            key.extend(tombstone.then_some(b't'));
-            let bare = KeyValue { key: change.key.clone(), ..KeyValue::default() };
-            let value = change.kv.as_ref().unwrap_or(&bare).encode_to_vec();
-            hash = crc32c::crc32c_append(crc32c::crc32c_append(hash, &key), &value);
-        }
-        hash
-    }
+fn puts(txn: &TxnRequest) -> bool {
+    txn.success.iter().chain(&txn.failure).any(|op| match &op.request {
+        Some(Op::RequestPut(_)) => true,
+        Some(Op::RequestTxn(nested)) => puts(nested),
+        _ => false,
+    })
 }
 
 /// Plays the writes on the live keys alone: a put that keeps value or lease needs its key at that moment.

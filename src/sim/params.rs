@@ -1,7 +1,7 @@
 //! What is different from seed to seed.
 #![forbid(unsafe_code)]
 
-use kevel::limits::EXPIRE_MAX;
+use kevel::limits::{APPEND_BYTES_MAX, APPLY_ENTRIES_MAX, EXPIRE_MAX, PROPOSALS_PENDING_MAX, SWEEP_SLICE};
 use kevel::replica::Bounds;
 use kevel::stdx::prng::Prng;
 use kevel::stdx::time::Duration;
@@ -29,6 +29,60 @@ pub struct Params {
     /// Bytes rot on the disk in the last crash: the log's, or the store's.
     pub rot: Option<Rot>,
     pub bounds: Bounds,
+    pub mix: Mix,
+    /// Index entries that a leg of a long answer looks at.
+    pub plan_entries: usize,
+    /// Bytes that a leg of a long answer writes.
+    pub slice_bytes: usize,
+    /// Bytes that the long answers of a core may remember of their plans, beyond the first few KB of each.
+    pub plan_bytes: usize,
+    /// Longest pause between two legs.
+    pub stall: Duration,
+    /// The limit on requests, for which chunks of streams and fragments of watch responses aim.
+    pub max_request_bytes: usize,
+    /// In one turn of so many, what is rare happens; 0 for never.
+    pub rare_turns: u64,
+    /// What a watch response may exceed it by.
+    pub fragment_slack_bytes: usize,
+    /// A batch of events in so many is lost on its lane; 0 for none.
+    pub lost_batches: u64,
+    /// Bytes in use at which there is no space left, in the first process.
+    pub quota: Option<u64>,
+}
+
+/// What clients ask for.
+#[derive(Clone, Debug)]
+pub struct Mix {
+    /// Keys beside the few that are always there: enough to fill leaves.
+    pub keys: u64,
+    /// How likely a value is too large for a leaf, in 64ths.
+    pub large: u64,
+    /// A request in so many is a long read; 0 for the few that come anyway.
+    pub readers: u64,
+    /// Alarms are raised and cleared.
+    pub alarms: bool,
+    /// Leases are checkpointed.
+    pub checkpoints: bool,
+}
+
+impl Params {
+    /// The bounds of the next turn of the replica: now and then a checkpoint is due at once, a batch or a slice is tiny,
+    /// a queue is full. A segment's length stays: the last write to one is known beforehand, and synced.
+    pub fn bounds(&self, prng: &mut Prng) -> Bounds {
+        let mut bounds = self.bounds.clone();
+        if self.rare_turns > 0 && prng.chance(1, self.rare_turns) {
+            match prng.below(7) {
+                0 => bounds.replay_bytes = 0,
+                1 => bounds.checkpoint_idle = Duration::ZERO,
+                2 => bounds.apply = 1,
+                3 => bounds.sweep = 1,
+                4 => bounds.pending = 0,
+                5 => bounds.append_bytes = 0,
+                _ => bounds.apply_beside = 0,
+            }
+        }
+        bounds
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +113,27 @@ impl Params {
                 checkpoint_idle: Duration::from_millis(pick(&[200, 5_000])),
                 apply_beside: pick(&[1, 2, 16]) as usize,
                 expire: pick(&[1, 2, 64, EXPIRE_MAX as u64]) as usize,
+                sweep: pick(&[1, 5, SWEEP_SLICE as u64]) as usize,
+                apply: pick(&[1, 3, APPLY_ENTRIES_MAX as u64, APPLY_ENTRIES_MAX as u64]) as usize,
+                pending: pick(&[3, PROPOSALS_PENDING_MAX as u64, PROPOSALS_PENDING_MAX as u64]) as usize,
+                append_bytes: pick(&[200, APPEND_BYTES_MAX as u64]) as usize,
             },
+            mix: Mix {
+                keys: pick(&[0, 0, 40, 300]),
+                large: pick(&[0, 1, 4]),
+                readers: pick(&[0, 3, 8]),
+                alarms: pick(&[0, 0, 1]) == 1,
+                checkpoints: pick(&[0, 0, 1]) == 1,
+            },
+            plan_entries: pick(&[3, 40, 1024]) as usize,
+            slice_bytes: pick(&[80, 2_000, 128 << 10]) as usize,
+            plan_bytes: pick(&[0, 8 << 10, 1 << 20]) as usize,
+            stall: Duration::from_millis(pick(&[2, 100, 3_000])),
+            max_request_bytes: pick(&[0, 300, 4_000, 1 << 20]) as usize,
+            fragment_slack_bytes: pick(&[50, 600, 5_000, 512 << 10]) as usize,
+            rare_turns: pick(&[0, 4, 30]),
+            lost_batches: pick(&[0, 0, 0, 30, 8]),
+            quota: Some(pick(&[0, 0, 0, 0, 200 << 10, 400 << 10])).filter(|&quota| quota > 0),
         }
     }
 }

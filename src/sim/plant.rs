@@ -37,35 +37,77 @@ plants! {
     /// The end of a log write is reported before it has come.
     EarlySync = "early-sync", 0;
     /// The store claims an index one below what its trees contain, so an entry is applied twice.
-    AppliedBehind = "applied-behind", 10;
+    AppliedBehind = "applied-behind", 3;
     /// The store claims an index one above what its trees contain, so an entry is left out.
-    AppliedAhead = "applied-ahead", 1;
+    AppliedAhead = "applied-ahead", 5;
     /// What a torn write left behind the end of the log stays there.
-    TailNotZeroed = "tail-not-zeroed", 20928;
+    TailNotZeroed = "tail-not-zeroed", 1957;
     /// Recovery takes the last whole record for torn.
     LastRecordDropped = "last-record-dropped", 1;
     /// A checkpoint is reported durable before it is: the log goes, and pages are used again too early.
-    EarlyCheckpoint = "early-checkpoint", 1534;
+    EarlyCheckpoint = "early-checkpoint", 514;
     /// A sync of the store file does nothing.
-    SkippedStoreSync = "skipped-store-sync", 1;
+    SkippedStoreSync = "skipped-store-sync", 5;
     /// The meta page of a checkpoint is written before the pages that it names are durable.
-    MetaBeforePages = "meta-before-pages", 3;
+    MetaBeforePages = "meta-before-pages", 620;
     /// The log loses one segment more than the replica released.
-    ReleasedTooMuch = "released-too-much", 11;
+    ReleasedTooMuch = "released-too-much", 3;
     /// A compaction takes a pair that is still to be read.
     CompactionEatsLive = "compaction-eats-live", 1;
     /// A linearizable read asks nobody: after a restart it shows the last checkpoint.
-    StaleRead = "stale-read", 5006;
+    StaleRead = "stale-read", 1097;
     /// A response with events is lost on its way to somebody who catches up.
-    LostOnCatchUp = "lost-on-catch-up", 5;
+    LostOnCatchUp = "lost-on-catch-up", 3;
     /// A response with events comes twice.
-    DoubledEvent = "doubled-event", 4;
+    DoubledEvent = "doubled-event", 3;
     /// Progress overtakes events on their way.
-    ProgressOvertakes = "progress-overtakes", 0;
+    ProgressOvertakes = "progress-overtakes", 20;
     /// A restart brings back a lease that was revoked.
-    LeaseRevived = "lease-revived", 248;
+    LeaseRevived = "lease-revived", 10;
     /// The member's clock is a fifth too fast, so leases expire early.
     FastClock = "fast-clock", 2;
+    /// A long answer pins the revision above the one that it reads.
+    PinTooHigh = "pin-too-high", 11;
+    /// A pin is not always given back.
+    PinForgotten = "pin-forgotten", 6;
+    /// A HashKV pins the revision up to which it digests, and not the compaction below it.
+    HashUnpinned = "hash-unpinned", 18;
+    /// A list is planned anew when its revision is pinned, on what has been written meanwhile.
+    ListReplanned = "list-replanned", 55;
+    /// A message of a RangeStream is lost.
+    StreamChunkLost = "stream-chunk-lost", 8;
+    /// A message of a RangeStream begins with the last pair of the one before.
+    StreamRepeats = "stream-repeats", 8;
+    /// A core keeps a snapshot for ever, and with it every page that was freed since.
+    SnapshotKept = "snapshot-kept", 62;
+    /// The end of a checkpoint is not told, so the pages that it has freed are held for ever.
+    CheckpointUntold = "checkpoint-untold", 526;
+    /// The hash of a compaction is lost, so its garbage waits for ever.
+    DigestLost = "digest-lost", 6;
+    /// A fragment of a watch response is lost.
+    FragmentLost = "fragment-lost", 8;
+    /// A fragment of a watch response lacks its last event.
+    FragmentCut = "fragment-cut", 6;
+    /// An event lacks its previous value.
+    PrevLost = "prev-lost", 3;
+    /// A lane puts an empty batch in the place of one that it has lost.
+    GapUnseen = "gap-unseen", 10;
+    /// A restart forgets which alarms are raised.
+    AlarmForgotten = "alarm-forgotten", 5;
+    /// A restart brings back an alarm that was cleared.
+    AlarmRevived = "alarm-revived", 42;
+    /// The member does not look at its quota.
+    QuotaIgnored = "quota-ignored", 3917;
+    /// A quota that was raised at a restart stays what it was.
+    QuotaKept = "quota-kept", 1513;
+    /// A restart forgets what a checkpoint has left of a lease.
+    RemainingForgotten = "remaining-forgotten", 251;
+    /// A reply that comes too late answers whoever has its slot by then.
+    TicketReused = "ticket-reused", 59;
+    /// A reply is lost between the cores.
+    ReplyLost = "reply-lost", 0;
+    /// What a full lane refuses goes through all the same.
+    RefusedAndDone = "refused-and-done", 1;
 }
 
 #[cfg(test)]

@@ -19,7 +19,13 @@ impl World {
             if let Ok(Answer::LeaseGrant(granted)) = self.judge.answer(at) {
                 self.leases.on_granted(self.now, granted.id, id, granted.ttl);
             }
-            if let Some(revoke) = &request.lease_revoke {
+            if id.is_multiple_of(2) {
+                self.check_own_alarm(at);
+            }
+            if request.alarm.is_some() && !self.judge.model.is_corrupt() {
+                self.leases.on_alarm_cleared(self.now);
+            }
+            if let Some(revoke) = request.lease_revoke.as_ref().filter(|_| self.judge.answer(at).is_ok()) {
                 let expired = !self.clients.iter().any(|client| client.asked(id));
                 self.tally.expired_leases += u64::from(expired);
                 self.leases.on_revoked(self.now, revoke.id, expired);
@@ -69,7 +75,9 @@ impl World {
             "the hash of compaction {previous} to {revision} is {expected:x}, not {:x}",
             hash.hash
         );
-        self.send(Input::CompactionDigested { hash });
+        if !self.spoils(Plant::DigestLost, 4) {
+            self.send(Input::CompactionDigested { hash });
+        }
     }
 
     pub fn execute_checkpoint(&mut self) {
@@ -139,6 +147,7 @@ impl World {
 
     pub fn end_process(&mut self) {
         self.member = None;
+        self.readings.clear();
         self.leads_since = None;
         self.leases.on_crash();
         self.life += 1;
@@ -151,6 +160,9 @@ impl World {
 
     pub fn boot(&mut self) {
         self.trace.step(self.now, &[9], format_args!("boot"));
+        if self.life > 0 && self.prng.chance(1, 3) {
+            self.quota = self.quota.map(|quota| quota * 2).filter(|_| self.prng.chance(3, 4));
+        }
         match Member::boot(self) {
             Boot::Running(member) => self.member = Some(*member),
             Boot::Refused(why) => {

@@ -13,6 +13,9 @@ use super::world::{Event, World};
 use kevel::btree::Reader;
 use kevel::error::Error;
 use kevel::mvcc::View;
+use kevel::mvcc::leaf_counts::LeafCounts;
+use kevel::mvcc::pin::PinSlot;
+use kevel::mvcc::remembered::PlanMemory;
 use kevel::proto::etcdserverpb::WatchResponse;
 use kevel::replica::port::{Input, Ticket};
 use kevel::response::Response;
@@ -25,7 +28,13 @@ pub struct Core {
     pub reader: Reader,
     pub watches: Watches,
     pub tickets: Tickets<(usize, Waiting)>,
+    /// Tickets in use, for a planted bug.
+    pub issued: Vec<Ticket>,
     pub outlets: Outlets,
+    /// What its long answers hold.
+    pub pins: PinSlot,
+    pub plan_memory: PlanMemory,
+    pub counts: LeafCounts,
     /// Came through the lane and was not taken yet.
     pub inbox: VecDeque<FromReplica>,
     /// A turn of the core is scheduled.
@@ -180,14 +189,15 @@ impl World {
     fn deliver(&mut self, core: usize, stream: StreamId, response: WatchResponse, len: usize) {
         let found = self.clients.iter().position(|client| client.is_at(core, stream));
         let Some(number) = found else { return };
-        if !self.spoil_watch(number, &response) && self.clients[number].receive(response, len) {
+        let mut response = response;
+        if !self.spoil_watch(number, &mut response) && self.clients[number].receive(response, len) {
             let time = self.some(self.params.lane_time + Duration::from_millis(1));
             self.schedule(time, Event::Take(number));
         }
     }
 
     /// Planted bugs of the watch path. True if the response is lost.
-    fn spoil_watch(&mut self, number: usize, response: &WatchResponse) -> bool {
+    fn spoil_watch(&mut self, number: usize, response: &mut WatchResponse) -> bool {
         let has_events = !response.events.is_empty();
         match self.plant {
             Some(Plant::LostOnCatchUp) => {
@@ -203,6 +213,19 @@ impl World {
                 }
                 false
             }
+            Some(Plant::FragmentLost) => response.fragment && self.prng.chance(1, 4),
+            Some(Plant::FragmentCut) => {
+                if response.fragment && self.prng.chance(1, 4) {
+                    response.events.pop();
+                }
+                false
+            }
+            Some(Plant::PrevLost) => {
+                if let Some(event) = response.events.last_mut().filter(|_| self.prng.chance(1, 4)) {
+                    event.prev_kv = None;
+                }
+                false
+            }
             _ => false,
         }
     }
@@ -210,6 +233,12 @@ impl World {
     /// Hands something to the replica, or refuses it where the lane is full.
     pub fn submit(&mut self, core: usize, ticket: Ticket, input: Input) {
         if self.lane_is_full() {
+            if let Input::Propose { id, .. } = &input {
+                self.judge.refused.insert(*id);
+            }
+            if self.plant == Some(Plant::RefusedAndDone) {
+                self.send(input);
+            }
             return self.on_reply(core, ticket, Err(Error::TooManyRequests));
         }
         self.send(input);
@@ -221,13 +250,19 @@ impl World {
         while let Some((number, waiting)) = self.member().cores[core].tickets.expire(now) {
             self.trace.step(now, &[23, number as u64], format_args!("client {number} waits no more"));
             self.clients[number].waiting -= 1;
+            self.check_timeout(&waiting);
             self.give_up(number, &waiting, Error::Timeout);
         }
     }
 
     fn on_reply(&mut self, core: usize, ticket: Ticket, result: Result<Response, Error>) {
+        if self.spoils(Plant::ReplyLost, 40) {
+            return;
+        }
         match (self.redeem(core, ticket), result) {
             (Some((number, waiting)), Err(error @ Error::TooManyRequests)) => {
+                // The replica has refused it, or the lane.
+                self.judge.refused.extend((waiting.id != 0).then_some(waiting.id));
                 self.give_up(number, &waiting, error);
             }
             (Some((number, waiting)), result) => self.check_reply(number, &waiting, result),
@@ -237,7 +272,8 @@ impl World {
     }
 
     fn redeem(&mut self, core: usize, ticket: Ticket) -> Option<(usize, Waiting)> {
-        let (number, waiting) = self.member().cores[core].tickets.redeem(ticket)?;
+        let redeemed = self.member().cores[core].tickets.redeem(ticket);
+        let (number, waiting) = redeemed.or_else(|| self.redeem_another(core))?;
         self.clients[number].waiting -= 1;
         Some((number, waiting))
     }

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::fmt::Arguments;
 
+use kevel::replica::port::{Input, Output};
 use kevel::stdx::time::Instant;
 
 /// Lines kept for a failing run.
@@ -52,5 +53,46 @@ impl Trace {
     /// The last lines.
     pub fn lines(&self) -> impl Iterator<Item = &str> {
         self.lines.iter().map(String::as_str)
+    }
+}
+
+/// An input of the replica as a line.
+pub fn show_input(input: &Input) -> String {
+    match input {
+        Input::Tick => "tick".into(),
+        Input::Propose { ticket, id, entry } => {
+            format!("propose {:x} {id:x}, {} bytes", ticket.0, entry.len())
+        }
+        Input::ReadIndex { ticket } => format!("read index {:x}", ticket.0),
+        Input::Lease { ticket, call } => format!("{:x} {call:?}", ticket.0),
+        Input::Defragment { ticket } => format!("defragment {:x}", ticket.0),
+        Input::PeerMessage(_) => "a message".into(),
+        Input::WalSynced { ready, .. } => format!("log write {ready} is durable"),
+        Input::CheckpointSynced { generation } => format!("checkpoint {generation} is durable"),
+        Input::CompactionDigested { hash } => format!("digested {hash:?}"),
+    }
+}
+
+/// An output of the replica as a line.
+pub fn show_output(output: &Output) -> String {
+    match output {
+        Output::AppendWal { ready, write } => format!(
+            "log write {ready}: {} at {}, {} bytes{}{}",
+            write.segment,
+            write.offset,
+            write.bytes.len(),
+            if write.create { ", create" } else { "" },
+            if write.sync { ", sync" } else { "" },
+        ),
+        Output::WriteCheckpoint(job) => {
+            format!("checkpoint {} of index {}", job.generation(), job.applied_index())
+        }
+        Output::ReleaseWal { segments } => format!("release {segments:?}"),
+        Output::Send { to, .. } => format!("a message to {to:x}"),
+        Output::Reply { ticket, result } => format!("reply {:x} {result:?}", ticket.0),
+        Output::ReadReady { ticket } => format!("read ready {:x}", ticket.0),
+        Output::Publish(batch) => format!("publish {}, {} events", batch.revision, batch.events.len()),
+        Output::DigestCompaction(_) => "digest a compaction".into(),
+        Output::Compacted { revision, removed } => format!("compacted {revision}, {removed} removed"),
     }
 }

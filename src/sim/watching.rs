@@ -1,6 +1,8 @@
 //! Watch streams: how requests reach the hub, how responses reach the clients, and what a client makes of them.
 #![forbid(unsafe_code)]
 
+use prost::Message as _;
+
 use super::check_watch::Watched;
 use super::judge::judge;
 use super::plant::Plant;
@@ -111,6 +113,13 @@ impl World {
                 watched.on_response(&self.judge, response);
             }
         } else {
+            let limit = self.params.max_request_bytes + self.params.fragment_slack_bytes;
+            let len = response.encoded_len();
+            judge!(
+                !response.fragment || response.events.len() < 2 || len < limit,
+                "a fragment of {} events has {len} bytes, {limit} are too many",
+                response.events.len()
+            );
             let Some(watched) = client.watches.get_mut(&response.watch_id) else {
                 panic!("judge: a response to watch {}, which does not exist", response.watch_id)
             };

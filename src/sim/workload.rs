@@ -10,6 +10,8 @@ use kevel::proto::etcdserverpb::request_op::Request as Op;
 use kevel::proto::etcdserverpb::*;
 use kevel::stdx::prng::Prng;
 
+use super::params::Mix;
+
 /// A request of a client.
 #[derive(Clone, Debug)]
 #[allow(missing_docs)]
@@ -18,12 +20,30 @@ pub enum Ask {
     Write(Box<InternalRaftRequest>),
     /// A read, linearizable or serializable.
     Range(Box<RangeRequest>),
-    Hash,
+    /// A transaction that only reads.
+    Look(Box<TxnRequest>),
+    /// A read that takes as many legs as it is long.
+    List(Box<RangeRequest>),
+    Stream(Box<RangeRequest>),
+    /// HashKV at a revision; zero for the newest.
+    Hash(i64),
     KeepAlive(i64),
     TimeToLive(i64),
     Watch(Box<WatchCreateRequest>),
     CancelWatch,
     Progress,
+}
+
+impl Ask {
+    /// It reads the store, on its session core.
+    pub fn is_read(&self) -> bool {
+        matches!(self, Self::Range(_) | Self::Look(_) | Self::List(_) | Self::Stream(_) | Self::Hash(_))
+    }
+
+    /// It may show what is older than what was acknowledged.
+    pub fn is_serializable(&self) -> bool {
+        matches!(self, Self::Range(read) | Self::List(read) | Self::Stream(read) if read.serializable)
+    }
 }
 
 impl fmt::Display for Ask {
@@ -36,9 +56,16 @@ impl fmt::Display for Ask {
         } else if let Some(txn) = &entry.txn {
             write!(f, "{txn:?}")
         } else {
-            write!(f, "{:?}{:?}{:?}", entry.compaction, entry.lease_grant, entry.lease_revoke)
+            write!(f, "{:?}{:?}{:?}", entry.compaction, entry.lease_grant, entry.lease_revoke)?;
+            write!(f, "{:?}{:?}", entry.lease_checkpoint, entry.alarm)
         }
     }
+}
+
+/// Keys of which a page holds few, since they have little in common.
+fn one_of_many(number: u64) -> Bytes {
+    let spread = number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    format!("m{number:03}/{spread:016x}{:016x}", spread.rotate_left(17) ^ number).into()
 }
 
 /// Where requests come from.
@@ -48,18 +75,24 @@ pub struct Workload {
     serial: u64,
     /// Ids of leases that were asked for lately.
     leases: Vec<i64>,
-    /// How likely a value is too large for a leaf, in 64ths.
-    large: u64,
+    mix: Mix,
+    /// Alarms that were raised lately, and perhaps cleared.
+    alarms: Vec<(i32, u64)>,
+    /// The member, which alarms are about.
+    pub member_id: u64,
 }
 
 impl Workload {
     /// A workload of its own for every seed.
-    pub fn new(mut prng: Prng) -> Self {
-        let large = [0, 1, 4][prng.below(3) as usize];
-        Self { prng, serial: 0, leases: vec![], large }
+    pub fn new(prng: Prng, mix: Mix) -> Self {
+        Self { prng, serial: 0, leases: vec![], mix, alarms: vec![], member_id: 0 }
     }
 
     fn key(&mut self) -> Bytes {
+        if self.mix.keys > 0 && self.prng.chance(2, 3) {
+            let number = self.prng.below(self.mix.keys);
+            return one_of_many(number);
+        }
         let mut key = vec![b'a' + self.prng.below(4) as u8];
         match self.prng.below(8) {
             0..=4 => key.push(b'0' + self.prng.below(6) as u8),
@@ -86,7 +119,7 @@ impl Workload {
         self.serial += 1;
         let mut value = self.serial.to_string().into_bytes();
         let len = match self.prng.below(64) {
-            n if n < self.large => 3000 + self.prng.below(20_000),
+            n if n < self.mix.large => 3000 + self.prng.below(20_000),
             n if n < 20 => 100 + self.prng.below(400),
             _ => 0,
         };
@@ -188,7 +221,10 @@ impl Workload {
             1 => read.keys_only = true,
             2 => read.min_mod_revision = revision - 5,
             3 => read.max_create_revision = revision - 5,
-            4 => (read.sort_order, read.sort_target) = (1 + self.prng.below(2) as i32, 3),
+            4 => {
+                (read.sort_order, read.sort_target) =
+                    (1 + self.prng.below(2) as i32, self.prng.below(5) as i32);
+            }
             5 => read.sort_order = 2,
             _ => {}
         }
@@ -198,6 +234,9 @@ impl Workload {
     /// The next request of a client that has seen `revision`.
     pub fn next(&mut self, revision: i64) -> Ask {
         let write = |request: InternalRaftRequest| Ask::Write(Box::new(request));
+        if let Some(ask) = self.rare(revision) {
+            return ask;
+        }
         match self.prng.below(100) {
             0..32 => {
                 let key = self.key();
@@ -223,7 +262,9 @@ impl Workload {
                 self.serial += 1;
                 self.leases.push(id);
                 self.leases.drain(..self.leases.len().saturating_sub(6));
-                let lease_grant = Some(LeaseGrantRequest { ttl: self.prng.below(5) as i64, id });
+                let long = self.mix.checkpoints && self.prng.chance(1, 2);
+                let ttl = self.prng.below(5) as i64 + if long { 30 } else { 0 };
+                let lease_grant = Some(LeaseGrantRequest { ttl, id });
                 write(InternalRaftRequest { lease_grant, ..Default::default() })
             }
             58..60 => {
@@ -237,11 +278,104 @@ impl Workload {
                 read.serializable = self.prng.chance(1, 2);
                 Ask::Range(Box::new(read))
             }
-            87 => Ask::Hash,
+            87 => self.long_read(revision),
             88..93 => Ask::Watch(Box::new(self.watch(revision))),
             93..95 => Ask::CancelWatch,
             _ => Ask::Progress,
         }
+    }
+
+    /// What only some worlds have, or have more of.
+    fn rare(&mut self, revision: i64) -> Option<Ask> {
+        let write = |request: InternalRaftRequest| Some(Ask::Write(Box::new(request)));
+        if self.mix.readers > 0 && self.prng.chance(1, self.mix.readers) {
+            return Some(self.long_read(revision));
+        }
+        if self.mix.keys > 0 && self.prng.chance(1, 12) {
+            let txn = Some(self.many_puts());
+            return write(InternalRaftRequest { txn, ..Default::default() });
+        }
+        if self.mix.alarms && self.prng.chance(1, 10) {
+            let alarm = Some(self.alarm());
+            return write(InternalRaftRequest { alarm, ..Default::default() });
+        }
+        if self.mix.checkpoints && self.prng.chance(1, 8) {
+            let mut one = || LeaseCheckpoint { id: self.lease(), remaining_ttl: self.prng.below(3) as i64 };
+            let checkpoints = vec![one(), one()];
+            let lease_checkpoint = Some(LeaseCheckpointRequest { checkpoints });
+            return write(InternalRaftRequest { lease_checkpoint, ..Default::default() });
+        }
+        None
+    }
+
+    /// Neighbouring keys, all in one transaction.
+    fn many_puts(&mut self) -> TxnRequest {
+        let first = self.prng.below(self.mix.keys);
+        let last = self.mix.keys.min(first + 1 + self.prng.below(80));
+        let put = |number| {
+            let put = self.plain_put(one_of_many(number));
+            RequestOp { request: Some(Op::RequestPut(put)) }
+        };
+        TxnRequest { success: (first..last).map(put).collect(), ..TxnRequest::default() }
+    }
+
+    fn alarm(&mut self) -> AlarmRequest {
+        let count = self.alarms.len() as u64;
+        let clears = self.prng.chance(count.min(2), 3);
+        let (alarm, member_id) = match clears {
+            true => self.alarms.remove(self.prng.below(count) as usize),
+            false if self.prng.chance(1, 6) => (AlarmType::Corrupt as i32, self.member_id),
+            false => (self.prng.below(2) as i32, if self.prng.chance(3, 4) { self.member_id } else { 7 }),
+        };
+        let action = if self.prng.chance(1, 8) { 0 } else { 1 + i32::from(clears) };
+        if action == 1 {
+            self.alarms.push((alarm, member_id));
+        }
+        // What the member itself has raised is cleared too.
+        if action == 2 && self.prng.chance(1, 2) {
+            self.alarms.push((AlarmType::Nospace as i32, self.member_id));
+        }
+        AlarmRequest { action, member_id, alarm }
+    }
+
+    fn long_read(&mut self, revision: i64) -> Ask {
+        let mut read = self.read(revision);
+        if self.prng.chance(3, 4) {
+            (read.key, read.range_end) = (Bytes::from_static(&[0]), Bytes::from_static(&[0]));
+        }
+        if self.prng.chance(1, 4) {
+            read.limit = self.prng.below(60) as i64 - 1;
+        }
+        read.serializable = self.prng.chance(1, 2);
+        match self.prng.below(8) {
+            0 => Ask::Look(Box::new(self.look(revision))),
+            1 | 2 => {
+                let back = self.prng.below(12) as i64;
+                Ask::Hash(if back < 6 { 0 } else { revision + 7 - back })
+            }
+            3 | 4 => Ask::Stream(Box::new(RangeRequest {
+                key: read.key,
+                range_end: read.range_end,
+                limit: read.limit,
+                // With a negative one, each chunk is read at what is then the newest revision, as etcd does.
+                revision: read.revision.max(0),
+                serializable: read.serializable,
+                keys_only: read.keys_only,
+                count_only: read.count_only,
+                ..RangeRequest::default()
+            })),
+            _ => Ask::List(Box::new(read)),
+        }
+    }
+
+    fn look(&mut self, revision: i64) -> TxnRequest {
+        let compare = (0..self.prng.below(3)).map(|_| self.compare(revision)).collect();
+        let mut branch = || {
+            let count = self.prng.below(4);
+            let mut op = || RequestOp { request: Some(Op::RequestRange(self.read(revision))) };
+            (0..count).map(|_| op()).collect()
+        };
+        TxnRequest { success: branch(), failure: branch(), compare }
     }
 
     fn watch(&mut self, revision: i64) -> WatchCreateRequest {
@@ -261,7 +395,7 @@ impl Workload {
             filters,
             prev_kv: self.prng.chance(1, 2),
             watch_id: 0,
-            fragment: self.prng.chance(1, 8),
+            fragment: self.prng.chance(1, 3),
         }
     }
 }

@@ -6,16 +6,20 @@
 #![forbid(unsafe_code)]
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 
 use super::check_lease::Leases;
 use super::client::Client;
+use super::closing::Closing;
 use super::disk::Disk;
 use super::judge::{Judge, judge};
 use super::member::Member;
 use super::params::Params;
 use super::plant::Plant;
-use super::trace::Trace;
+use super::quota::Fullness;
+use super::reading::Reading;
+use super::spoil::nothing_at;
+use super::trace::{Trace, show_input, show_output};
 use super::workload::Workload;
 use kevel::replica::port::{Input, Output};
 use kevel::session::{FromReplica, core_of};
@@ -25,8 +29,11 @@ use kevel::stdx::time::{Duration, Instant};
 /// One raft tick.
 pub const TICK: Duration = Duration::from_millis(100);
 
-/// Who is too late here is never served.
-const PATIENCE: Duration = Duration::from_secs(12);
+/// When nobody has asked for anything for so long, the end begins.
+const CALM: Duration = Duration::from_secs(4);
+
+/// Who is not served then is never served.
+const PATIENCE: Duration = Duration::from_secs(110);
 
 /// What happens next.
 pub enum Event {
@@ -47,12 +54,16 @@ pub enum Event {
     Message(usize, FromReplica),
     /// A session core takes what has come, and works for its watchers.
     SessionTurn(usize),
+    /// There is time for a leg of a long answer.
+    Leg(u64),
     /// A client makes a request.
     Client(usize),
     /// A client takes the next response from its watch stream.
     Take(usize),
     /// The transport tells the hub how much room a client's stream has.
     Window(usize),
+    /// The next step of the drill at the end.
+    Close,
     Crash,
     Boot,
     /// There is room on the disk again.
@@ -92,6 +103,8 @@ pub struct Tally {
     pub reads: u64,
     /// Requests that were refused or timed out.
     pub given_up: u64,
+    pub readings: u64,
+    pub lost_batches: u64,
     pub events: u64,
     pub progress: u64,
     pub crashes: u64,
@@ -106,6 +119,8 @@ impl Tally {
         self.replies += other.replies;
         self.reads += other.reads;
         self.given_up += other.given_up;
+        self.readings += other.readings;
+        self.lost_batches += other.lost_batches;
         self.events += other.events;
         self.progress += other.progress;
         self.crashes += other.crashes;
@@ -132,6 +147,12 @@ pub struct World {
     pub plant: Option<Plant>,
     pub member: Option<Member>,
     pub clients: Vec<Client>,
+    /// Long answers under way.
+    pub readings: BTreeMap<u64, Reading>,
+    /// What the running process was told of its quota, and what is known of the space it has.
+    pub quota: Option<u64>,
+    pub fullness: Fullness,
+    pub closing: Closing,
     pub requests_left: u32,
     pub crashes_left: u32,
     /// The disk has spoiled what it held.
@@ -140,6 +161,8 @@ pub struct World {
     pub refused: bool,
     /// Records of leases that the store once held.
     pub old_leases: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Records of alarms that it once held.
+    pub old_alarms: Vec<(Vec<u8>, Vec<u8>)>,
     /// When the running process leads, and leases run.
     pub leads_since: Option<Instant>,
     /// Last arrivals: to the replica, then to each session core.
@@ -154,7 +177,7 @@ impl World {
         let mut prng = Prng::new(seed);
         let params = Params::draw(&mut prng.fork());
         let disk = Disk::new(prng.fork(), plant);
-        let workload = Workload::new(prng.fork());
+        let workload = Workload::new(prng.fork(), params.mix.clone());
         let clients = (0..params.clients).map(|number| Client::new(number % params.cores)).collect();
         Self {
             now: Instant::from_nanos(1_000_000_000),
@@ -171,11 +194,16 @@ impl World {
             plant,
             member: None,
             clients,
+            readings: BTreeMap::new(),
+            quota: params.quota,
+            fullness: Fullness::default(),
+            closing: Closing::Before,
             requests_left: params.requests,
             crashes_left: params.crashes + u32::from(params.rot.is_some()),
             rotten: false,
             refused: false,
             old_leases: vec![],
+            old_alarms: vec![],
             leads_since: None,
             lanes: vec![Instant::default(); 1 + params.cores],
             inputs_on_the_way: 0,
@@ -204,12 +232,15 @@ impl World {
             let since = *calm_since.get_or_insert(self.now);
             if !calm {
                 calm_since = None;
-            } else if self.now.since(since) > Duration::from_secs(4) && self.is_settled() {
+            } else if self.closing == Closing::Before && self.now.since(since) > CALM {
+                self.close_down();
+            } else if self.closing == Closing::Done && self.is_settled() {
                 self.conclude();
                 return;
-            } else if self.now.since(since) > PATIENCE + Duration::from_secs(8) {
+            } else if self.now.since(since) > CALM + PATIENCE {
                 let waiting: Vec<_> = self.clients.iter().flat_map(|client| client.creating()).collect();
-                judge!(false, "the world does not come to rest: {waiting:?}");
+                let applied = self.member().replica.applied();
+                judge!(false, "the world does not come to rest: {applied:?}, {waiting:?}");
             }
         }
     }
@@ -277,16 +308,19 @@ impl World {
                 if self.prng.chance(1, 6) {
                     self.check_store_file();
                 }
-                if self.plant != Some(Plant::EarlyCheckpoint) {
+                let untold = self.plant == Some(Plant::CheckpointUntold) && self.closing != Closing::Before;
+                if self.plant != Some(Plant::EarlyCheckpoint) && !untold {
                     self.send(Input::CheckpointSynced { generation });
                 }
             }
             Event::Digest => self.digest(),
             Event::Message(core, message) => self.on_message(core, message),
             Event::SessionTurn(core) => self.session_turn(core),
+            Event::Leg(id) => self.read_on(id),
             Event::Client(number) => self.act(number),
             Event::Take(number) => self.take(number),
             Event::Window(number) => self.on_window(number),
+            Event::Close => self.close_down(),
             Event::Crash => self.crash(),
             Event::Boot => self.boot(),
             Event::DiskFreed => self.execute_checkpoint(),
@@ -311,7 +345,7 @@ impl World {
         self.member().inbox.push_back(Input::Tick);
         self.wake_replica();
         if self.leads_since.is_some() {
-            self.leases.check(self.now);
+            self.leases.check(self.now, &self.judge);
         }
         for core in 0..self.params.cores {
             let now = self.now;
@@ -332,7 +366,9 @@ impl World {
             1 => 3,
             _ => usize::MAX,
         };
+        let bounds = self.params.bounds(&mut self.prng);
         let member = self.member.as_mut().expect("a member that runs");
+        member.replica.set_bounds(&bounds);
         member.turn_due = false;
         let count = member.inbox.len().min(take);
         let told = match self.plant {
@@ -349,8 +385,13 @@ impl World {
         }
         if self.leads_since.is_none() && self.member().gate.is_open() {
             self.leads_since = Some(now);
-            self.leases.on_leading(now, &self.judge);
+            let applied = self.member().replica.applied().index;
+            self.leases.on_leading(now, &self.judge, applied);
         }
+        let applied = self.member().replica.applied().index;
+        self.judge.on_applied(now, applied);
+        self.check_quota();
+        self.check_pins();
         let dies_after = self.dies_in_turn(outputs.len());
         for (number, output) in outputs.drain(..).enumerate() {
             if dies_after == Some(number) {
@@ -360,6 +401,14 @@ impl World {
             self.do_output(output);
         }
         self.member().outputs = outputs;
+    }
+
+    /// Some lanes lose a batch; another follows, so that it is missed.
+    fn loses_batch(&mut self) -> bool {
+        let one_in = self.params.lost_batches;
+        let lost = one_in > 0 && self.requests_left > 0 && self.prng.chance(1, one_in);
+        self.tally.lost_batches += u64::from(lost);
+        lost
     }
 
     /// Sometimes the process dies between two outputs.
@@ -407,50 +456,18 @@ impl World {
             }
             Output::Publish(batch) => {
                 for core in 0..self.params.cores {
-                    self.send_to_core(core, FromReplica::Publish(batch.clone()));
+                    let batch = match self.loses_batch() {
+                        true if self.plant == Some(Plant::GapUnseen) => {
+                            nothing_at(batch.revision, batch.compact_revision)
+                        }
+                        true => continue,
+                        false => batch.clone(),
+                    };
+                    self.send_to_core(core, FromReplica::Publish(batch));
                 }
             }
             Output::Compacted { .. } => {}
             Output::Send { to, .. } => judge!(false, "a lone member sends to {to:x}"),
         }
-    }
-}
-
-fn show_input(input: &Input) -> String {
-    match input {
-        Input::Tick => "tick".into(),
-        Input::Propose { ticket, id, entry } => {
-            format!("propose {:x} {id:x}, {} bytes", ticket.0, entry.len())
-        }
-        Input::ReadIndex { ticket } => format!("read index {:x}", ticket.0),
-        Input::Lease { ticket, call } => format!("{:x} {call:?}", ticket.0),
-        Input::Defragment { ticket } => format!("defragment {:x}", ticket.0),
-        Input::PeerMessage(_) => "a message".into(),
-        Input::WalSynced { ready, .. } => format!("log write {ready} is durable"),
-        Input::CheckpointSynced { generation } => format!("checkpoint {generation} is durable"),
-        Input::CompactionDigested { hash } => format!("digested {hash:?}"),
-    }
-}
-
-fn show_output(output: &Output) -> String {
-    match output {
-        Output::AppendWal { ready, write } => format!(
-            "log write {ready}: {} at {}, {} bytes{}{}",
-            write.segment,
-            write.offset,
-            write.bytes.len(),
-            if write.create { ", create" } else { "" },
-            if write.sync { ", sync" } else { "" },
-        ),
-        Output::WriteCheckpoint(job) => {
-            format!("checkpoint {} of index {}", job.generation(), job.applied_index())
-        }
-        Output::ReleaseWal { segments } => format!("release {segments:?}"),
-        Output::Send { to, .. } => format!("a message to {to:x}"),
-        Output::Reply { ticket, result } => format!("reply {:x} {result:?}", ticket.0),
-        Output::ReadReady { ticket } => format!("read ready {:x}", ticket.0),
-        Output::Publish(batch) => format!("publish {}, {} events", batch.revision, batch.events.len()),
-        Output::DigestCompaction(_) => "digest a compaction".into(),
-        Output::Compacted { revision, removed } => format!("compacted {revision}, {removed} removed"),
     }
 }

@@ -16,7 +16,7 @@ use crate::proto::etcdserverpb::watch_create_request::FilterType;
 use crate::stdx::time::{Duration, Instant};
 
 /// What a response may exceed the largest request by before it is split for a client that asked for fragments.
-const FRAGMENT_SLACK_BYTES: usize = 512 << 10;
+pub const FRAGMENT_SLACK_BYTES: usize = 512 << 10;
 
 /// The id in responses that concern no single watcher.
 pub(super) const NO_WATCHER: i64 = -1;
@@ -50,8 +50,22 @@ pub struct HubConfig {
     pub max_request_bytes: usize,
     /// The longest response that is sent. The events of one revision that are encoded at once take no more either.
     pub response_bytes_max: usize,
+    /// [`FRAGMENT_SLACK_BYTES`], or a simulation's.
+    pub fragment_slack_bytes: usize,
     /// Secret of the key index's hash.
     pub seed: u64,
+}
+
+impl Default for HubConfig {
+    fn default() -> Self {
+        Self {
+            identity: Identity::default(),
+            max_request_bytes: 0,
+            response_bytes_max: i32::MAX as usize,
+            fragment_slack_bytes: FRAGMENT_SLACK_BYTES,
+            seed: 0,
+        }
+    }
 }
 
 /// Counts, for metrics.
@@ -576,7 +590,7 @@ impl Hub {
         form: &Frozen<'_>,
         mut run: &[Match],
     ) {
-        let limit = self.config.max_request_bytes + FRAGMENT_SLACK_BYTES;
+        let limit = self.config.max_request_bytes + self.config.fragment_slack_bytes;
         let whole = header.with(Fields { watch_id, ..Fields::default() });
         let part = header.with(Fields { watch_id, fragment: true, ..Fields::default() });
         let len: usize = run.iter().map(|m| form.len_of(m.position())).sum();

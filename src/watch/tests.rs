@@ -140,7 +140,10 @@ fn hub(max_request_bytes: usize) -> Hub {
 
 fn hub_up_to(max_request_bytes: usize, response_bytes_max: usize) -> Hub {
     let identity = Identity { cluster_id: 1, member_id: 2, raft_term: 3 };
-    Hub::new(HubConfig { identity, max_request_bytes, response_bytes_max, seed: 9 }, 1)
+    Hub::new(
+        HubConfig { identity, max_request_bytes, response_bytes_max, seed: 9, ..HubConfig::default() },
+        1,
+    )
 }
 
 fn decode(output: &Output) -> WatchResponse {

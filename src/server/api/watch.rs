@@ -101,6 +101,7 @@ impl Watches {
             max_request_bytes: member.max_request_bytes,
             response_bytes_max: RESPONSE_BYTES_MAX,
             seed: jitter.next_u64(),
+            ..HubConfig::default()
         };
         Self {
             core: RefCell::new(session::Watches::new(config, revision, CATCH_UP)),

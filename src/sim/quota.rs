@@ -1,0 +1,65 @@
+//! When the alarm NOSPACE must, and may, be raised.
+#![forbid(unsafe_code)]
+
+use super::judge::judge;
+use super::model::grows;
+use super::world::World;
+use kevel::proto::etcdserverpb::AlarmType;
+use kevel::proto::etcdserverpb::alarm_request::AlarmAction;
+use kevel::stdx::time::{Duration, Instant};
+
+/// How soon the alarm is in the log.
+const SOON: Duration = Duration::from_millis(2_500);
+
+/// What is known of the space that the running process has.
+#[derive(Debug, Default)]
+pub struct Fullness {
+    member_id: u64,
+    /// Entries up to here were looked at, or come from an earlier process.
+    looked: u64,
+    /// The store has been full in this process.
+    was_full: bool,
+    /// The store was full when it grew, and nobody has said so since.
+    since: Option<Instant>,
+}
+
+impl Fullness {
+    /// A process begins with a log that ends at `last`.
+    pub fn on_boot(&mut self, member_id: u64, last: u64) {
+        *self = Self { member_id, looked: last, ..Self::default() };
+    }
+}
+
+impl World {
+    /// The end of a turn: the store that grew beyond its quota says so soon.
+    pub fn check_quota(&mut self) {
+        let Some(quota) = self.quota else { return };
+        let member = self.member.as_ref().expect("a member that runs");
+        let (applied, used) = (member.replica.applied().index, member.replica.store_stats().used_bytes);
+        let is_full = used >= quota;
+        let fullness = &mut self.fullness;
+        fullness.was_full |= is_full;
+        let new = fullness.looked.min(applied) as usize..applied as usize;
+        let grown = self.judge.history[new.clone()]
+            .iter()
+            .zip(new)
+            .any(|(entry, at)| entry.request.as_ref().is_some_and(grows) && self.judge.answer(at).is_ok());
+        fullness.looked = fullness.looked.max(applied);
+        if grown && is_full {
+            fullness.since.get_or_insert(self.now);
+        }
+        if self.judge.model.alarms.contains(&(AlarmType::Nospace as i32, fullness.member_id)) {
+            fullness.since = None;
+        }
+        let late = fullness.since.map_or(Duration::ZERO, |since| self.now.since(since + SOON));
+        judge!(late.is_zero(), "{used} bytes are in use, of {quota}, and no alarm is raised");
+    }
+
+    /// The member's own entry is on its way to the disk.
+    pub fn check_own_alarm(&self, at: usize) {
+        let request = self.judge.history[at].request.as_ref().and_then(|request| request.alarm.as_ref());
+        if let Some(alarm) = request.filter(|alarm| alarm.action == AlarmAction::Activate as i32) {
+            judge!(self.fullness.was_full, "{alarm:?} of the member itself, whose store is not full");
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Where planted bugs are switched on, if they take more than a line.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+use prost::Message as _;
+
+use super::client::Waiting;
+use super::plant::Plant;
+use super::world::World;
+use kevel::btree::{Applied, Read, Store, Tree};
+use kevel::mvcc::EventBatch;
+use kevel::proto::leasepb;
+
+impl World {
+    /// True now and then where this bug is planted. Other worlds draw no number for it.
+    pub fn spoils(&mut self, plant: Plant, one_in: u64) -> bool {
+        self.plant == Some(plant) && self.prng.chance(1, one_in)
+    }
+
+    /// The quota that the member is told.
+    pub fn spoilt_quota(&self) -> Option<u64> {
+        match self.plant {
+            Some(Plant::QuotaIgnored) => None,
+            Some(Plant::QuotaKept) => self.params.quota,
+            _ => self.quota,
+        }
+    }
+
+    /// Who has the slot of a ticket that nobody waits for any more.
+    pub fn redeem_another(&mut self, core: usize) -> Option<(usize, Waiting)> {
+        if self.plant != Some(Plant::TicketReused) {
+            return None;
+        }
+        let core = &mut self.member().cores[core];
+        core.issued.drain(..).find_map(|ticket| core.tickets.redeem(ticket))
+    }
+
+    /// A snapshot is forgotten, now and then.
+    pub fn keep_snapshot(&mut self) {
+        if self.spoils(Plant::SnapshotKept, 100) {
+            let reader = Box::leak(Box::new(self.member().replica.readers().register()));
+            std::mem::forget(reader.snapshot());
+        }
+    }
+}
+
+/// A batch without events.
+pub fn nothing_at(revision: i64, compact_revision: i64) -> Arc<EventBatch> {
+    Arc::new(EventBatch { revision, compact_revision, events: vec![] })
+}
+
+fn records(read: &impl Read, tree: Tree) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut cursor = read.cursor(tree);
+    cursor.seek(&[]);
+    let mut records = Vec::new();
+    while cursor.valid() {
+        records.push((cursor.key().to_vec(), cursor.value().to_vec()));
+        cursor.next();
+    }
+    records
+}
+
+/// Planted bugs of the store: what a broken checkpoint, compaction or lease table would leave.
+pub fn spoil_store(world: &mut World, store: &mut Store) {
+    let applied = store.applied();
+    if applied.index == 0 {
+        return;
+    }
+    let mut txn = store.write();
+    match world.plant {
+        Some(Plant::AppliedBehind) => txn.set_applied(Applied { index: applied.index - 1, ..applied }),
+        Some(Plant::AppliedAhead) => txn.set_applied(Applied { index: applied.index + 1, ..applied }),
+        Some(Plant::CompactionEatsLive) => {
+            let mut cursor = txn.cursor(Tree::Kv);
+            cursor.seek(&[]);
+            let first = cursor.valid().then(|| cursor.key().to_vec());
+            drop(cursor);
+            if let Some(key) = first {
+                txn.delete(Tree::Kv, &key);
+            }
+        }
+        Some(Plant::LeaseRevived) => {
+            let records = records(&txn, Tree::Lease);
+            records.iter().chain(&world.old_leases).for_each(|(key, value)| txn.put(Tree::Lease, key, value));
+            world.old_leases = records;
+        }
+        Some(Plant::RemainingForgotten) => {
+            for (key, value) in records(&txn, Tree::Lease) {
+                let lease = leasepb::Lease::decode(value.as_slice()).expect("a stored lease");
+                let lease = leasepb::Lease { remaining_ttl: 0, ..lease };
+                txn.put(Tree::Lease, &key, &lease.encode_to_vec());
+            }
+        }
+        Some(Plant::AlarmForgotten) => {
+            for (key, _) in records(&txn, Tree::Alarm) {
+                txn.delete(Tree::Alarm, &key);
+            }
+        }
+        Some(Plant::AlarmRevived) => {
+            let records = records(&txn, Tree::Alarm);
+            records.iter().chain(&world.old_alarms).for_each(|(key, value)| txn.put(Tree::Alarm, key, value));
+            world.old_alarms = records;
+        }
+        _ => return,
+    }
+    txn.commit();
+}
