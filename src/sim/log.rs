@@ -63,6 +63,8 @@ fn varint(bytes: &mut &[u8]) -> Option<u64> {
 pub struct LogReader {
     /// The entries, without gaps. One whose index was there already has replaced that one and those after it.
     pub entries: Vec<LogEntry>,
+    /// Those that were replaced, in the order of their replacement.
+    pub overwritten: Vec<LogEntry>,
     /// The segment being read, as far as it was written.
     image: Vec<u8>,
     /// Where the next record begins.
@@ -82,8 +84,9 @@ impl LogReader {
         reader
     }
 
-    /// Takes note of a write.
-    pub fn write(&mut self, create: bool, offset: usize, bytes: &[u8]) {
+    /// Takes note of a write. Returns the entries in it, in the order of writing.
+    pub fn write(&mut self, create: bool, offset: usize, bytes: &[u8]) -> Vec<LogEntry> {
+        let mut written = vec![];
         if create {
             self.image.clear();
             self.at = 0;
@@ -95,15 +98,17 @@ impl LogReader {
         self.image[offset..offset + bytes.len()].copy_from_slice(bytes);
         let image = std::mem::take(&mut self.image);
         while let Some(behind) = frame(&image, self.at).and_then(|(record, behind)| {
-            self.record(record)?;
+            written.extend(self.record(record)?);
             Some(behind)
         }) {
             self.at = behind;
         }
         self.image = image;
+        written
     }
 
-    fn record(&mut self, record: &[u8]) -> Option<()> {
+    /// Takes note of a record, and returns the entry in it. None if the record does not belong there.
+    fn record(&mut self, record: &[u8]) -> Option<Option<LogEntry>> {
         let fields = fields(record)?;
         let number_of = |field| fields.iter().find(|f| f.0 == field).map_or(0, |f| f.1);
         let data = fields.iter().find(|f| f.0 == 3).map_or(&[][..], |f| f.2);
@@ -114,7 +119,7 @@ impl LogReader {
                 return None;
             }
             self.crc = stated;
-            return Some(());
+            return Some(None);
         }
         let crc = crc32c::crc32c_append(self.crc, data);
         if crc != stated {
@@ -123,12 +128,12 @@ impl LogReader {
         self.crc = crc;
         if number_of(1) == TYPE_ENTRY {
             let entry = entry(data)?;
-            while self.entries.last().is_some_and(|before| before.index >= entry.index) {
-                self.entries.pop();
-            }
-            self.entries.push(entry);
+            let kept = self.entries.partition_point(|before| before.index < entry.index);
+            self.overwritten.extend(self.entries.drain(kept..));
+            self.entries.push(entry.clone());
+            return Some(Some(entry));
         }
-        Some(())
+        Some(None)
     }
 }
 

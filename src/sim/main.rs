@@ -81,8 +81,18 @@
 //! | `ticket-reused` | A reply that comes too late answers whoever has its slot by then. | 59 |
 //! | `reply-lost` | A reply is lost between the cores. | 0 |
 //! | `refused-and-done` | What a full lane refuses goes through all the same. | 1 |
+//! | `overwritten-kept` | Recovery hands on entries behind the end of the log, which a later leader has cut off. | 5185 |
+//! | `cut-too-few` | Recovery leaves the first entry that was written over where its successor belongs. | 323 |
+//! | `cut-too-many` | Recovery cuts one entry too many from a log in which entries were written over. | 1857 |
+//! | `removed-forgotten` | A restart forgets which members were removed. | 6273 |
+//! | `hard-state-lost` | A restart takes the term of the last entry for its own, and knows of no vote. | 1 |
+//! | `vote-forgotten` | A restart knows its term, and not whom it has voted for. | 103 |
+//! | `answer-before-log` | A member answers its leader and its candidates before its log is durable. | 1 |
 //!
-//! Absent: the network, other members, TLS, HTTP/2, glommio, and the mapping of the store file (pages are read one by
+//! A second, smaller world ([`peers`]) has three members, two of which the script plays: `--world peers`. Every eighth
+//! seed of the ordinary run is also one of that world.
+//!
+//! Absent: the network, real other members, TLS, HTTP/2, glommio, and the mapping of the store file (pages are read one by
 //! one). Start reading at [`world`].
 //!
 //! [`Replica`]: kevel::replica::Replica
@@ -101,6 +111,7 @@ mod member;
 mod model;
 mod model_hash;
 mod params;
+mod peers;
 mod plant;
 mod process;
 mod quota;

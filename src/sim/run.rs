@@ -7,11 +7,38 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
+use super::peers;
 use super::plant::Plant;
 use super::world::{Tally, World};
 
 /// Words of which one is in every refusal to go on with rotten bytes.
 const REFUSALS: &[&str] = &["checksum", "kevel check", "damage", "snapshot"];
+
+/// Of the seeds of an ordinary run, one in so many is also a seed of the scripted peers.
+const PEERS_EVERY: u64 = 8;
+
+/// The kinds of worlds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// One member, its disk and its clients.
+    Member,
+    /// One member among scripted peers.
+    Peers,
+}
+
+impl Kind {
+    /// The world that finds a planted bug.
+    pub fn of(plant: Plant) -> Self {
+        if plant.is_of_peers() { Self::Peers } else { Self::Member }
+    }
+
+    fn argument(self) -> &'static str {
+        match self {
+            Self::Member => "",
+            Self::Peers => " --world peers",
+        }
+    }
+}
 
 /// How a world ended.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +61,30 @@ pub struct Failure {
 }
 
 /// One world, from its beginning to its end.
-pub fn world(seed: u64, plant: Option<Plant>, verbose: bool) -> Result<Verdict, Failure> {
+pub fn world(kind: Kind, seed: u64, plant: Option<Plant>, verbose: bool) -> Result<Verdict, Failure> {
+    match kind {
+        Kind::Member => member(seed, plant, verbose),
+        Kind::Peers => scripted(seed, plant, verbose),
+    }
+}
+
+fn scripted(seed: u64, plant: Option<Plant>, verbose: bool) -> Result<Verdict, Failure> {
+    let mut world = peers::World::new(seed, plant, verbose);
+    match panic::catch_unwind(AssertUnwindSafe(|| world.run())) {
+        Ok(()) => Ok(Verdict { digest: world.trace.digest(), tally: world.tally, refused: false }),
+        Err(panic) => {
+            let lines = world.trace.lines().map(Into::into).collect();
+            Err(Failure { message: text_of(&*panic), lines })
+        }
+    }
+}
+
+fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).into())).unwrap_or_default()
+}
+
+fn member(seed: u64, plant: Option<Plant>, verbose: bool) -> Result<Verdict, Failure> {
     let mut world = World::new(seed, plant, verbose);
     let outcome = panic::catch_unwind(AssertUnwindSafe(|| world.run()));
     let verdict =
@@ -42,11 +92,7 @@ pub fn world(seed: u64, plant: Option<Plant>, verbose: bool) -> Result<Verdict, 
     match outcome {
         Ok(()) => Ok(verdict(&world, world.refused)),
         Err(panic) => {
-            let message = panic
-                .downcast_ref::<String>()
-                .cloned()
-                .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).into()))
-                .unwrap_or_default();
+            let message = text_of(&*panic);
             if world.rotten && is_refusal(&message) {
                 return Ok(verdict(&world, true));
             }
@@ -61,8 +107,8 @@ fn is_refusal(message: &str) -> bool {
 }
 
 /// One world twice.
-pub fn twice(seed: u64, plant: Option<Plant>) -> Result<Verdict, Failure> {
-    let (first, second) = (world(seed, plant, false)?, world(seed, plant, false)?);
+pub fn twice(kind: Kind, seed: u64, plant: Option<Plant>) -> Result<Verdict, Failure> {
+    let (first, second) = (world(kind, seed, plant, false)?, world(kind, seed, plant, false)?);
     if first.digest == second.digest {
         return Ok(first);
     }
@@ -78,6 +124,7 @@ Runs simulated worlds and judges them; each runs twice and has to leave the same
     sim --plant NAME [--seeds N]                         worlds with a planted bug: the judge should find it
     sim --list                                           the planted bugs, and a seed that finds each
 
+    --world W   member or peers: one member and its clients, or one member among scripted peers
     --once      run each world once: faster, and blind to what differs between two runs
     --help      this text
 
@@ -90,11 +137,25 @@ struct Args {
     once: bool,
     plant: Option<Plant>,
     one: bool,
+    kind: Option<Kind>,
+}
+
+impl Args {
+    /// The worlds of a seed.
+    fn kinds(&self, seed: u64) -> &[Kind] {
+        match self.kind.or(self.plant.map(Kind::of)) {
+            Some(Kind::Member) => &[Kind::Member],
+            Some(Kind::Peers) => &[Kind::Peers],
+            None if self.one || !seed.is_multiple_of(PEERS_EVERY) => &[Kind::Member],
+            None => &[Kind::Member, Kind::Peers],
+        }
+    }
 }
 
 fn parse(mut args: impl Iterator<Item = String>) -> Result<Args, String> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut parsed = Args { start: 0, seeds: 1000, threads, once: false, plant: None, one: false };
+    let mut parsed =
+        Args { start: 0, seeds: 1000, threads, once: false, plant: None, one: false, kind: None };
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or(format!("{arg} needs a value"));
         let number = |text: String| text.parse::<u64>().map_err(|_| format!("{text} is not a number"));
@@ -104,6 +165,13 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Args, String> {
             "--threads" => parsed.threads = number(value()?)?.max(1) as usize,
             "--once" => parsed.once = true,
             "--seed" => (parsed.start, parsed.seeds, parsed.one) = (number(value()?)?, 1, true),
+            "--world" => {
+                parsed.kind = Some(match value()?.as_str() {
+                    "member" => Kind::Member,
+                    "peers" => Kind::Peers,
+                    other => return Err(format!("no world is called {other}; see --help")),
+                });
+            }
             "--plant" => {
                 let name = value()?;
                 let found = Plant::ALL.iter().find(|plant| plant.name() == name);
@@ -140,21 +208,22 @@ pub fn main(args: impl Iterator<Item = String>) -> ExitCode {
 }
 
 fn one(args: &Args) -> ExitCode {
-    match world(args.start, args.plant, true).and_then(|_| twice(args.start, args.plant)) {
+    let kind = args.kinds(args.start)[0];
+    match world(kind, args.start, args.plant, true).and_then(|_| twice(kind, args.start, args.plant)) {
         Ok(verdict) => {
             println!("seed {} passes: {verdict:?}", args.start);
             ExitCode::SUCCESS
         }
         Err(failure) => {
-            report(args.start, args.plant, &failure);
+            report(kind, args.start, args.plant, &failure);
             ExitCode::FAILURE
         }
     }
 }
 
-fn report(seed: u64, plant: Option<Plant>, failure: &Failure) {
+fn report(kind: Kind, seed: u64, plant: Option<Plant>, failure: &Failure) {
     let lines = match failure.lines.is_empty() {
-        true => world(seed, plant, true).err().map_or(vec![], |failure| failure.lines),
+        true => world(kind, seed, plant, true).err().map_or(vec![], |failure| failure.lines),
         false => failure.lines.clone(),
     };
     let mut err = std::io::stderr().lock();
@@ -164,7 +233,7 @@ fn report(seed: u64, plant: Option<Plant>, failure: &Failure) {
     }
     let plant = plant.map_or(String::new(), |plant| format!(" --plant {}", plant.name()));
     let _ = writeln!(err, "seed {seed} fails: {}", failure.message);
-    let _ = writeln!(err, "    cargo run --release --bin sim -- --seed {seed}{plant}");
+    let _ = writeln!(err, "    cargo run --release --bin sim --{} --seed {seed}{plant}", kind.argument());
 }
 
 fn many(args: &Args) -> ExitCode {
@@ -179,16 +248,20 @@ fn many(args: &Args) -> ExitCode {
                 if seed >= end {
                     break;
                 }
-                let outcome =
-                    if args.once { world(seed, args.plant, false) } else { twice(seed, args.plant) };
-                match outcome {
-                    Ok(verdict) => {
-                        total.add(&verdict.tally);
-                        refused += u64::from(verdict.refused);
-                    }
-                    Err(failure) => {
-                        if !failed.swap(true, Ordering::Relaxed) {
-                            report(seed, args.plant, &failure);
+                for &kind in args.kinds(seed) {
+                    let outcome = match args.once {
+                        true => world(kind, seed, args.plant, false),
+                        false => twice(kind, seed, args.plant),
+                    };
+                    match outcome {
+                        Ok(verdict) => {
+                            total.add(&verdict.tally);
+                            refused += u64::from(verdict.refused);
+                        }
+                        Err(failure) => {
+                            if !failed.swap(true, Ordering::Relaxed) {
+                                report(kind, seed, args.plant, &failure);
+                            }
                         }
                     }
                 }
