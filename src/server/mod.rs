@@ -26,6 +26,7 @@ pub mod http1;
 pub mod http2;
 pub mod io;
 pub mod log;
+pub mod mesh;
 pub mod metrics;
 pub mod run;
 pub mod session;

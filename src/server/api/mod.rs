@@ -19,7 +19,7 @@ pub mod answer;
 pub mod cluster;
 pub mod decode;
 pub mod health;
-pub mod key_count;
+
 pub mod kv;
 pub mod lease;
 mod long;

@@ -10,9 +10,9 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use super::listener::Desk;
-use crate::server::core::mesh::{Receiver, Sender};
 use crate::server::io::accept::{Accepted, Take};
 use crate::server::io::task;
+use crate::server::mesh::{Receiver, Sender};
 
 /// Messages taken from the lane before other tasks of the core run.
 const TURN_ARRIVALS_MAX: usize = 64;
@@ -101,11 +101,11 @@ mod tests {
     use std::time::Duration;
 
     use crate::server::boot::listener::{self, Services};
-    use crate::server::core::mesh;
     use crate::server::io::accept::Admission;
     use crate::server::io::stop::{Phase, Stop};
     use crate::server::io::turns::Turns;
     use crate::server::io::{clock, executor, socket};
+    use crate::server::mesh;
 
     /// A desk that closes every connection once it has seen what is asked.
     fn desk(stop: &Rc<Stop>) -> Rc<Desk> {

@@ -5,9 +5,9 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::mesh::Sender;
 use crate::page::{CheckpointError, CheckpointJob};
 use crate::replica::port::Input;
+use crate::server::mesh::Sender;
 
 /// How long to wait before a full disk is tried again.
 const RETRY: Duration = Duration::from_secs(1);

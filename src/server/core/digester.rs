@@ -6,9 +6,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::checkpointer::tell;
-use super::mesh::Sender;
 use crate::mvcc::compact_hash::CompactionDigest;
 use crate::replica::port::Input;
+use crate::server::mesh::Sender;
 
 /// Changes digested between two naps: at most some 0.2 ms, so that whoever else needs this CPU waits no longer.
 const SLICE: usize = 128;

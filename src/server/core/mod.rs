@@ -2,7 +2,6 @@
 //!
 //! ```text
 //!   plan          which executor runs on which CPU
-//!   mesh          bounded first-in, first-out lanes between two cores
 //!   replica_loop  the loop that drives the one `Replica`: inputs, log writes, ticks
 //!   session_loop  the loop that drives one core's `Session`: replies, published batches, progress
 //!   checkpointer  the thread that writes the store file
@@ -12,7 +11,6 @@
 
 pub mod checkpointer;
 pub mod digester;
-pub mod mesh;
 pub mod plan;
 pub mod replica_loop;
 pub mod session_loop;

@@ -16,7 +16,6 @@ use std::task::Poll;
 use futures::StreamExt;
 use futures::channel::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
-use super::mesh::{Outbox, Receiver};
 use super::session_loop::FromReplica;
 use crate::mvcc::compact_hash::CompactionDigest;
 use crate::page::CheckpointJob;
@@ -26,6 +25,7 @@ use crate::server::io::wal_dir::WalDir;
 use crate::server::io::wal_file::{OnFounded, WalFile};
 use crate::server::io::{clock, task};
 use crate::server::log::lines;
+use crate::server::mesh::{Outbox, Receiver};
 use crate::server::metrics::{self, replica};
 use crate::session::core_of;
 use crate::stdx::time::Duration;

@@ -7,8 +7,8 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 
-use super::mesh::Receiver;
 use crate::server::io::{clock, task};
+use crate::server::mesh::Receiver;
 use crate::server::session::state::SessionTurn;
 use crate::server::session::{Session, observer};
 pub use crate::session::FromReplica;

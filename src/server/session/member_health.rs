@@ -13,9 +13,9 @@ use crate::cluster::members::cluster_version;
 use crate::config::ETCD_VERSION;
 use crate::proto::etcdserverpb::{AlarmMember, AlarmType};
 use crate::server::admin::{AdminSource, Versions};
-use crate::server::api::key_count;
 use crate::server::io::clock;
 use crate::server::metrics;
+use crate::server::session::key_count;
 
 /// The version of the storage: the release whose schema the store follows.
 pub const STORAGE_VERSION: &str = "3.7.0";

@@ -3,6 +3,8 @@
 //! ```text
 //!   state          Session: the newest snapshot, headers, pins, proposals and who waits for them
 //!   observer       what is told to the metrics and the log of how requests ended
+//!   watches        the watch streams, between the hub and their clients
+//!   key_count      how many keys there are, learnt once
 //!   streams        calls that stay open, and how they hear that the member stops
 //!   member_health  what the member says of itself on the HTTP/1.1 endpoints
 //! ```
@@ -10,9 +12,11 @@
 //! All of it lives on one core and is reached through `Rc`; what cores share is in [`Member`].
 #![forbid(unsafe_code)]
 
+pub mod key_count;
 pub mod member_health;
 pub mod observer;
 pub mod state;
 pub mod streams;
+pub mod watches;
 
 pub use state::{Member, Parts, Pin, Session};
