@@ -41,8 +41,8 @@ pub const CATCHUP_BYTES_MAX: usize = 64 << 20;
 /// Linearizable reads that may wait for a round to begin. Above it a client is told to come back.
 pub const READS_PENDING_MAX: usize = 65_536;
 
-/// Records of the log that a restart may have to replay, besides what comes while a checkpoint is written: half a second
-/// with values of 1 KB.
+/// Records of the log that a restart may have to replay, besides what comes while a checkpoint is written: half a
+/// second with values of 1 KB.
 pub const REPLAY_BYTES_MAX: u64 = 32 << 20;
 
 /// Entries that a restart may have to replay, likewise: small ones take their time each.
@@ -60,15 +60,15 @@ pub const DIRTY_BYTES_MAX_LARGE: u64 = 96 << 20;
 /// What counts as a large store: a million leaves.
 pub const LARGE_STORE_BYTES: u64 = 4 << 30;
 
-/// A checkpoint that would write at most this many page bytes per log byte runs early: at half the replay bound, or when
-/// idle.
+/// A checkpoint that would write at most this many page bytes per log byte runs early: at half the replay bound, or
+/// when idle.
 pub const CHECKPOINT_COST_FAIR: u64 = 2;
 
 /// A checkpoint is worth its bytes when it frees so many pages, ...
 pub const CHECKPOINT_FREES_MIN: u64 = 8 << 20;
 
-/// ... and so many times as many as it writes: after a compaction or the deletion of much, not under steady overwriting,
-/// where every page written frees another.
+/// ... and so many times as many as it writes: after a compaction or the deletion of much, not under steady
+/// overwriting, where every page written frees another.
 pub const CHECKPOINT_FREES_FACTOR: u64 = 4;
 
 /// Beyond this, proposals wait for the checkpoint under way.

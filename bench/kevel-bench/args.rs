@@ -61,7 +61,8 @@ pub struct LoadArgs {
     #[arg(long, requires = "rate", global = true)]
     pub poisson: bool,
     /// Don't count what begins in this first time
-    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "0s", hide_default_value = true, global = true)]
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "0s", global = true)]
+    #[arg(hide_default_value = true)]
     pub warmup: Duration,
     /// Threads, each with its own connections [default: half the CPUs, one at least]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), global = true)]
@@ -85,7 +86,8 @@ pub struct KeyArgs {
     #[arg(long, value_name = "N", value_parser = size_positive, default_value = "10k", global = true)]
     pub key_space: u64,
     /// Bytes of a key
-    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..=65536), default_value_t = 24, global = true)]
+    #[arg(long, value_name = "BYTES", default_value_t = 24, global = true)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub key_size: u32,
     /// What keys begin with
     #[arg(long, value_name = "TEXT", default_value = "bench/", global = true)]
@@ -109,7 +111,8 @@ pub struct ReportArgs {
     #[arg(long, value_name = "PID", value_delimiter = ',', global = true)]
     pub server_pid: Vec<u32>,
     /// Figures as JSON, to FILE or standard output
-    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "-", global = true)]
+    #[arg(long, value_name = "FILE", num_args = 0..=1, global = true)]
+    #[arg(require_equals = true, default_missing_value = "-")]
     pub json: Option<PathBuf>,
     /// Latency distribution in HdrHistogram's text format, a file per class of operations
     #[arg(long, value_name = "FILE", global = true)]

@@ -22,7 +22,7 @@
 //! `BTreeMap` on a disk that crashes.
 //!
 //! A snapshot holds back the reuse of every page freed after it: it is for one slice of work, never across an await.
-//! Start with `store`, then `cursor`, `insert`, `remove`.
+//! Start with `store`, then `cursor`, `insert`, `remove`; `finder` looks up keys that come in order.
 #![forbid(unsafe_code)]
 
 mod cursor;

@@ -1,7 +1,7 @@
 //! Which membership entries take effect: etcd's rules, applied to the entry when it is committed.
 //!
-//! A member that proposes checks the same rules first, but what is proposed beside it can make its entry wrong. etcd logs
-//! such an entry all the same and every member rejects it, so every member must find the same entries wrong.
+//! A member that proposes checks the same rules first, but what is proposed beside it can make its entry wrong. etcd
+//! logs such an entry all the same and every member rejects it, so every member must find the same entries wrong.
 #![forbid(unsafe_code)]
 
 use raft::eraftpb::{ConfChange, ConfChangeType};

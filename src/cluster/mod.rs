@@ -1,7 +1,7 @@
 //! What a cluster agrees on beside its data: who belongs to it, its version, and the alarms that stop it.
 //!
-//! All of it is changed by entries of the log alone, in the transaction of the entry, and kept in memory beside its trees,
-//! from which a start reads it back:
+//! All of it is changed by entries of the log alone, in the transaction of the entry, and kept in memory beside its
+//! trees, from which a start reads it back:
 //!
 //! | in memory | tree | key |
 //! |---|---|---|

@@ -156,8 +156,8 @@ impl Lessor {
         Ok(lease.ttl_seconds)
     }
 
-    /// Whether a checkpoint says that less than the full TTL is left. A renewal must not be promised before that is taken
-    /// back through the log: the next leader would let the lease run out too early.
+    /// Whether a checkpoint says that less than the full TTL is left. A renewal must not be promised before that is
+    /// taken back through the log: the next leader would let the lease run out too early.
     pub fn is_checkpointed(&self, id: i64) -> bool {
         self.leases.get(&id).is_some_and(|lease| lease.remaining_seconds > 0)
     }

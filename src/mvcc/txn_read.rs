@@ -95,8 +95,8 @@ impl ReadTxn {
         named.filter(|&at| at > 0 && at >= self.compact_revision).fold(self.revision, i64::min)
     }
 
-    /// Goes on with the plan, looking at up to `budget` index entries or as much else as takes about as long. The plan ends
-    /// early when the answer is longer than may be sent, as its length then says.
+    /// Goes on with the plan, looking at up to `budget` index entries or as much else as takes about as long. The
+    /// plan ends early when the answer is longer than may be sent, as its length then says.
     ///
     /// # Errors
     /// When a Range of the branch that is taken names a revision that cannot be read; and as [`Plan::step`].

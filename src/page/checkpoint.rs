@@ -202,8 +202,8 @@ impl Pager {
         Some(CheckpointJob { frozen, free: (run.id, bytes), meta })
     }
 
-    /// Whether a checkpoint of the state that is durable already makes the file shorter, or lets the one after it do so: the
-    /// file's end is free, or is the last checkpoint's bitmap while there is room for one before it.
+    /// Whether a checkpoint of the state that is durable already makes the file shorter, or lets the one after it do
+    /// so: the file's end is free, or is the last checkpoint's bitmap while there is room for one before it.
     fn shortens(&self) -> bool {
         let end = PageId(self.page_count - 1);
         let bitmap = self.free_run.filter(|run| run.id.0 + run.pages() == self.page_count);

@@ -58,6 +58,8 @@
 //!
 //! # Where to start
 //!
+//! `check` reads a whole file and says what is wrong with it; `hostile` holds the tests of damaged files; `witness`
+//! tells the model checker who may look at a frame. Begin with
 //! `layout`, [`node`] and [`node_mut`], then [`pager`]. Unsafe code is in [`table`] and `mapping` (pointers become
 //! slices), [`readers`] and [`pager`] (the promises that pins and the single writer make), each with the law it leans
 //! on.

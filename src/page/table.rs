@@ -57,8 +57,8 @@ impl Frame {
         // SAFETY: as in `new`; the bytes are written below, before anybody reads them.
         let frame = unsafe { Self::of(pages, alloc(Self::layout(pages))) };
         let (ptr, mut at) = (frame.ptr, HEADER);
-        // SAFETY: all of it lies within the `size` bytes that were just allocated, by the assertion above, and every one
-        // of them is written: the header, each part, the rest.
+        // SAFETY: all of it lies within the `size` bytes that were just allocated, by the assertion above, and every
+        // one of them is written: the header, each part, the rest.
         unsafe {
             ptr.write_bytes(0, HEADER);
             for part in parts {
@@ -334,8 +334,8 @@ impl Table {
     fn broken(&self, id: PageId, what: &str) -> String {
         format!(
             "page {} of {} {what}: the disk does not hold what was written, and it is not served. Stop this member; \
-             then restore its data directory from a snapshot, or remove the member from the cluster and add it anew with an \
-             empty one",
+             then restore its data directory from a snapshot, or remove the member from the cluster and add it \
+             anew with an empty one",
             id.0,
             self.file.name()
         )

@@ -10,12 +10,18 @@ mod absent {
     /// Bytes in front of a frame.
     pub(crate) const FRONT: usize = 0;
 
+    // SAFETY of the calls: they do nothing with the pointer.
     #[inline]
     pub(crate) unsafe fn made(_: *mut u8) {}
     #[inline]
     pub(crate) unsafe fn read(_: *const u8) {}
     #[inline]
     pub(crate) unsafe fn written(_: *const u8) {}
+
+    /// Frees a frame.
+    ///
+    /// # Safety
+    /// The frame was allocated with this layout, and nobody looks at it any more.
     #[inline]
     pub(crate) unsafe fn ended(frame: *mut u8, layout: std::alloc::Layout) {
         // SAFETY: by the contract of the frame that calls, which allocated it with this layout.

@@ -290,8 +290,8 @@ mod tests {
         assert!(member.apply(revoke()).is_ok());
     }
 
-    /// etcd 3.7.3 keeps such an alarm, lists it, calls the member unhealthy, refuses nothing because of it, and clears it
-    /// like any other.
+    /// etcd 3.7.3 keeps such an alarm, lists it, calls the member unhealthy, refuses nothing because of it, and
+    /// clears it like any other.
     #[test]
     fn an_alarm_of_unknown_type_is_kept_and_forbids_nothing() {
         let mut member = Member::new();

@@ -19,8 +19,8 @@ use crate::wal::segment::releasable;
 /// A checkpoint writes whole every page that was changed since the one before; what it buys is a short replay and the
 /// memory of those pages. Keys in order cost little more of pages than of log, and get their checkpoint early. A put
 /// to a random key of many changes a leaf for itself, ten times its log, but the later the checkpoint is, the more puts
-/// share a leaf: then it waits for a bound. With 1 000 000 keys and values of 256 bytes it writes 2 KB per put that way,
-/// and 3 KB if it came after 64 MiB of pages.
+/// share a leaf: then it waits for a bound. With 1 000 000 keys and values of 256 bytes it writes 2 KB per put that
+/// way, and 3 KB if it came after 64 MiB of pages.
 ///
 /// The price is a replay of up to [`REPLAY_BYTES_MAX`] or [`REPLAY_ENTRIES_MAX`] instead of half of that, and up
 /// to [`DIRTY_BYTES_MAX`] of memory, under such a load alone. With so many keys that hardly two puts between two
@@ -124,7 +124,8 @@ pub struct Bounds {
 }
 
 impl Replica {
-    /// Other bounds than usual, at any time; for simulations that cannot write 64 MB, and that want to see rare turns often.
+    /// Other bounds than usual, at any time; for simulations that cannot write 64 MB, and that want to see rare turns
+    /// often.
     pub fn set_bounds(&mut self, bounds: &Bounds) {
         self.log.set_segment_bytes(bounds.segment_bytes);
         self.checkpoints.replay_bytes_max = bounds.replay_bytes;

@@ -13,8 +13,8 @@ use super::port::{Output, Outputs, Ticket};
 use super::replica::Replica;
 use crate::response::Response;
 
-/// Checkpoints of a round: the first frees pages, the next one moves its bitmap of free pages down, the third cuts the end
-/// off. While others write, each may find something to do, so their number is bounded.
+/// Checkpoints of a round: the first frees pages, the next one moves its bitmap of free pages down, the third cuts
+/// the end off. While others write, each may find something to do, so their number is bounded.
 const CHECKPOINTS_MAX: u8 = 3;
 
 /// Requests to defragment.

@@ -22,6 +22,17 @@
 //! - A checkpoint holds only what the log holds too: it freezes published states, and those are of committed,
 //!   persisted entries.
 //!
+//! ```text
+//!   bootstrap    a new cluster's first entries              recover    what a start makes of store and log
+//!   propose      proposals that wait, and their replies     ready      what raft wants done, in which order
+//!   commit       committed entries, one by one              apply      one entry's effect on the store
+//!   read_index   reads that a quorum confirms               read_gate  what sessions may know of raft
+//!   election     election timeouts drawn from a seed        tail       the log's newest entries in memory
+//!   checkpoint   when the store file is written             defragment what is given back when asked for
+//!   quota        the second look at the quota               digest     hashes of what a compaction removes
+//!   bucket_hash  the hash of all that etcd would store      tally      counts for the metrics
+//! ```
+//!
 //! Written for many members, run with one: peers' messages have inputs and outputs, snapshots between members have
 //! not.
 #![forbid(unsafe_code)]

@@ -48,8 +48,8 @@ pub(super) struct Proposals {
     queued: VecDeque<(u64, LogEntry)>,
     /// Data of `queued`.
     queued_bytes: usize,
-    /// Where replies go, by the entry's id, and in which tick the proposal came: exactly the clients' proposals that are
-    /// not applied and whose time is not over.
+    /// Where replies go, by the entry's id, and in which tick the proposal came: exactly the clients' proposals that
+    /// are not applied and whose time is not over.
     tickets: HashMap<u64, (Ticket, u64), BuildHasherDefault<IdHash>>,
     ticks: u64,
     /// How long a proposal may take; its session core has given up by then.

@@ -1,7 +1,7 @@
 //! Linearizable reads: one round of raft's ReadIndex for all reads that wait when it starts (raft thesis 6.4).
 //!
 //! ```text
-//!   waiting ──(no round under way)──▶ round ──(leadership confirmed at index i)──▶ confirmed(i) ──(applied ≥ i)──▶ ready
+//!   waiting ──(no round under way)──▶ round ──(confirmed at index i)──▶ confirmed(i) ──(applied ≥ i)──▶ ready
 //! ```
 //! raft forgets a round silently while there is no leader or the leader has not committed in its term, so a round
 //! without an answer is asked again.

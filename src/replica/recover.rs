@@ -80,18 +80,7 @@ impl Replica {
         checkpoints.logged(entries.iter().map(|entry| entry.data.len() as u64).sum(), entries.len());
         let replayed = entries.last().map_or(applied.index, |last| last.index);
         let tail = Tail::new((applied.index, applied.term), entries, hard_state, conf_state);
-        let config = Config {
-            id: settings.member_id,
-            election_tick: settings.election_ticks,
-            heartbeat_tick: 1,
-            applied: applied.index,
-            max_size_per_msg: MESSAGE_BYTES_MAX,
-            max_inflight_msgs: MESSAGES_INFLIGHT_MAX,
-            check_quorum: true,
-            pre_vote: settings.pre_vote,
-            read_only_option: ReadOnlyOption::Safe,
-            ..Config::default()
-        };
+        let config = raft_config(&settings, applied.index);
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let node = RawNode::new(&config, tail, &logger).expect("the configuration is one that raft accepts");
         let mut prng = Prng::new(settings.seed);
@@ -149,6 +138,22 @@ impl Replica {
     }
 }
 
+/// How raft is to run in a member that has applied the entries up to `applied`.
+fn raft_config(settings: &Settings, applied: u64) -> Config {
+    Config {
+        id: settings.member_id,
+        election_tick: settings.election_ticks,
+        heartbeat_tick: 1,
+        applied,
+        max_size_per_msg: MESSAGE_BYTES_MAX,
+        max_inflight_msgs: MESSAGES_INFLIGHT_MAX,
+        check_quorum: true,
+        pre_vote: settings.pre_vote,
+        read_only_option: ReadOnlyOption::Safe,
+        ..Config::default()
+    }
+}
+
 /// Why this member cannot serve what was found, and what to do. `entries` follow what `store` has applied.
 pub fn refusal(member_id: u64, store: &Store, entries: &[LogEntry]) -> Option<String> {
     let mut cluster = Cluster::restore(&store.readers().register().snapshot());
@@ -160,7 +165,8 @@ pub fn refusal(member_id: u64, store: &Store, entries: &[LogEntry]) -> Option<St
     }
     if cluster.removed.contains(&member_id) {
         return Some(format!(
-            "member {member_id:x} was removed from its cluster for good: start a new member with an empty data directory"
+            "member {member_id:x} was removed from its cluster for good: \
+             start a new member with an empty data directory"
         ));
     }
     let others = cluster.members.keys().filter(|id| **id != member_id);

@@ -7,6 +7,7 @@
 //!   run        a member's life: open, recover, serve, stop
 //!   boot       what happens once at start: the data directory, listening sockets, signals
 //!   core       the two loops and the lanes between them: replica core, session core; the threads beside them
+//!   mesh       bounded lanes between two cores
 //!   http2      HTTP/2 as a pure machine        http1  HTTP/1.1      one connection each, bytes in and out
 //!   grpc       gRPC over http2                 admin  the endpoints over http1: health, version, metrics
 //!   call       what a handler sees of a call, of whatever transport: method, status

@@ -139,8 +139,8 @@ impl Watched {
     }
 }
 
-/// Whether watchers from a revision on that a compaction was to may lack this change of it: a put that a later change of
-/// the same transaction has superseded.
+/// Whether watchers from a revision on that a compaction was to may lack this change of it: a put that a later change
+/// of the same transaction has superseded.
 fn may_lack(judge: &Judge, change: &Change) -> bool {
     let changes = &judge.model.changes;
     let first = changes.partition_point(|other| (other.revision, other.sub) <= (change.revision, change.sub));

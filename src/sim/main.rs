@@ -7,11 +7,11 @@
 //! ```
 //!
 //! A seed is a world: how many session cores and clients, how fast the disk, how long the lanes, what is asked, how
-//! large answers, slices, fragments and the quota are, when the process dies and what the disk keeps. The member in it is
-//! the one of the server: [`Replica`] behind its port, store, log, tickets, pins and [`Hub`]s; only clock, disk, lanes and
-//! clients are made up. In some turns the member's bounds are tiny, so that what is rare happens often
-//! ([`params`]). Each seed runs twice and must leave the same trace, which finds a stray clock or an unordered map
-//! without any lint.
+//! large answers, slices, fragments and the quota are, when the process dies and what the disk keeps. The member in
+//! it is the one of the server: [`Replica`] behind its port, store, log, tickets, pins and [`Hub`]s; only clock,
+//! disk, lanes and clients are made up. In some turns the member's bounds are tiny, so that what is rare happens
+//! often ([`params`]). Each seed runs twice and must leave the same trace, which finds a stray clock or an unordered
+//! map without any lint.
 //!
 //! ```text
 //!   clients ── lanes ──▶ Replica ──▶ AppendWal ──▶ Disk          the judge reads the log on its way to the disk,
@@ -49,7 +49,7 @@
 //! | `applied-ahead` | The store claims an index one above what its trees contain, so an entry is left out. | 5 |
 //! | `tail-not-zeroed` | What a torn write left behind the end of the log stays there. | 1957 |
 //! | `last-record-dropped` | Recovery takes the last whole record for torn. | 1 |
-//! | `early-checkpoint` | A checkpoint is reported durable before it is: the log goes, and pages are used again too early. | 514 |
+//! | `early-checkpoint` | A checkpoint is reported durable before it is, so log and pages go too early. | 514 |
 //! | `skipped-store-sync` | A sync of the store file does nothing. | 5 |
 //! | `meta-before-pages` | The meta page of a checkpoint is written before the pages that it names are durable. | 620 |
 //! | `released-too-much` | The log loses one segment more than the replica released. | 3 |
@@ -67,7 +67,7 @@
 //! | `stream-chunk-lost` | A message of a RangeStream is lost. | 8 |
 //! | `stream-repeats` | A message of a RangeStream begins with the last pair of the one before. | 8 |
 //! | `snapshot-kept` | A core keeps a snapshot for ever, and with it every page that was freed since. | 62 |
-//! | `checkpoint-untold` | The end of a checkpoint is not told, so the pages that it has freed are held for ever. | 526 |
+//! | `checkpoint-untold` | The end of a checkpoint is not told, so pages that it has freed are held for ever. | 526 |
 //! | `digest-lost` | The hash of a compaction is lost, so its garbage waits for ever. | 6 |
 //! | `fragment-lost` | A fragment of a watch response is lost. | 8 |
 //! | `fragment-cut` | A fragment of a watch response lacks its last event. | 6 |
@@ -81,7 +81,7 @@
 //! | `ticket-reused` | A reply that comes too late answers whoever has its slot by then. | 59 |
 //! | `reply-lost` | A reply is lost between the cores. | 0 |
 //! | `refused-and-done` | What a full lane refuses goes through all the same. | 1 |
-//! | `overwritten-kept` | Recovery hands on entries behind the end of the log, which a later leader has cut off. | 5185 |
+//! | `overwritten-kept` | Recovery hands on entries that a later leader has cut off. | 5185 |
 //! | `cut-too-few` | Recovery leaves the first entry that was written over where its successor belongs. | 323 |
 //! | `cut-too-many` | Recovery cuts one entry too many from a log in which entries were written over. | 1857 |
 //! | `removed-forgotten` | A restart forgets which members were removed. | 6273 |
@@ -92,8 +92,8 @@
 //! A second, smaller world ([`peers`]) has three members, two of which the script plays: `--world peers`. Every eighth
 //! seed of the ordinary run is also one of that world.
 //!
-//! Absent: the network, real other members, TLS, HTTP/2, glommio, and the mapping of the store file (pages are read one by
-//! one). Start reading at [`world`].
+//! Absent: the network, real other members, TLS, HTTP/2, glommio, and the mapping of the store file (pages are read
+//! one by one). Start reading at [`world`].
 //!
 //! [`Replica`]: kevel::replica::Replica
 //! [`Hub`]: kevel::watch::Hub

@@ -53,6 +53,16 @@ pub enum Boot {
     Refused(String),
 }
 
+fn hub_config(world: &mut World, identity: Identity) -> HubConfig {
+    HubConfig {
+        identity,
+        max_request_bytes: world.params.max_request_bytes,
+        fragment_slack_bytes: world.params.fragment_slack_bytes,
+        response_bytes_max: RESPONSE_BYTES_MAX,
+        seed: world.prng.next_u64(),
+    }
+}
+
 impl Member {
     /// Starts the process on the world's disk.
     pub fn boot(world: &mut World) -> Boot {
@@ -119,14 +129,7 @@ impl Member {
         let mut replica = Replica::open(settings, store, opening, pins.clone());
         replica.set_bounds(&world.params.bounds);
         let revision = replica.applied().revision;
-        let identity = Identity { cluster_id, member_id, raft_term: 0 };
-        let config = HubConfig {
-            identity,
-            max_request_bytes: world.params.max_request_bytes,
-            fragment_slack_bytes: world.params.fragment_slack_bytes,
-            response_bytes_max: RESPONSE_BYTES_MAX,
-            seed: world.prng.next_u64(),
-        };
+        let config = hub_config(world, Identity { cluster_id, member_id, raft_term: 0 });
         let plan_bytes = world.params.plan_bytes;
         let readers = replica.readers();
         let budget = Budget { revisions: 1 + world.prng.below(8) as usize, bytes: 4_000 };

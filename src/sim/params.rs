@@ -66,8 +66,8 @@ pub struct Mix {
 }
 
 impl Params {
-    /// The bounds of the next turn of the replica: now and then a checkpoint is due at once, a batch or a slice is tiny,
-    /// a queue is full. A segment's length stays: the last write to one is known beforehand, and synced.
+    /// The bounds of the next turn of the replica: now and then a checkpoint is due at once, a batch or a slice is
+    /// tiny, a queue is full. A segment's length stays: the last write to one is known beforehand, and synced.
     pub fn bounds(&self, prng: &mut Prng) -> Bounds {
         let mut bounds = self.bounds.clone();
         if self.rare_turns > 0 && prng.chance(1, self.rare_turns) {

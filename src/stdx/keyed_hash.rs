@@ -1,8 +1,8 @@
 //! A hash of numbers under a secret, for maps whose keys a client chooses.
 //!
-//! Who does not know the secret cannot choose numbers that meet in one place of the table. Two rounds of a multiplication
-//! to 128 bits, folded (as wyhash and ahash do), each with a key of its own: some nanoseconds. The same secret gives the
-//! same hash in every run.
+//! Who does not know the secret cannot choose numbers that meet in one place of the table. Two rounds of a
+//! multiplication to 128 bits, folded (as wyhash and ahash do), each with a key of its own: some nanoseconds. The
+//! same secret gives the same hash in every run.
 #![forbid(unsafe_code)]
 
 use std::hash::{BuildHasher, Hasher};

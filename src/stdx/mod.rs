@@ -1,5 +1,12 @@
-//! Small things that know nothing of the product: time that cannot read a clock, a seeded generator, a keyed hash, wakers
-//! kept, what cores share and how it is tried.
+//! Small things that know nothing of the product.
+//!
+//! ```text
+//!   time        instants and durations that cannot read a clock
+//!   prng        a seeded generator of numbers
+//!   keyed_hash  a hash whose collisions nobody can choose without its secret
+//!   waker       wakers that are kept without cloning them anew
+//!   sync        what cores share, as the standard library has it or as the model checker tries it
+//! ```
 #![deny(unsafe_code)]
 
 pub mod keyed_hash;

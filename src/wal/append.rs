@@ -12,8 +12,8 @@ use super::segment::{BLOCK_BYTES, SEGMENT_BYTES, SegmentName};
 pub struct Write {
     /// The segment to write to.
     pub segment: SegmentName,
-    /// True when the segment doesn't exist: write to a temporary file that reads as zeros, make that durable, rename it to
-    /// the segment's name and make the rename durable, all before the write counts as done.
+    /// True when the segment doesn't exist: write to a temporary file that reads as zeros, make that durable, rename
+    /// it to the segment's name and make the rename durable, all before the write counts as done.
     pub create: bool,
     /// Where in the file; a multiple of [`BLOCK_BYTES`].
     pub offset: u64,

@@ -38,7 +38,7 @@
 //! No file is opened here: [`Appender`] says what to write where, [`recover()`] reads slices. Files are the concern of
 //! `server::io::wal_file`, and of the simulator's disk. It all lives on the replica core.
 //!
-//! Start with [`record`] for bytes, then [`append`], then [`mod@recover`].
+//! `fuzz` cuts and damages logs anywhere. Start with [`record`] for bytes, then [`append`], then [`mod@recover`].
 #![forbid(unsafe_code)]
 
 pub mod append;

@@ -56,7 +56,7 @@
 //! Permissions (the caller checks them and calls [`Hub::refuse`]), timers other than the progress interval, and any
 //! bound on the number of watchers (the transport bounds streams; the driver stops reading a stream without room).
 //!
-//! Start reading at [`hub`].
+//! Start reading at [`hub`]; `history` is what catching up reads.
 #![forbid(unsafe_code)]
 
 pub mod encode;

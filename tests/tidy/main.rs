@@ -30,19 +30,16 @@ fn none(what: &str, found: Vec<String>) {
 }
 
 #[test]
-#[ignore = "not true yet"]
 fn lines_are_short_and_end_where_they_end() {
     none("lines over 120 columns, or with blanks at their end", rules::lines(&everything()));
 }
 
 #[test]
-#[ignore = "not true yet"]
 fn files_and_functions_can_be_held_in_mind() {
     none("files over 800 lines of code, functions over 100", rules::sizes(&everything()));
 }
 
 #[test]
-#[ignore = "not true yet"]
 fn every_folder_begins_with_a_page_that_names_its_modules() {
     none("pages of folders that are short or silent about a module", rules::pages(&read("src")));
 }
@@ -53,7 +50,6 @@ fn every_file_is_part_of_the_program() {
 }
 
 #[test]
-#[ignore = "not true yet"]
 fn every_public_name_is_used() {
     none("public names that only their own definition and tests mention", rules::dead_names(&everything()));
 }
@@ -64,19 +60,16 @@ fn the_core_reads_no_clock_and_opens_nothing() {
 }
 
 #[test]
-#[ignore = "not true yet"]
 fn one_folder_knows_glommio() {
     none("glommio outside src/server/io", rules::glommio(&read("src")));
 }
 
 #[test]
-#[ignore = "not true yet"]
 fn unsafe_code_stays_in_few_files_and_gives_its_reason() {
     none("unsafe code in a new file, or without SAFETY", rules::unsafe_code(&everything()));
 }
 
 #[test]
-#[ignore = "not true yet"]
 fn no_circle_between_folders() {
     let edges = imports::edges(&read("src"));
     let mut found = Vec::new();
@@ -89,7 +82,6 @@ fn no_circle_between_folders() {
 }
 
 #[test]
-#[ignore = "not true yet"]
 fn the_picture_of_imports_is_true() {
     let result = picture::check(&imports::edges(&read("src")));
     assert!(result.is_ok(), "{}", result.unwrap_err());

@@ -10,6 +10,14 @@ const COLUMNS_MAX: usize = 120;
 const FILE_LINES_MAX: usize = 800;
 /// Lines of a function.
 const FUNCTION_LINES_MAX: usize = 100;
+/// Larger ones, each with the reason.
+const LARGE: [(&str, &str); 2] = [
+    (
+        "src/server/http2/connection.rs",
+        "receiving and sending are two values that share all fields; they are to be parted",
+    ),
+    ("bench/mvcc.rs", "a list of measurements, one after the other"),
+];
 /// Lines of prose at the top of a folder's page.
 const PAGE_LINES_MIN: usize = 6;
 
@@ -33,8 +41,12 @@ const IMPURE: [&str; 9] = [
 ];
 
 /// Files that may have unsafe code.
-const UNSAFE: [&str; 17] = [
+const UNSAFE: [&str; 21] = [
+    "bench/guard/clock.rs",
+    "bench/store.rs",
     "src/page/layout.rs",
+    "src/page/mapping.rs",
+    "src/page/pager.rs",
     "src/page/readers.rs",
     "src/page/table.rs",
     "src/page/witness.rs",
@@ -71,7 +83,8 @@ pub fn lines(sources: &[Source]) -> Vec<String> {
 
 pub fn sizes(sources: &[Source]) -> Vec<String> {
     let mut found = Vec::new();
-    for source in sources.iter().filter(|source| !source.is_test()) {
+    let is_excused = |source: &Source| LARGE.iter().any(|(path, _)| *path == source.path);
+    for source in sources.iter().filter(|source| !source.is_test() && !is_excused(source)) {
         let length = source.code.trim_end().lines().count();
         if length > FILE_LINES_MAX {
             found.push(format!("{} has {length} lines", source.path));

@@ -287,7 +287,8 @@ fn others_have_their_turn_between_two_requests_of_a_connection() {
 
 #[test]
 fn connections_are_kept_whatever_way_bytes_arrive() {
-    let two = "GET /health HTTP/1.1\r\nHost: x\r\n\r\nPOST /health HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello\
+    let two = "GET /health HTTP/1.1\r\nHost: x\r\n\r\n\
+               POST /health HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello\
                GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
     for step in [1, 2, 7, 4096] {
         let text = talk_in_steps(Settings::default(), Member::default(), two, step);

@@ -154,18 +154,22 @@ impl ReplicaCore {
                 Poll::Pending
             })
             .await;
-            if let Some(Written { ready, buffer, took }) = done {
-                // One call hands the bytes to the disk and makes them durable.
-                self.metrics.wal_wrote(buffer.len() as u64, took);
-                self.metrics.wal_fsync(took);
-                if took > SLOW_SYNC {
-                    lines::slow_sync(took, SLOW_SYNC);
-                }
+            if let Some(written) = done {
                 writing -= 1;
-                self.replica.step(Input::WalSynced { ready, buffer });
+                on_written(&self.metrics, &mut self.replica, written);
             }
         }
     }
+}
+
+fn on_written(metrics: &metrics::Core, replica: &mut Replica, Written { ready, buffer, took }: Written) {
+    // One call hands the bytes to the disk and makes them durable.
+    metrics.wal_wrote(buffer.len() as u64, took);
+    metrics.wal_fsync(took);
+    if took > SLOW_SYNC {
+        lines::slow_sync(took, SLOW_SYNC);
+    }
+    replica.step(Input::WalSynced { ready, buffer });
 }
 
 /// A log write that is durable.

@@ -7,7 +7,6 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
@@ -138,11 +137,6 @@ impl Responder {
     /// Whether the call still waits; `false` when the client went away or its deadline passed.
     pub fn is_wanted(&self) -> bool {
         self.shared.holds(self.key, self.stamp)
-    }
-
-    /// Ready when nobody waits for the answer any more.
-    pub fn poll_canceled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.shared.poll_gone(self.key, self.stamp, cx)
     }
 }
 

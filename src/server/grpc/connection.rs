@@ -9,8 +9,9 @@
 //!   3  nothing more to do: one send, unless all there is to send can wait for an answer, and sleep
 //! ```
 //!
-//! A turn ends early after [`TURN_TIME`] or 256 KB read, so that a hot connection does not own the core. While more than [`CONNECTION_UNSENT_MAX`](crate::server::http2::account::CONNECTION_UNSENT_MAX) bytes of
-//! answers wait for a client that does not read, its further requests wait too.
+//! A turn ends early after [`TURN_TIME`] or 256 KB read, so that a hot connection does not own the core. While more
+//! than [`CONNECTION_UNSENT_MAX`](crate::server::http2::account::CONNECTION_UNSENT_MAX) bytes of answers wait for a
+//! client that does not read, its further requests wait too.
 #![forbid(unsafe_code)]
 
 use std::future::poll_fn;
@@ -154,8 +155,9 @@ impl<S: ByteStream> Connection<S> {
         }
     }
 
-    /// Answers the requests that came, or starts what will, while the client takes answers. True once the turn has lasted
-    /// too long, which `end` says when it has begun: the clock is read between two requests, and not behind the last.
+    /// Answers the requests that came, or starts what will, while the client takes answers. True once the turn has
+    /// lasted too long, which `end` says when it has begun: the clock is read between two requests, and not behind
+    /// the last.
     fn dispatch(&mut self, cx: &mut Context<'_>, end: &mut Option<Instant>) -> bool {
         if !self.http2.has_requests() {
             return false;

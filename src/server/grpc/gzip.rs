@@ -6,8 +6,8 @@
 //! ```
 //!
 //! A message is one such member or several, one behind the other. It is unpacked in steps of [`STEP_BYTES`], so that
-//! a few bytes that unpack to many do not keep a core from its other clients, and never beyond the longest message that is
-//! accepted. Errors have the words of Go's packages, which is what etcd's clients see.
+//! a few bytes that unpack to many do not keep a core from its other clients, and never beyond the longest message
+//! that is accepted. Errors have the words of Go's packages, which is what etcd's clients see.
 #![forbid(unsafe_code)]
 
 use std::borrow::Cow;

@@ -162,11 +162,6 @@ impl Metadata {
         self.get("token").or_else(|| self.get("authorization").map(|value| &value[bearer(value)..]))
     }
 
-    /// Whether the client wants an error instead of waiting when there is no leader.
-    pub fn requires_leader(&self) -> bool {
-        self.get("hasleader") == Some("true")
-    }
-
     /// `X.Y` of the client, for a metric's label. An error when it is not UTF-8, as etcd checks it.
     pub fn client_api_version(&self) -> Result<&str, Status> {
         match self.find("client-api-version") {
@@ -174,11 +169,6 @@ impl Metadata {
             Some(value) => std::str::from_utf8(value)
                 .map_err(|_| Status::new(Code::InvalidArgument, "etcdserver: invalid client api version")),
         }
-    }
-
-    /// Whether the call came through a JSON gateway, which disables identity by certificate.
-    pub fn is_gateway(&self) -> bool {
-        self.find("grpcgateway-accept").is_some()
     }
 }
 
@@ -270,10 +260,8 @@ mod tests {
 
     #[test]
     fn metadata_is_read_when_asked() {
-        let metadata =
-            Metadata::new(request(&[("authorization", "Bearer x.1"), ("hasleader", "true")]).metadata);
+        let metadata = Metadata::new(request(&[("authorization", "Bearer x.1")]).metadata);
         assert_eq!(metadata.token(), Some("x.1"));
-        assert!(metadata.requires_leader() && !metadata.is_gateway());
         assert_eq!(metadata.client_api_version(), Ok("unknown"));
     }
 }

@@ -9,6 +9,7 @@
 //!   stream      Incoming and Outgoing of streaming calls               messages many small ones as one piece
 //!   answer      header blocks
 //!   keepalive   pings: too many of the client's, and our own           counters per method, per core
+//!   fuzz        bytes of a client that follows no rules
 //!   pongs       acknowledged pings that leave with an answer           gzip     packed messages
 //! ```
 //!

@@ -1,11 +1,11 @@
-//! What the calls of one connection share: the slots in which unary calls wait, their deadlines, and the bytes that their
-//! client makes us hold.
+//! What the calls of one connection share: the slots in which unary calls wait, their deadlines, and the bytes that
+//! their client makes us hold.
 #![forbid(unsafe_code)]
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::Waker;
 
 use slab::Slab;
 
@@ -134,8 +134,8 @@ impl Shared {
         bytes <= CONNECTION_PARTIAL_MAX && !self.core.memory.is_full(bytes)
     }
 
-    /// Waits until the connection may answer a message of `bytes`, which counts as unfinished meanwhile. What is returned
-    /// is to be kept until the answer is given: then the next one in line gets its turn.
+    /// Waits until the connection may answer a message of `bytes`, which counts as unfinished meanwhile. What is
+    /// returned is to be kept until the answer is given: then the next one in line gets its turn.
     pub(super) async fn answerable(&self, bytes: usize) -> Option<InLine> {
         if !self.account.is_full() {
             return None;
@@ -178,14 +178,6 @@ impl Shared {
             return None;
         }
         Some(pending.remove(key))
-    }
-
-    /// Ready when a call does not wait any more, or its client has gone.
-    pub(super) fn poll_gone(&self, key: usize, stamp: u32, cx: &Context<'_>) -> Poll<()> {
-        match self.pending.borrow().get(key) {
-            Some(call) if call.stamp == stamp => call.stream.poll_gone(cx),
-            _ => Poll::Ready(()),
-        }
     }
 }
 

@@ -258,8 +258,8 @@ impl Outgoing {
         }
     }
 
-    /// What may be sent now without piling up: zero once 256 KB wait for the client. A stream that holds nothing may send
-    /// one message at least.
+    /// What may be sent now without piling up: zero once 256 KB wait for the client. A stream that holds nothing may
+    /// send one message at least.
     pub fn room(&self) -> usize {
         let is_empty = self.state.account.unsent() == 0;
         self.state.account.room().max(usize::from(is_empty))

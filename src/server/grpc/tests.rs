@@ -62,7 +62,7 @@ struct Seen {
 }
 
 impl Api for Echo {
-    fn unary(&self, call: Call, message: Bytes, mut reply: Responder) {
+    fn unary(&self, call: Call, message: Bytes, reply: Responder) {
         match call.method {
             Method::Range => reply.send(Ok(message)),
             Method::Put => task::spawn(async move {
@@ -80,7 +80,9 @@ impl Api for Echo {
             Method::Lock => {
                 let seen = self.seen.clone();
                 task::spawn(async move {
-                    std::future::poll_fn(|cx| reply.poll_canceled(cx)).await;
+                    while reply.is_wanted() {
+                        task::sleep(Duration::from_millis(1)).await;
+                    }
                     seen.canceled.fetch_add(1, Ordering::SeqCst);
                 });
             }

@@ -33,8 +33,8 @@ const READ_BYTES: usize = 4 * 1024;
 /// Reads of a body before other connections have their turn.
 const TURN_READS: u32 = 16;
 
-/// Serves requests until the client goes, misbehaves, asks to close, or the core stops. Other connections have their turn
-/// behind each request, however many of them wait to be read.
+/// Serves requests until the client goes, misbehaves, asks to close, or the core stops. Other connections have their
+/// turn behind each request, however many of them wait to be read.
 pub async fn serve<S: ByteStream>(
     service: &impl Service,
     mut stream: S,

@@ -6,8 +6,8 @@
 //!                                              the client took it back, or broke its stream
 //! ```
 //!
-//! Requests whose stream is over stay in line until they are met or thrown out in bulk, so taking one back costs a client
-//! as much as it costs us.
+//! Requests whose stream is over stay in line until they are met or thrown out in bulk, so taking one back costs a
+//! client as much as it costs us.
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
@@ -18,8 +18,8 @@ use super::request::RequestHead;
 const BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Requests whose stream is over may stay in line up to this, and to the number of open streams.
 const OVER_MAX: usize = 64;
-/// Requests that a client may take back before somebody looks, for each stream that it may have open. A client that cancels
-/// all its calls at once takes back one for each.
+/// Requests that a client may take back before somebody looks, for each stream that it may have open. A client that
+/// cancels all its calls at once takes back one for each.
 const TAKEN_BACK_PER_STREAM: usize = 4;
 
 /// A request that nobody has looked at yet.

@@ -9,6 +9,8 @@
 //!   memory       what all clients of a core make it hold                            backlog   requests to be looked at
 //! ```
 //!
+//! `fuzz` plays a client that follows no rules.
+//!
 //! Pure: bytes in, requests and bytes out. It is here, and not the h2 crate, because of what a small call costs: h2
 //! serves any use of HTTP/2 from any thread, behind locks, queues and header maps, which was a third of the CPU time of
 //! a get. One core, one owner, fields that repeat as one pointer, and frames written where they leave from cost a

@@ -1,9 +1,9 @@
 //! What a connection has to say, in the order in which it leaves.
 //!
 //! Sent frame by frame, a large answer would cost two system calls per 16 KB and a batch of small ones a call each. So
-//! frames are collected, and the connection sends them when it has nothing more to do. Large bodies are not copied: they
-//! are remembered with their place among the collected bytes. An idle connection owns no buffer: it goes back to the
-//! core's pool once it is sent.
+//! frames are collected, and the connection sends them when it has nothing more to do. Large bodies are not copied:
+//! they are remembered with their place among the collected bytes. An idle connection owns no buffer: it goes back to
+//! the core's pool once it is sent.
 //!
 //! ```text
 //!   bytes     head small head | head | head head small |          one system call sends from all places in order

@@ -83,8 +83,8 @@ pub trait Take {
     fn crowded(&self);
 }
 
-/// Accepts for ever and hands each connection to `desk`. While the process is full, clients wait in the kernel's queue, as
-/// they do with etcd, and clients that have asked for nothing are sent away.
+/// Accepts for ever and hands each connection to `desk`. While the process is full, clients wait in the kernel's
+/// queue, as they do with etcd, and clients that have asked for nothing are sent away.
 pub async fn accept(listener: &TcpListener, admission: &Arc<Admission>, desk: &impl Take) {
     let mut failing = false;
     loop {

@@ -11,8 +11,8 @@
 //! The file grows by extents with blocks behind them, so a full disk is met where a checkpoint can still be tried
 //! again, in `resize`, and hardly ever in a sync, where it could not. Filesystems that cannot preallocate get a hole.
 //!
-//! What a checkpoint writes goes to the disk a little at a time. Left to the sync at its end, tens of megabytes would go
-//! at once, and the log's writes would wait behind them.
+//! What a checkpoint writes goes to the disk a little at a time. Left to the sync at its end, tens of megabytes would
+//! go at once, and the log's writes would wait behind them.
 //!
 //! Unsafe: mmap, munmap, fallocate, sync_file_range, and the promise that a [`Mapping`] asks for.
 #![allow(unsafe_code)]
@@ -113,8 +113,8 @@ impl MappedFile {
     }
 }
 
-/// Waits until the disk has what it was asked to take before, and asks it to take what was written since. Durable is only
-/// what a sync has seen. That a filesystem cannot do this is no error.
+/// Waits until the disk has what it was asked to take before, and asks it to take what was written since. Durable is
+/// only what a sync has seen. That a filesystem cannot do this is no error.
 fn write_back(file: &File) -> io::Result<()> {
     let how = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE;
     // SAFETY: the call takes numbers alone.

@@ -33,6 +33,7 @@ struct Params {
 }
 
 // SAFETY: the linker gives liburing's function this name; the signature is that of its header.
+// SAFETY: the declarations are those of liburing and of libc, whose symbols the linker wraps.
 unsafe extern "C" {
     fn __real_io_uring_queue_init_params(entries: c_uint, ring: *mut c_void, params: *mut Params) -> c_int;
 }

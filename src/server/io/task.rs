@@ -35,8 +35,8 @@ pub async fn yield_now() {
     glommio::timer::sleep(Duration::from_micros(1)).await;
 }
 
-/// Ready at once unless tasks that ask this have run for a millisecond since the rings were looked at: for work of which
-/// many tasks may have a little at the same time.
+/// Ready at once unless tasks that ask this have run for a millisecond since the rings were looked at: for work of
+/// which many tasks may have a little at the same time.
 pub async fn make_room() {
     loop {
         let now = clock::now();

@@ -1,8 +1,8 @@
 //! The directory of WAL segments: what is in it when a member starts, and how a segment gets its name.
 //!
 //! A segment begins as `N.tmp`, which reads as zeros and which `wal_prepare` makes. The segment's first write goes
-//! there too; then the file is renamed and the directory synced ([`WalDir::adopt`]), so a segment that has a name has its
-//! head.
+//! there too; then the file is renamed and the directory synced ([`WalDir::adopt`]), so a segment that has a name has
+//! its head.
 //!
 //! A start has to succeed on a full disk as well, because the room may depend on what the member does once it runs. So
 //! the end of the log is mended in place ([`WalDir::mend_tail`]): zeros go only to blocks that hold something, and what

@@ -17,7 +17,7 @@
 //! - what the member says to be committed is held by a quorum; what it answers to clients is committed;
 //! - once all is calm, the member catches up.
 //!
-//! Absent: snapshots that are sent to a member.
+//! `peer` is a scripted member, `boot` starts the real one from its disk. Absent: snapshots that are sent to a member.
 #![forbid(unsafe_code)]
 
 mod boot;

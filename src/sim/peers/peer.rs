@@ -1,8 +1,9 @@
 //! A scripted peer: raft as its paper has it, in as few lines as possible, and none of the member's code.
 //!
 //! The peer has no clock. The world decides when the peer campaigns, takes a command and repeats its messages; the
-//! peer itself only answers. A leader sends entries before its own disk has them, so a leader that crashes may lose what
-//! the member has got from it: that is how entries come to be overwritten. What a follower has answered for is synced.
+//! peer itself only answers. A leader sends entries before its own disk has them, so a leader that crashes may lose
+//! what the member has got from it: that is how entries come to be overwritten. What a follower has answered for is
+//! synced.
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};

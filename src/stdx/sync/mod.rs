@@ -6,6 +6,8 @@
 //!                                                                           └──▶ loom (feature "loom", tests only)
 //! ```
 //!
+//! `atomic` has the atomics and fences, `queue` the bounded queue, `waker` the waker that another core may take.
+//!
 //! Under the model checker every order in which threads may take their steps is tried, and every value that a weakly
 //! ordered load may return. A test named `races` runs there and nowhere else: `cargo test --lib --features loom races`.
 //! Each such test is also run with faults planted one at a time ([`plant`]): an ordering weakened or a step left out,

@@ -29,8 +29,8 @@ impl Decoder {
     /// The work is linear in the bytes of the block: a name that the table holds is neither copied nor read again.
     ///
     /// # Errors
-    /// When the block breaks HPACK's rules, or `each` takes no more. The connection must end then: the rest of the block
-    /// would have changed the table.
+    /// When the block breaks HPACK's rules, or `each` takes no more. The connection must end then: the rest of the
+    /// block would have changed the table.
     pub fn decode(
         &mut self,
         block: &[u8],

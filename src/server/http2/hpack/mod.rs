@@ -26,7 +26,8 @@ pub const FIELD_OVERHEAD: usize = 32;
 #[derive(Debug, PartialEq, Eq)]
 pub struct Malformed;
 
-/// Why a header block was not decoded to its end. The tables of both sides disagree from here on: the connection must end.
+/// Why a header block was not decoded to its end. The tables of both sides disagree from here on: the connection must
+/// end.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Undecoded {
     /// It breaks the rules.
