@@ -256,6 +256,7 @@ mod tests {
     use super::*;
     use crate::btree::{Read, Store, Tree};
     use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::Arc as FileArc;
     use std::sync::atomic::{AtomicBool, Ordering};
 
     /// A disk that acknowledges writes behind the meta pages and loses them, while told to.
@@ -305,7 +306,7 @@ mod tests {
 
     #[test]
     fn a_lost_write_is_found_where_an_interrupted_checkpoint_left_a_page() {
-        let file = Arc::new(LosingFile::default());
+        let file = FileArc::new(LosingFile::default());
         let mut store = Store::open(file.clone()).unwrap();
         put(&mut store, b"before");
         let job = store.begin_checkpoint().unwrap();
@@ -328,7 +329,7 @@ mod tests {
 
     #[test]
     fn a_full_disk_costs_nothing_but_another_attempt() {
-        let file = Arc::new(super::super::hostile::HostileFile::default());
+        let file = FileArc::new(super::super::hostile::HostileFile::default());
         let mut store = Store::open(file.clone()).unwrap();
         put(&mut store, b"value");
         let job = store.begin_checkpoint().unwrap();

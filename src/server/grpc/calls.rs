@@ -136,7 +136,7 @@ impl Responder {
 
     /// Whether the call still waits; `false` when the client went away or its deadline passed.
     pub fn is_wanted(&self) -> bool {
-        self.shared.holds(self.key, self.stamp)
+        self.shared.is_wanted(self.key, self.stamp)
     }
 }
 

@@ -171,6 +171,11 @@ impl Shared {
         self.pending.borrow().get(key).is_some_and(|call| call.stamp == stamp)
     }
 
+    /// Whether a call waits in its slot, and its client for the answer.
+    pub(super) fn is_wanted(&self, key: usize, stamp: u32) -> bool {
+        self.pending.borrow().get(key).is_some_and(|call| call.stamp == stamp && !call.stream.is_gone())
+    }
+
     /// Takes a call out of its slot, to be answered.
     pub(super) fn take(&self, key: usize, stamp: u32) -> Option<Pending> {
         let mut pending = self.pending.borrow_mut();

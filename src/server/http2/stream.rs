@@ -135,6 +135,11 @@ impl Stream {
         })
     }
 
+    /// Whether the client has gone or taken the stream back.
+    pub fn is_gone(&self) -> bool {
+        self.with(|_| ()).is_err()
+    }
+
     /// Ready when the stream is gone.
     pub fn poll_gone(&self, cx: &Context<'_>) -> Poll<()> {
         let open = self.with(|state| keep(&mut state.slots[self.key as usize].watcher, cx.waker()));

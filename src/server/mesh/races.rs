@@ -173,7 +173,7 @@ fn a_consumer_that_looks_before_it_registers_is_found() {
 #[test]
 fn faults_are_found() {
     let plant = |line, fault| Plant {
-        file: "core/mesh.rs",
+        file: "server/mesh.rs",
         text: include_str!("../mesh.rs"),
         occurrence: 0,
         line,
