@@ -44,7 +44,7 @@ plants! {
     TailNotZeroed = "tail-not-zeroed", 1957;
     /// Recovery takes the last whole record for torn.
     LastRecordDropped = "last-record-dropped", 1;
-    /// A checkpoint is reported durable before it is: the log goes, and pages are used again too early.
+    /// A checkpoint is reported durable before it is, so log and pages go too early.
     EarlyCheckpoint = "early-checkpoint", 514;
     /// A sync of the store file does nothing.
     SkippedStoreSync = "skipped-store-sync", 5;
@@ -108,7 +108,7 @@ plants! {
     ReplyLost = "reply-lost", 0;
     /// What a full lane refuses goes through all the same.
     RefusedAndDone = "refused-and-done", 1;
-    /// Recovery hands on entries behind the end of the log, which a later leader has cut off.
+    /// Recovery hands on entries that a later leader has cut off.
     OverwrittenKept = "overwritten-kept", 5185;
     /// Recovery leaves the first entry that was written over where its successor belongs.
     CutTooFew = "cut-too-few", 323;
