@@ -80,7 +80,7 @@ plants! {
     StreamRepeats = "stream-repeats", 8;
     /// A core keeps a snapshot for ever, and with it every page that was freed since.
     SnapshotKept = "snapshot-kept", 62;
-    /// The end of a checkpoint is not told, so the pages that it has freed are held for ever.
+    /// The end of a checkpoint is not told, so pages that it has freed are held for ever.
     CheckpointUntold = "checkpoint-untold", 526;
     /// The hash of a compaction is lost, so its garbage waits for ever.
     DigestLost = "digest-lost", 6;
