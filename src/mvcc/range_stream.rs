@@ -1,9 +1,9 @@
 //! Answering a RangeStream: the walk of a Range in chunks, each a message of its own.
 //!
 //! Chunks are sized as etcd sizes them: ten keys at first, then twice or half as many while a chunk's encoding is
-//! below half or above twice the request limit. Unlike etcd's, a chunk ends before it is longer than twice the request
-//! limit (one pair aside), so small pairs followed by large ones do not make a message that no client takes; the next
-//! chunk then has as many keys as this one. Only the last message has header, `more` and `count`.
+//! below half or above twice the request limit. Unlike etcd's, a chunk ends before it is longer than
+//! [`STREAM_MESSAGE_BYTES_MAX`] (one pair aside), so small pairs followed by large ones do not make a message that no
+//! client takes; the next chunk then has as many keys as this one. Only the last message has header, `more` and `count`.
 #![forbid(unsafe_code)]
 
 use bytes::BytesMut;
@@ -13,6 +13,7 @@ use super::view::View;
 use super::walk::{Interval, Position};
 use crate::btree::Read;
 use crate::error::Error;
+use crate::limits::STREAM_MESSAGE_BYTES_MAX;
 use crate::proto::etcdserverpb::RangeRequest;
 use crate::response::Header;
 use crate::wire::{bytes_field_len, put_bytes_head};
@@ -115,7 +116,7 @@ impl RangeStream {
     }
 
     fn next_chunk<R: Read>(&self, view: &View<'_, R>) -> Result<Plan, Error> {
-        let bytes = if self.total_limit < 0 { usize::MAX } else { self.chunk_target.saturating_mul(2) };
+        let bytes = if self.total_limit < 0 { usize::MAX } else { STREAM_MESSAGE_BYTES_MAX };
         let (interval, position) = (self.interval.clone(), self.position.clone());
         Plan::part(view, &self.request, interval, position, bytes, false)
     }

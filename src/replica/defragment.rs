@@ -79,6 +79,11 @@ enum Advance {
 }
 
 impl Replica {
+    /// Whether no garbage is left that can go, nor a compaction whose hash keeps its garbage back.
+    fn is_swept(&self) -> bool {
+        self.digests.pin().is_none() && !self.is_sweep_due()
+    }
+
     /// Takes the round under way as far as it goes now.
     pub(super) fn defragment(&mut self, outputs: &mut Outputs) {
         if !self.defragmentation.is_asked() {
@@ -86,8 +91,7 @@ impl Replica {
         }
         self.defragmentation.reclaims = self.store.reclaim();
         loop {
-            let is_ready =
-                self.checkpointing.is_none() && !self.is_sweep_due() && !self.defragmentation.reclaims;
+            let is_ready = self.checkpointing.is_none() && self.is_swept() && !self.defragmentation.reclaims;
             match self.defragmentation.advance(is_ready) {
                 None => return,
                 Some(Advance::Checkpoint) => {
