@@ -64,8 +64,8 @@
 //! | `pin-forgotten` | A pin is not always given back. | 6 |
 //! | `hash-unpinned` | A HashKV pins the revision up to which it digests, and not the compaction below it. | 18 |
 //! | `list-replanned` | A list is planned anew when its revision is pinned, on what has been written meanwhile. | 55 |
-//! | `stream-chunk-lost` | A message of a RangeStream is lost. | 8 |
-//! | `stream-repeats` | A message of a RangeStream begins with the last pair of the one before. | 8 |
+//! | `stream-chunk-lost` | A message of a RangeStream is lost. | 22 |
+//! | `stream-repeats` | A message of a RangeStream begins with the last pair of the one before. | 10 |
 //! | `snapshot-kept` | A core keeps a snapshot for ever, and with it every page that was freed since. | 62 |
 //! | `checkpoint-untold` | The end of a checkpoint is not told, so pages that it has freed are held for ever. | 526 |
 //! | `digest-lost` | The hash of a compaction is lost, so its garbage waits for ever. | 6 |

@@ -75,9 +75,9 @@ plants! {
     /// A list is planned anew when its revision is pinned, on what has been written meanwhile.
     ListReplanned = "list-replanned", 55;
     /// A message of a RangeStream is lost.
-    StreamChunkLost = "stream-chunk-lost", 8;
+    StreamChunkLost = "stream-chunk-lost", 22;
     /// A message of a RangeStream begins with the last pair of the one before.
-    StreamRepeats = "stream-repeats", 8;
+    StreamRepeats = "stream-repeats", 10;
     /// A core keeps a snapshot for ever, and with it every page that was freed since.
     SnapshotKept = "snapshot-kept", 62;
     /// The end of a checkpoint is not told, so pages that it has freed are held for ever.
