@@ -107,7 +107,7 @@ const _: () = assert!(EXPIRE_MAX < APPLY_ENTRIES_MAX, "a batch of expiries is ap
 const _: () =
     assert!(DIRTY_BYTES_LIMIT >= 2 * DIRTY_BYTES_MAX, "a checkpoint has time before proposals wait for it");
 
-/// Bytes of pairs in one message of a RangeStream, a single pair aside. etcd bounds the number of pairs alone, from what
-/// the message before took, so where small values are followed by large ones its messages grow without a bound. Clients
-/// of etcd see the same messages up to here.
+/// Bytes of pairs in one message of a RangeStream, a single pair aside. etcd bounds the number of pairs alone, from
+/// what the message before took, so where small values are followed by large ones its messages grow without a bound.
+/// Clients of etcd see the same messages up to here.
 pub const STREAM_MESSAGE_BYTES_MAX: usize = 256 << 20;

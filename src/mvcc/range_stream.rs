@@ -3,7 +3,8 @@
 //! Chunks are sized as etcd sizes them: ten keys at first, then twice or half as many while a chunk's encoding is
 //! below half or above twice the request limit. Unlike etcd's, a chunk ends before it is longer than
 //! [`STREAM_MESSAGE_BYTES_MAX`] (one pair aside), so small pairs followed by large ones do not make a message that no
-//! client takes; the next chunk then has as many keys as this one. Only the last message has header, `more` and `count`.
+//! client takes; the next chunk then has as many keys as this one. Only the last message has header, `more` and
+//! `count`.
 #![forbid(unsafe_code)]
 
 use bytes::BytesMut;
