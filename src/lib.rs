@@ -1,8 +1,8 @@
 //! Kevel: an etcd-v3-compatible datastore.
 //!
-//! One database, two worlds: everything here outside `server` and `sim` is deterministic, single-threaded,
-//! clockless and runtime-free. `server` runs it on glommio, sockets and a mapped file; `sim` runs the same code
-//! on a virtual clock and disk.
+//! One database, two worlds: everything here outside `server`, `sim` and `stdx::sync` is deterministic, clockless and
+//! runtime-free. `server` runs it on glommio, sockets and a mapped file; `sim` runs the same code on a virtual clock
+//! and disk.
 #![deny(unsafe_code)]
 
 pub mod btree;
