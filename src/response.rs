@@ -6,6 +6,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 
 use crate::proto::etcdserverpb::AlarmMember;
+use crate::stdx::time::Instant;
 use crate::wire::{bytes_field_len, int_field_len, put_bytes_field, put_bytes_head, put_int_field};
 
 /// Who answers: the part of a ResponseHeader that is the member's own.
@@ -136,15 +137,13 @@ pub enum Response {
         ttl: i64,
         /// Seconds granted.
         granted_ttl: i64,
-        /// The keys attached, if asked for.
-        keys: Vec<Vec<u8>>,
     },
-    /// To a LeaseLeases.
-    LeaseLeases {
+    /// To a question when leases end.
+    LeaseExpiries {
         /// The store's revision.
         revision: i64,
-        /// All leases, the soonest to expire first.
-        ids: Vec<i64>,
+        /// When each ends, in the order in which they were named; the earliest instant for one that is gone.
+        expiries: Vec<Instant>,
     },
     /// To what no client waits for: facts about the cluster.
     Done,
@@ -165,11 +164,22 @@ impl Response {
             | Response::LeaseCheckpoint { revision }
             | Response::LeaseKeepAlive { revision, .. }
             | Response::LeaseTimeToLive { revision, .. }
-            | Response::LeaseLeases { revision, .. }
+            | Response::LeaseExpiries { revision, .. }
             | Response::Alarm { revision, .. } => revision,
             Response::Done => 0,
         }
     }
+}
+
+/// Appends a key of a lease to the answer to a LeaseTimeToLive.
+pub fn put_lease_key(out: &mut BytesMut, key: &[u8]) {
+    put_bytes_field(out, 5, key);
+}
+
+/// Appends a lease to the answer to a LeaseLeases.
+pub fn put_lease(out: &mut BytesMut, id: i64) {
+    put_bytes_head(out, 2, int_field_len(id));
+    put_int_field(out, 1, id);
 }
 
 /// The message that a client gets: the response under the answering member's header.
@@ -182,15 +192,14 @@ pub fn encode(response: &Response, header: &Header) -> Bytes {
         Response::LeaseGrant { id, ttl, .. } => int_field_len(*id) + int_field_len(*ttl),
         Response::Alarm { alarms, .. } => alarms.iter().map(|a| bytes_field_len(a.encoded_len())).sum(),
         Response::LeaseKeepAlive { id, ttl, .. } => int_field_len(*id) + int_field_len(*ttl),
-        Response::LeaseTimeToLive { id, ttl, granted_ttl, keys, .. } => {
-            let keys: usize = keys.iter().map(|key| bytes_field_len(key.len())).sum();
-            int_field_len(*id) + int_field_len(*ttl) + int_field_len(*granted_ttl) + keys
+        Response::LeaseTimeToLive { id, ttl, granted_ttl, .. } => {
+            int_field_len(*id) + int_field_len(*ttl) + int_field_len(*granted_ttl)
         }
-        Response::LeaseLeases { ids, .. } => ids.iter().map(|id| bytes_field_len(int_field_len(*id))).sum(),
         Response::Overlong { .. }
         | Response::Compact { .. }
         | Response::LeaseRevoke { .. }
         | Response::LeaseCheckpoint { .. }
+        | Response::LeaseExpiries { .. }
         | Response::Done => 0,
     };
     let mut out = BytesMut::with_capacity(header.field_len(revision) + body_len);
@@ -215,22 +224,16 @@ pub fn encode(response: &Response, header: &Header) -> Bytes {
                 put_bytes_field(&mut out, 2, &alarm.encode_to_vec());
             }
         }
-        Response::LeaseTimeToLive { id, ttl, granted_ttl, keys, .. } => {
+        Response::LeaseTimeToLive { id, ttl, granted_ttl, .. } => {
             put_int_field(&mut out, 2, *id);
             put_int_field(&mut out, 3, *ttl);
             put_int_field(&mut out, 4, *granted_ttl);
-            keys.iter().for_each(|key| put_bytes_field(&mut out, 5, key));
-        }
-        Response::LeaseLeases { ids, .. } => {
-            for &id in ids {
-                put_bytes_head(&mut out, 2, int_field_len(id));
-                put_int_field(&mut out, 1, id);
-            }
         }
         Response::Overlong { .. }
         | Response::Compact { .. }
         | Response::LeaseRevoke { .. }
         | Response::LeaseCheckpoint { .. }
+        | Response::LeaseExpiries { .. }
         | Response::Done => {}
     }
     out.freeze()

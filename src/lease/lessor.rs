@@ -180,12 +180,9 @@ impl Lessor {
         Ok(LeaseInfo { granted_ttl: lease.ttl_seconds, ttl })
     }
 
-    /// All ids, the soonest to expire first.
-    pub fn leases(&self) -> Vec<i64> {
-        let mut ids: Vec<(Instant, i64)> =
-            self.leases.iter().map(|(&id, lease)| (lease.expiry, id)).collect();
-        ids.sort_unstable();
-        ids.into_iter().map(|(_, id)| id).collect()
+    /// When a lease ends; none for one that is gone.
+    pub fn expiry(&self, id: i64) -> Option<Instant> {
+        self.leases.get(&id).map(|lease| lease.expiry)
     }
 
     /// How many there are.
@@ -331,7 +328,8 @@ mod tests {
         let mut lessor = Lessor::restore(2, 1, &reader.snapshot());
         assert_eq!(lessor.expired(at(1000), 10), [0i64; 0], "a follower expires nothing");
         lessor.promote(at(1000), Duration::from_secs(1));
-        assert_eq!(lessor.leases(), [1, 2]);
+        assert_eq!(lessor.expiry(1), Some(at(1011)));
+        assert_eq!((lessor.expiry(2), lessor.expiry(3)), (Some(at(1021)), None));
         assert_eq!(lessor.expired(at(1010), 10), [0i64; 0]);
         assert_eq!(lessor.expired(at(1011), 10), [1]);
         assert_eq!(lessor.time_to_live(at(1001), 2), Ok(LeaseInfo { granted_ttl: 100, ttl: 20 }));

@@ -14,10 +14,14 @@
 //! Only the leader expires leases. A new leader (and a restarted one) gives every lease its full or checkpointed
 //! TTL again, plus one election timeout: a lease may live longer than promised, never shorter.
 //!
+//! `lessor` has all this; `stored` has the ids of one state of the store, for whoever lists them.
+//!
 //! Absent on purpose: a clock (the time is passed in), and a scan over all leases: expiry is a heap whose entries
 //! are checked against the lease when they come up, so a renewal changes one field.
 #![forbid(unsafe_code)]
 
 mod lessor;
+mod stored;
 
 pub use lessor::{Error, LeaseInfo, Lessor, MAX_TTL_SECONDS};
+pub use stored::StoredIds;

@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 use prost::Message;
 
 use super::answer_room::AnswerRoom;
+use super::attached::lease_keys;
 use super::hash::HashKv;
 use super::leaf_counts::LeafCounts;
 use super::model::{Model, Refusal};
@@ -15,7 +16,7 @@ use super::remembered::PlanMemory;
 use super::revision::Revision;
 use super::schema::{split_garbage_key, split_index_key, split_kv_value, unescape_index_prefix};
 use super::txn_read::{TxnEmission, TxnProgress};
-use super::write::{Writer, initialize, lease_keys};
+use super::write::{Writer, initialize};
 use super::{EventBatch, RangeStream, ReadTxn, View, check, compact, range, txn};
 use crate::btree::{Read, Store, Tree, WriteTxn};
 use crate::error::Error;

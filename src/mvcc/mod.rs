@@ -46,6 +46,7 @@
 //!   range, range_stream, txn_read answers of any length to what only reads
 //!   remembered, leaf_counts       what a core keeps for such answers: their plans, and the counts of leaves
 //!   compact, pin                  forgetting; the revisions that answers under way still read
+//!   attached                      the keys of a lease
 //!   key_set                       the keys that a transaction has written, as ranges, to find duplicates
 //!   hash, compact_hash            the numbers by which members compare their histories
 //!   model, fuzz                   the same once more, plainly; one held against the other
@@ -71,6 +72,7 @@
 #![forbid(unsafe_code)]
 
 pub mod answer_room;
+pub mod attached;
 pub mod check;
 pub mod compact;
 pub mod compact_hash;

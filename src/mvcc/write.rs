@@ -10,9 +10,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::answer_room::AnswerRoom;
 use super::event::{Event, EventBatch};
 use super::revision::Revision;
-use super::schema::{
-    IndexEntry, KeyBuf, LIVE, TOMBSTONE, garbage_key, index_prefix, lease_key, push_index_tail,
-};
+use super::schema::{IndexEntry, LIVE, TOMBSTONE, garbage_key, index_prefix, lease_key, push_index_tail};
 use super::view::{Found, View};
 use super::walk::{Interval, Step, Walk};
 use crate::btree::{Applied, Read, Tree, WriteTxn};
@@ -266,20 +264,6 @@ pub fn initialize(txn: &mut WriteTxn<'_>) {
     if applied.revision == 0 {
         txn.set_applied(Applied { revision: 1, compact_revision: -1, swept_revision: -1, ..applied });
     }
-}
-
-/// The keys attached to a lease, sorted.
-pub fn lease_keys<R: Read>(read: &R, lease: i64) -> Vec<Vec<u8>> {
-    let mut start = KeyBuf::default();
-    start.push(&lease.to_be_bytes());
-    let mut cursor = read.cursor(Tree::LeaseKey);
-    cursor.seek(&start);
-    let mut keys = Vec::new();
-    while cursor.valid() && cursor.key().starts_with(&start) {
-        keys.push(cursor.key()[start.len()..].to_vec());
-        cursor.next();
-    }
-    keys
 }
 
 /// Appends fields 1 (header with nothing but a revision) and 2 of a PutResponse inside a transaction.

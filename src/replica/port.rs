@@ -25,7 +25,7 @@ use crate::wal::{SegmentName, Write};
 pub struct Ticket(pub u128);
 
 /// A question to the lessor, answered without the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LeaseCall {
     /// Renew a lease.
     KeepAlive {
@@ -36,11 +36,12 @@ pub enum LeaseCall {
     TimeToLive {
         /// Which.
         id: i64,
-        /// With the keys attached to it.
-        keys: bool,
     },
-    /// All leases.
-    Leases,
+    /// When leases end: a few hundred at most, as all are answered in one turn.
+    Expiries {
+        /// Which.
+        ids: Vec<i64>,
+    },
 }
 
 /// What the replica is told.

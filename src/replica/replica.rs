@@ -27,7 +27,6 @@ use crate::limits::COMMITTED_UNAPPLIED_MAX;
 use crate::mvcc::compact;
 use crate::mvcc::compact_hash::CompactionHashes;
 use crate::mvcc::pin::Pins;
-use crate::mvcc::write::lease_keys;
 use crate::proto::etcdserverpb::{LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeRequest};
 use crate::proto::membershippb::{Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest};
 use crate::request::Request;
@@ -414,7 +413,11 @@ impl Replica {
         for (ticket, call) in std::mem::take(&mut self.lease_calls) {
             let lessor = &mut self.state.lessor;
             let result = match call {
-                _ if self.leading == 0 && !matches!(call, LeaseCall::Leases) => Err(Error::NoLeader),
+                LeaseCall::Expiries { ids } => {
+                    let expiries = ids.iter().map(|&id| lessor.expiry(id).unwrap_or_default()).collect();
+                    Ok(Response::LeaseExpiries { revision, expiries })
+                }
+                _ if self.leading == 0 => Err(Error::NoLeader),
                 LeaseCall::KeepAlive { id } if lessor.is_checkpointed(id) => {
                     self.clear_checkpoint(id);
                     self.lease_calls.push((ticket, call));
@@ -425,14 +428,11 @@ impl Replica {
                     let ttl = lessor.renew(now, id).unwrap_or(0);
                     Ok(Response::LeaseKeepAlive { revision, id, ttl })
                 }
-                LeaseCall::TimeToLive { id, keys } => {
-                    let info = lessor.time_to_live(now, id);
-                    let keys = if keys && info.is_ok() { self.attached(id) } else { Vec::new() };
-                    let lease::LeaseInfo { granted_ttl, ttl } =
-                        info.unwrap_or(lease::LeaseInfo { granted_ttl: 0, ttl: -1 });
-                    Ok(Response::LeaseTimeToLive { revision, id, ttl, granted_ttl, keys })
+                LeaseCall::TimeToLive { id } => {
+                    let gone = lease::LeaseInfo { granted_ttl: 0, ttl: -1 };
+                    let lease::LeaseInfo { granted_ttl, ttl } = lessor.time_to_live(now, id).unwrap_or(gone);
+                    Ok(Response::LeaseTimeToLive { revision, id, ttl, granted_ttl })
                 }
-                LeaseCall::Leases => Ok(Response::LeaseLeases { revision, ids: lessor.leases() }),
             };
             outputs.push(Output::Reply { ticket, result });
         }
@@ -444,12 +444,6 @@ impl Replica {
             let checkpoints = vec![LeaseCheckpoint { id, remaining_ttl: 0 }];
             self.proposals.queue_own(Request::LeaseCheckpoint(LeaseCheckpointRequest { checkpoints }));
         }
-    }
-
-    fn attached(&mut self, id: i64) -> Vec<Vec<u8>> {
-        // Dropped without commit: a look at what is published.
-        let txn = self.store.write();
-        lease_keys(&txn, id)
     }
 
     fn show_gate(&mut self) {

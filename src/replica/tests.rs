@@ -352,7 +352,7 @@ impl Script {
                 self.world.propose(Request::LeaseGrant(request));
             }
             "ttl" => {
-                let call = LeaseCall::TimeToLive { id: number(0) as i64, keys: false };
+                let call = LeaseCall::TimeToLive { id: number(0) as i64 };
                 self.world.step(Input::Lease { ticket: Ticket(0), call });
             }
             "checkpoint" => {

@@ -175,9 +175,7 @@ impl World {
                 self.leases.on_renewing(lease);
                 Input::Lease { ticket, call: LeaseCall::KeepAlive { id: lease } }
             }
-            Ask::TimeToLive(lease) => {
-                Input::Lease { ticket, call: LeaseCall::TimeToLive { id: lease, keys: true } }
-            }
+            Ask::TimeToLive(lease) => Input::Lease { ticket, call: LeaseCall::TimeToLive { id: lease } },
             _ => Input::ReadIndex { ticket },
         };
         self.submit(core, ticket, input);

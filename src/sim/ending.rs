@@ -7,9 +7,11 @@ use super::client::Client;
 use super::judge::judge;
 use super::workload::Ask;
 use super::world::World;
+use kevel::lease::StoredIds;
 use kevel::proto::etcdserverpb::*;
 use kevel::replica::port::{Input, LeaseCall, Output, Ticket};
 use kevel::response::Response;
+use kevel::stdx::time::Instant;
 
 /// The end.
 impl World {
@@ -60,24 +62,25 @@ impl World {
         self.check_leases();
     }
 
-    /// The lessor has the leases that the log says.
+    /// The store and the lessor have the leases that the log says.
     fn check_leases(&mut self) {
-        let ticket = Ticket(0);
-        let (now, call) = (self.now, LeaseCall::Leases);
-        let member = self.member();
-        member.replica.step(Input::Lease { ticket, call });
-        let mut outputs = vec![];
-        member.replica.drain(now, &mut outputs);
-        let answers = outputs.into_iter().filter_map(|output| match output {
-            Output::Reply { result: Ok(Response::LeaseLeases { mut ids, .. }), .. } => {
-                ids.sort_unstable();
-                Some(ids)
-            }
-            _ => None,
-        });
         let expected: Vec<i64> = self.judge.model.leases.keys().copied().collect();
-        for shown in answers {
-            judge!(shown == expected, "there are leases {shown:?}, not {expected:?}");
+        let (now, ticket) = (self.now, Ticket(0));
+        let replica = &mut self.member().replica;
+        let mut reader = replica.readers().register();
+        let mut stored: Vec<i64> = StoredIds::new(&reader.snapshot()).collect();
+        stored.sort_unstable();
+        let call = LeaseCall::Expiries { ids: stored.clone() };
+        replica.step(Input::Lease { ticket, call });
+        let mut outputs = vec![];
+        replica.drain(now, &mut outputs);
+        let leads = replica.is_leader();
+        judge!(stored == expected, "there are leases {stored:?}, not {expected:?}");
+        for output in outputs {
+            if let Output::Reply { result: Ok(Response::LeaseExpiries { expiries, .. }), .. } = output {
+                let run = expiries.iter().all(|expiry| *expiry > Instant::default());
+                judge!(!leads || run, "of leases {stored:?} not all run: {expiries:?}");
+            }
         }
     }
 

@@ -1,4 +1,5 @@
-//! The Lease service. Grants and revocations go through the log; renewals and questions go to the leader's lessor.
+//! The Lease service, but for its questions. Grants and revocations go through the log; renewals go to the leader's
+//! lessor.
 #![forbid(unsafe_code)]
 
 use std::cell::{Cell, RefCell};
@@ -14,9 +15,7 @@ use super::answer::{Answer, Outcome};
 use super::decode::{decode, decode_kept};
 use super::quota;
 use crate::cluster::cost::LEASE_COST;
-use crate::proto::etcdserverpb::{
-    LeaseGrantRequest, LeaseKeepAliveRequest, LeaseLeasesRequest, LeaseRevokeRequest, LeaseTimeToLiveRequest,
-};
+use crate::proto::etcdserverpb::{LeaseGrantRequest, LeaseKeepAliveRequest, LeaseRevokeRequest};
 use crate::replica::port::LeaseCall;
 use crate::request::Kind;
 use crate::response::{self, Response};
@@ -51,27 +50,6 @@ fn fresh_id(session: &Session) -> i64 {
 pub fn revoke(message: &Bytes) -> Outcome {
     let (_, message) = decode_kept::<LeaseRevokeRequest>(message)?;
     Ok(Answer::propose(Kind::LeaseRevoke, message))
-}
-
-/// `Lease/LeaseTimeToLive`. A lease that is gone is no error: its time to live is -1.
-pub fn time_to_live(message: Bytes) -> Outcome {
-    let request = decode::<LeaseTimeToLiveRequest>(message)?;
-    Ok(ask(LeaseCall::TimeToLive { id: request.id, keys: request.keys }))
-}
-
-/// `Lease/LeaseLeases`.
-pub fn leases(message: Bytes) -> Outcome {
-    decode::<LeaseLeasesRequest>(message)?;
-    Ok(ask(LeaseCall::Leases))
-}
-
-fn ask(call: LeaseCall) -> Answer {
-    Answer::later(move |session, reply| {
-        session.lease(call, move |session, result| match result {
-            Ok(response) => reply.send(Ok(response::encode(&response, &session.header()))),
-            Err(status) => reply.fail(&status),
-        });
-    })
 }
 
 /// `Lease/LeaseKeepAlive`: one answer per request, in their order, until the client has ended its side.

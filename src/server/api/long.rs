@@ -103,19 +103,9 @@ impl Hold {
     async fn room(
         &mut self,
         session: &Session,
-        mut poll: impl FnMut(&mut Context<'_>) -> Poll<Result<usize, Status>>,
+        poll: impl FnMut(&mut Context<'_>) -> Poll<Result<usize, Status>>,
     ) -> Result<usize, Status> {
-        // A timer is only worth its while where the client is slow.
-        if let Poll::Ready(room) = poll_fn(|cx| Poll::Ready(poll(cx))).await {
-            return room;
-        }
-        loop {
-            let look = clock::now() + LOOK_INTERVAL;
-            if let Some(room) = task::until(look, poll_fn(&mut poll)).await {
-                return room;
-            }
-            session.view(|view| self.check(view, clock::now()))?;
-        }
+        wait_for_room(poll, || session.view(|view| self.check(view, clock::now()))).await
     }
 
     /// The next slice, of `bytes` bytes or little more, and whether it is the last.
@@ -133,6 +123,24 @@ impl Hold {
         })?;
         self.patience.on_progress(now, slice.len());
         Ok((slice, complete))
+    }
+}
+
+/// Waits until `poll` is ready with room for the client's next bytes. Now and then `look` says whether to go on.
+pub(super) async fn wait_for_room(
+    mut poll: impl FnMut(&mut Context<'_>) -> Poll<Result<usize, Status>>,
+    mut look: impl FnMut() -> Result<(), Error>,
+) -> Result<usize, Status> {
+    // A timer is only worth its while where the client is slow.
+    if let Poll::Ready(room) = poll_fn(|cx| Poll::Ready(poll(cx))).await {
+        return room;
+    }
+    loop {
+        let until = clock::now() + LOOK_INTERVAL;
+        if let Some(room) = task::until(until, poll_fn(&mut poll)).await {
+            return room;
+        }
+        look()?;
     }
 }
 
@@ -217,7 +225,7 @@ pub(super) async fn write_stream(
 
 /// Lets others go on between two slices of a long answer, this one having been begun at `begun`. While requests wait
 /// for the log, it takes turns with them: the core, and the client's, would else be busy whenever a write is durable.
-async fn give_way(session: &Session, begun: Instant) {
+pub(super) async fn give_way(session: &Session, begun: Instant) {
     task::yield_now().await;
     if session.waiting() > 0 {
         task::sleep(clock::now().since(begun).min(TURN_MAX)).await;

@@ -6,10 +6,11 @@
 //!
 //! ```text
 //!   admit      the door that every call passes        answer   what a handler gives back, and what becomes of it
-//!   kv, watch, lease, cluster, maintenance, health   the services
+//!   kv, watch, lease, lease_info, cluster, maintenance, health   the services
 //!   decode     requests, read as leniently as etcd reads them
 //!   quota      whether a request that grows the store is let through
 //!   long       answers too long to assemble, written as the client takes them
+//!   gathered   answers from trees without revisions, gathered first and then written
 //!   patience   how long a client that takes nothing may hold up a compaction
 //! ```
 #![forbid(unsafe_code)]
@@ -18,10 +19,11 @@ mod admit;
 pub mod answer;
 pub mod cluster;
 pub mod decode;
+mod gathered;
 pub mod health;
-
 pub mod kv;
 pub mod lease;
+mod lease_info;
 mod long;
 pub mod maintenance;
 mod patience;
@@ -72,8 +74,8 @@ fn handle(session: &Rc<Session>, caller: Caller, method: Method, message: Bytes)
         Method::Compact => kv::compact(&message),
         Method::LeaseGrant => lease::grant(session, &message),
         Method::LeaseRevoke => lease::revoke(&message),
-        Method::LeaseTimeToLive => lease::time_to_live(message),
-        Method::LeaseLeases => lease::leases(message),
+        Method::LeaseTimeToLive => lease_info::time_to_live(message),
+        Method::LeaseLeases => lease_info::leases(session, message),
         Method::MemberList => cluster::member_list(session, message),
         Method::Alarm => maintenance::alarm(&message),
         Method::Status => maintenance::status(session, message),

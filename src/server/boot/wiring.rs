@@ -174,7 +174,7 @@ pub fn wire(
         parts: Parts {
             member: member.clone(),
             core: (core as u16, ids.step as u16),
-            reader: readers.register(),
+            readers: readers.clone(),
             pins: pins.slot(core),
             replica: to_replica.clone(),
             gate: gate.clone(),

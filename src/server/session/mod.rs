@@ -5,6 +5,7 @@
 //!   observer       what is told to the metrics and the log of how requests ended
 //!   watches        the watch streams, between the hub and their clients
 //!   key_count      how many keys there are, learnt once
+//!   gathering      what the core holds of answers that are gathered before they are sent
 //!   streams        calls that stay open, and how they hear that the member stops
 //!   member_health  what the member says of itself on the HTTP/1.1 endpoints
 //! ```
@@ -12,6 +13,7 @@
 //! All of it lives on one core and is reached through `Rc`; what cores share is in [`Member`].
 #![forbid(unsafe_code)]
 
+pub mod gathering;
 pub mod key_count;
 pub mod member_health;
 pub mod observer;

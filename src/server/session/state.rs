@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures::channel::oneshot;
 
 use super::observer;
-use crate::btree::{Read, Reader, Snapshot};
+use crate::btree::{Read, Reader, Readers, Snapshot};
 use crate::config::Gates;
 use crate::error::Error;
 use crate::limits::{ANSWER_ASSEMBLED_BYTES_MAX, SORTED_BYTES_MAX};
@@ -31,6 +31,7 @@ use crate::server::io::clock;
 use crate::server::log::slow::{Asked, Limits};
 use crate::server::mesh::Sender;
 use crate::server::metrics;
+use crate::server::session::gathering::Gathering;
 use crate::server::session::streams::Streams;
 use crate::server::session::watches::Watches;
 use crate::session::{self, Shell, Tickets, Transport};
@@ -116,10 +117,13 @@ pub struct Session {
     pub watches: Watches,
     /// This core's other long streams.
     pub streams: Streams,
+    /// This core's answers that are gathered before they are sent.
+    pub gathering: Rc<Gathering>,
     /// This core's counts of gRPC calls.
     pub counters: Arc<Counters>,
     /// This core's other counts.
     pub metrics: Arc<metrics::Core>,
+    readers: Readers,
     reader: RefCell<Reader>,
     pins: RefCell<PinSlot>,
     plan_memory: PlanMemory,
@@ -142,8 +146,8 @@ pub struct Parts {
     pub member: Arc<Member>,
     /// This core's number, and the distance between its request ids.
     pub core: (u16, u16),
-    /// This core's way into the store.
-    pub reader: Reader,
+    /// The way into the store.
+    pub readers: Readers,
     /// This core's pins.
     pub pins: PinSlot,
     /// The lane to the replica.
@@ -162,17 +166,20 @@ pub struct Parts {
 
 impl Session {
     /// A core without connections.
-    pub fn new(mut parts: Parts) -> Rc<Self> {
-        let revision = parts.reader.snapshot().applied().revision;
+    pub fn new(parts: Parts) -> Rc<Self> {
+        let mut reader = parts.readers.register();
+        let revision = reader.snapshot().applied().revision;
         let (core, id_step) = parts.core;
         let watches = Watches::new(&parts.member, revision, parts.seed);
         Rc::new(Self {
             watches,
             streams: Streams::default(),
+            gathering: Rc::default(),
             core,
             counters: parts.counters,
             metrics: parts.metrics,
-            reader: RefCell::new(parts.reader),
+            readers: parts.readers,
+            reader: RefCell::new(reader),
             pins: RefCell::new(parts.pins),
             plan_memory: PlanMemory::bounded(PLAN_BYTES_MAX, SORTED_BYTES_MAX),
             leaf_counts: LeafCounts::default(),
@@ -202,6 +209,12 @@ impl Session {
         let mut reader = self.reader.borrow_mut();
         let snapshot = reader.snapshot();
         look(&View::new(&snapshot).counting_with(&self.leaf_counts))
+    }
+
+    /// A reader of its own for a task that gathers an answer from one state, in slices: pages of that state are not
+    /// used again meanwhile, so one such task of a core runs at a time, and waits for no client.
+    pub fn reader(&self) -> Reader {
+        self.readers.register()
     }
 
     /// An id that no other request of this member has had.
@@ -271,6 +284,19 @@ impl Session {
     ) {
         let ticket = self.issue(Waiting::Handler(Box::new(then)));
         self.submit(ticket, Input::Lease { ticket, call });
+    }
+
+    /// [`Session::lease`] for a task that waits.
+    ///
+    /// # Errors
+    /// What the lessor refuses the question with.
+    pub async fn ask_lessor(self: &Rc<Self>, call: LeaseCall) -> Result<Response, Status> {
+        let (done, wait) = oneshot::channel();
+        self.lease(call, move |_, result| {
+            // The task may have ended: nobody is left to tell.
+            let _ = done.send(result);
+        });
+        wait.await.unwrap_or_else(|_| Err(Status::stopped()))
     }
 
     /// Has the replica give back what the store file can do without, however long that takes.
