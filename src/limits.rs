@@ -10,8 +10,10 @@ pub const PROPOSALS_PENDING_MAX: usize = 20_000;
 /// A proposal is given up after this time and two election timeouts, as in etcd.
 pub const PROPOSAL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Bytes of proposals that wait for their turn in the log. What is too much is refused, unless nothing else waits.
-pub const PROPOSALS_QUEUED_BYTES_MAX: usize = 256 << 20;
+/// Bytes of proposals that wait for their turn in the log: the log takes them in well under a second. What is too much
+/// is refused, unless nothing else waits. Clients can make a session core hold as much again of requests that are not
+/// whole.
+pub const PROPOSALS_QUEUED_BYTES_MAX: usize = 128 << 20;
 
 /// Committed entries that may wait to be applied before new proposals are refused, as in etcd.
 pub const COMMITTED_UNAPPLIED_MAX: u64 = 5_000;

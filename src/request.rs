@@ -192,13 +192,24 @@ impl Entry {
     }
 }
 
-/// The entry of a request whose message is at hand as the client encoded it.
-pub fn wrap(id: u64, kind: Kind, message: &[u8]) -> Bytes {
-    wrap_with(&RequestHeader { id, ..RequestHeader::default() }, kind, message)
+/// The entry of a request whose message is at hand as the client encoded it, and the message as a part of that entry:
+/// whoever keeps it holds no second copy.
+pub fn wrap(id: u64, kind: Kind, message: &[u8]) -> (Bytes, Bytes) {
+    let entry = wrap_with(&RequestHeader { id, ..RequestHeader::default() }, kind, message);
+    let begin = match (kind as u32) < HEADER_FIELD {
+        true => varint_len(tag(kind as u32)) + varint_len(message.len() as u64),
+        false => entry.len() - message.len(),
+    };
+    let within = entry.slice(begin..begin + message.len());
+    (entry, within)
+}
+
+/// The key of a field that has a length.
+fn tag(field: u32) -> u64 {
+    u64::from(field << 3 | 2)
 }
 
 fn wrap_with(header: &RequestHeader, kind: Kind, message: &[u8]) -> Bytes {
-    let tag = |field: u32| u64::from(field << 3 | 2);
     let header_len = header.encoded_len();
     let total = varint_len(tag(kind as u32))
         + varint_len(message.len() as u64)
@@ -249,7 +260,7 @@ mod tests {
             Entry { id: 7, username: "root".into(), auth_revision: 3, request: Request::Put(put.clone()) };
         assert_eq!(ours.encode(), theirs.encode_to_vec());
         assert_eq!(Entry::decode(ours.encode()).unwrap(), ours);
-        let wrapped = wrap(9, Kind::Put, &put.encode_to_vec());
+        let (wrapped, _) = wrap(9, Kind::Put, &put.encode_to_vec());
         assert_eq!(Entry::decode(wrapped).unwrap(), Entry::new(9, Request::Put(put)));
 
         let set = ClusterVersionSetRequest { ver: "3.7.0".into() };
@@ -262,8 +273,20 @@ mod tests {
     }
 
     #[test]
+    fn the_message_within_an_entry_is_the_clients_and_no_copy() {
+        for kind in [Kind::Put, Kind::LeaseGrant, Kind::Alarm, Kind::Compaction] {
+            for message in [Vec::new(), vec![7; 300]] {
+                let (entry, within) = wrap(u64::MAX, kind, &message);
+                assert_eq!(within, message, "{kind:?}");
+                let entry = entry.as_ptr_range();
+                assert!(message.is_empty() || entry.contains(&within.as_ptr()), "a part of the entry");
+            }
+        }
+    }
+
+    #[test]
     fn bytes_that_are_no_command_are_told_apart() {
-        let entry = wrap(1, Kind::Put, &put_request().encode_to_vec());
+        let (entry, _) = wrap(1, Kind::Put, &put_request().encode_to_vec());
         for len in 1..entry.len() {
             let cut = Entry::decode(entry.slice(..len));
             assert!(cut.is_err() || cut.unwrap().id == 0, "{len} bytes of {}", entry.len());

@@ -69,6 +69,7 @@ impl RangeStream {
         let total_limit = if request.limit == 0 { i64::MAX } else { request.limit };
         request.limit = FIRST_CHUNK.min(total_limit);
         view.resolve(request.revision)?;
+        // As in etcd, a negative revision is the newest for each chunk anew, and only none at all is held fast.
         if request.revision == 0 {
             request.revision = view.revision();
         }
@@ -207,5 +208,55 @@ impl RangeStream {
             None => Stage::Next,
         };
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::btree::Store;
+    use crate::mvcc::write::{Writer, initialize};
+    use crate::proto::etcdserverpb::{PutRequest, RangeStreamResponse};
+    use prost::Message;
+
+    fn put(store: &mut Store, keys: &[String]) {
+        let mut txn = store.write();
+        if txn.applied().revision == 0 {
+            initialize(&mut txn);
+        }
+        let mut writer = Writer::begin(&mut txn);
+        for key in keys {
+            writer.put(&PutRequest { key: key.clone().into(), ..PutRequest::default() });
+        }
+        writer.finish();
+        txn.commit();
+    }
+
+    /// The next message of a stream.
+    fn next(stream: &mut RangeStream, store: &Store) -> RangeStreamResponse {
+        let mut reader = store.readers().register();
+        let snapshot = reader.snapshot();
+        let (view, mut out) = (View::new(&snapshot), BytesMut::new());
+        while !stream.plan(&view, 100).unwrap() {}
+        while !stream.emit(&view, &Header::default(), &mut out, usize::MAX).unwrap() {}
+        RangeStreamResponse::decode(out.freeze()).unwrap()
+    }
+
+    #[test]
+    fn a_stream_at_a_negative_revision_sees_what_is_put_while_it_runs_under_its_first_header() {
+        for (revision, sees) in [(-1, true), (0, false)] {
+            let mut store = Store::in_memory();
+            put(&mut store, &(0..15).map(|n| format!("a{n:02}")).collect::<Vec<_>>());
+            let request =
+                RangeRequest { key: "a".into(), range_end: "b".into(), revision, ..RangeRequest::default() };
+            let mut reader = store.readers().register();
+            let mut stream = RangeStream::new(&View::new(&reader.snapshot()), &request, 1 << 20).unwrap();
+            let first = next(&mut stream, &store).range_response.unwrap();
+            assert_eq!((first.kvs.len(), first.header), (10, None));
+            put(&mut store, &["a99".into()]);
+            let last = next(&mut stream, &store).range_response.unwrap();
+            assert_eq!((last.kvs.len(), last.count), if sees { (6, 16) } else { (5, 15) });
+            assert_eq!(last.header.map(|header| header.revision), Some(2), "the revision at the beginning");
+        }
     }
 }

@@ -14,6 +14,7 @@ use raft::eraftpb::{Entry, HardState, Message};
 
 use super::port::{Output, Outputs};
 use super::replica::{Founding, Replica};
+use crate::limits::APPEND_BYTES_MAX;
 
 /// A log write that is not durable.
 pub(super) struct Unsynced {
@@ -114,7 +115,8 @@ impl Replica {
     pub(super) fn on_wal_synced(&mut self, number: u64, buffer: Vec<u8>) {
         let write = self.unsynced.pop_front().expect("only what was written becomes durable");
         assert_eq!(write.number, number, "log writes become durable in their order");
-        if self.buffers.len() < 2 {
+        // One that a large request has made longer than a full batch is given back.
+        if self.buffers.len() < 2 && buffer.capacity() <= 2 * APPEND_BYTES_MAX {
             self.buffers.push(buffer);
         }
         self.marked = write.mark.unwrap_or(self.marked);

@@ -85,8 +85,12 @@ impl<T> Receiver<T> {
 }
 
 /// A sender for messages that may not be lost: what a full lane refuses waits here, in order.
+///
+/// While anything waits, [`Outbox::is_backed_up`] has the producer take nothing new, so no more waits than the replies
+/// and events of what the producer had taken before.
 pub struct Outbox<T> {
     lane: Sender<T>,
+    /// Bounded by what the producer had taken when the lane became full.
     waiting: VecDeque<T>,
     pushed: bool,
 }
@@ -107,6 +111,11 @@ impl<T> Outbox<T> {
         } else {
             self.waiting.push_back(message);
         }
+    }
+
+    /// Whether the consumer is so far behind that the lane is full. Who fills the lane takes nothing new meanwhile.
+    pub fn is_backed_up(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
     /// Ends a turn: moves on what now fits and wakes the consumer once. True when everything is on its way.
@@ -147,6 +156,18 @@ mod tests {
         }
         assert_eq!(got, [0, 1, 2, 3, 4]);
         assert!(outbox.flush() && receiver.is_empty());
+    }
+
+    #[test]
+    fn an_outbox_is_backed_up_while_its_lane_is_full() {
+        let (sender, receiver) = lane(2);
+        let mut outbox = Outbox::new(sender);
+        (0..2).for_each(|n| outbox.push(n));
+        assert!(outbox.flush() && !outbox.is_backed_up());
+        outbox.push(2);
+        assert!(outbox.is_backed_up() && !outbox.flush() && outbox.is_backed_up());
+        receiver.take(1, &mut VecDeque::new());
+        assert!(outbox.flush() && !outbox.is_backed_up());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use prost::Message;
 use super::answer::{Answer, Outcome};
 use super::decode::decode;
 use crate::btree::{Read, Tree};
+use crate::error::Error;
 use crate::mvcc::View;
 use crate::proto::etcdserverpb::{Member, MemberListRequest, MemberListResponse, ResponseHeader};
 use crate::proto::membershippb;
@@ -26,19 +27,22 @@ pub fn header(session: &Session, revision: i64) -> Option<ResponseHeader> {
 }
 
 /// The members that a published state has, by id.
-pub fn members<R: Read>(view: &View<'_, R>) -> Vec<Member> {
+///
+/// # Errors
+/// When a stored member cannot be read.
+pub fn members<R: Read>(view: &View<'_, R>) -> Result<Vec<Member>, Error> {
     let mut cursor = view.read().cursor(Tree::Member);
     cursor.seek(&[]);
     let mut members = Vec::new();
     while cursor.valid() {
         // An id without a member is one that was removed.
         if !cursor.value().is_empty() {
-            let stored = membershippb::Member::decode(cursor.value()).expect("a stored member decodes");
+            let stored = membershippb::Member::decode(cursor.value()).map_err(|_| Error::Corrupt)?;
             members.push(translate(stored));
         }
         cursor.next();
     }
-    members
+    Ok(members)
 }
 
 fn translate(stored: membershippb::Member) -> Member {
@@ -56,12 +60,31 @@ fn translate(stored: membershippb::Member) -> Member {
 /// `Cluster/MemberList`.
 pub fn member_list(session: &Rc<Session>, message: Bytes) -> Outcome {
     let request = decode::<MemberListRequest>(message)?;
-    if request.linearizable { Ok(Answer::read(|session| Ok(all(session)))) } else { Ok(all(session)) }
+    if request.linearizable { Ok(Answer::read(all)) } else { all(session) }
 }
 
-fn all(session: &Rc<Session>) -> Answer {
+fn all(session: &Rc<Session>) -> Outcome {
     #[expect(clippy::redundant_closure, reason = "the function alone is not general enough in its lifetimes")]
-    let members = session.view(|view| members(view));
+    let members = session.view(|view| members(view))?;
     let response = MemberListResponse { header: header(session, 0), members };
-    Answer::Now(response.encode_to_vec().into())
+    Ok(Answer::Now(response.encode_to_vec().into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::btree::Store;
+
+    #[test]
+    fn a_stored_member_that_cannot_be_read_is_an_error_and_a_removed_one_is_left_out() {
+        let mut store = Store::in_memory();
+        let mut txn = store.write();
+        let stored = membershippb::Member { id: 7, ..membershippb::Member::default() };
+        txn.put(Tree::Member, &7u64.to_be_bytes(), &stored.encode_to_vec());
+        txn.put(Tree::Member, &8u64.to_be_bytes(), b"");
+        let ids = members(&View::new(&txn)).map(|members| members.iter().map(|m| m.id).collect::<Vec<_>>());
+        assert_eq!(ids, Ok(vec![7]));
+        txn.put(Tree::Member, &9u64.to_be_bytes(), b"\xff");
+        assert_eq!(members(&View::new(&txn)).err(), Some(Error::Corrupt));
+    }
 }

@@ -40,9 +40,9 @@ pub fn status(session: &Rc<Session>, message: Bytes) -> Outcome {
     }
     let own = session.member.member_id;
     let (revision, is_learner) = session.view(|view| {
-        let learner = members(view).iter().any(|member| member.id == own && member.is_learner);
-        (view.revision(), learner)
-    });
+        let learner = members(view)?.iter().any(|member| member.id == own && member.is_learner);
+        Ok::<_, Error>((view.revision(), learner))
+    })?;
     let (size, used) = session.member.store_bytes();
     let response = StatusResponse {
         header: header(session, revision),
@@ -124,7 +124,7 @@ pub fn move_leader(session: &Rc<Session>, message: Bytes) -> Outcome {
         return Err(Error::NotLeader.into());
     }
     #[expect(clippy::redundant_closure, reason = "the function alone is not general enough in its lifetimes")]
-    let members = session.view(|view| members(view));
+    let members = session.view(|view| members(view))?;
     match members.iter().find(|member| member.id == request.target_id) {
         Some(member) if member.id == own => Ok(now(&MoveLeaderResponse { header: None })),
         _ => Err(Error::BadLeaderTransferee.into()),

@@ -80,7 +80,10 @@ impl ReplicaCore {
         let mut turns = replica::Turns::default();
         loop {
             let now = clock::now();
-            self.lane.take(TURN_INPUTS_MAX, &mut inputs);
+            // A session core that is far behind must catch up before there is more for it to hear.
+            if !self.sessions.iter().any(Outbox::is_backed_up) {
+                self.lane.take(TURN_INPUTS_MAX, &mut inputs);
+            }
             for input in inputs.drain(..) {
                 self.replica.step(input);
             }

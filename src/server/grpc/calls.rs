@@ -59,21 +59,19 @@ pub struct Responder {
 }
 
 impl Responder {
-    /// Answers with `message`, or with an error.
+    /// Answers with `message`, or with an error. For answers of up to a few hundred kilobytes; [`Responder::stream`] is
+    /// for those without a bound.
     pub fn send(self, result: Result<Bytes, Status>) {
         match result {
-            Ok(message) => self.send_pieces(message.len(), [message]),
+            Ok(message) => self.send_message(message),
             Err(status) => self.fail(&status),
         }
     }
 
-    /// Answers with one message whose encoding is the concatenation of `pieces`, `total` bytes in all.
-    ///
-    /// For answers of up to a few hundred kilobytes; [`Responder::stream`] is for those without a bound.
-    pub fn send_pieces(self, total: usize, pieces: impl IntoIterator<Item = Bytes>) {
+    fn send_message(self, message: Bytes) {
         let Some(call) = self.shared.take(self.key, self.stamp) else { return };
         let shared = &self.shared;
-        let head = match message_head(total, false) {
+        let head = match message_head(message.len(), false) {
             Ok(head) => head,
             Err(status) => {
                 shared.count_sent(call.method);
@@ -82,27 +80,17 @@ impl Responder {
         };
         shared.core.counters.end(call.method, Code::Ok, call.began);
         shared.core.counters.of(call.method).sent.add(1);
-        shared.core.counters.sent_bytes.add(total as u64);
+        shared.core.counters.sent_bytes.add(message.len() as u64);
         let stream = &call.stream;
-        if call.packs && total <= gzip::PACKED_BYTES_MAX {
-            let pieces: Vec<Bytes> = pieces.into_iter().collect();
-            let (head, message) = gzip::framed(&pieces);
-            // Errors here and below mean that the client has gone: nobody is left to tell.
+        // Errors here mean that the client has gone: nobody is left to tell.
+        if call.packs && message.len() <= gzip::PACKED_BYTES_MAX {
+            let (head, message) = gzip::framed(&[message]);
             let _ = stream.send_head(&answer::HEAD_PACKED);
             let _ = stream.send_data(&head, message, &shared.account);
-            let _ = stream.end(answer::OK);
-            return;
+        } else {
+            let _ = stream.send_head(&answer::HEAD);
+            let _ = stream.send_data(&head, message, &shared.account);
         }
-        let mut pieces = pieces.into_iter();
-        let first = pieces.next().unwrap_or_default();
-        let mut left = total.checked_sub(first.len()).expect("pieces fit into the announced total");
-        let _ = stream.send_head(&answer::HEAD);
-        let _ = stream.send_data(&head, first, &shared.account);
-        for piece in pieces {
-            left = left.checked_sub(piece.len()).expect("pieces fit into the announced total");
-            let _ = stream.send_data(&[], piece, &shared.account);
-        }
-        assert_eq!(left, 0, "pieces fill the announced total");
         let _ = stream.end(answer::OK);
     }
 

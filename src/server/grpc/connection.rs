@@ -244,11 +244,9 @@ impl<S: ByteStream> Connection<S> {
             let due =
                 [self.shared.next_deadline(), unfinished].into_iter().flatten().fold(keepalive, Ord::min);
             // An alarm that rings too early is set anew then: each read moves the keepalive's instant.
-            match &mut self.alarm {
-                Some(alarm) if alarm.due() <= due => {}
-                stale => *stale = Some(Alarm::at(due)),
-            }
-            if self.alarm.as_mut().expect("just set").poll(cx).is_pending() {
+            let alarm = self.alarm.take().filter(|alarm| alarm.due() <= due);
+            let alarm = self.alarm.insert(alarm.unwrap_or_else(|| Alarm::at(due)));
+            if alarm.poll(cx).is_pending() {
                 return Poll::Pending;
             }
             self.alarm = None;

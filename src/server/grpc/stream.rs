@@ -243,10 +243,9 @@ impl Outgoing {
 
     /// Sends the headers, if they are not out yet.
     fn open(&mut self) -> Option<&Stream> {
-        if let Sending::Fresh(_) = &self.sending {
-            let Sending::Fresh(stream) = std::mem::replace(&mut self.sending, Sending::Over) else {
-                unreachable!("just seen")
-            };
+        if matches!(self.sending, Sending::Fresh(_))
+            && let Sending::Fresh(stream) = std::mem::replace(&mut self.sending, Sending::Over)
+        {
             let head = if self.packs { &answer::HEAD_PACKED } else { &answer::HEAD };
             if stream.send_head(head).is_ok() {
                 self.sending = Sending::Open(stream);

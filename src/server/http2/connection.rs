@@ -600,10 +600,9 @@ impl State {
     }
 
     fn take_continuation(&mut self, head: Head, payload: &[u8]) -> Result<(), Reason> {
-        let mut block = self.block.take().expect("looked at before any frame is taken");
-        if block.stream != head.stream {
+        let Some(mut block) = self.block.take().filter(|block| block.stream == head.stream) else {
             return Err(Reason::ProtocolError);
-        }
+        };
         block.bytes.extend_from_slice(payload);
         block.frames += 1;
         if head.flags & flag::END_HEADERS != 0 {
@@ -846,9 +845,8 @@ impl State {
             if slot.send_window.room() == 0 {
                 continue; // narrowed since it was put in line
             }
-            let Some(Item::Data(data)) = slot.queue.front_mut() else {
-                unreachable!("an end leaves with the data before it");
-            };
+            // An end leaves with the data before it, so data comes first.
+            let Some(Item::Data(data)) = slot.queue.front_mut() else { continue };
             let length = data.len().min(payload_max).min(room).min(slot.send_window.room());
             let (prefix, body) = data.take(length);
             self.out.data(id, &prefix, body);
@@ -857,8 +855,8 @@ impl State {
             if data.len() == 0 {
                 slot.queue.pop_front();
             }
-            if let Some(Item::End(_)) = slot.queue.front() {
-                let Some(Item::End(fields)) = slot.queue.pop_front() else { unreachable!("just seen") };
+            let is_end = |item: &mut Item| matches!(item, Item::End(_));
+            if let Some(Item::End(fields)) = slot.queue.pop_front_if(is_end) {
                 self.end(key, &fields);
             } else {
                 Self::line_up(&mut self.ready, key, slot);

@@ -30,7 +30,9 @@ pub fn alarms(session: &Session) -> Vec<AlarmMember> {
         cursor.seek(&[]);
         let mut alarms = Vec::new();
         while cursor.valid() {
-            alarms.push(AlarmMember::decode(cursor.key()).expect("a stored alarm decodes"));
+            // A record that cannot be read is damage, which is an alarm itself.
+            let unreadable = AlarmMember { member_id: 0, alarm: AlarmType::Corrupt as i32 };
+            alarms.push(AlarmMember::decode(cursor.key()).unwrap_or(unreadable));
             cursor.next();
         }
         alarms

@@ -47,8 +47,8 @@ impl Future for Closed<'_> {
         }
         let mut waiting = self.streams.waiting.borrow_mut();
         match self.place {
-            Some(place) => waiting[place].clone_from(cx.waker()),
-            None => {
+            Some(place) if waiting.contains(place) => waiting[place].clone_from(cx.waker()),
+            _ => {
                 let place = waiting.insert(cx.waker().clone());
                 drop(waiting);
                 self.place = Some(place);

@@ -52,9 +52,8 @@ impl Encoder {
 
     /// Appends the block of `fields` to `out`.
     pub fn encode(&mut self, fields: &Fields, out: &mut Vec<u8>) {
-        if let Some(smallest) = self.smallest.take() {
+        if let (Some(smallest), Some(limit)) = (self.smallest.take(), self.limit) {
             integer(0x20, 5, smallest, out);
-            let limit = self.limit.expect("a client that chose");
             if smallest < limit {
                 integer(0x20, 5, limit, out);
             }
