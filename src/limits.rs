@@ -76,6 +76,9 @@ pub const CHECKPOINT_FREES_FACTOR: u64 = 4;
 /// Beyond this, proposals wait for the checkpoint under way.
 pub const DIRTY_BYTES_LIMIT: u64 = 512 << 20;
 
+/// The same for a store of at least [`LARGE_STORE_BYTES`].
+pub const DIRTY_BYTES_LIMIT_LARGE: u64 = 192 << 20;
+
 /// Quiet time after which what is left is written, so that the next start replays nothing.
 pub const CHECKPOINT_IDLE: Duration = Duration::from_secs(5);
 
@@ -106,8 +109,10 @@ const _: () =
     assert!(ANSWER_ASSEMBLED_BYTES_MAX < MESSAGE_SENT_BYTES_MAX / 2, "what is assembled can be sent");
 const _: () = assert!(TAIL_BYTES_MAX <= CATCHUP_BYTES_MAX, "members that lag find more than nobody needs");
 const _: () = assert!(EXPIRE_MAX < APPLY_ENTRIES_MAX, "a batch of expiries is applied in one turn");
-const _: () =
-    assert!(DIRTY_BYTES_LIMIT >= 2 * DIRTY_BYTES_MAX, "a checkpoint has time before proposals wait for it");
+const _: () = assert!(
+    DIRTY_BYTES_LIMIT >= 2 * DIRTY_BYTES_MAX && DIRTY_BYTES_LIMIT_LARGE >= 2 * DIRTY_BYTES_MAX_LARGE,
+    "a checkpoint has time before proposals wait for it"
+);
 
 /// Bytes of pairs in one message of a RangeStream, a single pair aside. etcd bounds the number of pairs alone, from
 /// what the message before took, so where small values are followed by large ones its messages grow without a bound.

@@ -24,6 +24,18 @@ pub(super) fn get<'a>(view: View<'a>, root: PageRef, key: &[u8]) -> Option<&'a [
     node.find(view, key).ok().map(|at| resolve(view, node.value(at)))
 }
 
+/// Asks for the leaf that has `key` if any has, and waits for nothing: where a page on the way is not in memory, that
+/// page is asked for.
+pub(super) fn ask(view: View<'_>, root: PageRef, key: &[u8]) {
+    let mut at = root;
+    while !at.is_none()
+        && let Some(page) = view.page_or_ask(at)
+    {
+        let node = Node::new(page);
+        at = if node.is_leaf() { PageRef::NONE } else { node.child(node.child_index(view, key)) };
+    }
+}
+
 /// A position in a tree.
 pub struct Cursor<'a> {
     view: View<'a>,
@@ -135,17 +147,23 @@ impl<'a> Cursor<'a> {
         if self.root.is_none() {
             return false;
         }
-        self.descend_from(self.root, choose);
+        let view = self.view;
+        self.descend_from(self.root, choose, |at| view.page(at));
         true
     }
 
-    fn descend_from(&mut self, from: PageRef, choose: impl Fn(Node<'a>, View<'a>) -> usize) {
-        let mut node = Node::new(self.view.page(from));
+    fn descend_from(
+        &mut self,
+        from: PageRef,
+        choose: impl Fn(Node<'a>, View<'a>) -> usize,
+        go: impl Fn(PageRef) -> &'a Page,
+    ) {
+        let mut node = Node::new(go(from));
         while !node.is_leaf() {
             let index = choose(node, self.view);
             self.path[self.depth] = (node, index as u16);
             self.depth += 1;
-            node = Node::new(self.view.page(node.child(index)));
+            node = Node::new(go(node.child(index)));
         }
         assert!(node.count() > 0, "an empty leaf is taken out of its tree");
         self.leaf = node;
@@ -159,7 +177,8 @@ impl<'a> Cursor<'a> {
             if usize::from(*index) < node.count() {
                 *index += 1;
                 let child = node.child(usize::from(*index));
-                self.descend_from(child, |_, _| 0);
+                let view = self.view;
+                self.descend_from(child, |_, _| 0, |at| view.walk_to(at));
                 self.point(0, false);
                 return;
             }
@@ -174,7 +193,8 @@ impl<'a> Cursor<'a> {
             if *index > 0 {
                 *index -= 1;
                 let child = node.child(usize::from(*index));
-                self.descend_from(child, |node, _| node.count());
+                let view = self.view;
+                self.descend_from(child, |node, _| node.count(), |at| view.walk_to(at));
                 self.point(self.leaf.count() - 1, false);
                 return;
             }

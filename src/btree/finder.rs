@@ -67,7 +67,7 @@ impl<'a> Finder<'a> {
         let (node, index) = self.path[lowest];
         let at = node.child(index);
         if at != self.leaf.0 {
-            let node = Node::new(self.view.page(at));
+            let node = Node::new(self.view.walk_to(at));
             node.prefetch();
             self.leaf = (at, Leaf::new(self.view, node));
         }

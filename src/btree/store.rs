@@ -149,6 +149,19 @@ pub struct Snapshot<'r> {
     pinned: Pinned<'r>,
 }
 
+impl Snapshot<'_> {
+    /// Bytes of the store file.
+    pub fn file_bytes(&self) -> u64 {
+        u64::from(self.pinned.view().pages()) * PAGE_SIZE as u64
+    }
+
+    /// Asks the disk for the page that has `key` if any has, and waits for nothing: for a key that will be looked up
+    /// later, on a core that should not wait for the disk.
+    pub fn ask(&self, tree: Tree, key: &[u8]) {
+        cursor::ask(self.pinned.view(), self.pinned.state().roots[tree as usize], key);
+    }
+}
+
 impl Read for Snapshot<'_> {
     fn get(&self, tree: Tree, key: &[u8]) -> Option<&[u8]> {
         cursor::get(self.pinned.view(), self.pinned.state().roots[tree as usize], key)

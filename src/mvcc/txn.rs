@@ -39,6 +39,14 @@ pub fn is_serializable(request: &TxnRequest) -> bool {
     ops(request).all(|op| matches!(&op.request, Some(Op::RequestRange(range)) if range.serializable))
 }
 
+/// Keys that the transaction itself puts, in either branch.
+pub fn put_keys(request: &TxnRequest) -> impl Iterator<Item = &[u8]> {
+    ops(request).filter_map(|op| match &op.request {
+        Some(Op::RequestPut(put)) => Some(&put.key[..]),
+        _ => None,
+    })
+}
+
 fn ops(request: &TxnRequest) -> impl Iterator<Item = &RequestOp> {
     request.success.iter().chain(&request.failure)
 }

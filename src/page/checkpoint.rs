@@ -328,6 +328,23 @@ mod tests {
     }
 
     #[test]
+    fn turns_that_write_much_take_back_the_memory_of_checkpoints_as_fast() {
+        const TURN_PAGES: u64 = 2048;
+        let mut pager = Pager::open(FileArc::new(MemoryFile::default())).unwrap();
+        let mut pages = 0;
+        for _ in 0..20 {
+            // Each turn keeps what it wrote, as new keys do.
+            (0..TURN_PAGES).for_each(|_| _ = pager.make(Kind::Leaf));
+            pager.commit();
+            let job = pager.begin_checkpoint().unwrap();
+            job.execute().unwrap();
+            pager.finish_checkpoint(job.generation());
+            pages = pages.max(pager.finished_pages());
+        }
+        assert!(pages < 3 * TURN_PAGES, "{pages} pages have memory and need none");
+    }
+
+    #[test]
     fn a_full_disk_costs_nothing_but_another_attempt() {
         let file = FileArc::new(super::super::hostile::HostileFile::default());
         let mut store = Store::open(file.clone()).unwrap();

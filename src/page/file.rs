@@ -22,6 +22,14 @@ pub trait PageFile: Send + Sync {
         None
     }
 
+    /// Asks for pages within the file that will soon be read through the mapping, and does not wait for them.
+    fn will_need(&self, _first: u32, _pages: u32) {}
+
+    /// Whether the mapped pages hardly fit into memory: then one that was read is not certain to be there still.
+    fn is_larger_than_memory(&self) -> bool {
+        false
+    }
+
     /// Fills `into` from page `first` on. Reading past the end is an error.
     fn read(&self, first: u32, into: &mut [u8]) -> io::Result<()>;
 

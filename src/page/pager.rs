@@ -39,8 +39,12 @@ const POOL_PAGES_IDLE: usize = 256;
 /// Ids that one turn reclaims at least, if there are as many.
 const RECLAIMED_PER_TURN: usize = 512;
 
-/// Buffers of a finished checkpoint that one turn takes care of.
-const JOB_FRAMES_PER_TURN: usize = 512;
+/// Pages of a finished checkpoint whose memory one turn takes back at least.
+const FINISHED_PAGES_PER_TURN: u64 = 512;
+
+/// And so many for each page that the turn has made. With more than one, the memory of dirty and of finished pages
+/// together does not grow while there are finished ones, however much each turn writes.
+const FINISHED_PAGES_PER_BIRTH: u64 = 2;
 
 /// Pages that belong together: one, or a run.
 #[derive(Clone, Copy, Debug)]
@@ -305,8 +309,10 @@ impl Pager {
         }
         let generation = self.generation();
         self.spare.clear();
+        let mut born_pages = 0;
         let mut fresh = std::mem::take(&mut self.fresh);
         for extent in fresh.drain(..) {
+            born_pages += u64::from(extent.pages);
             let page = self.view_fresh(extent.id);
             if is_discarded(page) {
                 self.recycle(extent);
@@ -342,7 +348,7 @@ impl Pager {
         }
         self.freed = freed;
         self.publish();
-        self.reclaim();
+        self.reclaim_beside(born_pages);
     }
 
     /// Makes the draft what readers see from now on.
@@ -392,6 +398,11 @@ impl Pager {
 
     /// Moves what readers have left behind from limbo to where it is used again.
     pub(crate) fn reclaim(&mut self) {
+        self.reclaim_beside(0);
+    }
+
+    /// The same in a turn that has made so many pages.
+    fn reclaim_beside(&mut self, born_pages: u64) {
         let oldest = self.pins.oldest();
         // After a checkpoint there is much of it at once, which may wait.
         for _ in 0..self.limbo.len() / 8 + RECLAIMED_PER_TURN {
@@ -407,8 +418,9 @@ impl Pager {
                 None => unreachable!("the front was there"),
             }
         }
-        if self.finished.front().is_some_and(|(freed, _)| *freed <= oldest) {
-            self.reclaim_finished();
+        let mut pages = FINISHED_PAGES_PER_TURN + FINISHED_PAGES_PER_BIRTH * born_pages;
+        while pages > 0 && self.finished.front().is_some_and(|(freed, _)| *freed <= oldest) {
+            pages = self.reclaim_finished(pages);
         }
     }
 
@@ -418,17 +430,28 @@ impl Pager {
         self.limbo.front().is_some_and(|(freed, _)| *freed <= oldest)
     }
 
-    /// Takes over some of the memory of a finished checkpoint.
-    fn reclaim_finished(&mut self) {
-        let Some((freed, mut job)) = self.finished.pop_front() else { return };
+    /// Takes over the memory of some pages of the first finished checkpoint. Returns how many of them may still be
+    /// taken from the next one.
+    fn reclaim_finished(&mut self, mut pages: u64) -> u64 {
+        let Some((freed, mut job)) = self.finished.pop_front() else { return 0 };
         // Whoever still holds the job may still read what it froze.
-        if let Some(frozen) = Arc::get_mut(&mut job) {
-            for _ in 0..JOB_FRAMES_PER_TURN {
-                let Some(frame) = frozen.next_frame() else { return };
-                self.keep(frame);
-            }
+        let Some(frozen) = Arc::get_mut(&mut job) else {
+            self.finished.push_front((freed, job));
+            return 0;
+        };
+        while pages > 0 {
+            let Some(frame) = frozen.next_frame() else { return pages };
+            pages = pages.saturating_sub(u64::from(frame.pages()));
+            self.keep(frame);
         }
         self.finished.push_front((freed, job));
+        0
+    }
+
+    /// Pages of finished checkpoints that still have memory.
+    #[cfg(test)]
+    pub(super) fn finished_pages(&self) -> u64 {
+        self.finished.iter().map(|(_, job)| job.left_pages()).sum()
     }
 
     /// What can be done when there is time, a bit at a time: what readers have left is reclaimed, and buffers that

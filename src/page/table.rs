@@ -30,6 +30,9 @@ use std::sync::Arc as FileArc;
 const CHUNK: usize = if cfg!(feature = "loom") { 8 } else { 1 << 12 };
 const CHUNKS: usize = if cfg!(feature = "loom") { 4 } else { 1 << 16 };
 
+/// Pages that a walk reads together, 64 KiB.
+const READ_AHEAD_PAGES: u32 = 16;
+
 /// Pages that a process can address: 1 TiB. The format could hold 16.
 pub const PAGES_MAX: u32 = (CHUNK * CHUNKS) as u32;
 
@@ -290,11 +293,23 @@ impl Table {
         }
     }
 
+    #[cold]
+    fn read_ahead(&self, id: PageId) {
+        let pages = self.file.pages();
+        if self.mapping.is_some() && id.0 < pages {
+            let first = id.0 / READ_AHEAD_PAGES * READ_AHEAD_PAGES;
+            self.file.will_need(first, READ_AHEAD_PAGES.min(pages - first));
+        }
+    }
+
     /// How much is read, and summed up, is what the reference says. What a damaged page says of itself counts for
     /// nothing before it is verified.
     fn load_mapped(&self, mapping: &Mapping, id: PageId, birth: Birth) -> *mut u8 {
         let span = birth.pages();
         self.demand(id, span);
+        if span > 1 {
+            self.file.will_need(id.0, span);
+        }
         let ptr = mapping.page(id);
         // SAFETY: below `pages()`, as `demand` has seen, the mapping is readable; nobody writes to a page that can
         // still be reached.
@@ -429,6 +444,9 @@ impl<'a> View<'a> {
     #[inline]
     pub(crate) fn run(self, r: RunRef) -> &'a [u8] {
         let ptr = self.pointer(r.id, || Birth::Run(r));
+        if r.pages() > 1 && self.table.file.is_larger_than_memory() {
+            self.table.file.will_need(r.id.0, r.pages());
+        }
         // SAFETY: as above.
         let first = unsafe { &*ptr.cast::<Page>() };
         let is_meant = layout::kind(first) == Some(Kind::Run) && layout::run_bytes(first) == r.bytes;
@@ -436,6 +454,32 @@ impl<'a> View<'a> {
         // SAFETY: as above; the memory behind `ptr` is as long as the run's own header says: `install` and `verify` saw
         // to that, and the reference says the same.
         unsafe { std::slice::from_raw_parts(ptr.add(HEADER), r.bytes as usize) }
+    }
+
+    /// Pages of the file.
+    pub(crate) fn pages(self) -> u32 {
+        self.table.file.pages()
+    }
+
+    /// The node behind `r` if it was read before; if not, the file is asked for it, and nobody waits.
+    pub(crate) fn page_or_ask(self, r: PageRef) -> Option<&'a Page> {
+        if self.table.entry(r.id).load(Ordering::Relaxed).is_null() {
+            if self.table.mapping.is_some() && r.id.0 < self.pages() {
+                self.table.file.will_need(r.id.0, 1);
+            }
+            return None;
+        }
+        Some(self.page(r))
+    }
+
+    /// The node behind `r`, to which a walk goes that will go on to its neighbours in the file.
+    #[inline]
+    pub(crate) fn walk_to(self, r: PageRef) -> &'a Page {
+        if self.table.entry(r.id).load(Ordering::Relaxed).is_null() || self.table.file.is_larger_than_memory()
+        {
+            self.table.read_ahead(r.id);
+        }
+        self.page(r)
     }
 
     /// The state published last. Readers call it pinned.
@@ -520,6 +564,12 @@ impl FrozenPages {
             let ptr = self.table.entry(frozen.id).swap(null_mut(), Ordering::AcqRel);
             assert_eq!(ptr, frozen.ptr, "page {} changed its place during a checkpoint", frozen.id.0);
         }
+    }
+
+    /// Pages whose frames were not taken yet.
+    #[cfg(test)]
+    pub(crate) fn left_pages(&self) -> u64 {
+        self.list.iter().map(|frozen| u64::from(frozen.pages)).sum()
     }
 
     /// The next frame that nobody else will look at: the caller is the last who has these pages, and no reader is left

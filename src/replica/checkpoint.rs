@@ -7,8 +7,8 @@ use super::replica::Replica;
 use crate::btree::StoreStats;
 use crate::limits::{
     CHECKPOINT_COST_FAIR, CHECKPOINT_FREES_FACTOR, CHECKPOINT_FREES_MIN, CHECKPOINT_IDLE,
-    CHECKPOINT_IDLE_DEAR, DIRTY_BYTES_LIMIT, DIRTY_BYTES_MAX, DIRTY_BYTES_MAX_LARGE, LARGE_STORE_BYTES,
-    REPLAY_BYTES_MAX, REPLAY_ENTRIES_MAX,
+    CHECKPOINT_IDLE_DEAR, DIRTY_BYTES_LIMIT, DIRTY_BYTES_LIMIT_LARGE, DIRTY_BYTES_MAX, DIRTY_BYTES_MAX_LARGE,
+    LARGE_STORE_BYTES, REPLAY_BYTES_MAX, REPLAY_ENTRIES_MAX,
 };
 use crate::stdx::time::{Duration, Instant};
 use crate::wal::SnapshotMark;
@@ -90,14 +90,19 @@ impl Policy {
     }
 
     /// Whether proposals have to wait for memory.
-    pub fn is_pressed(dirty_bytes: u64) -> bool {
-        dirty_bytes >= DIRTY_BYTES_LIMIT
+    pub fn is_pressed(store: &StoreStats) -> bool {
+        store.dirty_bytes >= dirty_limit(store.total_bytes)
     }
 }
 
 /// Bytes of unwritten pages at which a store of this size gets a checkpoint.
 fn dirty_max(total_bytes: u64) -> u64 {
     if total_bytes >= LARGE_STORE_BYTES { DIRTY_BYTES_MAX_LARGE } else { DIRTY_BYTES_MAX }
+}
+
+/// Bytes of unwritten pages at which proposals to a store of this size wait.
+fn dirty_limit(total_bytes: u64) -> u64 {
+    if total_bytes >= LARGE_STORE_BYTES { DIRTY_BYTES_LIMIT_LARGE } else { DIRTY_BYTES_LIMIT }
 }
 
 /// What a simulation makes smaller, to get there sooner.

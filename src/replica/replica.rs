@@ -352,7 +352,7 @@ impl Replica {
     }
 
     fn log_takes_more(&self) -> bool {
-        self.has_proposee() && self.unsynced.is_empty() && !Policy::is_pressed(self.store.stats().dirty_bytes)
+        self.has_proposee() && self.unsynced.is_empty() && !Policy::is_pressed(&self.store.stats())
     }
 
     fn ask_reads(&mut self, now: Instant) {

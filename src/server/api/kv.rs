@@ -30,6 +30,9 @@ use crate::server::log::slow;
 use crate::server::session::observer::{self, ReadTimes};
 use crate::server::session::{Pin, Session};
 
+/// Keys of a transaction for which the disk is asked before the transaction is proposed.
+const ASKED_MAX: usize = 256;
+
 /// An answer up to this size is assembled and sent at once.
 const WHOLE_BYTES_MAX: usize = 64 * 1024;
 
@@ -218,6 +221,7 @@ pub fn put(session: &Rc<Session>, message: &Bytes) -> Outcome {
         return refusal;
     }
     check::put(&request)?;
+    session.view(|view| view.will_write(&request.key));
     Ok(Answer::propose(Kind::Put, message))
 }
 
@@ -236,6 +240,7 @@ pub fn txn(session: &Rc<Session>, caller: Caller, message: &Bytes) -> Outcome {
     }
     check::txn(&request, session.member.max_txn_ops)?;
     if !txn::is_read_only(&request) {
+        session.view(|view| txn::put_keys(&request).take(ASKED_MAX).for_each(|key| view.will_write(key)));
         return Ok(Answer::propose(Kind::Txn, message));
     }
     let asked = clock::now();

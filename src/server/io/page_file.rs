@@ -4,9 +4,10 @@
 //! lies beyond the file's end is not touched. Writing goes through pwrite: the mapping is read-only, so no stray
 //! store can reach the file. A read error behind the mapping arrives as SIGBUS, which ends the process (`fault`).
 //!
-//! The kernel's read-ahead stays as it is. The working set is resident; what reads cold pages are the first seconds
-//! after a start and walks in key or revision order, and both gain more from the neighbours that come along than a
-//! lone read loses.
+//! The kernel's read-ahead is turned off: around each page that is not in memory it reads as much as the device is set
+//! to, up to 8 MB, and a put to a random key of a large store would wait for all of that. Instead, walks in key or
+//! revision order ask for some pages around the next one ([`PageFile::will_need`]), and whoever reads a long value asks
+//! for all of it. A lone read reads its page.
 //!
 //! The file grows by extents with blocks behind them, so a full disk is met where a checkpoint can still be tried
 //! again, in `resize`, and hardly ever in a sync, where it could not. Filesystems that cannot preallocate get a hole.
@@ -14,7 +15,7 @@
 //! What a checkpoint writes goes to the disk a little at a time. Left to the sync at its end, tens of megabytes would
 //! go at once, and the log's writes would wait behind them.
 //!
-//! Unsafe: mmap, munmap, fallocate, sync_file_range, and the promise that a [`Mapping`] asks for.
+//! Unsafe: mmap, munmap, madvise, fallocate, sync_file_range, sysconf, and the promise that a [`Mapping`] asks for.
 #![allow(unsafe_code)]
 
 use std::fs::{File, OpenOptions, TryLockError};
@@ -46,6 +47,10 @@ pub struct MappedFile {
     pages: AtomicU32,
     /// False with `--unsafe-no-fsync`: a checkpoint counts as durable when the kernel has it.
     durable: bool,
+    /// Pages of a file that is larger than memory: half of what the machine has, since others need some too.
+    memory_pages: u32,
+    /// The first of the pages that were asked for last.
+    asked: AtomicU32,
     /// Bytes written that the disk was not asked to take yet.
     unasked: AtomicUsize,
     /// The disk has refused some of what it was asked to take, and the kernel will not say so again.
@@ -107,6 +112,8 @@ impl MappedFile {
             reserved,
             pages: AtomicU32::new(pages),
             durable: true,
+            memory_pages: memory_pages() / 2,
+            asked: AtomicU32::new(u32::MAX),
             unasked: AtomicUsize::new(0),
             refused: AtomicBool::new(false),
         })
@@ -151,6 +158,14 @@ pub(super) fn preallocate(file: &File, from: u64, length: u64) -> io::Result<boo
     }
 }
 
+/// Pages of memory that the machine has.
+fn memory_pages() -> u32 {
+    // SAFETY: the calls take numbers alone.
+    let [pages, size] = [libc::_SC_PHYS_PAGES, libc::_SC_PAGESIZE].map(|name| unsafe { libc::sysconf(name) });
+    let bytes = u64::try_from(pages).unwrap_or(0) * u64::try_from(size).unwrap_or(0);
+    u32::try_from(bytes / PAGE_SIZE as u64).unwrap_or(u32::MAX)
+}
+
 /// Maps as much as the system grants, from all that can be addressed downwards.
 fn reserve(file: &File) -> io::Result<(NonNull<u8>, usize)> {
     let mut length = PAGES_MAX as usize * PAGE_SIZE;
@@ -167,6 +182,9 @@ fn reserve(file: &File) -> io::Result<(NonNull<u8>, usize)> {
             )
         };
         if base != libc::MAP_FAILED {
+            // SAFETY: the range was just mapped, and advice changes none of its bytes. A kernel that does not take the
+            // advice reads more than is needed.
+            unsafe { libc::madvise(base, length, libc::MADV_RANDOM) };
             let base = NonNull::new(base.cast()).expect("a mapping is not at address zero");
             return Ok((base, length));
         }
@@ -198,6 +216,21 @@ impl PageFile for MappedFile {
         // SAFETY: `base` and `reserved` describe a mapping of the file that lives as long as `self`; pages below
         // `pages()` are within the file, whose length only `resize` changes; the lock keeps other members away.
         Some(unsafe { Mapping::new(self.base, self.reserved) })
+    }
+
+    fn will_need(&self, first: u32, pages: u32) {
+        // Relaxed: what another core makes of this costs a call too many.
+        if self.asked.swap(first, Ordering::Relaxed) == first {
+            return;
+        }
+        let end = first.saturating_add(pages).min(self.pages());
+        let [at, length] = [first, end.saturating_sub(first)].map(|page| page as usize * PAGE_SIZE);
+        // SAFETY: the range lies within the mapping, because the file does, and advice changes none of its bytes.
+        unsafe { libc::madvise(self.base.as_ptr().add(at).cast(), length, libc::MADV_WILLNEED) };
+    }
+
+    fn is_larger_than_memory(&self) -> bool {
+        self.pages.load(Ordering::Relaxed) > self.memory_pages
     }
 
     fn read(&self, first: u32, into: &mut [u8]) -> io::Result<()> {
