@@ -303,6 +303,42 @@ mod tests {
     }
 
     #[test]
+    fn what_is_asked_for_comes_to_memory_and_no_more() {
+        let path = std::env::temp_dir().join(format!("kevel-page-ahead-{}", std::process::id()));
+        let file = MappedFile::open(&path).unwrap();
+        const PAGES: u32 = 4096;
+        file.resize(PAGES).unwrap();
+        file.write(0, &vec![7; PAGES as usize * PAGE_SIZE]).unwrap();
+        file.sync().unwrap();
+        // SAFETY: the call takes numbers alone.
+        unsafe { libc::posix_fadvise(file.file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+        let is_resident = |page: u32| {
+            let mut resident = 0_u8;
+            // SAFETY: the page lies within the mapping, and the call writes one byte for it.
+            let done = unsafe {
+                let at = file.base.as_ptr().add(page as usize * PAGE_SIZE);
+                libc::mincore(at.cast(), PAGE_SIZE, &raw mut resident)
+            };
+            done == 0 && resident & 1 == 1
+        };
+        if (0..PAGES).any(is_resident) {
+            return; // a filesystem in memory, which has nothing to read ahead
+        }
+        file.will_need(1024, 16);
+        file.will_need(PAGES - 1, 16);
+        // SAFETY: page 2048 lies within the file.
+        assert_eq!(unsafe { *file.base.as_ptr().add(2048 * PAGE_SIZE) }, 7);
+        let asked = (0..16).map(|page| 1024 + page).chain([2048, PAGES - 1]).collect::<Vec<_>>();
+        // Nobody waited for the disk.
+        while !asked.iter().all(|&page| is_resident(page)) {
+            std::thread::yield_now();
+        }
+        assert_eq!((0..PAGES).filter(|&page| is_resident(page)).collect::<Vec<_>>(), asked);
+        drop(file);
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
     fn it_grows_by_extents_and_keeps_slack() {
         let path = std::env::temp_dir().join(format!("kevel-page-extent-{}", std::process::id()));
         let file = MappedFile::open(&path).unwrap();
