@@ -210,6 +210,16 @@ impl WriteTxn<'_> {
         removed
     }
 
+    /// Bytes of the store file.
+    pub fn file_bytes(&self) -> u64 {
+        u64::from(self.pager.view().pages()) * PAGE_SIZE as u64
+    }
+
+    /// [`Snapshot::ask`] in what this transaction has made.
+    pub fn ask(&self, tree: Tree, key: &[u8]) {
+        cursor::ask(self.pager.view(), self.pager.draft.roots[tree as usize], key);
+    }
+
     /// Sets what the state will contain once committed.
     pub fn set_applied(&mut self, applied: Applied) {
         self.pager.draft.applied = applied;

@@ -7,8 +7,9 @@
 
 use super::revision::Revision;
 use super::schema::{index_key, split_garbage_key, split_kv_value};
-use crate::btree::{Applied, Read, Tree, WriteTxn};
+use crate::btree::{Applied, Cursor, Read, Tree, WriteTxn};
 use crate::error::Error;
+use crate::limits::LARGE_STORE_BYTES;
 use crate::wire::key_of;
 
 /// Moves the compaction revision.
@@ -64,6 +65,9 @@ pub fn sweep(txn: &mut WriteTxn<'_>, pinned: Option<i64>, budget: usize) -> Swep
     // The first entry that stays tells how far everything is gone.
     let next_due = cursor.valid().then(|| split_garbage_key(cursor.key()).0);
     let done = next_due.is_none_or(|due| due > limit);
+    if !done && txn.file_bytes() >= LARGE_STORE_BYTES {
+        ask_ahead(txn, cursor, budget);
+    }
     for &(due, revision) in &dead {
         remove(txn, due, revision);
     }
@@ -71,6 +75,18 @@ pub fn sweep(txn: &mut WriteTxn<'_>, pinned: Option<i64>, budget: usize) -> Swep
     let swept_revision = swept_revision.max(applied.swept_revision);
     txn.set_applied(Applied { swept_revision, ..applied });
     Swept { removed: dead.len(), done }
+}
+
+/// Asks the disk for the pairs of the slice that follows, which begins where `garbage` points: between two slices there
+/// is time for it.
+fn ask_ahead(txn: &WriteTxn<'_>, mut garbage: Cursor<'_>, budget: usize) {
+    for _ in 0..budget {
+        if !garbage.valid() {
+            return;
+        }
+        txn.ask(Tree::Kv, &split_garbage_key(garbage.key()).1.to_bytes());
+        garbage.next();
+    }
 }
 
 fn remove(txn: &mut WriteTxn<'_>, due: i64, dead: Revision) {

@@ -27,8 +27,8 @@ pub struct Found {
 }
 
 impl View<'_, Snapshot<'_>> {
-    /// A key is going to be written, so the disk is asked for its place in `Index` already if the store is so large that
-    /// most places are cold: what applies the write finds it in memory then. The log takes longer than that.
+    /// A key is going to be written, so the disk is asked for its place in `Index` already if the store is so large
+    /// that most places are cold: what applies the write finds it in memory then. The log takes longer than that.
     pub fn will_write(&self, key: &[u8]) {
         if self.read.file_bytes() >= LARGE_STORE_BYTES {
             self.read.ask(Tree::Index, &index_prefix(key));
