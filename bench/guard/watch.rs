@@ -10,7 +10,7 @@ use kevel::server::http2::account::STREAM_UNSENT_MAX;
 use kevel::server::session::watches::PIECE_BYTES;
 use kevel::stdx::time::{Duration, Instant};
 use kevel::watch::encode::Identity;
-use kevel::watch::{EventBatch, Hub, HubConfig, StreamId};
+use kevel::watch::{Budget, EventBatch, Hub, HubConfig, StreamId};
 use std::collections::HashMap;
 use std::hint::black_box;
 use std::sync::Arc;
@@ -73,16 +73,19 @@ impl World {
         let mut touched = Vec::with_capacity(STREAMS as usize);
         let mut responses = 0;
         for batch in batches.iter() {
-            hub.on_publish(black_box(batch), &View::new(&reader.snapshot()));
-            while let Some(output) = hub.poll_output() {
-                let collected = streams.get_mut(&output.stream).expect("a stream of ours");
-                if collected.is_empty() && !touched.contains(&output.stream) {
-                    touched.push(output.stream);
-                }
-                let rest = collected.push(&output.head, output.body);
-                assert!(rest.is_none(), "values are small");
-                if collected.len() >= PIECE_BYTES {
-                    responses += black_box(collected.take()).expect("short messages").1;
+            hub.on_publish(black_box(batch).clone());
+            while hub.needs_work() {
+                hub.work(&View::new(&reader.snapshot()), Budget::default());
+                while let Some(output) = hub.poll_output() {
+                    let collected = streams.get_mut(&output.stream).expect("a stream of ours");
+                    if collected.is_empty() && !touched.contains(&output.stream) {
+                        touched.push(output.stream);
+                    }
+                    let rest = collected.push(&output.head, output.body);
+                    assert!(rest.is_none(), "values are small");
+                    if collected.len() >= PIECE_BYTES {
+                        responses += black_box(collected.take()).expect("short messages").1;
+                    }
                 }
             }
             for stream in touched.drain(..) {

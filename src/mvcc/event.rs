@@ -58,8 +58,18 @@ impl<'a, R: Read> View<'a, R> {
     /// Every change at or above the compaction revision is there, but those that a later change of the same key
     /// within the compaction revision itself superseded.
     pub fn events(&self, from: i64, to: i64, each: &mut dyn FnMut(PastEvent<'a>) -> ControlFlow<()>) {
+        self.events_from(Revision::new(from.max(0), 0), to, each);
+    }
+
+    /// [`View::events`] from a place inside a main revision on.
+    pub fn events_from(
+        &self,
+        from: Revision,
+        to: i64,
+        each: &mut dyn FnMut(PastEvent<'a>) -> ControlFlow<()>,
+    ) {
         let mut cursor = self.read().cursor(Tree::Kv);
-        cursor.seek(&Revision::new(from.max(0), 0).to_bytes());
+        cursor.seek(&from.to_bytes());
         while cursor.valid() {
             let revision = Revision::from_bytes(cursor.key());
             if revision.main > to {

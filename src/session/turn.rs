@@ -47,7 +47,7 @@ pub fn turn(shell: &mut impl Shell, inbox: &mut VecDeque<FromReplica>) -> bool {
         match message {
             FromReplica::Reply(ticket, result) => shell.on_reply(ticket, result),
             FromReplica::ReadReady(ticket) => shell.on_read_ready(ticket),
-            FromReplica::Publish(batch) => shell.watch(|watches, history, _| watches.publish(batch, history)),
+            FromReplica::Publish(batch) => shell.watch(|watches, _, _| watches.publish(batch)),
         }
     }
     let more = shell.watch(|watches, history, transport| watches.work(history, transport));

@@ -99,6 +99,11 @@ impl Client {
     pub fn disconnect(&mut self) {
         self.waiting = 0;
         self.renewing.clear();
+        self.lose_stream();
+    }
+
+    /// Its watch stream is gone.
+    pub fn lose_stream(&mut self) {
         self.creating.clear();
         self.transit.clear();
         self.stream = None;
@@ -127,7 +132,7 @@ impl World {
     }
 
     /// Opens a watch stream and goes on with what a crash interrupted.
-    fn reconnect(&mut self, number: usize) {
+    pub fn reconnect(&mut self, number: usize) {
         if self.clients[number].stream.is_none() {
             let interval = Duration::from_millis(100 + self.prng.below(200));
             let (now, window, core) = (self.now, self.params.window, self.clients[number].core);

@@ -21,7 +21,7 @@ impl World {
         let member = self.member();
         let behind = member.cores.iter_mut().any(|core| {
             let hub = core.watches.hub();
-            hub.needs_catch_up() || hub.revision() != revision || core.turn_due
+            hub.needs_work() || hub.revision() != revision || core.turn_due
         });
         let busy = !member.writes.is_empty() || !member.inbox.is_empty();
         let applied = member.replica.applied();

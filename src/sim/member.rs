@@ -60,6 +60,7 @@ fn hub_config(world: &mut World, identity: Identity) -> HubConfig {
         fragment_slack_bytes: world.params.fragment_slack_bytes,
         response_bytes_max: RESPONSE_BYTES_MAX,
         seed: world.prng.next_u64(),
+        limits: world.params.hub_limits,
     }
 }
 
@@ -132,7 +133,8 @@ impl Member {
         let config = hub_config(world, Identity { cluster_id, member_id, raft_term: 0 });
         let plan_bytes = world.params.plan_bytes;
         let readers = replica.readers();
-        let budget = Budget { revisions: 1 + world.prng.below(8) as usize, bytes: 4_000 };
+        let revisions = 1 + world.prng.below(8) as usize;
+        let budget = Budget { revisions, bytes: world.params.hub_slice_bytes };
         let timeout = world.params.request_timeout;
         let cores = (0..cores)
             .map(|number| Core {

@@ -5,6 +5,7 @@ use kevel::limits::{APPEND_BYTES_MAX, APPLY_ENTRIES_MAX, EXPIRE_MAX, PROPOSALS_P
 use kevel::replica::Bounds;
 use kevel::stdx::prng::Prng;
 use kevel::stdx::time::Duration;
+use kevel::watch::Limits;
 
 /// What is different from seed to seed.
 #[derive(Clone, Debug)]
@@ -21,6 +22,10 @@ pub struct Params {
     pub lane_time: Duration,
     /// Bytes that a watch stream holds before the client has taken some.
     pub window: usize,
+    /// What a hub holds of one batch or revision.
+    pub hub_limits: Limits,
+    /// What a piece of a hub's work is worth in bytes.
+    pub hub_slice_bytes: usize,
     /// How long a client's request waits for the replica.
     pub request_timeout: Duration,
     /// Inputs that the lane to the replica holds; what comes beyond is refused.
@@ -103,6 +108,12 @@ impl Params {
             lane_time: Duration::from_micros(pick(&[0, 50, 3_000])),
             window: pick(&[60, 400, 4_000, 1 << 20]) as usize,
             crashes: pick(&[0, 1, 2, 4]) as u32,
+            hub_limits: [
+                Limits { matches: 1, bytes: 300, piece_bytes: 30 },
+                Limits { matches: 8, bytes: 4_000, piece_bytes: 1_000 },
+                Limits::default(),
+            ][pick(&[0, 1, 2]) as usize],
+            hub_slice_bytes: pick(&[100, 1_000, 4_000]) as usize,
             request_timeout: Duration::from_millis(pick(&[7_000, 7_000, 30, 500])),
             lane_inputs_max: pick(&[1, 2, 1 << 20, 1 << 20]) as usize,
             rot: [None, Some(Rot::Log), Some(Rot::Store)]

@@ -33,7 +33,7 @@ macro_rules! plants {
 
 plants! {
     /// A sync of the log says it is done and does nothing.
-    SkippedSync = "skipped-sync", 3;
+    SkippedSync = "skipped-sync", 5;
     /// The end of a log write is reported before it has come.
     EarlySync = "early-sync", 0;
     /// The store claims an index one below what its trees contain, so an entry is applied twice.
@@ -41,81 +41,89 @@ plants! {
     /// The store claims an index one above what its trees contain, so an entry is left out.
     AppliedAhead = "applied-ahead", 5;
     /// What a torn write left behind the end of the log stays there.
-    TailNotZeroed = "tail-not-zeroed", 1957;
+    TailNotZeroed = "tail-not-zeroed", 6263;
     /// Recovery takes the last whole record for torn.
     LastRecordDropped = "last-record-dropped", 1;
     /// A checkpoint is reported durable before it is, so log and pages go too early.
-    EarlyCheckpoint = "early-checkpoint", 514;
+    EarlyCheckpoint = "early-checkpoint", 815;
     /// A sync of the store file does nothing.
     SkippedStoreSync = "skipped-store-sync", 5;
     /// The meta page of a checkpoint is written before the pages that it names are durable.
-    MetaBeforePages = "meta-before-pages", 620;
+    MetaBeforePages = "meta-before-pages", 8;
     /// The log loses one segment more than the replica released.
-    ReleasedTooMuch = "released-too-much", 3;
+    ReleasedTooMuch = "released-too-much", 11;
     /// A compaction takes a pair that is still to be read.
     CompactionEatsLive = "compaction-eats-live", 1;
     /// A linearizable read asks nobody: after a restart it shows the last checkpoint.
-    StaleRead = "stale-read", 1097;
+    StaleRead = "stale-read", 248;
     /// A response with events is lost on its way to somebody who catches up.
-    LostOnCatchUp = "lost-on-catch-up", 3;
+    LostOnCatchUp = "lost-on-catch-up", 11;
     /// A response with events comes twice.
     DoubledEvent = "doubled-event", 3;
     /// Progress overtakes events on their way.
-    ProgressOvertakes = "progress-overtakes", 20;
+    ProgressOvertakes = "progress-overtakes", 62;
     /// A restart brings back a lease that was revoked.
-    LeaseRevived = "lease-revived", 10;
+    LeaseRevived = "lease-revived", 159;
     /// The member's clock is a fifth too fast, so leases expire early.
-    FastClock = "fast-clock", 2;
+    FastClock = "fast-clock", 0;
     /// A long answer pins the revision above the one that it reads.
     PinTooHigh = "pin-too-high", 11;
     /// A pin is not always given back.
     PinForgotten = "pin-forgotten", 6;
     /// A HashKV pins the revision up to which it digests, and not the compaction below it.
-    HashUnpinned = "hash-unpinned", 18;
+    HashUnpinned = "hash-unpinned", 49;
     /// A list is planned anew when its revision is pinned, on what has been written meanwhile.
-    ListReplanned = "list-replanned", 55;
+    ListReplanned = "list-replanned", 1;
     /// A message of a RangeStream is lost.
-    StreamChunkLost = "stream-chunk-lost", 22;
+    StreamChunkLost = "stream-chunk-lost", 14;
     /// A message of a RangeStream begins with the last pair of the one before.
-    StreamRepeats = "stream-repeats", 10;
+    StreamRepeats = "stream-repeats", 3;
     /// A core keeps a snapshot for ever, and with it every page that was freed since.
     SnapshotKept = "snapshot-kept", 62;
     /// The end of a checkpoint is not told, so pages that it has freed are held for ever.
-    CheckpointUntold = "checkpoint-untold", 526;
+    CheckpointUntold = "checkpoint-untold", 744;
     /// The hash of a compaction is lost, so its garbage waits for ever.
-    DigestLost = "digest-lost", 6;
+    DigestLost = "digest-lost", 2;
     /// A fragment of a watch response is lost.
-    FragmentLost = "fragment-lost", 8;
+    FragmentLost = "fragment-lost", 161;
     /// A fragment of a watch response lacks its last event.
-    FragmentCut = "fragment-cut", 6;
+    FragmentCut = "fragment-cut", 161;
+    /// A response that is sent in parts lacks an event where one part ends.
+    EventBetweenParts = "event-between-parts", 3;
+    /// The last fragment of a watch response is marked as if more followed.
+    LastFragmentMarked = "last-fragment-marked", 11;
+    /// Progress is promised while parts of a response are still owed.
+    ProgressAmidParts = "progress-amid-parts", 3;
+    /// A stream that was full is not told that it has room again.
+    RoomUntold = "room-untold", 48;
     /// An event lacks its previous value.
     PrevLost = "prev-lost", 3;
     /// A lane puts an empty batch in the place of one that it has lost.
-    GapUnseen = "gap-unseen", 10;
+    GapUnseen = "gap-unseen", 21;
     /// A restart forgets which alarms are raised.
-    AlarmForgotten = "alarm-forgotten", 5;
+    AlarmForgotten = "alarm-forgotten", 8;
     /// A restart brings back an alarm that was cleared.
-    AlarmRevived = "alarm-revived", 42;
+    AlarmRevived = "alarm-revived", 367;
     /// The member does not look at its quota.
-    QuotaIgnored = "quota-ignored", 3917;
+    QuotaIgnored = "quota-ignored", 405;
     /// A quota that was raised at a restart stays what it was.
-    QuotaKept = "quota-kept", 1513;
+    QuotaKept = "quota-kept", 185;
     /// A restart forgets what a checkpoint has left of a lease.
-    RemainingForgotten = "remaining-forgotten", 251;
+    RemainingForgotten = "remaining-forgotten", 21;
     /// A reply that comes too late answers whoever has its slot by then.
-    TicketReused = "ticket-reused", 59;
+    TicketReused = "ticket-reused", 127;
     /// A reply is lost between the cores.
     ReplyLost = "reply-lost", 0;
     /// What a full lane refuses goes through all the same.
-    RefusedAndDone = "refused-and-done", 1;
+    RefusedAndDone = "refused-and-done", 5;
     /// Recovery hands on entries that a later leader has cut off.
     OverwrittenKept = "overwritten-kept", 5185;
     /// Recovery leaves the first entry that was written over where its successor belongs.
     CutTooFew = "cut-too-few", 323;
     /// Recovery cuts one entry too many from a log in which entries were written over.
-    CutTooMany = "cut-too-many", 1857;
+    CutTooMany = "cut-too-many", 316;
     /// A restart forgets which members were removed.
-    RemovedForgotten = "removed-forgotten", 6273;
+    RemovedForgotten = "removed-forgotten", 1736;
     /// A restart takes the term of the last entry for its own, and knows of no vote.
     HardStateLost = "hard-state-lost", 1;
     /// A restart knows its term, and not whom it has voted for.

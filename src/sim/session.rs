@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use bytes::Bytes;
 use prost::Message as _;
 
 use super::client::Waiting;
@@ -16,12 +15,12 @@ use kevel::mvcc::View;
 use kevel::mvcc::leaf_counts::LeafCounts;
 use kevel::mvcc::pin::PinSlot;
 use kevel::mvcc::remembered::PlanMemory;
-use kevel::proto::etcdserverpb::WatchResponse;
+use kevel::proto::etcdserverpb::{ResponseHeader, WatchResponse};
 use kevel::replica::port::{Input, Ticket};
 use kevel::response::Response;
 use kevel::session::{FromReplica, Shell, Tickets, Transport, Watches, turn};
 use kevel::stdx::time::Duration;
-use kevel::watch::{History, Output, StreamId};
+use kevel::watch::{Fault, History, Output, Part, StreamId};
 
 /// One session core.
 pub struct Core {
@@ -52,11 +51,13 @@ pub struct Outlets {
 struct Outlet {
     capacity: usize,
     unsent: usize,
+    /// A response of which parts have come, and its length.
+    begun: Option<(Vec<u8>, usize)>,
 }
 
 impl Outlets {
     pub fn open(&mut self, stream: StreamId, capacity: usize) {
-        self.streams.insert(stream, Outlet { capacity, unsent: 0 });
+        self.streams.insert(stream, Outlet { capacity, unsent: 0, begun: None });
     }
 
     /// The client took so many bytes.
@@ -83,10 +84,6 @@ impl Transport for Outlets {
             outlet.unsent += output.len();
         }
         self.sent.push(output);
-    }
-
-    fn end_too_long(&mut self, _: StreamId, bytes: usize) {
-        judge!(false, "a response of {bytes} bytes: no revision of a simulated world is that large");
     }
 
     fn flush(&mut self, stream: StreamId) -> usize {
@@ -179,11 +176,81 @@ impl World {
     /// Puts what was sent on its way to the clients.
     fn carry(&mut self, core: usize) {
         for output in std::mem::take(&mut self.member().cores[core].outlets.sent) {
-            let bytes = Bytes::from([&*output.head, &output.body].concat());
+            if let Part::End(fault) = output.part {
+                self.end_stream(core, output.stream, fault);
+                continue;
+            }
+            let bytes = [&*output.head, &output.body].concat();
             self.trace.bytes(&bytes);
-            let response = WatchResponse::decode(bytes.clone()).expect("an encoded response");
-            self.deliver(core, output.stream, response, bytes.len());
+            match output.part {
+                Part::Whole => self.arrive(core, output.stream, &bytes),
+                Part::First { total } => self.begin(core, output.stream, bytes, total),
+                Part::Rest | Part::End(_) => self.go_on(core, output.stream, &bytes),
+            }
         }
+    }
+
+    /// A whole response is on its way.
+    fn arrive(&mut self, core: usize, stream: StreamId, bytes: &[u8]) {
+        let response = WatchResponse::decode(bytes).expect("an encoded response");
+        self.deliver(core, stream, response, bytes.len());
+    }
+
+    /// The first part of a response is on its way.
+    fn begin(&mut self, core: usize, stream: StreamId, bytes: Vec<u8>, total: usize) {
+        if self.spoils(Plant::ProgressAmidParts, 4) {
+            let revision = self.member().cores[core].watches.hub().revision();
+            let header = Some(ResponseHeader { revision, ..ResponseHeader::default() });
+            let promise = WatchResponse { header, watch_id: -1, ..WatchResponse::default() };
+            self.deliver(core, stream, promise, 0);
+        }
+        if let Some(outlet) = self.member().cores[core].outlets.streams.get_mut(&stream) {
+            judge!(outlet.begun.is_none(), "a response begins in the middle of another");
+            outlet.begun = Some((bytes, total));
+        }
+    }
+
+    /// More of a response is on its way. What has come takes no room, but the response is seen when it is whole.
+    fn go_on(&mut self, core: usize, stream: StreamId, bytes: &[u8]) {
+        let Some(outlet) = self.member().cores[core].outlets.streams.get_mut(&stream) else { return };
+        let Some((mut begun, total)) = outlet.begun.take() else {
+            panic!("judge: a part of no response");
+        };
+        begun.extend_from_slice(bytes);
+        judge!(begun.len() <= total, "{} bytes of a response of {total}", begun.len());
+        if begun.len() < total {
+            outlet.unsent = outlet.unsent.saturating_sub(bytes.len());
+            outlet.begun = Some((begun, total));
+            if let Some(number) = self.clients.iter().position(|client| client.is_at(core, stream)) {
+                let time = self.some(Duration::from_millis(20));
+                self.schedule(time, Event::Window(number));
+            }
+            return;
+        }
+        self.tally.pieced += 1;
+        if self.plant == Some(Plant::EventBetweenParts) {
+            let mut response = WatchResponse::decode(&*begun).expect("an encoded response");
+            let middle = response.events.len() / 2;
+            if middle > 0 {
+                response.events.remove(middle);
+            }
+            return self.deliver(core, stream, response, total);
+        }
+        self.arrive(core, stream, &begun);
+    }
+
+    /// The member has ended a stream: its client goes on with a new one.
+    fn end_stream(&mut self, core: usize, stream: StreamId, fault: Fault) {
+        let found = self.clients.iter().position(|client| client.is_at(core, stream));
+        let Some(number) = found else { return };
+        self.trace.step(
+            self.now,
+            &[24, number as u64],
+            format_args!("client {number} loses its stream: {fault:?}"),
+        );
+        judge!(fault == Fault::Interrupted, "no response of this world is too large");
+        self.clients[number].lose_stream();
+        self.reconnect(number);
     }
 
     fn deliver(&mut self, core: usize, stream: StreamId, response: WatchResponse, len: usize) {
@@ -211,6 +278,11 @@ impl World {
                 if self.clients[number].receive(response.clone(), response.encoded_len()) {
                     self.schedule(Duration::ZERO, Event::Take(number));
                 }
+                false
+            }
+            Some(Plant::LastFragmentMarked) if has_events && self.prng.chance(1, 4) => {
+                let watch = self.clients[number].watches.get(&response.watch_id);
+                response.fragment |= watch.is_some_and(|watch| watch.request.fragment);
                 false
             }
             Some(Plant::FragmentLost) => response.fragment && self.prng.chance(1, 4),

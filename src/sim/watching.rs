@@ -69,6 +69,9 @@ impl World {
         let (core, stream) = (client.core, client.stream);
         let settling = self.requests_left == 0;
         let capacity = if settling { self.params.window.max(1 << 16) } else { self.params.window };
+        if self.spoils(Plant::RoomUntold, 4) {
+            return;
+        }
         if let Some(stream) = stream {
             let core_state = &mut self.member().cores[core];
             core_state.outlets.set_capacity(stream, capacity);

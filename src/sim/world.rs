@@ -106,6 +106,8 @@ pub struct Tally {
     pub readings: u64,
     pub lost_batches: u64,
     pub events: u64,
+    /// Watch responses that came in parts.
+    pub pieced: u64,
     pub progress: u64,
     pub crashes: u64,
     pub expired_leases: u64,
@@ -122,6 +124,7 @@ impl Tally {
         self.readings += other.readings;
         self.lost_batches += other.lost_batches;
         self.events += other.events;
+        self.pieced += other.pieced;
         self.progress += other.progress;
         self.crashes += other.crashes;
         self.expired_leases += other.expired_leases;

@@ -4,32 +4,27 @@
 //! yields between slices. A watcher boards the nearest scan behind its `next`, ignores what comes before it, and
 //! gets off when its stream has no room, or at the end, synced. There are only a few scans at a time, so watchers
 //! that begin far apart do not wait for each other, and a thousand that begin together cost one reading.
+//!
+//! A slice may end inside a revision. What was found of that revision is kept until the rest is read, because a
+//! watcher gets its events of one revision together. When that would be more than the limits allow, half of the
+//! watchers that match are parked and the revision begins anew; a single watcher with too much is *large* and gets its
+//! revision piece by piece ([`large`](super::large)).
 #![forbid(unsafe_code)]
 
 use std::ops::ControlFlow;
 
-use slab::Slab;
-
+use super::delivery::{Delivered, Delivery, Mark, Match, Scratch};
 use super::encode::Change;
-use super::history::History;
-use super::hub::{Hub, Match};
+use super::history::{History, PastEvent};
+use super::hub::{Hub, MATCH_COST, PASSED_COST, PREV_COST};
 use super::key_index::List;
-use super::watcher::{Flags, State, Watcher};
+use super::states::BOARDING_MAX;
+use super::watcher::State;
 
-/// Scans at a time.
-const SCANS_MAX: usize = 4;
-
-/// A watcher this near behind a scan's place boards it, although it has to wait for it.
-const NEAR_REVISIONS: i64 = 4096;
-
-/// What reading past an event that nobody wants costs, besides its key, and what one match costs.
-const PASSED_BYTES: usize = 64;
-const MATCH_BYTES: usize = 16;
-
-/// How much one slice of catching up may do; a slice ends between two revisions.
+/// How much one slice of work may do.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
-    /// Main revisions with events that someone wants.
+    /// Main revisions with events that someone wants, in one response.
     pub revisions: usize,
     /// Bytes encoded, and what the rest of the work is worth in bytes.
     pub bytes: usize,
@@ -42,244 +37,226 @@ impl Default for Budget {
     }
 }
 
-/// One reading of the store.
-#[derive(Debug)]
-pub(super) struct Scan {
-    /// The next revision to read. Only grows.
-    at: i64,
-    /// Those on board; may name watchers that got off or are gone.
-    riders: Vec<u32>,
-    /// How many are on board.
-    aboard: usize,
+/// How a slice of a scan ended.
+enum End {
+    /// Everything up to the hub's revision was read.
+    Arrived,
+    /// The next revision to read.
+    Between(i64),
+    /// The revision that was not read to its end, and where to go on.
+    Inside(i64, i64),
+    /// One revision alone is too much for those who match.
+    TooMuch(i64),
 }
 
-/// All readings of a hub.
-#[derive(Debug, Default)]
-pub(super) struct Scans {
-    slots: [Option<Scan>; SCANS_MAX],
-    /// Watchers for which there was no scan; may name watchers that are gone.
-    waiting: Vec<u32>,
-    /// The slot whose turn it was last.
-    turn: usize,
-    /// Slices read so far.
-    slices: u64,
-}
-
-impl Scans {
-    /// A rider leaves its scan.
-    pub(super) fn get_off(&mut self, scan: u8) {
-        self.scan(scan).aboard -= 1;
-    }
-
-    fn scan(&mut self, scan: u8) -> &mut Scan {
-        self.slots[usize::from(scan)].as_mut().expect("a rider's scan exists")
-    }
-
-    /// The scan for a watcher at `next`: one close behind it, else one of its own, else any behind it.
-    fn place(&mut self, next: i64) -> Option<u8> {
-        let place = |(slot, scan): (usize, &Option<Scan>)| scan.as_ref().map(|scan| (scan.at, slot));
-        let nearest = self.slots.iter().enumerate().filter_map(place).filter(|&(at, _)| at <= next).max();
-        if let Some((at, slot)) = nearest
-            && next - at <= NEAR_REVISIONS
-        {
-            return Some(slot as u8);
-        }
-        if let Some(slot) = self.slots.iter().position(Option::is_none) {
-            self.slots[slot] = Some(Scan { at: next, riders: Vec::new(), aboard: 0 });
-            return Some(slot as u8);
-        }
-        nearest.map(|(_, slot)| slot as u8)
-    }
-
-    /// The slot whose turn it is.
-    fn next_turn(&mut self) -> Option<u8> {
-        let slots = (1..=SCANS_MAX).map(|step| (self.turn + step) % SCANS_MAX);
-        let slot = { slots }.find(|&slot| self.slots[slot].is_some())?;
-        self.turn = slot;
-        Some(slot as u8)
-    }
-
-    /// Checks what must hold between calls.
-    pub(super) fn check(&self, watchers: &Slab<Watcher>) {
-        for (slot, scan) in self.slots.iter().enumerate() {
-            let Some(scan) = scan else { continue };
-            let rides = |w: &Watcher| w.state == State::Riding(slot as u8);
-            let aboard = watchers.iter().filter(|(_, watcher)| rides(watcher)).count();
-            assert_eq!(aboard, scan.aboard, "a scan counts its riders");
-            let found = |number: usize| scan.riders.contains(&(number as u32));
-            assert!(watchers.iter().all(|(number, w)| !rides(w) || found(number)), "a scan finds its riders");
-        }
-        let waits = |w: &Watcher| w.state == State::Waiting;
-        let found = |number: usize| self.waiting.contains(&(number as u32));
-        assert!(watchers.iter().all(|(number, w)| !waits(w) || found(number)), "nobody waits for ever");
-        let scanning = self.slots.iter().any(Option::is_some);
-        assert!(scanning || watchers.iter().all(|(_, w)| !waits(w)), "who waits, waits for a scan");
-    }
+/// One slice of a scan while it is read.
+struct Slice<'h> {
+    hub: &'h mut Hub,
+    scan: u8,
+    budget: Budget,
+    scratch: Scratch,
+    /// The revision at hand, and where its events begin.
+    current: i64,
+    mark: Mark,
+    /// Revisions that somebody wants.
+    matched: usize,
+    spent: usize,
+    /// A stream has no room for more. Reading on would be done again.
+    full: bool,
+    end: End,
 }
 
 impl Hub {
-    /// True if there is something to read for somebody who can take it.
-    pub fn needs_catch_up(&self) -> bool {
-        self.scans.slots.iter().any(Option::is_some)
-    }
-
-    /// Reads one slice of the store for those who are behind.
-    pub fn catch_up(&mut self, history: &dyn History, budget: Budget) {
-        self.see(history);
+    /// One slice of work for those who are behind.
+    pub(super) fn scan_slice(&mut self, history: &dyn History, budget: Budget) {
         assert!(history.revision() >= self.revision, "a snapshot is not older than what was published");
+        if self.board_waiting() {
+            return; // some more board before the scans go on without them
+        }
         let Some(number) = self.scans.next_turn() else { return };
-        let compacted = history.compact_revision();
-        self.drop_compacted(number, compacted);
         let scan = self.scans.scan(number);
-        scan.at = scan.at.max(compacted);
-        let from = scan.at;
-        let mut next = self.revision + 1;
-        if scan.aboard > 0 && from < next {
-            next = self.read_slice(number, from, history, budget);
+        if scan.due.is_some() {
+            self.hand_out(number, budget.bytes);
+        } else if self.drop_compacted(number, history.compact_revision()) {
+            self.read_slice(number, history, budget);
         }
-        let scan = self.scans.scan(number);
-        scan.at = next;
-        if scan.aboard == 0 || next > self.revision {
-            self.finish(number);
-        }
+        self.arrive(number);
     }
 
-    /// Hands out the events from `from` on, and returns the revision to go on from.
-    fn read_slice(&mut self, scan: u8, from: i64, history: &dyn History, budget: Budget) -> i64 {
-        let mut scratch = std::mem::take(&mut self.scratch);
-        scratch.clear(self.config.response_bytes_max);
-        let mut next = self.revision + 1;
-        let (mut current, mut passed, mut matched_revisions) = (0, 0, 0);
-        // Reading on for a stream that is full would be done again: what it has no room for is thrown away.
-        let mut full = false;
+    /// Riders that have been sent everything are synced, some at a time. A scan without riders ends.
+    fn arrive(&mut self, number: u8) {
+        let arrived = self.revision + 1;
+        let scan = self.scans.scan(number);
+        if scan.due.is_none() && scan.at >= arrived {
+            for _ in 0..BOARDING_MAX {
+                let Some(&rider) = self.scans.scan(number).riders.first() else { break };
+                self.become_synced(rider);
+            }
+        }
+        self.scans.end_if_empty(number);
+    }
+
+    /// Watchers for which there was no scan board those that there are now. True if there are more of them.
+    fn board_waiting(&mut self) -> bool {
+        for _ in 0..BOARDING_MAX {
+            let Some((scan, rider)) = self.scans.place_waiting() else { return false };
+            self.board(rider, scan);
+        }
+        true
+    }
+
+    /// Hands out more of what a slice has found.
+    fn hand_out(&mut self, number: u8, budget: usize) {
+        let scan = self.scans.scan(number);
+        let Some((from, revision)) = scan.due.take() else { return };
+        let mut found = std::mem::take(&mut scan.found);
+        let state = State::Riding(number);
+        let delivery = Delivery { scratch: &found, state, revision, patient: false };
+        let due = match self.deliver(delivery, from, budget) {
+            Delivered::All => None,
+            Delivered::UpTo(at) | Delivered::OutOfRoom(at) => Some((at, revision)),
+        };
+        if due.is_none() {
+            found.clear();
+        }
+        let scan = self.scans.scan(number);
+        (scan.due, scan.found) = (due, found);
+    }
+
+    /// Reads on, and hands out the revisions that are whole.
+    fn read_slice(&mut self, number: u8, history: &dyn History, budget: Budget) {
+        let to = self.revision;
         self.scans.slices += 1;
-        let slice = self.scans.slices;
-        history.events(from, self.revision, &mut |event| {
-            if event.revision != current {
-                let spent = passed
-                    + scratch.plain.len()
-                    + scratch.with_prev.len()
-                    + scratch.matches.len() * MATCH_BYTES;
-                if matched_revisions >= budget.revisions || (current != 0 && (full || spent >= budget.bytes))
-                {
-                    next = event.revision;
-                    return ControlFlow::Break(());
-                }
-                current = event.revision;
-            }
-            let matched = scratch.matches.len();
-            let position = scratch.revisions.len() as u32;
-            self.index.stab(List::Riding, event.key, &self.watchers, |number, watcher| {
-                let aboard = watcher.state == State::Riding(scan);
-                if aboard && watcher.next <= event.revision && watcher.wants(event.delete) {
-                    scratch.matches.push(Match::new(number, position));
-                    full |= self.streams[watcher.stream as usize].plan(slice, MATCH_BYTES + event.kv.len());
-                }
-            });
-            if scratch.matches.len() == matched {
-                passed += PASSED_BYTES + event.key.len();
-                return ControlFlow::Continue(());
-            }
-            matched_revisions += usize::from(scratch.revisions.last() != Some(&event.revision));
-            let change =
-                Change { revision: event.revision, delete: event.delete, key: event.key, kv: event.kv };
-            scratch.add(change, matched, &self.watchers, || match event.create {
-                true => None,
-                false => history.value_at(event.key, event.revision - 1),
-            });
-            ControlFlow::Continue(())
-        });
-        self.deliver(&mut scratch, self.revision);
-        self.scratch = scratch;
-        next
-    }
-
-    /// Lets a watcher that is on no list board a scan, at its `next`.
-    pub(super) fn ride(&mut self, number: u32) {
-        let next = self.watchers[number as usize].next;
-        if next > self.revision {
-            return self.become_synced(number);
-        }
-        match self.scans.place(next) {
-            Some(scan) => self.board(number, scan),
-            None => {
-                self.watchers[number as usize].state = State::Waiting;
-                let watchers = &self.watchers;
-                thin_out(&mut self.scans.waiting, watchers, |w| w.state == State::Waiting);
-                self.scans.waiting.push(number);
-            }
-        }
-    }
-
-    fn board(&mut self, number: u32, scan: u8) {
-        self.watchers[number as usize].state = State::Riding(scan);
-        self.index.link(List::Riding, number, &mut self.watchers);
-        let entered = self.scans.scan(scan);
-        thin_out(&mut entered.riders, &self.watchers, |w| w.state == State::Riding(scan));
-        entered.riders.push(number);
-        entered.aboard += 1;
-    }
-
-    /// Ends the riders whose next revision is compacted.
-    fn drop_compacted(&mut self, scan: u8, compact_revision: i64) {
-        let at = self.scans.scan(scan).at;
-        if at >= compact_revision {
+        let scan = self.scans.scan(number);
+        if scan.riders.is_empty() || scan.at > to {
             return;
         }
-        let riders = self.scans.scan(scan).riders.clone();
-        for number in riders {
-            let late = self
-                .watchers
-                .get(number as usize)
-                .is_some_and(|w| w.state == State::Riding(scan) && w.next.max(at) < compact_revision);
-            if late {
-                self.tell_compacted(number, compact_revision);
+        let (from, scratch) = ((scan.at, scan.sub), std::mem::take(&mut scan.found));
+        let mut slice = Slice {
+            current: if from.1 > 0 { from.0 } else { 0 },
+            matched: usize::from(!scratch.revisions.is_empty()),
+            hub: self,
+            scan: number,
+            budget,
+            scratch,
+            mark: Mark::default(),
+            spent: 0,
+            full: false,
+            end: End::Arrived,
+        };
+        history.events(from, to, &mut |event| slice.take(&event, history));
+        let Slice { mut scratch, mark, end, current, .. } = slice;
+        let is_first = mark == Mark::default();
+        let (at, sub) = match end {
+            End::Arrived => (to + 1, 0),
+            End::Between(next) => (next, 0),
+            // What was found stays with the scan, unless earlier revisions can be handed out first.
+            End::Inside(revision, sub) if is_first => {
+                return self.scans.scan(number).go_on(revision, sub, scratch);
             }
+            End::TooMuch(revision) if is_first => {
+                self.spread(number, &scratch, revision);
+                scratch.clear();
+                let scan = self.scans.scan(number);
+                scan.go_on(revision, 0, scratch);
+                scan.closed = true;
+                return;
+            }
+            End::Inside(..) | End::TooMuch(_) => {
+                scratch.truncate(mark);
+                (current, 0)
+            }
+        };
+        scratch.freeze();
+        let scan = self.scans.scan(number);
+        scan.go_on(at, sub, scratch);
+        scan.due = Some((0, to));
+        self.hand_out(number, budget.bytes);
+    }
+
+    /// One revision is too much for all who match: half of them wait until the others have it. A watcher that is
+    /// left alone with it gets it piece by piece.
+    fn spread(&mut self, scan: u8, scratch: &Scratch, revision: i64) {
+        let mut matching: Vec<u32> = scratch.matches.iter().map(|found| found.watcher()).collect();
+        matching.sort_unstable();
+        matching.dedup();
+        matching.retain(|&number| {
+            let watcher = self.watchers.get(number as usize);
+            watcher.is_some_and(|w| w.state == State::Riding(scan) && w.next <= revision)
+        });
+        if let [alone] = matching[..] {
+            return self.become_large(alone, revision);
+        }
+        for number in matching.split_off(matching.len() / 2) {
+            self.park_for_size(number, revision);
         }
     }
 
-    /// The scan has arrived: its riders are synced, and those who waited for a scan start one.
-    fn finish(&mut self, scan: u8) {
-        for number in std::mem::take(&mut self.scans.scan(scan).riders) {
-            if self.watchers.get(number as usize).is_some_and(|w| w.state == State::Riding(scan)) {
-                self.become_synced(number);
+    /// Ends the riders whose next revision is compacted, some at a time. True when there are no more of them, and the
+    /// scan reads what is not compacted.
+    fn drop_compacted(&mut self, number: u8, compact_revision: i64) -> bool {
+        for _ in 0..BOARDING_MAX {
+            let scan = self.scans.scan(number);
+            let Some(rider) = scan.next_unchecked(compact_revision) else { return true };
+            let at = scan.at;
+            if self.watchers[rider as usize].next.max(at) < compact_revision {
+                self.tell_compacted(rider, compact_revision);
             }
         }
-        assert!(self.scans.scan(scan).aboard == 0, "every rider is on its scan's list");
-        self.scans.slots[usize::from(scan)] = None;
-        let mut waiting = std::mem::take(&mut self.scans.waiting);
-        waiting
-            .retain(|&number| self.watchers.get(number as usize).is_some_and(|w| w.state == State::Waiting));
-        // The furthest behind first: the others find its scan behind them.
-        waiting.sort_unstable_by_key(|&number| (self.watchers[number as usize].next, number));
-        waiting.dedup();
-        for number in waiting {
-            self.ride(number);
-        }
-    }
-
-    /// A rider has been sent everything that was published.
-    pub(super) fn become_synced(&mut self, number: u32) {
-        self.detach(number);
-        let watcher = &mut self.watchers[number as usize];
-        watcher.state = State::Synced;
-        if watcher.next <= self.revision {
-            watcher.next = self.revision + 1;
-            watcher.flags.set(Flags::FUTURE, false);
-        }
-        self.count_synced(number);
-        self.index.link(List::Synced, number, &mut self.watchers);
+        false
     }
 }
 
-/// Keeps a list that is cleaned only when it is used from growing without end under watchers that come and go.
-pub(super) fn thin_out(list: &mut Vec<u32>, watchers: &Slab<Watcher>, belongs: impl Fn(&Watcher) -> bool) {
-    if list.len() == list.capacity() && !list.is_empty() {
-        list.sort_unstable();
-        list.dedup();
-        list.retain(|&number| watchers.get(number as usize).is_some_and(&belongs));
-        if list.len() > list.capacity() / 2 {
-            list.reserve(list.capacity());
+impl Slice<'_> {
+    /// Takes the next event, or ends the slice before it.
+    fn take(&mut self, event: &PastEvent<'_>, history: &dyn History) -> ControlFlow<()> {
+        if event.revision == self.current {
+            let limits = self.hub.config.limits;
+            if self.scratch.matches.len() > limits.matches || self.scratch.bytes() > limits.bytes {
+                self.end = End::TooMuch(self.current);
+                return ControlFlow::Break(());
+            }
+            // The first event of a slice is always taken, so that every slice gets on.
+            if self.spent >= self.budget.bytes && self.spent > 0 {
+                self.end = End::Inside(self.current, event.sub);
+                return ControlFlow::Break(());
+            }
+        } else {
+            let spent = self.spent.max(self.scratch.bytes());
+            let done = self.full || spent >= self.budget.bytes;
+            if self.matched >= self.budget.revisions || (self.current != 0 && done) {
+                self.end = End::Between(event.revision);
+                return ControlFlow::Break(());
+            }
+            (self.current, self.mark) = (event.revision, self.scratch.mark());
         }
+        self.add(event, history);
+        ControlFlow::Continue(())
+    }
+
+    fn add(&mut self, event: &PastEvent<'_>, history: &dyn History) {
+        let Self { hub, scratch, full, .. } = self;
+        let hub: &mut Hub = hub;
+        let (matched, position, bytes) = (scratch.matches.len(), scratch.position(), scratch.bytes());
+        let slice = hub.scans.slices;
+        let (streams, riding) = (&mut hub.streams, State::Riding(self.scan));
+        hub.index.stab(List::Riding, event.key, &hub.watchers, |number, watcher| {
+            if watcher.state == riding && watcher.next <= event.revision && watcher.wants(event.delete) {
+                scratch.matches.push(Match::new(number, position));
+                *full |= streams[watcher.stream as usize].plan(slice, MATCH_COST + event.kv.len());
+            }
+        });
+        hub.matched += (scratch.matches.len() - matched) as u64;
+        self.spent += PASSED_COST + event.key.len();
+        if scratch.matches.len() == matched {
+            return;
+        }
+        self.matched += usize::from(scratch.revisions.last() != Some(&event.revision));
+        let change = Change { revision: event.revision, delete: event.delete, key: event.key, kv: event.kv };
+        scratch.add(change, matched, &hub.watchers, || match event.create {
+            true => None,
+            false => history.value_at(event.key, event.revision - 1),
+        });
+        self.spent += (scratch.matches.len() - matched) * MATCH_COST + scratch.bytes() - bytes + PREV_COST;
     }
 }

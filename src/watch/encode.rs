@@ -13,29 +13,48 @@
 
 use bytes::Bytes;
 
-use super::hub::StreamId;
+use super::history::PastEvent;
+use super::hub::{Fault, StreamId};
 
 /// Bytes that a head can take: eight varints at their longest, tags and lengths.
 const HEAD_MAX: usize = 80;
 
 /// Room for encoded events that is kept for the next ones.
-const KEPT_BYTES_MAX: usize = 4 << 20;
+const KEPT_BYTES_MAX: usize = 1 << 20;
 
-/// One `WatchResponse` to write to one stream: the head, then the body.
+/// What an output is of the message that it belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// All of it.
+    Whole,
+    /// The beginning. More of the same stream follows until `total` bytes are complete.
+    First {
+        /// Length of the whole message.
+        total: usize,
+    },
+    /// More of the message that was begun on the stream.
+    Rest,
+    /// No message: the stream ends here, for this reason.
+    End(Fault),
+}
+
+/// A `WatchResponse` to write to one stream, or a part of one: the head, then the body.
 #[derive(Clone, Debug)]
 pub struct Output {
     /// Where to.
     pub stream: StreamId,
-    /// First part of the encoded message.
+    /// What it is of its message.
+    pub part: Part,
+    /// First bytes of it.
     pub head: Head,
-    /// Rest of the encoded message.
+    /// The bytes behind the head.
     pub body: Bytes,
     /// How many events it carries.
     pub events: u32,
 }
 
 impl Output {
-    /// Length of the encoded message.
+    /// Length of what is to be written.
     #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {
         self.head.len() + self.body.len()
@@ -85,6 +104,11 @@ pub(super) struct Fields {
 }
 
 impl Head {
+    /// Nothing.
+    pub(super) fn empty() -> Self {
+        Self { bytes: [0; HEAD_MAX], len: 0 }
+    }
+
     /// A head that ends after the header; fields are added to copies of it.
     pub(super) fn header(identity: Identity, revision: i64) -> Self {
         let mut head = Self { bytes: [0; HEAD_MAX], len: 0 };
@@ -149,6 +173,14 @@ fn put_varint(out: &mut Vec<u8>, value: u64) {
     out.extend_from_slice(&bytes[..len]);
 }
 
+/// Puts a tag and a number: a varint field, or the head of a field of that many bytes.
+fn put_head(put: &mut impl FnMut(&[u8]), tag: u8, number: u64) {
+    let mut head = [tag; 11];
+    let (bytes, len) = varint(number);
+    head[1..].copy_from_slice(&bytes);
+    put(&head[..1 + len]);
+}
+
 fn put_bytes(out: &mut Vec<u8>, tag: u8, bytes: &[u8]) {
     out.push(tag);
     put_varint(out, bytes.len() as u64);
@@ -171,105 +203,133 @@ pub(super) struct Change<'a> {
     pub(super) kv: &'a [u8],
 }
 
+impl<'a> Change<'a> {
+    /// The change that was read back.
+    pub(super) fn of(event: &PastEvent<'a>) -> Self {
+        Self { revision: event.revision, delete: event.delete, key: event.key, kv: event.kv }
+    }
+
+    fn kv_len(&self) -> usize {
+        match self.delete {
+            true => field_len(self.key.len()) + 1 + varint_len(self.revision as usize),
+            false => self.kv.len(),
+        }
+    }
+
+    /// Length of the event, without tag and length.
+    fn event_len(&self, prev: Option<&[u8]>) -> usize {
+        2 * usize::from(self.delete) + field_len(self.kv_len()) + prev.map_or(0, |prev| field_len(prev.len()))
+    }
+
+    /// Length of the encoded event.
+    pub(super) fn len(&self, prev: Option<&[u8]>) -> usize {
+        field_len(self.event_len(prev))
+    }
+
+    /// Puts the encoded event, in a few steps.
+    fn encode(&self, prev: Option<&[u8]>, mut put: impl FnMut(&[u8])) {
+        put_head(&mut put, 0x5A, self.event_len(prev) as u64);
+        if self.delete {
+            put(&[0x08, 1]);
+        }
+        put_head(&mut put, 0x12, self.kv_len() as u64);
+        if self.delete {
+            put_head(&mut put, 0x0A, self.key.len() as u64);
+            put(self.key);
+            put_head(&mut put, 0x18, self.revision.cast_unsigned());
+        } else {
+            put(self.kv);
+        }
+        if let Some(prev) = prev {
+            put_head(&mut put, 0x1A, prev.len() as u64);
+            put(prev);
+        }
+    }
+
+    /// Adds a part of the encoded event to `out`, which is to get no longer than `out_max`: from its byte `from` on.
+    /// Returns how many bytes were added.
+    pub(super) fn copy_part(
+        &self,
+        prev: Option<&[u8]>,
+        from: usize,
+        out_max: usize,
+        out: &mut Vec<u8>,
+    ) -> usize {
+        let (mut skip, before) = (from, out.len());
+        self.encode(prev, |bytes| {
+            let passed = skip.min(bytes.len());
+            skip -= passed;
+            let bytes = &bytes[passed..];
+            out.extend_from_slice(&bytes[..bytes.len().min(out_max - out.len())]);
+        });
+        out.len() - before
+    }
+}
+
+/// Length of a field of so many bytes, with its tag and length.
+fn field_len(len: usize) -> usize {
+    1 + varint_len(len) + len
+}
+
 /// Encoded events in order, addressed by their position.
 #[derive(Debug, Default)]
 pub(super) struct Records {
-    /// The first events, as many as fit.
+    /// The events, until they are frozen.
     bytes: Vec<u8>,
-    /// Where each event ends, or would end if it fitted; an event that nobody wants in this form has no length.
+    /// Where each event ends; an event that nobody wants in this form has no length.
     ends: Vec<usize>,
-    /// What `bytes` must not exceed.
-    bytes_max: usize,
+    /// The events, once they are frozen, to be shared.
+    frozen: Bytes,
 }
 
 impl Records {
-    /// Forgets everything. No more than `bytes_max` are encoded from now on.
-    pub(super) fn clear(&mut self, bytes_max: usize) {
-        self.bytes_max = bytes_max;
-        // A rare huge batch must not stay reserved.
+    /// Gives back what a rare huge batch has reserved.
+    pub(super) fn shrink(&mut self) {
         if self.bytes.capacity() > KEPT_BYTES_MAX {
             self.bytes = Vec::new();
         }
-        self.bytes.clear();
-        self.ends.clear();
+        if self.ends.capacity() > 1 << 16 {
+            self.ends = Vec::new();
+        }
     }
 
-    /// Length of all events so far, with those that do not fit.
+    /// Forgets all but the first so many events, of so many bytes. None of them is frozen yet, unless none is left.
+    pub(super) fn truncate(&mut self, events: usize, bytes: usize) {
+        self.bytes.truncate(bytes);
+        self.ends.truncate(events);
+        self.frozen = Bytes::new();
+    }
+
+    /// Bytes encoded so far.
     pub(super) fn len(&self) -> usize {
         self.ends.last().copied().unwrap_or(0)
     }
 
-    /// Encodes the event at the next position. If it does not fit, it and those behind it are only measured.
+    /// Encodes the event at the next position.
     pub(super) fn push(&mut self, change: Change<'_>, prev: Option<&[u8]>) {
-        let tombstone;
-        let kv = if change.delete {
-            let mut kv = Vec::with_capacity(change.key.len() + 16);
-            put_bytes(&mut kv, 0x0A, change.key);
-            kv.push(0x18);
-            put_varint(&mut kv, change.revision.cast_unsigned());
-            tombstone = kv;
-            tombstone.as_slice()
-        } else {
-            change.kv
-        };
-        let field = |bytes: &[u8]| 1 + varint_len(bytes.len()) + bytes.len();
-        let len = 2 * usize::from(change.delete) + field(kv) + prev.map_or(0, field);
-        let end = self.len() + 1 + varint_len(len) + len;
-        if end > self.bytes_max {
-            self.ends.push(end);
-            return;
-        }
-        self.bytes.reserve(len + 6);
-        self.bytes.push(0x5A);
-        put_varint(&mut self.bytes, len as u64);
-        if change.delete {
-            self.bytes.extend_from_slice(&[0x08, 1]);
-        }
-        put_bytes(&mut self.bytes, 0x12, kv);
-        if let Some(prev) = prev {
-            put_bytes(&mut self.bytes, 0x1A, prev);
-        }
-        self.ends.push(end);
+        self.bytes.reserve(change.len(prev));
+        change.encode(prev, |bytes| self.bytes.extend_from_slice(bytes));
+        self.skip();
     }
 
     /// Leaves the next position empty.
     pub(super) fn skip(&mut self) {
-        self.ends.push(self.len());
+        self.ends.push(self.bytes.len());
     }
 
-    /// Ends the encoding; what follows only refers to it.
-    pub(super) fn freeze(&mut self) -> Frozen<'_> {
+    /// Ends the encoding; bodies refer to what there is now.
+    pub(super) fn freeze(&mut self) {
         // What would not be kept for the next events need not be copied.
-        let bytes = match self.bytes.capacity() > KEPT_BYTES_MAX {
+        self.frozen = match self.bytes.capacity() > KEPT_BYTES_MAX {
             true => std::mem::take(&mut self.bytes).into(),
             false => Bytes::copy_from_slice(&self.bytes),
         };
-        Frozen { bytes, ends: &self.ends }
     }
-}
 
-/// Encoded events that no longer change.
-#[derive(Debug)]
-pub(super) struct Frozen<'a> {
-    bytes: Bytes,
-    ends: &'a [usize],
-}
-
-impl Frozen<'_> {
     fn range(&self, event: u32) -> std::ops::Range<usize> {
         let event = event as usize;
         let start = if event == 0 { 0 } else { self.ends[event - 1] };
         start..self.ends[event]
-    }
-
-    /// Whether this event, and so every event before it, fitted.
-    pub(super) fn holds(&self, event: u32) -> bool {
-        self.ends[event as usize] <= self.bytes.len()
-    }
-
-    /// Length of all events, with those that did not fit.
-    pub(super) fn len(&self) -> usize {
-        self.ends.last().copied().unwrap_or(0)
     }
 
     /// Encoded length of one event.
@@ -277,7 +337,7 @@ impl Frozen<'_> {
         self.range(event).len()
     }
 
-    /// The body that carries these events, given in order; all of them fitted.
+    /// The body that carries these events, given in order.
     pub(super) fn body(&self, events: impl Iterator<Item = u32> + Clone) -> Bytes {
         let (mut len, mut span) = (0, None);
         for range in events.clone().map(|event| self.range(event)) {
@@ -286,11 +346,11 @@ impl Frozen<'_> {
         }
         let Some((start, end)) = span else { return Bytes::new() };
         // Positions nobody wants in this form are empty, so they don't interrupt a run.
-        if len == end - start && 2 * len >= self.bytes.len() {
-            return self.bytes.slice(start..end);
+        if len == end - start && 2 * len >= self.frozen.len() {
+            return self.frozen.slice(start..end);
         }
         let mut body = Vec::with_capacity(len);
-        events.for_each(|event| body.extend_from_slice(&self.bytes[self.range(event)]));
+        events.for_each(|event| body.extend_from_slice(&self.frozen[self.range(event)]));
         body.into()
     }
 }
@@ -340,7 +400,6 @@ mod tests {
         let old = KeyValue { key: "k".into(), mod_revision: 4, ..KeyValue::default() };
         let gone = KeyValue { key: "k".into(), mod_revision: 10, ..KeyValue::default() };
         let mut records = Records::default();
-        records.clear(usize::MAX);
         let kv = put.encode_to_vec();
         records.push(Change { revision: 9, delete: false, key: b"k", kv: &kv }, Some(&old.encode_to_vec()));
         records.skip();
@@ -352,10 +411,10 @@ mod tests {
             ],
             ..WatchResponse::default()
         };
-        let frozen = records.freeze();
-        assert_eq!(frozen.body([0, 2].into_iter()), expected.encode_to_vec());
-        assert_eq!(frozen.body([0, 1, 2].into_iter()), expected.encode_to_vec());
-        assert_eq!(frozen.body([2].into_iter()).len(), frozen.len_of(2));
-        assert!(frozen.body([].into_iter()).is_empty());
+        records.freeze();
+        assert_eq!(records.body([0, 2].into_iter()), expected.encode_to_vec());
+        assert_eq!(records.body([0, 1, 2].into_iter()), expected.encode_to_vec());
+        assert_eq!(records.body([2].into_iter()).len(), records.len_of(2));
+        assert!(records.body([].into_iter()).is_empty());
     }
 }

@@ -13,6 +13,8 @@ use crate::wire::KeyValue;
 pub struct PastEvent<'a> {
     /// Main revision.
     pub revision: i64,
+    /// Sub revision.
+    pub sub: i64,
     /// True for a deletion.
     pub delete: bool,
     /// True if the key did not exist at the revision before.
@@ -31,9 +33,9 @@ pub trait History {
     /// The compaction revision; -1 before the first compaction.
     fn compact_revision(&self) -> i64;
 
-    /// Calls `each` with every event of the main revisions `from..=to`, in order, until it breaks.
-    /// `from` is not below the compaction revision.
-    fn events(&self, from: i64, to: i64, each: &mut dyn FnMut(PastEvent<'_>) -> ControlFlow<()>);
+    /// Calls `each` with every event from main and sub revision `from` on through main revision `to`, in order, until
+    /// it breaks. `from` is not below the compaction revision.
+    fn events(&self, from: (i64, i64), to: i64, each: &mut dyn FnMut(PastEvent<'_>) -> ControlFlow<()>);
 
     /// The encoded `KeyValue` that `key` has at main revision `revision`; none if it does not exist there or that
     /// revision is below the compaction.
@@ -52,11 +54,11 @@ impl<R: Read> History for View<'_, R> {
         View::compact_revision(self)
     }
 
-    fn events(&self, from: i64, to: i64, each: &mut dyn FnMut(PastEvent<'_>) -> ControlFlow<()>) {
-        View::events(self, from, to, &mut |event| {
-            let revision = event.revision.main;
+    fn events(&self, from: (i64, i64), to: i64, each: &mut dyn FnMut(PastEvent<'_>) -> ControlFlow<()>) {
+        View::events_from(self, Revision::new(from.0.max(0), from.1), to, &mut |event| {
+            let (revision, sub) = (event.revision.main, event.revision.sub);
             let create = !event.delete && KeyValue::decode(event.kv).create_revision == revision;
-            each(PastEvent { revision, delete: event.delete, create, key: event.key, kv: event.kv })
+            each(PastEvent { revision, sub, delete: event.delete, create, key: event.key, kv: event.kv })
         });
     }
 

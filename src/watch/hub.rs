@@ -1,4 +1,7 @@
-//! The hub: streams, their watchers, and what happens to them.
+//! The hub: streams, their watchers, what clients ask, and the order of its work.
+//!
+//! Work is done in slices: [`Hub::work`] does one, about as much as its budget says, and [`Hub::needs_work`] tells
+//! whether there is more. Nothing that a client asks costs more than a few steps at once.
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -6,10 +9,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use slab::Slab;
 
-use super::catch_up::{Scans, thin_out};
-use super::encode::{Change, Fields, Frozen, Head, Identity, Output, Records, cancel_reason};
-use super::history::{EventBatch, History};
+use super::catch_up::Budget;
+use super::encode::{Fields, Identity, Output, cancel_reason};
+use super::history::History;
 use super::key_index::{KeyIndex, List};
+use super::large::Large;
+use super::live::Live;
+use super::progress::Notice;
+use super::scans::Scans;
 use super::watcher::{Flags, NIL, State, Watcher};
 use crate::proto::etcdserverpb::WatchCreateRequest;
 use crate::proto::etcdserverpb::watch_create_request::FilterType;
@@ -18,26 +25,70 @@ use crate::stdx::time::{Duration, Instant};
 /// What a response may exceed the largest request by before it is split for a client that asked for fragments.
 pub const FRAGMENT_SLACK_BYTES: usize = 512 << 10;
 
-/// The id in responses that concern no single watcher.
-pub(super) const NO_WATCHER: i64 = -1;
-
 /// The longest response that gRPC servers send.
 pub const RESPONSE_BYTES_MAX: usize = i32::MAX as usize;
 
-/// Responses that etcd buffers for a stream before it merges those of several revisions.
-const SINGLES_MAX: usize = 128;
+/// What reading past an event that nobody wants costs in bytes, besides its key.
+pub(super) const PASSED_COST: usize = 64;
+/// What one match costs in bytes.
+pub(super) const MATCH_COST: usize = 16;
+/// What looking for an event's previous value costs in bytes.
+pub(super) const PREV_COST: usize = 256;
+
+/// Watchers of a closed stream that are removed in one piece of work.
+const REMOVED_MAX: usize = 1024;
+
+/// The id in responses that concern no single watcher.
+pub(super) const NO_WATCHER: i64 = -1;
+
+/// No watcher's number.
+pub(super) const NO_NUMBER: u32 = NIL;
 
 const REASON_COMPACTED: &str = "etcdserver: mvcc: required revision has been compacted";
 const REASON_EMPTY_RANGE: &str = "mvcc: watcher range is empty";
 const REASON_DUPLICATE_ID: &str = "mvcc: duplicate watch ID provided on the WatchStream";
 
+/// Why a stream ends before its client wants it to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// A response would be longer than what is sent at most.
+    TooLarge {
+        /// How long.
+        bytes: u64,
+    },
+    /// A response was begun and cannot be completed: its revision was compacted meanwhile.
+    Interrupted,
+}
+
 /// A watch stream. Never reused, so an output for a stream that was closed meanwhile finds nobody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct StreamId(u64);
+pub struct StreamId {
+    /// Streams opened before this one. Wide enough never to come round.
+    serial: u64,
+    slot: u32,
+}
 
 impl StreamId {
     pub(super) fn slot(self) -> usize {
-        self.0 as u32 as usize
+        self.slot as usize
+    }
+}
+
+/// How much of a batch or revision is held in memory at once, for all watchers that want it.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Pairs of an event and a watcher that it is for.
+    pub matches: usize,
+    /// Bytes of encoded events.
+    pub bytes: usize,
+    /// Bytes of one piece of a response that is sent piece by piece.
+    pub piece_bytes: usize,
+}
+
+impl Default for Limits {
+    /// What is sorted in a millisecond, and what the largest requests put.
+    fn default() -> Self {
+        Self { matches: 1 << 16, bytes: 4 << 20, piece_bytes: 64 << 10 }
     }
 }
 
@@ -48,12 +99,14 @@ pub struct HubConfig {
     pub identity: Identity,
     /// The limit on requests, from which the size of fragments follows.
     pub max_request_bytes: usize,
-    /// The longest response that is sent. The events of one revision that are encoded at once take no more either.
+    /// The longest response that is sent.
     pub response_bytes_max: usize,
     /// [`FRAGMENT_SLACK_BYTES`], or a simulation's.
     pub fragment_slack_bytes: usize,
     /// Secret of the key index's hash.
     pub seed: u64,
+    /// What is held in memory at once.
+    pub limits: Limits,
 }
 
 impl Default for HubConfig {
@@ -61,9 +114,10 @@ impl Default for HubConfig {
         Self {
             identity: Identity::default(),
             max_request_bytes: 0,
-            response_bytes_max: i32::MAX as usize,
+            response_bytes_max: RESPONSE_BYTES_MAX,
             fragment_slack_bytes: FRAGMENT_SLACK_BYTES,
             seed: 0,
+            limits: Limits::default(),
         }
     }
 }
@@ -81,6 +135,8 @@ pub struct HubStats {
     pub events: u64,
     /// Batches that were missing from the lane so far.
     pub gaps: u64,
+    /// Pairs of an event and a watcher found so far, whether they were then delivered or not.
+    pub matches: u64,
 }
 
 /// One stream of one client.
@@ -93,18 +149,39 @@ pub(super) struct Stream {
     pub(super) watchers: BTreeMap<i64, u32>,
     /// Where the search for a free id goes on.
     next_id: i64,
-    /// Watchers that wait for room. May name watchers that are gone or no longer parked.
-    pub(super) parked: Vec<u32>,
+    /// Watchers that wait, the longest first. May name watchers that are gone or no longer parked.
+    pub(super) parked: VecDeque<u32>,
+    /// How many of them may ride at a time, and how many do. As long as the stream takes all that they are sent, the
+    /// next wave is twice as large; when it does not, small waves keep what is read from being thrown away.
+    pub(super) wave: usize,
+    pub(super) wave_riders: usize,
+    /// A watcher was parked for want of room since the wave began.
+    pub(super) choked: bool,
+    /// The stream is on the hub's list of streams whose parked watchers may ride.
+    pub(super) ready: bool,
+    /// There was room when the driver told last, and nobody has waited for more since.
+    pub(super) had_room: bool,
     /// Watchers that are not synced.
     pub(super) unsynced: usize,
-    /// Synced watchers that begin after the hub's revision, by where they begin. Those that the hub has reached since
-    /// are removed when they are looked at.
+    /// Synced watchers that begin after the hub's revision, by where they begin. Those that it has reached are
+    /// removed when progress is asked for.
     pub(super) ahead: BTreeSet<(i64, u32)>,
+    /// The revision at which a manual progress request is to be answered.
+    pub(super) promise: Option<i64>,
     /// Watchers that want progress notifications.
     pub(super) progress_watchers: usize,
     /// When the progress interval ends next, and its length.
     pub(super) deadline: Instant,
     pub(super) interval: Duration,
+    /// Its watchers are being notified.
+    pub(super) notifying: bool,
+    /// A revision that is sent piece by piece, and the responses that wait behind it.
+    pub(super) large: Option<Box<Large>>,
+    /// It is on the hub's list of those that can get on.
+    pub(super) large_queued: bool,
+    pub(super) held: VecDeque<Output>,
+    /// The stream is gone, and its watchers are being removed.
+    pub(super) closed: bool,
     /// What a slice of catching up has found for it so far.
     pub(super) plan: Plan,
 }
@@ -119,7 +196,18 @@ pub(super) struct Plan {
     bytes: i64,
 }
 
+impl Plan {
+    pub(super) fn matches(&self) -> usize {
+        self.matches
+    }
+}
+
 impl Stream {
+    /// Whether a part of a large revision was sent, and the rest is still to come.
+    pub(super) fn is_sending_large(&self) -> bool {
+        self.large.as_ref().is_some_and(|large| large.has_begun())
+    }
+
     /// Removes the watchers from `ahead` whose beginning the hub has reached.
     pub(super) fn forget_reached(&mut self, revision: i64) {
         while self.ahead.first().is_some_and(|&(first, _)| first <= revision) {
@@ -154,84 +242,22 @@ pub struct Hub {
     pub(super) deadlines: BTreeSet<(Instant, StreamId)>,
     /// Manual progress requests that wait for a revision to be published here, in order of that revision.
     pub(super) promises: VecDeque<(i64, StreamId)>,
-    outputs: VecDeque<Output>,
-    /// Streams that were closed because a response would be too long, and how long it would be.
-    too_long: VecDeque<(StreamId, usize)>,
-    pub(super) scratch: Scratch,
-    opened: u32,
-    unsynced: usize,
-    events_sent: u64,
-    gaps: u64,
-}
-
-/// An event for a watcher: the watcher's number above the event's position, which sorts twice as fast as a pair.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Match(u64);
-
-impl Match {
-    pub(super) fn new(watcher: u32, position: u32) -> Self {
-        Self(u64::from(watcher) << 32 | u64::from(position))
-    }
-
-    fn watcher(self) -> u32 {
-        (self.0 >> 32) as u32
-    }
-
-    fn position(self) -> u32 {
-        self.0 as u32
-    }
-}
-
-/// Events of one batch or slice and who gets which; kept for its allocations.
-#[derive(Debug, Default)]
-pub(super) struct Scratch {
-    /// Who gets what, by watcher once sorted.
-    pub(super) matches: Vec<Match>,
-    /// Main revision by position.
-    pub(super) revisions: Vec<i64>,
-    pub(super) plain: Records,
-    pub(super) with_prev: Records,
-}
-
-impl Scratch {
-    /// Forgets everything. No more than `bytes_max` are encoded in either form from now on.
-    pub(super) fn clear(&mut self, bytes_max: usize) {
-        self.matches.clear();
-        self.revisions.clear();
-        self.plain.clear(bytes_max);
-        self.with_prev.clear(bytes_max);
-    }
-
-    /// Adds the event at the next position, matched by those pushed on `matches` since `matched`. Nothing happens
-    /// if nobody matched.
-    pub(super) fn add<'a>(
-        &mut self,
-        change: Change<'_>,
-        matched: usize,
-        watchers: &Slab<Watcher>,
-        prev: impl FnOnce() -> Option<&'a [u8]>,
-    ) {
-        if self.matches.len() == matched {
-            return;
-        }
-        let (mut plain, mut with_prev) = (false, false);
-        for found in &self.matches[matched..] {
-            let wants = watchers[found.watcher() as usize].flags.has(Flags::PREV_KV);
-            with_prev |= wants;
-            plain |= !wants;
-        }
-        if plain {
-            self.plain.push(change, None)
-        } else {
-            self.plain.skip()
-        }
-        if with_prev {
-            self.with_prev.push(change, prev())
-        } else {
-            self.with_prev.skip()
-        }
-        self.revisions.push(change.revision);
-    }
+    pub(super) notices: VecDeque<Notice>,
+    pub(super) outputs: VecDeque<Output>,
+    pub(super) live: Live,
+    /// Streams with parked watchers and room for them.
+    pub(super) ready: VecDeque<StreamId>,
+    /// Streams with a large revision that can get on.
+    pub(super) large: VecDeque<StreamId>,
+    /// Streams that are gone and still have watchers.
+    closing: VecDeque<StreamId>,
+    /// The compaction revision of the newest snapshot shown here.
+    pub(super) compacted: i64,
+    opened: u64,
+    pub(super) unsynced: usize,
+    pub(super) events_sent: u64,
+    pub(super) gaps: u64,
+    pub(super) matched: u64,
 }
 
 /// Streams and requests.
@@ -248,13 +274,18 @@ impl Hub {
             scans: Scans::default(),
             deadlines: BTreeSet::new(),
             promises: VecDeque::new(),
+            notices: VecDeque::new(),
             outputs: VecDeque::new(),
-            too_long: VecDeque::new(),
-            scratch: Scratch::default(),
+            live: Live::default(),
+            ready: VecDeque::new(),
+            large: VecDeque::new(),
+            closing: VecDeque::new(),
+            compacted: -1,
             opened: 0,
             unsynced: 0,
             events_sent: 0,
             gaps: 0,
+            matched: 0,
         }
     }
 
@@ -266,11 +297,12 @@ impl Hub {
     /// Counts, for metrics.
     pub fn stats(&self) -> HubStats {
         HubStats {
-            streams: self.streams.len(),
+            streams: self.streams.len() - self.closing.len(),
             watchers: self.watchers.len(),
             slow_watchers: self.unsynced,
             events: self.events_sent,
             gaps: self.gaps,
+            matches: self.matched,
         }
     }
 
@@ -284,30 +316,35 @@ impl Hub {
         self.outputs.pop_front()
     }
 
-    /// A stream that the hub has closed, because a response on it would be longer than can be sent, and the length.
-    /// It comes behind the outputs of the stream.
-    pub fn poll_too_long(&mut self) -> Option<(StreamId, usize)> {
-        self.too_long.pop_front()
-    }
-
     /// A new stream, with room for `room` bytes. Its progress notifications come every `interval`, which the
     /// driver has drawn within the configured interval and 10 % more.
     pub fn open(&mut self, now: Instant, interval: Duration, room: usize) -> StreamId {
         let entry = self.streams.vacant_entry();
-        let slot = u32::try_from(entry.key()).expect("fewer streams than 2^32");
-        let id = StreamId(u64::from(self.opened) << 32 | u64::from(slot));
-        self.opened = self.opened.wrapping_add(1);
+        // A slot takes more than a hundred bytes of memory, which bounds their number far below 2^32.
+        let id = StreamId { serial: self.opened, slot: entry.key() as u32 };
+        self.opened += 1;
         entry.insert(Stream {
             id,
             room: as_room(room),
             watchers: BTreeMap::new(),
             next_id: 0,
-            parked: Vec::new(),
+            parked: VecDeque::new(),
+            wave: 1,
+            wave_riders: 0,
+            choked: false,
+            ready: false,
+            had_room: room > 0,
             unsynced: 0,
             ahead: BTreeSet::new(),
+            promise: None,
             progress_watchers: 0,
             deadline: now + interval,
             interval,
+            notifying: false,
+            large: None,
+            large_queued: false,
+            held: VecDeque::new(),
+            closed: false,
             plan: Plan::default(),
         });
         id
@@ -316,12 +353,77 @@ impl Hub {
     /// The stream is gone: the client reset it, or its connection ended. A half-close is no reason to call this.
     pub fn close(&mut self, id: StreamId) {
         let Some(stream) = self.stream_mut(id) else { return };
-        let watchers = std::mem::take(&mut stream.watchers);
-        for number in watchers.into_values() {
+        (stream.closed, stream.room, stream.large) = (true, 0, None);
+        let (deadline, armed) = (stream.deadline, stream.progress_watchers > 0);
+        if armed {
+            self.deadlines.remove(&(deadline, id));
+        }
+        self.closing.push_back(id);
+        self.remove_closed();
+    }
+
+    /// Removes some watchers of a stream that is gone.
+    fn remove_closed(&mut self) {
+        let Some(&id) = self.closing.front() else { return };
+        for _ in 0..REMOVED_MAX {
+            let Some((_, number)) = self.streams[id.slot()].watchers.pop_first() else {
+                self.closing.pop_front();
+                self.streams.remove(id.slot());
+                return;
+            };
             self.remove_watcher(number);
         }
-        self.streams.remove(id.slot());
-        self.promises.retain(|&(_, stream)| stream != id);
+    }
+
+    /// Whether there is work, for somebody who can take what comes of it.
+    pub fn needs_work(&self) -> bool {
+        self.live.is_busy()
+            || self.scans.are_running()
+            || !(self.ready.is_empty() && self.large.is_empty())
+            || !(self.notices.is_empty() && self.closing.is_empty())
+    }
+
+    /// True if a stream has just run out of room: the driver tells how much it has now, calls [`Hub::resume`], and
+    /// what was published is handed out further.
+    pub fn waits_for_room(&self) -> bool {
+        self.live.waits_for_room()
+    }
+
+    /// Whether requests of the stream may be read: what they are answered with would pile up behind a large revision.
+    pub fn takes_requests(&self, id: StreamId) -> bool {
+        self.stream(id).is_none_or(|stream| !stream.is_sending_large())
+    }
+
+    /// Whether something published is still to be handed out.
+    #[cfg(test)]
+    pub(super) fn is_publishing(&self) -> bool {
+        self.live.is_busy()
+    }
+
+    /// Bytes of outputs that the driver has not taken.
+    #[cfg(test)]
+    pub(super) fn outputs_len(&self) -> usize {
+        self.outputs.iter().map(Output::len).sum()
+    }
+
+    /// Hands out what was published, and nothing else.
+    #[cfg(test)]
+    pub(super) fn publish_slice(&mut self, history: &dyn History, budget: usize) {
+        self.see(history);
+        self.live_slice(history, budget);
+    }
+
+    /// One slice of work: what was published goes first, then who is behind.
+    pub fn work(&mut self, history: &dyn History, budget: Budget) {
+        self.see(history);
+        self.live_slice(history, budget.bytes);
+        self.remove_closed();
+        if !self.live.is_handing_out() {
+            self.notify_slice(budget.bytes);
+        }
+        self.board_wave();
+        self.large_slice(history, budget.bytes);
+        self.scan_slice(history, budget);
     }
 
     /// A create request. `start_revision` below zero is refused before permissions are looked at, so the driver
@@ -343,12 +445,12 @@ impl Hub {
             _ if end.len() > usize::from(end == [0]) && key >= end => {
                 return self.refuse(id, REASON_EMPTY_RANGE);
             }
-            0 => (stream.next_id..).find(|id| !stream.watchers.contains_key(id)).expect("a free id"),
+            0 => free_id(stream),
             taken if stream.watchers.contains_key(&taken) => return self.refuse(id, REASON_DUPLICATE_ID),
             given => given,
         };
         if request.watch_id == 0 {
-            self.streams[id.slot()].next_id = watch_id + 1;
+            self.streams[id.slot()].next_id = watch_id.wrapping_add(1);
         }
         if request.progress_notify {
             self.arm(now, id);
@@ -362,7 +464,7 @@ impl Hub {
             return;
         }
         let fields = Fields { watch_id: NO_WATCHER, created: true, canceled: true, ..Fields::default() };
-        self.respond(id.slot(), self.known, fields, cancel_reason(reason), 0);
+        self.respond(id.slot(), self.known, fields, cancel_reason(reason));
     }
 
     /// A cancel request. An id that the stream does not have gets no answer.
@@ -372,17 +474,21 @@ impl Hub {
         };
         self.remove_watcher(number);
         let fields = Fields { watch_id, canceled: true, ..Fields::default() };
-        self.respond(id.slot(), self.known, fields, Bytes::new(), 0);
+        self.respond(id.slot(), self.known, fields, Bytes::new());
     }
 
     /// The transport has room for `room` bytes on this stream now.
     pub fn on_window(&mut self, id: StreamId, room: usize) {
         let Some(stream) = self.stream_mut(id) else { return };
         stream.room = as_room(room);
-        if stream.room > 0 && !stream.parked.is_empty() {
-            let parked = std::mem::take(&mut stream.parked);
-            self.unpark(id, &parked);
+        stream.had_room |= room > 0;
+        if room == 0 {
+            return;
         }
+        if stream.large.is_some() {
+            self.wake_large(id);
+        }
+        self.make_ready(id);
     }
 
     fn add_watcher(
@@ -417,7 +523,8 @@ impl Hub {
             flags,
         };
         let first = watcher.first();
-        let number = u32::try_from(self.watchers.insert(watcher)).expect("fewer watchers than 2^32");
+        // A watcher takes 40 bytes of memory, which bounds their number below 2^32.
+        let number = self.watchers.insert(watcher) as u32;
         let revision = self.revision;
         let stream = &mut self.streams[id.slot()];
         stream.forget_reached(revision);
@@ -427,10 +534,12 @@ impl Hub {
         stream.watchers.insert(watch_id, number);
         stream.progress_watchers += usize::from(request.progress_notify);
         let fields = Fields { watch_id, created: true, ..Fields::default() };
-        self.respond(id.slot(), self.known, fields, Bytes::new(), 0);
+        self.respond(id.slot(), self.known, fields, Bytes::new());
+        if !self.watchers.contains(number as usize) {
+            return; // the answer has ended the stream
+        }
         if synced {
-            self.index.link(List::Synced, number, &mut self.watchers);
-            return;
+            return self.index.link(List::Synced, number, &mut self.watchers);
         }
         self.count_unsynced(number);
         if compacted {
@@ -439,17 +548,28 @@ impl Hub {
             self.ride(number);
         } else {
             self.watchers[number as usize].state = State::Parked;
-            self.streams[id.slot()].parked.push(number);
+            self.streams[id.slot()].parked.push_back(number);
         }
     }
 
     /// Forgets a watcher that its stream no longer lists.
     fn remove_watcher(&mut self, number: u32) {
         self.detach(number);
+        self.leave_wave(number);
         let watcher = self.watchers.remove(number as usize);
         self.index.leave(watcher.group);
         let stream = &mut self.streams[watcher.stream as usize];
         stream.ahead.remove(&(watcher.first(), number));
+        let id = stream.id;
+        match stream.large.take_if(|large| large.is_of(number)) {
+            Some(mut large) if large.has_begun() => {
+                large.forget_watcher();
+                stream.large = Some(large);
+            }
+            Some(_) => self.make_ready(id),
+            None => {}
+        }
+        let stream = &mut self.streams[watcher.stream as usize];
         if watcher.state != State::Synced {
             stream.unsynced -= 1;
             self.unsynced -= 1;
@@ -478,261 +598,20 @@ impl Hub {
     }
 }
 
-/// Publishing.
+/// Looking things up.
 impl Hub {
-    /// The next batch from the lane; `history` has it already.
-    pub fn on_publish(&mut self, batch: &EventBatch, history: &dyn History) {
-        self.see(history);
-        assert!(history.revision() >= batch.revision, "a batch is published after the state it belongs to");
-        if batch.revision <= self.revision {
-            // Part of the snapshot this hub started from.
-            return;
-        }
-        if batch.revision > self.revision + 1 {
-            self.gaps += 1;
-            let missing = self.revision + 1;
-            self.revision = batch.revision;
-            self.fall_back(missing);
-            self.keep_promises();
-            return;
-        }
-        self.revision = batch.revision;
-        let mut scratch = std::mem::take(&mut self.scratch);
-        scratch.clear(self.config.response_bytes_max);
-        for event in &batch.events {
-            let matched = scratch.matches.len();
-            let position = scratch.revisions.len() as u32;
-            self.index.stab(List::Synced, &event.key, &self.watchers, |number, watcher| {
-                if watcher.next <= batch.revision && watcher.wants(event.delete) {
-                    scratch.matches.push(Match::new(number, position));
-                }
-            });
-            let change =
-                Change { revision: batch.revision, delete: event.delete, key: &event.key, kv: &event.kv };
-            // The previous value is the one before this revision, not before this change.
-            scratch.add(change, matched, &self.watchers, || match event.prev {
-                _ if event.create => None,
-                Some((main, sub)) if main < batch.revision => history.value_of(main, sub),
-                _ => history.value_at(&event.key, batch.revision - 1),
-            });
-        }
-        self.deliver(&mut scratch, batch.revision);
-        self.scratch = scratch;
-        self.keep_promises();
-    }
-
-    /// Hands each watcher its matching events, or parks it.
-    pub(super) fn deliver(&mut self, scratch: &mut Scratch, header_revision: i64) {
-        if scratch.revisions.len() > 1 {
-            scratch.matches.sort_unstable();
-        }
-        if scratch.matches.is_empty() {
-            return;
-        }
-        let header = Head::header(self.config.identity, header_revision);
-        let forms = [scratch.plain.freeze(), scratch.with_prev.freeze()];
-        let revisions = &scratch.revisions;
-        let revision_of = |found: &Match| revisions[found.position() as usize];
-        for run in scratch.matches.chunk_by(|a, b| a.watcher() == b.watcher()) {
-            // A stream that was closed on the way has taken its watchers with it.
-            let Some(watcher) = self.watchers.get(run[0].watcher() as usize) else { continue };
-            let merges = || self.streams[watcher.stream as usize].plan.matches > SINGLES_MAX;
-            if !watcher.flags.has(Flags::LIVE) || merges() {
-                self.deliver_run(&header, &forms, revisions, run);
-                continue;
-            }
-            for part in run.chunk_by(|a, b| revision_of(a) == revision_of(b)) {
-                let header = Head::header(self.config.identity, revision_of(&part[0]));
-                if !self.deliver_run(&header, &forms, revisions, part) {
-                    break;
-                }
-            }
-        }
-    }
-
-    /// One response to one watcher. False if it was parked instead, or its stream was closed.
-    fn deliver_run(
-        &mut self,
-        header: &Head,
-        forms: &[Frozen<'_>; 2],
-        revisions: &[i64],
-        run: &[Match],
-    ) -> bool {
-        let number = run[0].watcher();
-        let Some(watcher) = self.watchers.get_mut(number as usize) else { return false };
-        let slot = watcher.stream as usize;
-        if self.streams[slot].room <= 0 {
-            self.park(number, revisions[run[0].position() as usize]);
-            return false;
-        }
-        watcher.flags.set(Flags::QUIET, false);
-        let (watch_id, flags) = (watcher.id, watcher.flags);
-        let form = &forms[usize::from(flags.has(Flags::PREV_KV))];
-        if !form.holds(run[run.len() - 1].position()) {
-            self.close_too_long(slot, form.len());
-            return false;
-        }
-        if flags.has(Flags::FRAGMENT) {
-            self.send_fragments(slot, header, watch_id, form, run);
-        } else {
-            let head = header.with(Fields { watch_id, ..Fields::default() });
-            self.send(slot, head, form.body(run.iter().map(|m| m.position())), run.len());
-        }
-        true
-    }
-
-    /// Splits a large response between events, as the client asked.
-    fn send_fragments(
-        &mut self,
-        slot: usize,
-        header: &Head,
-        watch_id: i64,
-        form: &Frozen<'_>,
-        mut run: &[Match],
-    ) {
-        let limit = self.config.max_request_bytes + self.config.fragment_slack_bytes;
-        let whole = header.with(Fields { watch_id, ..Fields::default() });
-        let part = header.with(Fields { watch_id, fragment: true, ..Fields::default() });
-        let len: usize = run.iter().map(|m| form.len_of(m.position())).sum();
-        if whole.len() + len < limit || run.len() < 2 {
-            return self.send(slot, whole, form.body(run.iter().map(|m| m.position())), run.len());
-        }
-        while !run.is_empty() {
-            // Every part has one event, and more as long as it stays below the limit.
-            let mut bytes = part.len() + form.len_of(run[0].position());
-            let fits = run[1..].iter().take_while(|m| {
-                bytes += form.len_of(m.position());
-                bytes < limit
-            });
-            let (now, later) = run.split_at(1 + fits.count());
-            let head = if later.is_empty() { &whole } else { &part };
-            self.send(slot, head.clone(), form.body(now.iter().map(|m| m.position())), now.len());
-            run = later;
-        }
-    }
-
-    pub(super) fn respond(&mut self, slot: usize, revision: i64, fields: Fields, body: Bytes, events: usize) {
-        let head = Head::header(self.config.identity, revision).with(fields);
-        self.send(slot, head, body, events);
-    }
-
-    fn send(&mut self, slot: usize, head: Head, body: Bytes, events: usize) {
-        let Some(stream) = self.streams.get_mut(slot) else { return };
-        let output = Output { stream: stream.id, head, body, events: events as u32 };
-        if output.len() > self.config.response_bytes_max {
-            return self.close_too_long(slot, output.len());
-        }
-        stream.room -= as_room(output.len());
-        self.events_sent += events as u64;
-        self.outputs.push_back(output);
-    }
-}
-
-/// Changes of state.
-impl Hub {
-    /// Ends a stream on which a response of so many bytes would have to be sent.
-    fn close_too_long(&mut self, slot: usize, bytes: usize) {
-        let Some(stream) = self.streams.get(slot) else { return };
-        let id = stream.id;
-        self.too_long.push_back((id, bytes));
-        self.close(id);
-    }
-
-    /// Takes a watcher out of the live path or its scan, before its state changes.
-    pub(super) fn detach(&mut self, number: u32) {
-        match self.watchers[number as usize].state {
-            State::Synced => self.index.unlink(List::Synced, number, &mut self.watchers),
-            State::Riding(scan) => {
-                self.index.unlink(List::Riding, number, &mut self.watchers);
-                self.scans.get_off(scan);
-            }
-            State::Waiting | State::Parked | State::Compacted => {}
-        }
-    }
-
-    /// Moves a synced or riding watcher off: it waits for room and has been sent everything below `next`.
-    fn park(&mut self, number: u32, next: i64) {
-        self.detach(number);
-        let live = self.watchers[number as usize].state == State::Synced;
-        if live {
-            self.count_unsynced(number);
-        }
-        let watcher = &mut self.watchers[number as usize];
-        watcher.flags.set(Flags::LIVE, live || watcher.flags.has(Flags::LIVE));
-        let stream = &mut self.streams[watcher.stream as usize];
-        watcher.state = State::Parked;
-        watcher.next = next;
-        watcher.flags.set(Flags::FUTURE, false);
-        let slot = watcher.stream;
-        thin_out(&mut stream.parked, &self.watchers, |w| w.state == State::Parked && w.stream == slot);
-        stream.parked.push(number);
-    }
-
-    /// Ends a watcher whose next revisions are compacted. The client still has to cancel it.
-    pub(super) fn tell_compacted(&mut self, number: u32, compact_revision: i64) {
-        self.detach(number);
-        let watcher = &mut self.watchers[number as usize];
-        watcher.state = State::Compacted;
-        let (slot, watch_id) = (watcher.stream as usize, watcher.id);
-        let fields = Fields { watch_id, canceled: true, compact_revision, ..Fields::default() };
-        self.respond(slot, 0, fields, Bytes::new(), 0);
-    }
-
-    /// One unsynced watcher less.
-    pub(super) fn count_synced(&mut self, number: u32) {
-        let slot = self.watchers[number as usize].stream as usize;
-        self.streams[slot].unsynced -= 1;
-        self.unsynced -= 1;
-    }
-
-    fn count_unsynced(&mut self, number: u32) {
-        let slot = self.watchers[number as usize].stream as usize;
-        self.streams[slot].unsynced += 1;
-        self.unsynced += 1;
-    }
-
-    fn unpark(&mut self, id: StreamId, parked: &[u32]) {
-        for &number in parked {
-            // The list may name a watcher that was cancelled, and whose number belongs to another by now.
-            let still = self
-                .watchers
-                .get(number as usize)
-                .is_some_and(|w| w.state == State::Parked && w.stream as usize == id.slot());
-            if still {
-                self.ride(number);
-            }
-        }
-    }
-
-    /// Batches are missing: everyone reads on from the store.
-    fn fall_back(&mut self, next: i64) {
-        let synced: Vec<u32> = self
-            .watchers
-            .iter()
-            .filter(|(_, watcher)| watcher.state == State::Synced)
-            .map(|(number, _)| number as u32)
-            .collect();
-        for number in synced {
-            self.detach(number);
-            let watcher = &mut self.watchers[number as usize];
-            watcher.next = watcher.next.max(next);
-            watcher.state = State::Waiting;
-            self.count_unsynced(number);
-            self.ride(number);
-        }
-    }
-
     /// Notes how new a snapshot is.
     pub(super) fn see(&mut self, history: &dyn History) {
         self.known = self.known.max(history.revision());
+        self.compacted = self.compacted.max(history.compact_revision());
     }
 
     pub(super) fn stream(&self, id: StreamId) -> Option<&Stream> {
-        self.streams.get(id.slot()).filter(|stream| stream.id == id)
+        self.streams.get(id.slot()).filter(|stream| stream.id == id && !stream.closed)
     }
 
     pub(super) fn stream_mut(&mut self, id: StreamId) -> Option<&mut Stream> {
-        self.streams.get_mut(id.slot()).filter(|stream| stream.id == id)
+        self.streams.get_mut(id.slot()).filter(|stream| stream.id == id && !stream.closed)
     }
 
     /// Checks what must hold between calls. For tests and the simulator: it looks at everything.
@@ -743,14 +622,15 @@ impl Hub {
             assert!(states().all(|w| w.stream as usize == slot), "a stream lists its own watchers");
             assert_eq!(states().filter(|w| w.state != State::Synced).count(), stream.unsynced);
             let parked = states().filter(|w| w.state == State::Parked).count();
-            let is_ahead = |n| self.watchers[n as usize].state == State::Synced && !self.is_current(n);
-            let ahead = stream.watchers.values().copied().filter(|&n| is_ahead(n));
-            let listed = stream.ahead.iter().filter(|&&(first, _)| first > self.revision);
-            assert!(
-                ahead.collect::<BTreeSet<_>>() == listed.map(|&(_, n)| n).collect(),
-                "a stream knows who is ahead"
-            );
             assert!(parked == 0 || stream.parked.len() >= parked, "every parked watcher is found again");
+            let waves = states().filter(|w| w.flags.has(Flags::WAVE)).count();
+            assert_eq!(waves, stream.wave_riders, "a stream counts its wave");
+            if parked > 0 && stream.room > 0 && stream.large.is_none() && stream.wave_riders == 0 {
+                assert!(stream.ready, "parked watchers of a stream with room are seen to");
+            }
+            if stream.closed {
+                continue;
+            }
             let armed = self.deadlines.contains(&(stream.deadline, stream.id));
             assert_eq!(armed, stream.progress_watchers > 0, "a stream is ticked for if someone wants it");
         }
@@ -762,6 +642,15 @@ impl Hub {
     }
 }
 
-fn as_room(bytes: usize) -> i64 {
+/// The lowest id from `next_id` on that the client has not taken.
+fn free_id(stream: &Stream) -> i64 {
+    let mut id = stream.next_id;
+    while stream.watchers.contains_key(&id) {
+        id = id.wrapping_add(1);
+    }
+    id
+}
+
+pub(super) fn as_room(bytes: usize) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }

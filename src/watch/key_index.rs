@@ -6,13 +6,14 @@
 //! catching up never looks at those who are not. The lists run through the watchers themselves.
 #![forbid(unsafe_code)]
 
-use std::hash::{DefaultHasher, Hasher};
+use std::hash::{BuildHasher, Hasher};
 
 use hashbrown::HashTable;
 use slab::Slab;
 
 use super::interval::{Bounds, IntervalTree};
 use super::watcher::{NIL, Watcher};
+use crate::stdx::keyed_hash::KeyedHash;
 
 /// Which of a group's lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,19 +53,43 @@ impl Bounds for Slab<Group> {
     }
 }
 
+/// The bounds of a group, apart from it.
+#[derive(Debug)]
+pub(super) struct Span {
+    bounds: Box<[u8]>,
+    split: usize,
+    kind: Kind,
+}
+
+impl Span {
+    pub(super) fn contains(&self, key: &[u8]) -> bool {
+        let (start, end) = self.bounds.split_at(self.split);
+        match self.kind {
+            Kind::Key => key == start,
+            Kind::Range => start <= key && key < end,
+            Kind::FromKey => start <= key,
+        }
+    }
+}
+
 /// All groups of a hub.
 #[derive(Debug)]
 pub(super) struct KeyIndex {
     groups: Slab<Group>,
     keys: HashTable<u32>,
     ranges: IntervalTree,
-    /// Mixed into every hash, so that a client cannot choose keys that collide.
-    seed: u64,
+    /// A client cannot choose keys that collide: it does not know the secret.
+    hash: KeyedHash,
 }
 
 impl KeyIndex {
     pub(super) fn new(seed: u64) -> Self {
-        Self { groups: Slab::new(), keys: HashTable::new(), ranges: IntervalTree::new(seed), seed }
+        Self {
+            groups: Slab::new(),
+            keys: HashTable::new(),
+            ranges: IntervalTree::new(seed),
+            hash: KeyedHash::new(seed),
+        }
     }
 
     /// The group of one more watcher of `[key, end)`, or of the key alone if `end` is empty, or of everything from
@@ -77,7 +102,7 @@ impl KeyIndex {
         };
         let groups = &self.groups;
         let known = match kind {
-            Kind::Key => self.keys.find(hash(self.seed, key), |&g| groups.start(g) == key).copied(),
+            Kind::Key => self.keys.find(hash(&self.hash, key), |&g| groups.start(g) == key).copied(),
             Kind::Range => self.ranges.find(key, Some(end), groups),
             Kind::FromKey => self.ranges.find(key, None, groups),
         };
@@ -91,12 +116,18 @@ impl KeyIndex {
         let group = Group { bounds, split, kind, watchers: 1, heads: [NIL; 2] };
         let group = u32::try_from(self.groups.insert(group)).expect("fewer groups than watchers");
         if kind == Kind::Key {
-            let (groups, seed) = (&self.groups, self.seed);
-            self.keys.insert_unique(hash(seed, key), group, |&g| hash(seed, groups.start(g)));
+            let (groups, keyed) = (&self.groups, &self.hash);
+            self.keys.insert_unique(hash(keyed, key), group, |&g| hash(keyed, groups.start(g)));
         } else {
             self.ranges.insert(group, &self.groups);
         }
         group
+    }
+
+    /// The bounds of a group.
+    pub(super) fn span(&self, group: u32) -> Span {
+        let Group { bounds, split, kind, .. } = &self.groups[group as usize];
+        Span { bounds: bounds.clone(), split: *split as usize, kind: *kind }
     }
 
     /// One watcher less in `group`; it is on none of its lists.
@@ -108,7 +139,7 @@ impl KeyIndex {
         let groups = &self.groups;
         assert!(groups[group as usize].heads == [NIL; 2], "a listed watcher belongs to its group");
         if groups[group as usize].kind == Kind::Key {
-            let hash = hash(self.seed, groups.start(group));
+            let hash = hash(&self.hash, groups.start(group));
             self.keys.find_entry(hash, |&g| g == group).expect("every group of a key is hashed").remove();
         } else {
             self.ranges.remove(group, groups);
@@ -160,7 +191,7 @@ impl KeyIndex {
             }
         };
         if !self.keys.is_empty()
-            && let Some(&group) = self.keys.find(hash(self.seed, key), |&g| self.groups.start(g) == key)
+            && let Some(&group) = self.keys.find(hash(&self.hash, key), |&g| self.groups.start(g) == key)
         {
             visit(group);
         }
@@ -168,9 +199,8 @@ impl KeyIndex {
     }
 }
 
-fn hash(seed: u64, key: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    hasher.write_u64(seed);
+fn hash(keyed: &KeyedHash, key: &[u8]) -> u64 {
+    let mut hasher = keyed.build_hasher();
     hasher.write(key);
     hasher.finish()
 }

@@ -6,10 +6,10 @@
 //!
 //! ```text
 //!   replica core                 session core
-//!   apply ── EventBatch ║──────▶ Hub::on_publish ── KeyIndex::stab ──▶ watchers ──▶ Output ──▶ transport
+//!   apply ── EventBatch ║──────▶ queue ── KeyIndex::stab ──▶ watchers ──▶ Output ──▶ transport
 //!                                                                       │ no room     ▲
 //!                                                                       ▼             │
-//!   store (all revisions) ═════▶ Hub::catch_up ◀── scan ◀── on_window ── next = r ────┘
+//!   store (all revisions) ═════▶ scan, large revision ◀── on_window ── next = r ──────┘
 //! ```
 //!
 //! # The store is the buffer
@@ -27,20 +27,37 @@
 //!      │ start now or later       │  │ compacted away          │
 //!      └───────▶ synced ◀─ caught up └──▶ compacted            │
 //!                  └────────────────────────────────────────────┘
+//!   riding ── alone with too much of one revision ──▶ large ── sent ──▶ riding
 //! ```
 //!
-//! # What cannot be sent
+//! [`states`] has a function for each arrow.
 //!
-//! The events of one revision go out together, and gRPC carries no message of more than 2 GiB. Events beyond that are
-//! measured and not encoded, and a stream that wants one of them ends with an error, each time its client comes back.
+//! # Work is done in slices
+//!
+//! A request, a batch and a tick are only noted; [`Hub::work`] does one slice of what they ask for, about as much as
+//! its budget says, and goes on in the next one where it stopped. A batch for many watchers is matched and handed out
+//! over several slices ([`live`]). A slice of a scan may end inside a revision ([`catch_up`], [`scans`]), and what it
+//! has found is handed out over several slices ([`delivery`]).
+//!
+//! # Memory is bounded
+//!
+//! No more than [`Limits`] say is held of a batch or revision, or one event if that is more. What is more for all who
+//! want it is given to fewer at a time: they are parked, and board scans in waves, whose size follows what their stream
+//! takes. A watcher that alone has more of one revision than may be held gets it piece by piece, read anew from the
+//! store for each piece ([`large`]). A response that is longer than gRPC servers send ends its stream, each time its
+//! client comes back; a client that asks for fragments gets responses of bounded length.
 //!
 //! # Invariants
 //!
 //! - A synced watcher has been sent every matching event of revisions `start..=hub.revision`, and none later.
-//! - A rider has been sent every matching event below `max(next, scan.at)`; a parked watcher, below `next`.
+//! - A rider has been sent every matching event below `max(next, scan.at)`, or the scan has it in hand; a parked
+//!   watcher, below `next`.
 //! - All matching events of one revision go out in one response, or in fragments if the client asked for them.
-//! - `hub.revision` only moves in `on_publish`; a scan never reads past it, so the two never overlap or leave a gap.
-//! - Progress is promised only for `hub.revision`, and after the outputs of that revision's events.
+//! - `hub.revision` moves when a batch is begun; a scan never reads past it, so the two never overlap or leave a gap.
+//! - While a batch is handed out, a synced watcher may lack that batch and nothing else.
+//! - Progress is promised only for `hub.revision`, after its batch is handed out.
+//! - From the first part of a large revision to the last nothing else is sent on its stream: other responses are held,
+//!   other watchers parked.
 //!
 //! The snapshot that a request reads may be ahead of what the lane has delivered here. A watch created then starts
 //! after the snapshot's revision, and a progress request waits until the lane has caught up with it.
@@ -56,7 +73,8 @@
 //! Permissions (the caller checks them and calls [`Hub::refuse`]), timers other than the progress interval, and any
 //! bound on the number of watchers (the transport bounds streams; the driver stops reading a stream without room).
 //!
-//! Start reading at [`hub`]; `history` is what catching up reads.
+//! Start reading at [`hub`]. A [`watcher`] is small; [`interval`] is the tree of ranges, [`progress`] what is promised
+//! to those who have everything, [`history`] what is read of the store.
 #![forbid(unsafe_code)]
 
 pub mod encode;
@@ -64,15 +82,20 @@ pub mod history;
 pub mod hub;
 
 mod catch_up;
+mod delivery;
 mod interval;
 mod key_index;
+mod large;
+mod live;
 mod progress;
+mod scans;
+mod states;
 mod watcher;
 
 #[cfg(test)]
 mod tests;
 
 pub use catch_up::Budget;
-pub use encode::Output;
+pub use encode::{Output, Part};
 pub use history::{Event, EventBatch, History, PastEvent};
-pub use hub::{Hub, HubConfig, HubStats, StreamId};
+pub use hub::{Fault, Hub, HubConfig, HubStats, Limits, StreamId};

@@ -4,7 +4,7 @@
 //! only for watchers that are synced; where it cannot be given, the answer is silence, and the client asks again.
 //!
 //! A manual request costs no look at the stream's watchers: the stream counts those that are not synced, and lists
-//! those whose beginning is still to come.
+//! those whose start is still to come.
 #![forbid(unsafe_code)]
 
 use bytes::Bytes;
@@ -12,33 +12,61 @@ use bytes::Bytes;
 use super::encode::Fields;
 use super::history::History;
 use super::hub::{Hub, NO_WATCHER, StreamId};
-use super::watcher::{Flags, State};
+use super::watcher::{Flags, State, Watcher};
 use crate::stdx::time::Instant;
 
+/// What looking at one watcher costs, in bytes.
+const LOOK_COST: usize = 32;
+
+/// A stream whose watchers are being notified, and where to go on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Notice {
+    stream: StreamId,
+    watch_id: i64,
+}
+
 impl Hub {
-    /// A manual progress request. It is answered when everything that `history` contains has been published here.
+    /// A manual progress request. It is answered when everything that `history` contains has been published here. One
+    /// answer is enough for all requests of a stream that wait for it.
     pub fn progress(&mut self, id: StreamId, history: &dyn History) {
         self.see(history);
-        if self.stream(id).is_some() {
-            self.promises.push_back((self.known, id));
-            self.keep_promises();
+        let known = self.known;
+        let Some(stream) = self.stream_mut(id) else { return };
+        if stream.promise.replace(known).is_none() {
+            self.promises.push_back((known, id));
         }
+        self.keep_promises();
     }
 
     /// Answers the progress requests whose revision was reached.
     pub(super) fn keep_promises(&mut self) {
+        if self.live.is_handing_out() {
+            return;
+        }
         while let Some(&(revision, id)) = self.promises.front()
             && revision <= self.revision
         {
             self.promises.pop_front();
-            let reached = self.revision;
             let Some(stream) = self.stream_mut(id) else { continue };
-            stream.forget_reached(reached);
-            let is_current = stream.unsynced == 0 && stream.ahead.is_empty() && !stream.watchers.is_empty();
-            if is_current && stream.room > 0 {
-                let fields = Fields { watch_id: NO_WATCHER, ..Fields::default() };
-                self.respond(id.slot(), self.revision, fields, Bytes::new(), 0);
+            match stream.promise {
+                // Asked for again, at a later revision.
+                Some(later) if later > revision => self.promises.push_back((later, id)),
+                _ => {
+                    stream.promise = None;
+                    self.promise(id);
+                }
             }
+        }
+    }
+
+    fn promise(&mut self, id: StreamId) {
+        let revision = self.revision;
+        let stream = &mut self.streams[id.slot()];
+        stream.forget_reached(revision);
+        let is_current = stream.unsynced == 0 && stream.ahead.is_empty() && !stream.watchers.is_empty();
+        if is_current && stream.room > 0 {
+            let fields = Fields { watch_id: NO_WATCHER, ..Fields::default() };
+            self.respond(id.slot(), revision, fields, Bytes::new());
         }
     }
 
@@ -47,43 +75,71 @@ impl Hub {
         self.deadlines.first().map(|&(deadline, _)| deadline)
     }
 
-    /// Sends the progress notifications that are due.
+    /// Notes the progress notifications that are due. [`Hub::work`] sends them.
     pub fn tick(&mut self, now: Instant) {
         while let Some(&(deadline, id)) = self.deadlines.first()
             && deadline <= now
         {
             self.deadlines.pop_first();
-            let stream = self.stream_mut(id).expect("a stream with a deadline is open");
+            let Some(stream) = self.stream_mut(id) else { continue };
             // Intervals that nobody ticked for are left out.
             stream.deadline = deadline + stream.interval;
             if stream.deadline <= now {
                 stream.deadline = now + stream.interval;
             }
+            let notified = std::mem::replace(&mut stream.notifying, true);
             self.deadlines.insert((self.streams[id.slot()].deadline, id));
-            self.notify(id);
+            if !notified {
+                self.notices.push_back(Notice { stream: id, watch_id: i64::MIN });
+            }
         }
     }
 
-    /// The interval of a stream ended: whoever was sent nothing during it is told how far it is.
-    fn notify(&mut self, id: StreamId) {
-        let numbers: Vec<u32> = self.streams[id.slot()].watchers.values().copied().collect();
-        for number in numbers {
-            let watcher = &self.watchers[number as usize];
-            if !watcher.flags.has(Flags::PROGRESS) {
-                continue;
+    /// The interval of a stream ended: whoever was sent nothing during it is told how far it is. Some
+    /// watchers at a time.
+    pub(super) fn notify_slice(&mut self, budget: usize) {
+        let Some(Notice { stream: id, watch_id }) = self.notices.pop_front() else { return };
+        let Some(stream) = self.stream(id) else { return };
+        let looks = (budget / LOOK_COST).max(1);
+        let numbers: Vec<(i64, u32)> =
+            stream.watchers.range(watch_id..).take(looks).map(|(&id, &number)| (id, number)).collect();
+        for &(_, number) in &numbers {
+            self.notify(id, number);
+        }
+        match numbers.last() {
+            Some(&(last, _)) if numbers.len() == looks && last < i64::MAX => {
+                self.notices.push_front(Notice { stream: id, watch_id: last + 1 });
             }
-            let due = watcher.flags.has(Flags::QUIET) && self.is_current(number);
-            if due && self.streams[id.slot()].room > 0 {
-                let fields = Fields { watch_id: watcher.id, ..Fields::default() };
-                self.respond(id.slot(), self.revision, fields, Bytes::new(), 0);
-            }
-            self.watchers[number as usize].flags.set(Flags::QUIET, true);
+            _ => self.streams[id.slot()].notifying = false,
+        }
+    }
+
+    /// Sends all notifications that are due.
+    #[cfg(test)]
+    pub(super) fn notify_all(&mut self) {
+        while !self.notices.is_empty() {
+            self.notify_slice(usize::MAX);
+        }
+    }
+
+    fn notify(&mut self, id: StreamId, number: u32) {
+        let watcher = &self.watchers[number as usize];
+        if !watcher.flags.has(Flags::PROGRESS) {
+            return;
+        }
+        let due = watcher.flags.has(Flags::QUIET) && self.is_current(watcher);
+        let stream = &self.streams[id.slot()];
+        if due && stream.room > 0 && stream.large.is_none() {
+            let fields = Fields { watch_id: watcher.id, ..Fields::default() };
+            self.respond(id.slot(), self.revision, fields, Bytes::new());
+        }
+        if let Some(watcher) = self.watchers.get_mut(number as usize) {
+            watcher.flags.set(Flags::QUIET, true);
         }
     }
 
     /// True if the watcher has been sent everything up to the hub's revision, and its start is not after it.
-    pub(super) fn is_current(&self, number: u32) -> bool {
-        let watcher = &self.watchers[number as usize];
+    fn is_current(&self, watcher: &Watcher) -> bool {
         watcher.state == State::Synced && watcher.first() <= self.revision
     }
 }

@@ -6,11 +6,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use prost::Message;
 
 use super::encode::Identity;
-use super::hub::RESPONSE_BYTES_MAX;
+use super::hub::FRAGMENT_SLACK_BYTES;
 use super::*;
 use crate::proto::etcdserverpb::{WatchCreateRequest, WatchResponse};
 use crate::proto::mvccpb::{self, KeyValue};
@@ -109,13 +110,13 @@ impl History for World {
         self.compacted
     }
 
-    fn events(&self, from: i64, to: i64, each: &mut dyn FnMut(PastEvent<'_>) -> ControlFlow<()>) {
-        assert!(from >= self.compacted);
-        for (&(revision, _), change) in self.stored.range((from, 0)..(to + 1, 0)) {
+    fn events(&self, from: (i64, i64), to: i64, each: &mut dyn FnMut(PastEvent<'_>) -> ControlFlow<()>) {
+        assert!(from.0 >= self.compacted);
+        for (&(revision, sub), change) in self.stored.range(from..(to + 1, 0)) {
             let delete = change.kv.is_none();
             let create = change.kv.as_ref().is_some_and(|kv| kv.create_revision == revision);
             let kv = if delete { &[][..] } else { &change.encoded };
-            if each(PastEvent { revision, delete, create, key: &change.key, kv }).is_break() {
+            if each(PastEvent { revision, sub, delete, create, key: &change.key, kv }).is_break() {
                 return;
             }
         }
@@ -135,15 +136,29 @@ impl History for World {
 }
 
 fn hub(max_request_bytes: usize) -> Hub {
-    hub_up_to(max_request_bytes, RESPONSE_BYTES_MAX)
+    hub_with(max_request_bytes, Limits::default())
+}
+
+fn hub_with(max_request_bytes: usize, limits: Limits) -> Hub {
+    Hub::new(HubConfig { max_request_bytes, limits, ..config() }, 1)
 }
 
 fn hub_up_to(max_request_bytes: usize, response_bytes_max: usize) -> Hub {
+    Hub::new(HubConfig { max_request_bytes, response_bytes_max, ..config() }, 1)
+}
+
+fn config() -> HubConfig {
     let identity = Identity { cluster_id: 1, member_id: 2, raft_term: 3 };
-    Hub::new(
-        HubConfig { identity, max_request_bytes, response_bytes_max, seed: 9, ..HubConfig::default() },
-        1,
-    )
+    HubConfig { identity, seed: 9, ..HubConfig::default() }
+}
+
+/// Publishes a batch and hands it out to its end.
+fn publish(hub: &mut Hub, batch: EventBatch, world: &World) {
+    hub.on_publish(Arc::new(batch));
+    while hub.is_publishing() {
+        hub.resume();
+        hub.publish_slice(world, usize::MAX);
+    }
 }
 
 fn decode(output: &Output) -> WatchResponse {
@@ -205,6 +220,7 @@ impl Script {
             "tick" => {
                 self.now = self.now + Duration::from_millis(words[0].parse().unwrap());
                 self.hub.tick(self.now);
+                self.hub.notify_all();
             }
             "txn" => {
                 let changes: Vec<(&[u8], Option<&[u8]>)> = words
@@ -234,11 +250,11 @@ impl Script {
             "lose" => drop(self.world.lane.pop_front()),
             "slice" => {
                 let budget = Budget { revisions: words[0].parse().unwrap(), ..Budget::default() };
-                self.hub.catch_up(&self.world, budget);
+                self.hub.work(&self.world, budget);
             }
             "catch_up" => {
-                while self.hub.needs_catch_up() {
-                    self.hub.catch_up(&self.world, Budget::default());
+                while self.hub.needs_work() {
+                    self.hub.work(&self.world, Budget::default());
                 }
             }
             other => panic!("no command {other}"),
@@ -246,7 +262,7 @@ impl Script {
         while !self.paused
             && let Some(batch) = self.world.lane.pop_front()
         {
-            self.hub.on_publish(&batch, &self.world);
+            publish(&mut self.hub, batch, &self.world);
         }
         self.hub.check_invariants();
         self.outputs()
@@ -407,6 +423,12 @@ struct Random {
     streams: Vec<(StreamId, BTreeMap<i64, Client>)>,
     now: Instant,
     delivered: usize,
+    /// Responses of which parts have come, and their length.
+    begun: BTreeMap<StreamId, (Vec<u8>, usize)>,
+    /// Streams that the hub has ended.
+    ended: Vec<StreamId>,
+    /// Responses that came in parts.
+    larges: usize,
 }
 
 impl Random {
@@ -460,7 +482,13 @@ impl Random {
 
     fn act(&mut self) {
         let which = self.prng.below(self.streams.len() as u64) as usize;
+        if !self.hub.takes_requests(self.streams[which].0) && self.prng.chance(1, 2) {
+            self.hub.work(&self.world, Budget { revisions: 1, bytes: 300 });
+            self.drain();
+            self.reopen();
+        }
         let id = self.streams[which].0;
+        let asks = self.hub.takes_requests(id);
         match self.prng.below(20) {
             0..=5 => {
                 let changes: Vec<(Vec<u8>, Option<Vec<u8>>)> = (0..1 + self.prng.below(3))
@@ -476,12 +504,12 @@ impl Random {
                     if let Some(batch) = self.world.lane.pop_front()
                         && !self.prng.chance(1, 100)
                     {
-                        self.hub.on_publish(&batch, &self.world);
+                        self.hub.on_publish(Arc::new(batch));
                     }
                 }
             }
-            10 | 11 => self.create(which),
-            12 => {
+            10 | 11 if asks => self.create(which),
+            12 if asks => {
                 let watch_id = self.prng.below(10) as i64;
                 self.hub.cancel(id, watch_id);
                 // Its last events come before the answer.
@@ -516,11 +544,25 @@ impl Random {
                     bytes: self.prng.below(2000) as usize,
                 };
                 // A slice reads the store as it is, which is not older than what was published.
-                self.hub.catch_up(&self.world, budget);
+                self.hub.work(&self.world, budget);
+                if self.hub.waits_for_room() {
+                    self.hub.resume();
+                }
             }
         }
         self.drain();
+        self.reopen();
         self.hub.check_invariants();
+    }
+
+    /// The clients of streams that the hub has ended come back.
+    fn reopen(&mut self) {
+        for ended in std::mem::take(&mut self.ended) {
+            if let Some(at) = self.streams.iter().position(|(id, _)| *id == ended) {
+                self.streams[at] =
+                    (self.hub.open(self.now, Duration::from_millis(200), 300), BTreeMap::new());
+            }
+        }
     }
 
     fn value(&mut self) -> Vec<u8> {
@@ -528,9 +570,39 @@ impl Random {
         vec![b'v'; len as usize]
     }
 
+    /// A response, or none while parts of it are to come.
+    fn whole(&mut self, output: &Output) -> Option<WatchResponse> {
+        let bytes = [&*output.head, &output.body].concat();
+        let begun = self.begun.entry(output.stream).or_default();
+        match output.part {
+            Part::Whole => {
+                assert!(begun.0.is_empty(), "nothing comes between the parts of a response");
+                return Some(decode(output));
+            }
+            Part::First { total } => {
+                assert!(begun.0.is_empty());
+                *begun = (bytes, total);
+            }
+            Part::Rest => begun.0.extend(bytes),
+            Part::End(fault) => {
+                assert_eq!(fault, Fault::Interrupted);
+                self.begun.remove(&output.stream);
+                self.ended.push(output.stream);
+                return None;
+            }
+        }
+        assert!(begun.0.len() <= begun.1, "no more comes than was announced");
+        if begun.0.len() < begun.1 {
+            return None;
+        }
+        self.larges += 1;
+        let (bytes, _) = self.begun.remove(&output.stream)?;
+        Some(WatchResponse::decode(bytes.as_slice()).expect("the parts are a response"))
+    }
+
     fn drain(&mut self) {
         while let Some(output) = self.hub.poll_output() {
-            let response = decode(&output);
+            let Some(response) = self.whole(&output) else { continue };
             self.delivered += response.events.len();
             let Some((_, clients)) = self.streams.iter_mut().find(|(id, _)| *id == output.stream) else {
                 continue;
@@ -550,23 +622,25 @@ impl Random {
 
     fn finish(&mut self) {
         while let Some(batch) = self.world.lane.pop_front() {
-            self.hub.on_publish(&batch, &self.world);
+            self.hub.on_publish(Arc::new(batch));
             self.drain();
         }
         // A last change, so that a gap in the lane shows.
         self.world.apply(&[(b"zz", Some(b"end"))]);
         let batch = self.world.lane.pop_front().unwrap();
-        self.hub.on_publish(&batch, &self.world);
+        self.hub.on_publish(Arc::new(batch));
         let streams: Vec<StreamId> = self.streams.iter().map(|s| s.0).collect();
         loop {
             streams.iter().for_each(|&id| self.hub.on_window(id, 1 << 20));
-            if !self.hub.needs_catch_up() {
+            if !self.hub.needs_work() {
                 break;
             }
-            self.hub.catch_up(&self.world, Budget::default());
+            self.hub.resume();
+            self.hub.work(&self.world, Budget::default());
             self.drain();
         }
         self.drain();
+        self.reopen();
         self.hub.check_invariants();
         let mut slow = 0;
         for (_, clients) in &self.streams {
@@ -585,16 +659,24 @@ impl Random {
     }
 }
 
-#[test]
-fn every_stream_is_a_slice_of_history() {
-    let mut delivered = 0;
+fn random_worlds(limits: Limits) -> (usize, usize) {
+    let (mut delivered, mut larges) = (0, 0);
     for seed in 0..200 {
-        let mut hub = hub(100_000);
+        let mut hub = hub_with(100_000, limits);
         let now = Instant::default();
         let streams =
             (0..3).map(|_| (hub.open(now, Duration::from_millis(150), 400), BTreeMap::new())).collect();
-        let mut random =
-            Random { prng: Prng::new(seed), world: World::new(), hub, streams, now, delivered: 0 };
+        let mut random = Random {
+            prng: Prng::new(seed),
+            world: World::new(),
+            hub,
+            streams,
+            now,
+            delivered: 0,
+            begun: BTreeMap::new(),
+            ended: vec![],
+            larges: 0,
+        };
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             (0..250).for_each(|_| random.act());
             random.finish();
@@ -604,8 +686,22 @@ fn every_stream_is_a_slice_of_history() {
             std::panic::resume_unwind(panic);
         }
         delivered += random.delivered;
+        larges += random.larges;
     }
+    (delivered, larges)
+}
+
+#[test]
+fn every_stream_is_a_slice_of_history() {
+    let (delivered, _) = random_worlds(Limits::default());
     assert!(delivered > 10_000, "the world is too quiet to show anything: {delivered}");
+}
+
+#[test]
+fn every_stream_is_a_slice_of_history_when_little_fits_in_memory() {
+    let (delivered, larges) = random_worlds(Limits { matches: 2, bytes: 60, piece_bytes: 50 });
+    assert!(delivered > 5_000, "the world is too quiet to show anything: {delivered}");
+    assert!(larges > 50, "few responses came in parts: {larges}");
 }
 
 #[test]
@@ -616,10 +712,184 @@ fn a_thousand_watchers_of_one_range_share_what_they_are_sent() {
     (0..1000).for_each(|_| hub.create(Instant::default(), stream, &request, &world));
     while hub.poll_output().is_some() {}
     world.apply(&[(b"a1", Some(b"value"))]);
-    hub.on_publish(&world.lane.pop_front().unwrap(), &world);
+    let batch = world.lane.pop_front().unwrap();
+    publish(&mut hub, batch, &world);
     let outputs: Vec<Output> = std::iter::from_fn(|| hub.poll_output()).collect();
     assert_eq!(outputs.len(), 1000);
     assert!(outputs.iter().all(|o| o.body.as_ptr() == outputs[0].body.as_ptr()));
+}
+
+/// A store with one revision: some events of the same large value.
+struct OneHuge {
+    value: Vec<u8>,
+    events: i64,
+}
+
+impl History for OneHuge {
+    fn revision(&self) -> i64 {
+        2
+    }
+
+    fn compact_revision(&self) -> i64 {
+        -1
+    }
+
+    fn events(&self, from: (i64, i64), to: i64, each: &mut dyn FnMut(PastEvent<'_>) -> ControlFlow<()>) {
+        if to < 2 {
+            return;
+        }
+        let first = if from.0 < 2 { 0 } else { from.1 };
+        for sub in first..self.events {
+            let event =
+                PastEvent { revision: 2, sub, delete: false, create: true, key: b"k", kv: &self.value };
+            if each(event).is_break() {
+                return;
+            }
+        }
+    }
+
+    fn value_at(&self, _: &[u8], _: i64) -> Option<&[u8]> {
+        None
+    }
+
+    fn value_of(&self, _: i64, _: i64) -> Option<&[u8]> {
+        None
+    }
+}
+
+fn huge(value_bytes: usize, events: i64, fragment: bool) -> (OneHuge, Hub, StreamId) {
+    let pair = KeyValue {
+        key: "k".into(),
+        mod_revision: 2,
+        value: vec![0; value_bytes].into(),
+        ..Default::default()
+    };
+    let history = OneHuge { value: pair.encode_to_vec(), events };
+    let limits = Limits { bytes: 1 << 20, ..Limits::default() };
+    let mut hub = Hub::new(HubConfig { max_request_bytes: 1 << 20, limits, ..config() }, 2);
+    let stream = hub.open(Instant::default(), Duration::from_secs(600), 1 << 18);
+    let request =
+        WatchCreateRequest { key: "k".into(), start_revision: 1, fragment, ..WatchCreateRequest::default() };
+    hub.create(Instant::default(), stream, &request, &history);
+    assert!(decode(&hub.poll_output().expect("an answer")).created);
+    (history, hub, stream)
+}
+
+#[test]
+fn a_revision_of_any_size_is_sent_with_little_memory() {
+    let (history, mut hub, stream) = huge(1 << 16, 1000, false);
+    let (mut announced, mut sent, mut events, mut held) = (0, 0, 0, 0);
+    while hub.needs_work() || sent == 0 {
+        hub.work(&history, Budget::default());
+        held = held.max(hub.outputs_len());
+        while let Some(output) = hub.poll_output() {
+            if let Part::First { total } = output.part {
+                announced = total;
+            }
+            sent += output.len();
+            events += output.events;
+        }
+        hub.on_window(stream, 1 << 18);
+        hub.check_invariants();
+    }
+    assert_eq!((sent, events), (announced, 1000));
+    assert!(sent > 64_000_000 && held < 1 << 20, "{held} bytes waited at once");
+}
+
+#[test]
+fn a_response_that_grpc_cannot_carry_ends_its_stream_each_time() {
+    let (history, mut hub, mut stream) = huge(64 << 20, 40, false);
+    for _ in 0..2 {
+        while hub.needs_work() {
+            hub.work(&history, Budget::default());
+        }
+        let output = hub.poll_output().expect("the end");
+        assert!(matches!(output.part, Part::End(Fault::TooLarge { bytes }) if bytes > 40 * (64 << 20)));
+        assert_eq!((output.stream, hub.stats().watchers), (stream, 0));
+        // The client comes back with the same revision.
+        stream = hub.open(Instant::default(), Duration::from_secs(600), 1 << 18);
+        let request = WatchCreateRequest { key: "k".into(), start_revision: 1, ..Default::default() };
+        hub.create(Instant::default(), stream, &request, &history);
+        hub.poll_output().expect("created");
+    }
+}
+
+#[test]
+fn fragments_of_a_huge_revision_are_small() {
+    let (history, mut hub, stream) = huge(1 << 16, 1000, true);
+    let (mut events, mut fragments, mut begun) = (0, 0, (vec![], 0));
+    while hub.needs_work() {
+        hub.work(&history, Budget::default());
+        while let Some(output) = hub.poll_output() {
+            assert!(output.len() <= 1 << 16, "a piece is small");
+            match output.part {
+                Part::First { total } => begun = (output.head.to_vec(), total),
+                Part::Rest => begun.0.extend_from_slice(&output.body),
+                part => panic!("{part:?}"),
+            }
+            if begun.0.len() == begun.1 {
+                let response = WatchResponse::decode(&*begun.0).expect("a response");
+                events += response.events.len();
+                assert!(begun.1 < hub_fragment_bytes(), "a fragment stays below the limit");
+                assert_eq!(response.fragment, events < 1000, "the last fragment is unmarked");
+                fragments += 1;
+            }
+        }
+        hub.on_window(stream, 1 << 18);
+    }
+    assert_eq!((events, fragments), (1000, 1000usize.div_ceil(23)));
+}
+
+/// The length from which on a response is split in the hub of `huge`.
+fn hub_fragment_bytes() -> usize {
+    (1 << 20) + FRAGMENT_SLACK_BYTES
+}
+
+#[test]
+fn what_is_matched_for_a_stream_with_little_room_is_what_it_takes() {
+    let (mut world, mut hub) = (World::new(), hub(1 << 20));
+    let now = Instant::default();
+    let stream = hub.open(now, Duration::from_secs(600), 1 << 14);
+    let request = WatchCreateRequest { key: "a".into(), range_end: "b".into(), ..Default::default() };
+    for _ in 0..3000 {
+        hub.create(now, stream, &request, &world);
+        hub.on_window(stream, 1 << 14);
+    }
+    while hub.poll_output().is_some() {}
+    let keys: Vec<String> = (0..100).map(|n| format!("a{n}")).collect();
+    let changes: Vec<(&[u8], Option<&[u8]>)> =
+        keys.iter().map(|key| (key.as_bytes(), Some(&b"value"[..]))).collect();
+    world.apply(&changes);
+    hub.on_publish(Arc::new(world.lane.pop_front().unwrap()));
+    let mut delivered = 0;
+    while hub.needs_work() {
+        hub.resume();
+        hub.work(&world, Budget::default());
+        while let Some(output) = hub.poll_output() {
+            delivered += u64::from(output.events);
+        }
+        hub.on_window(stream, 1 << 14);
+        hub.check_invariants();
+    }
+    assert_eq!(delivered, 300_000);
+    let matches = hub.stats().matches;
+    assert!(matches < 20 * delivered, "{matches} matches for {delivered} events");
+}
+
+#[test]
+fn progress_requests_do_not_pile_up() {
+    let (mut world, mut hub) = (World::new(), hub(1 << 20));
+    let stream = hub.open(Instant::default(), Duration::from_secs(600), 1 << 20);
+    let request = WatchCreateRequest { key: "a".into(), ..Default::default() };
+    hub.create(Instant::default(), stream, &request, &world);
+    while hub.poll_output().is_some() {}
+    world.apply(&[(b"b", Some(b"1"))]);
+    (0..1000).for_each(|_| hub.progress(stream, &world));
+    assert!(hub.poll_output().is_none(), "the batch has not come yet");
+    let batch = world.lane.pop_front().unwrap();
+    publish(&mut hub, batch, &world);
+    assert_eq!(decode(&hub.poll_output().expect("one answer")).watch_id, -1);
+    assert!(hub.poll_output().is_none());
 }
 
 /// A stream with a watcher of `[key, end)`.
@@ -628,6 +898,14 @@ fn watching(hub: &mut Hub, world: &World, request: WatchCreateRequest) -> Stream
     hub.create(Instant::default(), stream, &request, world);
     assert!(decode(&hub.poll_output().expect("an answer")).created);
     stream
+}
+
+/// The streams that ended for a response that is too large, and its length.
+fn too_large(hub: &mut Hub) -> impl Iterator<Item = (StreamId, u64)> {
+    std::iter::from_fn(|| hub.poll_output()).map(|output| match output.part {
+        Part::End(Fault::TooLarge { bytes }) => (output.stream, bytes),
+        part => panic!("{part:?} is no end"),
+    })
 }
 
 fn range(key: &str, end: &str) -> WatchCreateRequest {
@@ -650,16 +928,12 @@ fn a_response_that_cannot_be_sent_ends_its_stream_and_no_other() {
     let changes: Vec<(&[u8], Option<&[u8]>)> =
         keys.iter().map(|key| (key.as_bytes(), Some(&value[..]))).collect();
     world.apply(&changes);
-    hub.on_publish(&world.lane.pop_front().unwrap(), &world);
+    let batch = world.lane.pop_front().unwrap();
+    publish(&mut hub, batch, &world);
     hub.check_invariants();
     let output = hub.poll_output().expect("the first event fits");
     assert_eq!((output.stream, output.events), (small, 1));
-    assert!(hub.poll_output().is_none());
-    let mut ended: Vec<StreamId> = vec![];
-    while let Some((stream, bytes)) = hub.poll_too_long() {
-        assert!(bytes > 12_000);
-        ended.push(stream);
-    }
+    let mut ended: Vec<StreamId> = too_large(&mut hub).map(|(stream, _)| stream).collect();
     ended.sort_unstable();
     assert_eq!(ended, [large, split]);
     assert_eq!((hub.stats().streams, hub.stats().watchers), (1, 1));
@@ -667,17 +941,18 @@ fn a_response_that_cannot_be_sent_ends_its_stream_and_no_other() {
     // Reading the revision from the store ends the stream as well, however often the client comes back.
     for _ in 0..2 {
         let again = watching(&mut hub, &world, WatchCreateRequest { start_revision: 2, ..range("a", "z") });
-        while hub.needs_catch_up() {
-            hub.catch_up(&world, Budget::default());
+        while hub.needs_work() {
+            hub.work(&world, Budget::default());
         }
-        assert_eq!(hub.poll_too_long().map(|(stream, _)| stream), Some(again));
+        assert!(too_large(&mut hub).map(|(stream, _)| stream).eq([again]));
         assert!(hub.poll_output().is_none());
         hub.check_invariants();
     }
 
     // Later revisions are delivered as before.
     world.apply(&[(b"a", Some(b"later"))]);
-    hub.on_publish(&world.lane.pop_front().unwrap(), &world);
+    let batch = world.lane.pop_front().unwrap();
+    publish(&mut hub, batch, &world);
     assert_eq!(hub.poll_output().map(|output| output.stream), Some(small));
 }
 
@@ -688,15 +963,17 @@ fn the_head_counts_in_the_length_of_a_response() {
         watching(&mut hub, &world, range("a", ""));
         world.apply(&[(b"a", Some(&[0; 500]))]);
         let batch = world.lane.pop_front().unwrap();
-        hub.on_publish(&batch, &world);
+        publish(&mut hub, batch.clone(), &world);
         let len = hub.poll_output().expect("an event").len();
 
         let mut hub = hub_up_to(0, len.saturating_add_signed(spare));
         let stream = watching(&mut hub, &World::new(), range("a", ""));
-        hub.on_publish(&batch, &world);
-        assert_eq!(hub.poll_output().is_some(), fits);
-        let ended = hub.poll_too_long();
-        assert_eq!(ended, (!fits).then_some((stream, len)));
+        publish(&mut hub, batch.clone(), &world);
+        if fits {
+            assert_eq!(hub.poll_output().map(|output| (output.part, output.len())), Some((Part::Whole, len)));
+        } else {
+            assert!(too_large(&mut hub).eq([(stream, len as u64)]));
+        }
     }
 }
 
@@ -711,7 +988,8 @@ fn progress_waits_for_watchers_that_begin_later_and_for_no_others() {
         world.apply(&[(b"other", Some(b""))]);
         hub.progress(stream, &world);
         assert!(hub.poll_output().is_none(), "the batch has not come yet");
-        hub.on_publish(&world.lane.pop_front().unwrap(), &world);
+        let batch = world.lane.pop_front().unwrap();
+        publish(&mut hub, batch, &world);
         let answer = hub.poll_output().map(|output| decode(&output));
         assert_eq!(answer.map(|answer| (answer.watch_id, answer.header.unwrap().revision)), {
             answered.then_some((-1, revision))

@@ -15,34 +15,39 @@ pub(super) enum State {
     Waiting,
     /// Waits for room in its stream; is on the stream's list of parked watchers.
     Parked,
+    /// Gets one revision piece by piece, alone on its stream.
+    Large,
     /// Was told that its revisions are compacted, and not yet cancelled by the client.
     Compacted,
 }
 
 /// What the client asked for, and marks of the progress interval.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Flags(u8);
+pub(super) struct Flags(u16);
 
 impl Flags {
-    pub(super) const NO_PUT: u8 = 1;
-    pub(super) const NO_DELETE: u8 = 2;
-    pub(super) const PREV_KV: u8 = 4;
-    pub(super) const FRAGMENT: u8 = 8;
+    pub(super) const NO_PUT: u16 = 1;
+    pub(super) const NO_DELETE: u16 = 2;
+    pub(super) const PREV_KV: u16 = 4;
+    pub(super) const FRAGMENT: u16 = 8;
     /// Wants progress notifications.
-    pub(super) const PROGRESS: u8 = 16;
+    pub(super) const PROGRESS: u16 = 16;
     /// Nothing was sent since the last tick of the interval, so the next one is due a notification.
-    pub(super) const QUIET: u8 = 32;
+    pub(super) const QUIET: u16 = 32;
     /// Asked for a start revision that had not happened yet; `next` still is that revision.
-    pub(super) const FUTURE: u8 = 64;
+    pub(super) const FUTURE: u16 = 64;
     /// Was synced before it was parked. etcd buffers for such a watcher, so it still gets a response per revision
     /// unless its stream has fallen behind by more than etcd buffers.
-    pub(super) const LIVE: u8 = 128;
+    pub(super) const LIVE: u16 = 128;
 
-    pub(super) fn has(self, flag: u8) -> bool {
+    /// Rides as one of those of its stream that were parked together.
+    pub(super) const WAVE: u16 = 256;
+
+    pub(super) fn has(self, flag: u16) -> bool {
         self.0 & flag != 0
     }
 
-    pub(super) fn set(&mut self, flag: u8, on: bool) {
+    pub(super) fn set(&mut self, flag: u16, on: bool) {
         if on { self.0 |= flag } else { self.0 &= !flag }
     }
 }
@@ -66,7 +71,7 @@ pub(super) struct Watcher {
 }
 
 impl Watcher {
-    /// The first revision at which progress can be promised to the watcher, once it is synced.
+    /// The first revision at which progress can be promised to a synced watcher.
     pub(super) fn first(&self) -> i64 {
         self.next - i64::from(!self.flags.has(Flags::FUTURE))
     }

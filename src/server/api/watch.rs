@@ -47,7 +47,7 @@ pub fn serve(session: &Rc<Session>, mut incoming: Incoming, outgoing: Outgoing) 
                     Poll::Pending => {}
                 }
                 // A stream without room is not read: what it asks for would pile up.
-                if half_closed || stream.is_blocked() {
+                if half_closed || stream.is_blocked() || stream.is_held(&session.watches) {
                     return Poll::Pending;
                 }
                 incoming.poll_next(cx).map(|message| match message {

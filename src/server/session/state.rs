@@ -462,7 +462,7 @@ pub struct SessionTurn<'a> {
 /// How long a turn of the session loop may keep other tasks of the core waiting.
 const TURN_TIME_MAX: Duration = Duration::from_millis(1);
 /// Pieces of work between two looks at the clock.
-const PIECES_UNTIMED: u32 = 16;
+const PIECES_UNTIMED: u32 = 4;
 
 impl<'a> SessionTurn<'a> {
     /// A turn that begins now.

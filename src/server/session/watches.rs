@@ -18,19 +18,19 @@ use bytes::Bytes;
 
 use super::Member;
 use crate::server::grpc::frame::unsendable;
-use crate::server::grpc::{Messages, Outgoing, Status};
+use crate::server::grpc::{Code, Messages, Outgoing, Status};
 use crate::server::io::clock;
 use crate::session::{self, Transport};
 use crate::stdx::prng::Prng;
 use crate::stdx::time::{Duration, Instant};
 use crate::watch::encode::Identity;
 use crate::watch::hub::RESPONSE_BYTES_MAX;
-use crate::watch::{Budget, Hub, HubConfig, HubStats, Output, StreamId};
+use crate::watch::{Budget, Fault, Hub, HubConfig, HubStats, Output, Part, StreamId};
 
 /// The shortest progress interval.
 const PROGRESS_INTERVAL_MIN: Duration = Duration::from_millis(100);
-/// How much of the past is read in one turn for all watchers that catch up.
-const CATCH_UP: Budget = Budget { revisions: 1000, bytes: 1 << 20 };
+/// How much is handed out in one piece of work, and how much of the past is read for all watchers that catch up.
+const CATCH_UP: Budget = Budget { revisions: 1000, bytes: 512 << 10 };
 
 /// Responses are sent in pieces of about this many bytes: two DATA frames.
 pub const PIECE_BYTES: usize = 32 * 1024;
@@ -53,6 +53,8 @@ pub struct Stream {
     outgoing: RefCell<Option<Outgoing>>,
     /// The stream has no room: its task must wait for some.
     blocked: Cell<bool>,
+    /// The stream's task reads no requests until a large revision is sent.
+    held: Cell<bool>,
     task: RefCell<Option<Waker>>,
     /// Responses to be sent together when the stream is flushed.
     collected: RefCell<Messages>,
@@ -61,28 +63,50 @@ pub struct Stream {
 impl Transport for Outlets {
     fn send(&mut self, output: Output) {
         // Nobody is left to tell when the stream was closed meanwhile.
-        if let Some(stream) = self.0.get(&output.stream) {
-            stream.collect(&output.head, output.body);
+        let Some(stream) = self.0.get(&output.stream) else { return };
+        match output.part {
+            Part::Whole => stream.collect(&output.head, output.body),
+            Part::First { total } => stream.send_slice(Some(total), Bytes::copy_from_slice(&output.head)),
+            Part::Rest => stream.send_slice(None, output.body),
+            Part::End(fault) => self.end(output.stream, fault),
         }
-    }
-
-    fn end_too_long(&mut self, stream: StreamId, bytes: usize) {
-        let Some(stream) = self.0.remove(&stream) else { return };
-        stream.send(None);
-        if let Some(outgoing) = stream.outgoing.borrow_mut().take() {
-            outgoing.finish(Err(unsendable(bytes, RESPONSE_BYTES_MAX, true)));
-        }
-        stream.wake();
     }
 
     fn flush(&mut self, stream: StreamId) -> usize {
         let Some(stream) = self.0.get(&stream) else { return 0 };
         stream.send(None);
         let room = stream.outgoing.borrow().as_ref().map_or(0, Outgoing::room);
-        if room == 0 && !stream.blocked.replace(true) {
+        let was_held = stream.held.take();
+        if (room == 0 && !stream.blocked.replace(true)) || was_held {
             stream.wake();
         }
         room
+    }
+}
+
+impl Outlets {
+    /// A stream that cannot go on.
+    fn end(&mut self, id: StreamId, fault: Fault) {
+        let Some(stream) = self.0.remove(&id) else { return };
+        stream.send(None);
+        if let Some(outgoing) = stream.outgoing.borrow_mut().take() {
+            outgoing.finish(Err(fault.into()));
+        }
+        stream.wake();
+    }
+}
+
+impl From<Fault> for Status {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::TooLarge { bytes } => {
+                unsendable(usize::try_from(bytes).unwrap_or(usize::MAX), RESPONSE_BYTES_MAX, true)
+            }
+            // The client comes back, and is told that the revision is compacted.
+            Fault::Interrupted => {
+                Status::new(Code::Unavailable, "etcdserver: mvcc: required revision has been compacted")
+            }
+        }
     }
 }
 
@@ -162,6 +186,7 @@ impl Watches {
             id,
             outgoing: RefCell::new(Some(outgoing)),
             blocked: Cell::new(false),
+            held: Cell::new(false),
             task: RefCell::new(None),
             collected: RefCell::new(Messages::default()),
         });
@@ -190,6 +215,14 @@ impl Stream {
         self.blocked.get()
     }
 
+    /// Whether requests are to wait: answers would pile up behind a large revision. What sends its last piece wakes
+    /// the stream's task.
+    pub fn is_held(&self, watches: &Watches) -> bool {
+        let held = !watches.with_hub(|hub| hub.takes_requests(self.id));
+        self.held.set(held);
+        held
+    }
+
     /// The client has taken enough that there is room again.
     pub fn unblock(&self) {
         self.blocked.set(false);
@@ -200,6 +233,15 @@ impl Stream {
         let rest = self.collected.borrow_mut().push(head, body);
         if rest.is_some() || self.collected.borrow().len() >= PIECE_BYTES {
             self.send(rest);
+        }
+    }
+
+    /// Sends a slice of a response that comes in parts, the first with the length of all of it.
+    fn send_slice(&self, begins: Option<usize>, slice: Bytes) {
+        self.send(None);
+        if let Some(outgoing) = &mut *self.outgoing.borrow_mut() {
+            // The stream's task learns of a client that has gone from its own polling.
+            let _ = outgoing.send_slice(begins, slice);
         }
     }
 

@@ -1,0 +1,252 @@
+//! The live path: published batches, handed to synced watchers slice by slice.
+//!
+//! ```text
+//!   queue ──▶ match ──────────▶ deliver ──▶ next batch
+//!               │ too much at once             ▲
+//!               └──────▶ park who matches ─────┤
+//!   gap, full queue ──▶ fall back, everybody ──┘
+//! ```
+//!
+//! A batch that matches more than a slice may hold is not delivered from memory: whoever it is for is parked at its
+//! revision and reads it from the store, few at a time. The queue is bounded the same way: a batch that does not fit
+//! is forgotten, which later shows as a gap, and everybody reads on from the store.
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::delivery::{Delivered, Delivery, Match, Scratch};
+use super::encode::Change;
+use super::history::{EventBatch, History};
+use super::hub::{Hub, MATCH_COST, PASSED_COST, PREV_COST};
+use super::key_index::List;
+use super::watcher::State;
+
+/// Batches that may wait, and events in them, before the store is the buffer.
+const QUEUED_BATCHES_MAX: usize = 4096;
+const QUEUED_EVENTS_MAX: usize = 1 << 16;
+
+/// What is being done with the batch at hand.
+#[derive(Debug)]
+enum Step {
+    /// The next event to match.
+    Match(usize),
+    /// The next match to deliver.
+    Deliver(usize),
+    /// Watchers to park, and the event to look for further ones with.
+    Park(Vec<u32>, usize),
+    /// The number of the next watcher to fall back.
+    FallBack(usize, i64),
+}
+
+/// Batches on their way to synced watchers.
+#[derive(Debug, Default)]
+pub(super) struct Live {
+    queue: VecDeque<Arc<EventBatch>>,
+    queued_events: usize,
+    at_hand: Option<(Arc<EventBatch>, Step)>,
+    scratch: Scratch,
+    /// A stream has just run out of room and is to be asked for more.
+    waits_for_room: bool,
+    /// The batch at hand has waited for room once.
+    has_waited: bool,
+}
+
+impl Live {
+    /// Whether some watchers may lack events of the hub's revision.
+    pub(super) fn is_busy(&self) -> bool {
+        self.at_hand.is_some() || !self.queue.is_empty()
+    }
+
+    /// Whether a batch is handed out: some watchers have its events, and some do not.
+    pub(super) fn is_handing_out(&self) -> bool {
+        self.at_hand.is_some()
+    }
+
+    pub(super) fn waits_for_room(&self) -> bool {
+        self.waits_for_room
+    }
+}
+
+impl Hub {
+    /// The next batch from the lane. It is handed out by [`Hub::work`].
+    pub fn on_publish(&mut self, batch: Arc<EventBatch>) {
+        let live = &mut self.live;
+        let fits = live.queue.len() < QUEUED_BATCHES_MAX
+            && (live.queued_events + batch.events.len() <= QUEUED_EVENTS_MAX || live.queue.is_empty());
+        if !fits {
+            // Only the newest is kept: the gap before it says that batches are missing.
+            live.queue.clear();
+            live.queued_events = 0;
+        }
+        live.queued_events += batch.events.len();
+        live.queue.push_back(batch);
+    }
+
+    /// Room was asked for where it had run out: delivery goes on.
+    pub fn resume(&mut self) {
+        self.live.waits_for_room = false;
+    }
+
+    /// One slice of handing out what was published.
+    pub(super) fn live_slice(&mut self, history: &dyn History, budget: usize) {
+        let mut spent = 0;
+        while spent < budget && !self.live.waits_for_room {
+            let Some((batch, step)) = self.live.at_hand.take().or_else(|| self.next_batch(history)) else {
+                return;
+            };
+            let next = match step {
+                Step::Match(event) => Some(self.match_events(&batch, event, history, budget, &mut spent)),
+                Step::Deliver(at) => self.deliver_live(batch.revision, at, budget, &mut spent),
+                Step::Park(found, event) => self.park_matching(&batch, found, event, budget, &mut spent),
+                Step::FallBack(number, missing) => self.fall_back_all(number, missing, budget, &mut spent),
+            };
+            match next {
+                Some(step) => self.live.at_hand = Some((batch, step)),
+                None => self.keep_promises(),
+            }
+        }
+    }
+
+    /// The next batch that this hub does not know.
+    fn next_batch(&mut self, history: &dyn History) -> Option<(Arc<EventBatch>, Step)> {
+        loop {
+            let batch = self.live.queue.pop_front()?;
+            self.live.queued_events -= batch.events.len();
+            assert!(
+                history.revision() >= batch.revision,
+                "a batch is published after the state it belongs to"
+            );
+            if batch.revision <= self.revision {
+                // Part of the snapshot this hub started from.
+                continue;
+            }
+            let expected = self.revision + 1;
+            self.revision = batch.revision;
+            self.live.has_waited = false;
+            self.live.scratch.clear();
+            if batch.revision == expected {
+                return Some((batch, Step::Match(0)));
+            }
+            self.gaps += 1;
+            return Some((batch, Step::FallBack(0, expected)));
+        }
+    }
+
+    fn match_events(
+        &mut self,
+        batch: &EventBatch,
+        from: usize,
+        history: &dyn History,
+        budget: usize,
+        spent: &mut usize,
+    ) -> Step {
+        let mut scratch = std::mem::take(&mut self.live.scratch);
+        let mut step = Step::Deliver(0);
+        for (at, event) in batch.events.iter().enumerate().skip(from) {
+            if *spent >= budget {
+                step = Step::Match(at);
+                break;
+            }
+            let matched = scratch.matches.len();
+            let position = scratch.position();
+            self.index.stab(List::Synced, &event.key, &self.watchers, |number, watcher| {
+                if watcher.next <= batch.revision && watcher.wants(event.delete) {
+                    scratch.matches.push(Match::new(number, position));
+                }
+            });
+            let change =
+                Change { revision: batch.revision, delete: event.delete, key: &event.key, kv: &event.kv };
+            let bytes = scratch.bytes();
+            // The previous value is the one before this revision, not before this change. What is below the
+            // compaction is nobody's, whether it was removed yet or not.
+            scratch.add(change, matched, &self.watchers, || match event.prev {
+                _ if event.create || batch.revision - 1 < history.compact_revision() => None,
+                Some((main, sub)) if main < batch.revision => history.value_of(main, sub),
+                _ => history.value_at(&event.key, batch.revision - 1),
+            });
+            self.matched += (scratch.matches.len() - matched) as u64;
+            *spent += PASSED_COST + (scratch.matches.len() - matched) * MATCH_COST;
+            *spent += (scratch.bytes() - bytes) / 2 + PREV_COST * usize::from(scratch.bytes() > bytes);
+            if scratch.matches.len() > self.config.limits.matches
+                || scratch.bytes() > self.config.limits.bytes
+            {
+                scratch.clear();
+                step = Step::Park(Vec::new(), 0);
+                break;
+            }
+        }
+        if let Step::Deliver(_) = step {
+            *spent += scratch.matches.len() * MATCH_COST;
+            scratch.freeze();
+        }
+        self.live.scratch = scratch;
+        step
+    }
+
+    fn deliver_live(&mut self, revision: i64, at: usize, budget: usize, spent: &mut usize) -> Option<Step> {
+        let scratch = std::mem::take(&mut self.live.scratch);
+        let left = budget.saturating_sub(*spent).max(1);
+        let patient = !self.live.has_waited;
+        let delivery = Delivery { scratch: &scratch, state: State::Synced, revision, patient };
+        let before = self.outputs.len();
+        let delivered = self.deliver(delivery, at, left);
+        *spent += (self.outputs.len() - before) * 128;
+        self.live.scratch = scratch;
+        match delivered {
+            Delivered::All => None,
+            Delivered::UpTo(at) => {
+                *spent = budget;
+                Some(Step::Deliver(at))
+            }
+            Delivered::OutOfRoom(at) => {
+                (self.live.waits_for_room, self.live.has_waited) = (true, true);
+                Some(Step::Deliver(at))
+            }
+        }
+    }
+
+    fn park_matching(
+        &mut self,
+        batch: &EventBatch,
+        mut found: Vec<u32>,
+        mut event: usize,
+        budget: usize,
+        spent: &mut usize,
+    ) -> Option<Step> {
+        while *spent < budget {
+            *spent += PASSED_COST;
+            if let Some(number) = found.pop() {
+                let watcher = self.watchers.get(number as usize);
+                if watcher.is_some_and(|w| w.state == State::Synced && w.next <= batch.revision) {
+                    self.park_for_size(number, batch.revision);
+                }
+                continue;
+            }
+            let event_at = batch.events.get(event)?;
+            self.index.stab(List::Synced, &event_at.key, &self.watchers, |number, watcher| {
+                if watcher.next <= batch.revision && watcher.wants(event_at.delete) {
+                    found.push(number);
+                }
+            });
+            *spent += found.len() * MATCH_COST;
+            event += 1;
+        }
+        Some(Step::Park(found, event))
+    }
+
+    fn fall_back_all(&mut self, from: usize, missing: i64, budget: usize, spent: &mut usize) -> Option<Step> {
+        for number in from..self.watchers.capacity() {
+            if *spent >= budget {
+                return Some(Step::FallBack(number, missing));
+            }
+            *spent += MATCH_COST;
+            let watcher = self.watchers.get(number);
+            if watcher.is_some_and(|w| w.state == State::Synced && w.next <= self.revision) {
+                *spent += PASSED_COST;
+                self.fall_back(number as u32, missing);
+            }
+        }
+        None
+    }
+}
