@@ -35,6 +35,8 @@ const EXTENT_PAGES: u32 = 16;
 const EXTENT_PAGES_MAX: u32 = 16 << 10;
 /// Bytes written from which on the disk is asked to take them.
 const WRITEBACK_BYTES: usize = 1 << 20;
+/// Places asked for that are remembered.
+const ASKED: usize = 16;
 /// The least address space that makes sense: 64 GiB.
 const RESERVE_MIN: usize = 64 << 30;
 
@@ -49,8 +51,9 @@ pub struct MappedFile {
     durable: bool,
     /// Pages of a file that is larger than memory: half of what the machine has, since others need some too.
     memory_pages: u32,
-    /// The first of the pages that were asked for last.
-    asked: AtomicU32,
+    /// The first of pages that were asked for not long ago, each at a place of its own: a walk that stays among them
+    /// asks once, and others that go on meanwhile do so too.
+    asked: [AtomicU32; ASKED],
     /// Bytes written that the disk was not asked to take yet.
     unasked: AtomicUsize,
     /// The disk has refused some of what it was asked to take, and the kernel will not say so again.
@@ -113,7 +116,7 @@ impl MappedFile {
             pages: AtomicU32::new(pages),
             durable: true,
             memory_pages: memory_pages() / 2,
-            asked: AtomicU32::new(u32::MAX),
+            asked: [const { AtomicU32::new(u32::MAX) }; ASKED],
             unasked: AtomicUsize::new(0),
             refused: AtomicBool::new(false),
         })
@@ -220,7 +223,8 @@ impl PageFile for MappedFile {
 
     fn will_need(&self, first: u32, pages: u32) {
         // Relaxed: what another core makes of this costs a call too many.
-        if self.asked.swap(first, Ordering::Relaxed) == first {
+        let asked = &self.asked[(first / pages.max(1)) as usize % ASKED];
+        if asked.swap(first, Ordering::Relaxed) == first {
             return;
         }
         let end = first.saturating_add(pages).min(self.pages());
