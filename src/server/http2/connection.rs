@@ -20,7 +20,6 @@
 #![forbid(unsafe_code)]
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
 use std::task::{Poll, Waker, ready};
@@ -28,15 +27,16 @@ use std::task::{Poll, Waker, ready};
 use slab::Slab;
 
 use super::backlog::{Backlog, Waiting};
-use super::frame::{self, HEAD_BYTES, Head, PAYLOAD_MAX, PREFACE, Reason, flag, kind, setting};
-use super::hpack::{Decoder, Encoder, Fields, Undecoded};
+use super::frame::{self, Head, Reason, flag, kind, setting};
+use super::frame_reader::FrameReader;
+use super::hpack::{Decoder, Fields, Undecoded};
 use super::ids::Ids;
 use super::memory::Memory;
-use super::out::Out;
 use super::request::{Collector, RequestHead};
-use super::slot::{Item, Reading, Slot, Stage};
+use super::sending::Sending;
+use super::slot::{Reading, Slot, Stage};
 use super::stream::Stream;
-use super::window::{self, ReceiveWindow, SendWindow};
+use super::window::{self, ReceiveWindow};
 use crate::stdx::waker::keep;
 
 /// Windows that a client may fill before we read: one stream, and all of a connection.
@@ -52,15 +52,11 @@ const BROKEN_MAX: u32 = 1024;
 /// SETTINGS frames in one turn, and streams whose windows they change: some milliseconds of work.
 const SETTINGS_MAX: u32 = 32;
 const WINDOWS_CHANGED_MAX: usize = 250_000;
-/// Longest payload that we send, if the client takes it.
-const SEND_PAYLOAD_MAX: usize = 64 * 1024;
 /// The largest id of a stream.
 const ID_MAX: u32 = (1 << 31) - 1;
 /// Payloads of our pings: whether the client is alive, and how far it had come when we began to stop.
 const PING_ALIVE: [u8; 8] = *b"alive?!?";
 const PING_STOPPING: [u8; 8] = *b"stopping";
-/// A buffer for cut frames that an idle connection may keep.
-const PARTIAL_KEPT_BYTES: usize = 512;
 
 /// What we tell every client of our limits.
 #[derive(Clone, Copy, Debug)]
@@ -96,18 +92,12 @@ struct Block {
 
 pub(super) struct State {
     limits: Limits,
-    /// A frame that the end of a read has cut.
-    partial: Vec<u8>,
-    /// Bytes of the preface still to come.
-    preface_left: usize,
+    frames: FrameReader,
     /// SETTINGS must come before anything else.
     greeted: bool,
     block: Option<Block>,
     decoder: Decoder,
-    encoder: Encoder,
-    /// A block of ours on its way into the output.
-    encoded: Vec<u8>,
-    pub(super) out: Out,
+    pub(super) sending: Sending,
     ids: Ids,
     pub(super) slots: Slab<Slot>,
     /// The largest id that a client has used.
@@ -124,12 +114,6 @@ pub(super) struct State {
     /// Frames that came whole, outside an unfinished header block.
     whole_frames: u64,
     receive_window: ReceiveWindow,
-    pub(super) send_window: SendWindow,
-    /// What a new stream may send.
-    stream_window: u32,
-    pub(super) payload_max: usize,
-    /// Streams that have data queued and a window for it, in turn.
-    pub(super) ready: VecDeque<(u32, u32)>,
     going: Going,
     pings: u32,
     data_seen: bool,
@@ -144,14 +128,11 @@ impl Http2 {
     pub fn new(limits: Limits, memory: Rc<Memory>) -> Rc<Self> {
         let mut state = State {
             limits,
-            partial: Vec::new(),
-            preface_left: PREFACE.len(),
+            frames: FrameReader::default(),
             greeted: false,
             block: None,
             decoder: Decoder::default(),
-            encoder: Encoder::default(),
-            encoded: Vec::new(),
-            out: Out::default(),
+            sending: Sending::default(),
             ids: Ids::default(),
             slots: Slab::new(),
             last_id: 0,
@@ -163,10 +144,6 @@ impl Http2 {
             counted_unsent: 0,
             whole_frames: 0,
             receive_window: ReceiveWindow::new(CONNECTION_WINDOW),
-            send_window: SendWindow::new(window::INITIAL),
-            stream_window: window::INITIAL,
-            payload_max: PAYLOAD_MAX,
-            ready: VecDeque::new(),
             going: Going::No,
             pings: 0,
             data_seen: false,
@@ -188,7 +165,7 @@ impl Http2 {
         self.with(|state| {
             state.in_turn = true;
             (state.settings_seen, state.windows_changed) = (0, 0);
-            state.out.begin_turn();
+            state.sending.out.begin_turn();
             keep(&mut state.task, waker);
         });
     }
@@ -212,9 +189,7 @@ impl Http2 {
             if received.is_ok() && state.memory.is_full(state.block_bytes()) {
                 received = Err(Reason::EnhanceYourCalm);
             }
-            if state.partial.is_empty() && state.partial.capacity() > PARTIAL_KEPT_BYTES {
-                state.partial = Vec::new();
-            }
+            state.frames.shrink();
             match received {
                 Ok(()) if state.is_done() => Err(Over),
                 Ok(()) => {
@@ -222,7 +197,7 @@ impl Http2 {
                     Ok(())
                 }
                 Err(reason) => {
-                    state.go_away(state.last_id, reason, &[]);
+                    state.sending.go_away(state.last_id, reason, &[]);
                     Err(Over)
                 }
             }
@@ -246,7 +221,7 @@ impl Http2 {
 
     /// Whether so much waits to be sent that nothing should be read or answered that makes it more.
     pub fn is_clogged(&self) -> bool {
-        self.with(|state| state.out.is_clogged())
+        self.with(|state| state.sending.out.is_clogged())
     }
 
     /// Sends what there is to send through `write`, which says how much it took.
@@ -265,19 +240,19 @@ impl Http2 {
     /// number is another once that is finished and something else is not.
     pub fn unfinished(&self) -> Option<u64> {
         self.with(|state| {
-            let is_midway = state.block.is_some() || !state.partial.is_empty() || !state.greeted;
+            let is_midway = state.block.is_some() || state.frames.held() > 0 || !state.greeted;
             is_midway.then_some(state.whole_frames)
         })
     }
 
     /// Bytes written in this turn.
     pub fn wrote(&self) -> usize {
-        self.with(|state| state.out.wrote())
+        self.with(|state| state.sending.out.wrote())
     }
 
     /// Whether all there is to send are acknowledgements of pings.
     pub fn holds_only_pongs(&self) -> bool {
-        self.with(|state| state.out.holds_only_pongs())
+        self.with(|state| state.sending.out.holds_only_pongs())
     }
 
     /// Whether a DATA frame came since the last call.
@@ -302,7 +277,7 @@ impl Http2 {
 
     /// Asks whether the client is alive.
     pub fn ping(&self) {
-        self.with(|state| state.out.frame(kind::PING, 0, 0, &[&PING_ALIVE]));
+        self.with(|state| state.sending.out.frame(kind::PING, 0, 0, &[&PING_ALIVE]));
     }
 
     /// Begins to stop: streams that the client has begun before it hears of it are served to their end.
@@ -310,8 +285,8 @@ impl Http2 {
         self.with(|state| {
             if state.going == Going::No {
                 state.going = Going::Announced;
-                state.go_away(ID_MAX, Reason::NoError, &[]);
-                state.out.frame(kind::PING, 0, 0, &[&PING_STOPPING]);
+                state.sending.go_away(ID_MAX, Reason::NoError, &[]);
+                state.sending.out.frame(kind::PING, 0, 0, &[&PING_STOPPING]);
             }
         });
     }
@@ -324,8 +299,8 @@ impl Http2 {
             state.memory.hold(state.unread_bytes + state.counted_bytes, 0);
             (state.unread_bytes, state.counted_bytes) = (0, 0);
             state.ids = Ids::default();
-            (state.partial, state.block) = (Vec::new(), None);
-            state.ready.clear();
+            (state.frames, state.block) = (FrameReader::default(), None);
+            state.sending.clear();
             state.task = None;
             (std::mem::take(&mut state.slots), std::mem::take(&mut state.backlog))
         });
@@ -338,7 +313,7 @@ impl Http2 {
 
     /// Says that the connection ends now, and why.
     pub fn abort(&self, reason: Reason, text: &[u8]) {
-        self.with(|state| state.go_away(state.last_id, reason, text));
+        self.with(|state| state.sending.go_away(state.last_id, reason, text));
     }
 }
 
@@ -368,7 +343,7 @@ impl State {
             payload.extend_from_slice(&name.to_be_bytes());
             payload.extend_from_slice(&value.to_be_bytes());
         }
-        self.out.frame(kind::SETTINGS, 0, 0, &[&payload]);
+        self.sending.out.frame(kind::SETTINGS, 0, 0, &[&payload]);
         self.widen(0, CONNECTION_WINDOW - window::INITIAL);
     }
 
@@ -396,16 +371,16 @@ impl State {
     ) -> Poll<io::Result<()>> {
         loop {
             self.pump();
-            if self.out.unsent() == 0 {
+            if self.sending.out.unsent() == 0 {
                 return Poll::Ready(Ok(()));
             }
-            ready!(self.out.poll_send(&mut *write))?;
+            ready!(self.sending.out.poll_send(&mut *write))?;
         }
     }
 
     /// Counts what is left in the output among what waits for clients.
     fn count_unsent(&mut self) {
-        let unsent = self.out.unsent();
+        let unsent = self.sending.out.unsent();
         if unsent != self.counted_unsent {
             self.memory.wait(std::mem::replace(&mut self.counted_unsent, unsent), unsent);
         }
@@ -413,7 +388,7 @@ impl State {
 
     /// Counts what the client has begun to say and what it waits for.
     fn count_held(&mut self) {
-        let bytes = self.partial.len() + self.block_bytes() + self.backlog.bytes();
+        let bytes = self.frames.held() + self.block_bytes() + self.backlog.bytes();
         if bytes != self.counted_bytes {
             self.memory.hold(std::mem::replace(&mut self.counted_bytes, bytes), bytes);
         }
@@ -435,50 +410,11 @@ impl State {
         self.unread_bytes -= bytes;
     }
 
-    fn receive(&mut self, mut bytes: &[u8]) -> Result<(), Reason> {
-        if self.preface_left > 0 {
-            let step = self.preface_left.min(bytes.len());
-            let (preface, rest) = bytes.split_at(step);
-            let expected = &PREFACE[PREFACE.len() - self.preface_left..][..step];
-            if preface != expected {
-                return Err(Reason::ProtocolError);
-            }
-            self.preface_left -= step;
-            bytes = rest;
-        }
-        while !self.partial.is_empty() {
-            let whole = match self.partial.first_chunk() {
-                Some(head) => HEAD_BYTES + Self::check_length(Head::parse(*head))?.length,
-                None => HEAD_BYTES,
-            };
-            let step = (whole - self.partial.len()).min(bytes.len());
-            self.partial.extend_from_slice(&bytes[..step]);
-            bytes = &bytes[step..];
-            let Some(head) = self.partial.first_chunk() else { return Ok(()) };
-            let head = Self::check_length(Head::parse(*head))?;
-            if self.partial.len() < HEAD_BYTES + head.length {
-                if bytes.is_empty() {
-                    return Ok(());
-                }
-                continue;
-            }
-            let mut partial = std::mem::take(&mut self.partial);
-            self.take_frame(head, &partial[HEAD_BYTES..])?;
-            partial.clear();
-            self.partial = partial;
-        }
-        while let Some(head) = bytes.first_chunk() {
-            let head = Self::check_length(Head::parse(*head))?;
-            let Some(payload) = bytes.get(HEAD_BYTES..HEAD_BYTES + head.length) else { break };
-            self.take_frame(head, payload)?;
-            bytes = &bytes[HEAD_BYTES + head.length..];
-        }
-        self.partial.extend_from_slice(bytes);
-        Ok(())
-    }
-
-    fn check_length(head: Head) -> Result<Head, Reason> {
-        if head.length > PAYLOAD_MAX { Err(Reason::FrameSizeError) } else { Ok(head) }
+    fn receive(&mut self, bytes: &[u8]) -> Result<(), Reason> {
+        let mut frames = std::mem::take(&mut self.frames);
+        let received = frames.read(bytes, |head, payload| self.take_frame(head, payload));
+        self.frames = frames;
+        received
     }
 
     fn take_frame(&mut self, head: Head, payload: &[u8]) -> Result<(), Reason> {
@@ -582,7 +518,7 @@ impl State {
     }
 
     fn widen(&mut self, stream: u32, bytes: u32) {
-        self.out.frame(kind::WINDOW_UPDATE, 0, stream, &[&bytes.to_be_bytes()]);
+        self.sending.out.frame(kind::WINDOW_UPDATE, 0, stream, &[&bytes.to_be_bytes()]);
         self.wake_task();
     }
 
@@ -631,7 +567,7 @@ impl State {
         }
         self.last_id = id;
         if self.ids.len() >= self.limits.streams_max as usize {
-            self.write_reset(id, Reason::RefusedStream);
+            self.sending.write_reset(id, Reason::RefusedStream);
             return self.count_broken();
         }
         let bytes = collector.size();
@@ -640,15 +576,15 @@ impl State {
             || self.memory.is_full(self.backlog.bytes())
         {
             // The client has done nothing wrong and may try again.
-            self.write_reset(id, Reason::RefusedStream);
+            self.sending.write_reset(id, Reason::RefusedStream);
             return Ok(());
         }
         let Ok(head) = collector.finish() else {
-            self.write_reset(id, Reason::ProtocolError);
+            self.sending.write_reset(id, Reason::ProtocolError);
             return self.count_broken();
         };
         let stage = if ends_stream { Stage::HalfClosed } else { Stage::Open };
-        let slot = Slot { stage, ..Slot::new(id, STREAM_WINDOW, SendWindow::new(self.stream_window)) };
+        let slot = Slot { stage, ..Slot::new(id, STREAM_WINDOW, self.sending.new_window()) };
         let key = self.slots.insert(slot) as u32;
         self.ids.push(id, key);
         self.memory.open_stream();
@@ -696,34 +632,29 @@ impl State {
             return Err(Reason::EnhanceYourCalm);
         }
         self.greeted = true;
-        let mut stream_window = self.stream_window;
+        let mut stream_window = self.sending.stream_window;
         for &[a, b, value @ ..] in settings {
             let value = u32::from_be_bytes(value);
             match u16::from_be_bytes([a, b]) {
-                setting::HEADER_TABLE_SIZE => self.encoder.set_limit(value as usize),
+                setting::HEADER_TABLE_SIZE => self.sending.encoder.set_limit(value as usize),
                 setting::ENABLE_PUSH if value > 1 => return Err(Reason::ProtocolError),
                 setting::INITIAL_WINDOW_SIZE if value > ID_MAX => return Err(Reason::FlowControlError),
                 setting::INITIAL_WINDOW_SIZE => stream_window = value,
                 setting::MAX_FRAME_SIZE if !(1 << 14..1 << 24).contains(&value) => {
                     return Err(Reason::ProtocolError);
                 }
-                setting::MAX_FRAME_SIZE => self.payload_max = (value as usize).min(SEND_PAYLOAD_MAX),
+                setting::MAX_FRAME_SIZE => self.sending.set_payload_max(value as usize),
                 _ => {}
             }
         }
-        let more = i64::from(stream_window) - i64::from(self.stream_window);
-        self.stream_window = stream_window;
-        if more != 0 {
+        if stream_window != self.sending.stream_window {
             self.windows_changed += self.slots.len();
             if self.windows_changed > WINDOWS_CHANGED_MAX {
                 return Err(Reason::EnhanceYourCalm);
             }
-            for (key, slot) in &mut self.slots {
-                slot.send_window.add(more)?;
-                Self::line_up(&mut self.ready, key as u32, slot);
-            }
+            self.sending.set_stream_window(stream_window, &mut self.slots)?;
         }
-        self.out.frame(kind::SETTINGS, flag::ACK, 0, &[]);
+        self.sending.out.frame(kind::SETTINGS, flag::ACK, 0, &[]);
         Ok(())
     }
 
@@ -734,10 +665,10 @@ impl State {
         }
         if head.flags & flag::ACK == 0 {
             self.pings = self.pings.saturating_add(1);
-            self.out.pong(payload);
+            self.sending.out.pong(payload);
         } else if self.going == Going::Announced && *payload == PING_STOPPING {
             self.going = Going::Final;
-            self.go_away(self.last_id, Reason::NoError, &[]);
+            self.sending.go_away(self.last_id, Reason::NoError, &[]);
         }
         Ok(())
     }
@@ -747,7 +678,7 @@ impl State {
         if head.stream == 0 {
             return match bytes {
                 0 => Err(Reason::ProtocolError),
-                _ => self.send_window.add(i64::from(bytes)),
+                _ => self.sending.window.add(i64::from(bytes)),
             };
         }
         let Some(key) = self.find(head.stream)? else { return Ok(()) };
@@ -757,13 +688,8 @@ impl State {
         if let Err(reason) = added {
             return self.break_stream(key, reason);
         }
-        Self::line_up(&mut self.ready, key, slot);
+        self.sending.line_up(key, slot);
         Ok(())
-    }
-
-    fn go_away(&mut self, last_id: u32, reason: Reason, text: &[u8]) {
-        let parts = [&last_id.to_be_bytes()[..], &(reason as u32).to_be_bytes(), text];
-        self.out.frame(kind::GOAWAY, 0, 0, &parts);
     }
 
     /// Ends a stream that the client has broken.
@@ -781,17 +707,13 @@ impl State {
 
     /// Ends a stream at once.
     fn reset(&mut self, key: u32, reason: Reason) {
-        self.write_reset(self.slots[key as usize].id, reason);
+        self.sending.write_reset(self.slots[key as usize].id, reason);
         self.forget(key);
-    }
-
-    fn write_reset(&mut self, id: u32, reason: Reason) {
-        self.out.frame(kind::RST_STREAM, 0, id, &[&(reason as u32).to_be_bytes()]);
     }
 
     /// Says the last of a stream; if the client has not, it need not go on.
     pub(super) fn end(&mut self, key: u32, fields: &Fields) {
-        self.write_headers(self.slots[key as usize].id, true, fields);
+        self.sending.write_headers(self.slots[key as usize].id, true, fields);
         if self.slots[key as usize].stage == Stage::HalfClosed {
             self.forget(key);
         } else {
@@ -817,67 +739,17 @@ impl State {
             self.ids.len() > 0 || self.receive_window.is_settled(),
             "every byte is given back, once"
         );
-        if self.ready.len() > 2 * self.slots.len() + 64 {
-            let slots = &self.slots;
-            self.ready.retain(|&(key, id)| slots.get(key as usize).is_some_and(|slot| slot.id == id));
-        }
+        self.sending.forget(&self.slots);
         slot.reader.into_iter().chain(slot.watcher).for_each(Waker::wake);
         if self.is_done() {
             self.wake_task();
         }
     }
 
-    /// Puts a stream that can write among those that do.
-    pub(super) fn line_up(ready: &mut VecDeque<(u32, u32)>, key: u32, slot: &mut Slot) {
-        if !slot.ready && !slot.queue.is_empty() && slot.send_window.room() > 0 {
-            slot.ready = true;
-            ready.push_back((key, slot.id));
-        }
-    }
-
-    /// Moves queued data into the output, a frame of each stream in turn, as far as windows and room go.
+    /// Moves queued data into the output as far as windows and room go, and ends the streams that then have no more.
     pub(super) fn pump(&mut self) {
-        while !self.out.is_full() && self.send_window.room() > 0 {
-            let Some((key, id)) = self.ready.pop_front() else { return };
-            let (payload_max, room) = (self.payload_max, self.send_window.room());
-            let Some(slot) = self.slots.get_mut(key as usize).filter(|slot| slot.id == id) else { continue };
-            slot.ready = false;
-            if slot.send_window.room() == 0 {
-                continue; // narrowed since it was put in line
-            }
-            // An end leaves with the data before it, so data comes first.
-            let Some(Item::Data(data)) = slot.queue.front_mut() else { continue };
-            let length = data.len().min(payload_max).min(room).min(slot.send_window.room());
-            let (prefix, body) = data.take(length);
-            self.out.data(id, &prefix, body);
-            self.send_window.take(length);
-            slot.send_window.take(length);
-            if data.len() == 0 {
-                slot.queue.pop_front();
-            }
-            let is_end = |item: &mut Item| matches!(item, Item::End(_));
-            if let Some(Item::End(fields)) = slot.queue.pop_front_if(is_end) {
-                self.end(key, &fields);
-            } else {
-                Self::line_up(&mut self.ready, key, slot);
-            }
+        while let Some((key, fields)) = self.sending.pump(&mut self.slots) {
+            self.end(key, &fields);
         }
-    }
-
-    /// Writes a header block.
-    pub(super) fn write_headers(&mut self, id: u32, ends_stream: bool, fields: &Fields) {
-        let ends_stream = if ends_stream { flag::END_STREAM } else { 0 };
-        let mut block = std::mem::take(&mut self.encoded);
-        block.clear();
-        self.encoder.encode(fields, &mut block);
-        let (mut kind, mut flags) = (kind::HEADERS, ends_stream);
-        let mut rest = &block[..];
-        while rest.len() > self.payload_max {
-            let (part, more) = rest.split_at(self.payload_max);
-            self.out.frame(kind, flags, id, &[part]);
-            (kind, flags, rest) = (kind::CONTINUATION, 0, more);
-        }
-        self.out.frame(kind, flags | flag::END_HEADERS, id, &[rest]);
-        self.encoded = block;
     }
 }

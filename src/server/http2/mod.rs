@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   connection   what frames mean: streams, settings, windows, the end            stream    a handle on one of them
-//!   frame        heads of frames, numbers and names                               slot      what is remembered of it
+//!   sending      what goes out, by the client's windows and settings              slot      what is remembered of it
+//!   frame_reader bytes, cut anywhere, to frames                                   frame     heads, numbers and names
 //!   hpack        header fields (RFC 7541)                                         request   the head of a request
 //!   window       flow control                                                     out       what is to be sent
 //!   ids          which stream an id is                                            account   what waits for a client
@@ -23,12 +24,14 @@ pub mod account;
 mod backlog;
 mod connection;
 mod frame;
+mod frame_reader;
 pub mod fuzz;
 pub mod hpack;
 mod ids;
 pub mod memory;
 mod out;
 mod request;
+mod sending;
 mod slot;
 mod stream;
 #[cfg(test)]

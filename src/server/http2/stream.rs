@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::account::Payer;
 use super::connection::{Http2, State};
 use super::hpack::Fields;
-use super::slot::{Data, Item, Reading, Stage};
+use super::slot::{Item, Reading, Stage};
 use crate::stdx::waker::keep;
 
 /// A handle. It does not keep the stream open: once the client has taken it back, or it has been ended, everything here
@@ -76,7 +76,7 @@ impl Stream {
     /// When the stream is gone.
     pub fn send_head(&self, fields: &Fields) -> Result<(), Gone> {
         self.with(|state| {
-            state.write_headers(self.id, false, fields);
+            state.sending.write_headers(self.id, false, fields);
             state.wake_task();
         })
     }
@@ -88,22 +88,12 @@ impl Stream {
     /// When the stream is gone.
     pub fn send_data<P: Payer>(&self, prefix: &[u8], body: Bytes, account: &Rc<P>) -> Result<(), Gone> {
         self.with(|state| {
-            let slot = &mut state.slots[self.key as usize];
-            let length = prefix.len() + body.len();
-            let room = slot.send_window.room().min(state.send_window.room()).min(state.payload_max);
-            if length == 0 {
+            if prefix.is_empty() && body.is_empty() {
                 return;
             }
-            if slot.queue.is_empty() && length <= room && !state.out.is_full() {
-                slot.send_window.take(length);
-                state.send_window.take(length);
-                state.out.data(self.id, prefix, body);
-                account.note_write();
-            } else {
-                slot.queue.push_back(Item::Data(Data::new(prefix, body, account.owner())));
-                State::line_up(&mut state.ready, self.key, slot);
-                state.pump();
-            }
+            let slot = &mut state.slots[self.key as usize];
+            state.sending.send(self.key, slot, prefix, body, account);
+            state.pump();
             state.wake_task();
         })
     }
