@@ -11,6 +11,7 @@
 //!   quota      whether a request that grows the store is let through
 //!   long       answers too long to assemble, written as the client takes them
 //!   gathered   answers from trees without revisions, gathered first and then written
+//!   tests      transcripts of all this, and the member in memory that they are played with
 //!   patience   how long a client that takes nothing may hold up a compaction
 //! ```
 #![forbid(unsafe_code)]
@@ -28,6 +29,8 @@ mod long;
 pub mod maintenance;
 mod patience;
 mod quota;
+#[cfg(test)]
+mod tests;
 pub mod watch;
 
 use std::rc::Rc;

@@ -30,7 +30,7 @@ enum Event {
 pub fn serve(session: &Rc<Session>, mut incoming: Incoming, outgoing: Outgoing) {
     let session = session.clone();
     let stream = session.watches.open(outgoing);
-    session.stir();
+    session.arm_timers();
     task::spawn(async move {
         let mut half_closed = false;
         let mut turn_began = None;

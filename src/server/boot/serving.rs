@@ -82,7 +82,7 @@ impl SessionCore {
         let counters = parts.counters.clone();
         let session = Session::new(parts);
         task::spawn(session_loop::run(session.clone(), lane));
-        task::spawn(session_loop::keep_house(session.clone()));
+        task::spawn(session_loop::run_timers(session.clone()));
         while !session.gate().is_published() && end.signal() == 0 {
             task::sleep(Duration::from_millis(1)).await;
         }

@@ -18,10 +18,10 @@ use crate::stdx::time::Duration;
 /// Messages that are taken from the lane and wait for their turn.
 const TURN_MESSAGES_MAX: usize = 1024;
 /// How often timeouts and progress intervals are looked at ...
-const HOUSEKEEPING: Duration = Duration::from_millis(50);
+const TIMERS_INTERVAL: Duration = Duration::from_millis(50);
 /// ... while no request waits and no watch is open: each look wakes a sleeping core, which costs a tenth of a
 /// millisecond.
-const HOUSEKEEPING_IDLE: Duration = Duration::from_secs(1);
+const TIMERS_INTERVAL_IDLE: Duration = Duration::from_secs(1);
 
 /// Runs for as long as the executor does.
 pub async fn run(session: Rc<Session>, lane: Receiver<FromReplica>) {
@@ -50,10 +50,10 @@ pub async fn run(session: Rc<Session>, lane: Receiver<FromReplica>) {
 }
 
 /// Timeouts and progress notifications, for as long as the executor runs.
-pub async fn keep_house(session: Rc<Session>) {
+pub async fn run_timers(session: Rc<Session>) {
     loop {
-        task::until(clock::now() + HOUSEKEEPING_IDLE, poll_fn(|cx| session.poll_stirred(cx))).await;
-        task::sleep(HOUSEKEEPING).await;
+        task::until(clock::now() + TIMERS_INTERVAL_IDLE, poll_fn(|cx| session.poll_timers_armed(cx))).await;
+        task::sleep(TIMERS_INTERVAL).await;
         session.expire();
         observer::session(&session);
         if session.watches.tick(clock::now()) {

@@ -118,7 +118,7 @@ fn request_kind(kind: Kind) -> Option<RequestKind> {
     })
 }
 
-/// Shows the state of a session core; called by its housekeeping.
+/// Shows the state of a session core; called where its timers run.
 pub fn session(session: &Session) {
     let core = &session.metrics;
     let watches = session.watches.stats();

@@ -136,8 +136,8 @@ pub struct Session {
     /// Someone asked for a turn of the session loop.
     called: Cell<bool>,
     loop_task: RefCell<Option<Waker>>,
-    /// The housekeeper, while it has nothing to look after.
-    house_task: RefCell<Option<Waker>>,
+    /// The task that runs timers, while none is armed.
+    timers_task: RefCell<Option<Waker>>,
 }
 
 /// The parts that a core is made of.
@@ -190,7 +190,7 @@ impl Session {
             id_step: u64::from(id_step),
             called: Cell::new(false),
             loop_task: RefCell::new(None),
-            house_task: RefCell::new(None),
+            timers_task: RefCell::new(None),
             member: parts.member,
         })
     }
@@ -321,7 +321,7 @@ impl Session {
     }
 
     fn submit(self: &Rc<Self>, ticket: Ticket, input: Input) {
-        self.stir();
+        self.arm_timers();
         if self.replica.send(input).is_err() {
             let waiting = self.tickets.borrow_mut().redeem(ticket);
             if let Some(waiting) = waiting {
@@ -392,18 +392,18 @@ impl Session {
     }
 
     /// Something has begun that has a timeout or an interval.
-    pub fn stir(&self) {
-        if let Some(task) = self.house_task.borrow_mut().take() {
+    pub fn arm_timers(&self) {
+        if let Some(task) = self.timers_task.borrow_mut().take() {
             task.wake();
         }
     }
 
-    /// Ready while something has a timeout or an interval; registers the housekeeper otherwise.
-    pub fn poll_stirred(&self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready while something has a timeout or an interval; registers the task that runs timers otherwise.
+    pub fn poll_timers_armed(&self, cx: &mut Context<'_>) -> Poll<()> {
         if self.waiting() > 0 || self.watches.is_open() {
             return Poll::Ready(());
         }
-        *self.house_task.borrow_mut() = Some(cx.waker().clone());
+        *self.timers_task.borrow_mut() = Some(cx.waker().clone());
         Poll::Pending
     }
 

@@ -1,0 +1,180 @@
+//! One member on the executor that runs the test: the replica over files in memory, and one session core with its loop.
+#![forbid(unsafe_code)]
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use bytes::Bytes;
+
+use super::pipe::{End, pipe};
+use crate::btree::Store;
+use crate::config::Gates;
+use crate::mvcc::pin::Pins;
+use crate::replica::bootstrap::Foundation;
+use crate::replica::port::{Input, Output, Outputs};
+use crate::replica::{Opening, Replica, Settings};
+use crate::server::api::Api;
+use crate::server::core::session_loop;
+use crate::server::grpc::counters::Counters;
+use crate::server::grpc::{self, connection};
+use crate::server::io::idle::IdleClients;
+use crate::server::io::stop::Stop;
+use crate::server::io::task;
+use crate::server::io::turns::Turns;
+use crate::server::log::slow::Limits;
+use crate::server::mesh::{self, Outbox, Receiver};
+use crate::server::metrics;
+use crate::server::session::{self, Parts, Session};
+use crate::session::FromReplica;
+use crate::stdx::time::{Duration, Instant};
+
+/// A member that serves.
+pub struct Member {
+    /// Its one session core.
+    pub session: Rc<Session>,
+    /// The replica's clock, which only tests move.
+    pub now: Rc<Cell<Instant>>,
+    core: Rc<grpc::Core>,
+    stop: Rc<Stop>,
+    turns: Arc<Turns>,
+    idle: Rc<IdleClients>,
+}
+
+impl Member {
+    /// A member of a new cluster of one, once it serves.
+    pub async fn start(quota: Option<u64>) -> Self {
+        let foundation =
+            Foundation::new([("m1".to_owned(), vec!["http://localhost:2380".to_owned()])], "cluster");
+        let (cluster_id, member_id) = (foundation.cluster_id, foundation.founders[0].id);
+        let pins = Pins::new(1);
+        let settings = settings(member_id, quota);
+        let replica = Replica::open(settings, Store::in_memory(), Opening::Found(foundation), pins.clone());
+        let (to_replica, inputs) = mesh::lane::<Input>(1024);
+        let (to_session, lane) = mesh::lane::<FromReplica>(1024);
+        let (counts, counters) = (metrics::Core::new(), Counters::new());
+        let session = Session::new(Parts {
+            member: Arc::new(facts(&replica, (cluster_id, member_id), quota, &counts, &counters)),
+            core: (0, 2),
+            readers: replica.readers(),
+            pins: pins.slot(0),
+            replica: to_replica,
+            gate: replica.gate().clone(),
+            first_id: 1,
+            seed: 1,
+            metrics: counts,
+            counters: counters.clone(),
+        });
+        let now = Rc::new(Cell::new(Instant::default() + Duration::from_secs(1000)));
+        task::spawn(drive(replica, inputs, Outbox::new(to_session), now.clone()));
+        task::spawn(session_loop::run(session.clone(), lane));
+        task::spawn(session_loop::run_timers(session.clone()));
+        while !session.gate().is_published() {
+            task::yield_now().await;
+        }
+        let core = grpc::Core::new(Rc::new(Api(session.clone())), grpc::Settings::default(), counters);
+        Self { session, now, core, stop: Stop::new(), turns: Turns::start(), idle: IdleClients::new() }
+    }
+
+    /// A client's end of a new connection.
+    pub fn connect(&self) -> End {
+        let (ours, theirs) = pipe();
+        let (core, membership, idle) = (self.core.clone(), self.stop.join(), self.idle.enter());
+        let peer = "127.0.0.1:1".parse().expect("an address");
+        let serve = |priority| connection::serve(core, ours, Bytes::new(), peer, membership, priority, idle);
+        self.turns.spawn(serve);
+        theirs
+    }
+}
+
+fn settings(member_id: u64, quota_bytes: Option<u64>) -> Settings {
+    Settings {
+        member_id,
+        name: "m1".into(),
+        client_urls: vec!["http://localhost:2379".into()],
+        election_ticks: 10,
+        tick: Duration::from_millis(100),
+        pre_vote: true,
+        catchup_entries: 0,
+        segments_kept: 2,
+        lease_ttl_min: 2,
+        quota_bytes,
+        request_ids: (1 << 32, 1),
+        seed: 1,
+    }
+}
+
+fn facts(
+    replica: &Replica,
+    (cluster_id, member_id): (u64, u64),
+    quota: Option<u64>,
+    counts: &Arc<metrics::Core>,
+    counters: &Arc<Counters>,
+) -> session::Member {
+    session::Member {
+        cluster_id,
+        member_id,
+        max_request_bytes: 1_572_864,
+        max_txn_ops: 128,
+        progress_interval: Duration::from_secs(600),
+        request_timeout: Duration::from_secs(7),
+        slow: Limits { apply: Duration::MAX, request: Duration::MAX },
+        name: "m1".into(),
+        start_revision: replica.applied().revision,
+        keys_asked: AtomicBool::new(false),
+        quota_bytes: quota.map_or(0, |bytes| bytes as i64),
+        compaction_hashes: replica.compaction_hashes().clone(),
+        quota,
+        gates: Gates::default(),
+        metrics: vec![counts.clone()],
+        rpc: vec![counters.clone()],
+    }
+}
+
+/// Runs the replica on a disk that is as fast as memory and loses nothing.
+async fn drive(
+    mut replica: Replica,
+    lane: Receiver<Input>,
+    mut session: Outbox<FromReplica>,
+    now: Rc<Cell<Instant>>,
+) {
+    let (mut inputs, mut outputs) = (VecDeque::new(), Outputs::new());
+    loop {
+        lane.take(usize::MAX, &mut inputs);
+        inputs.drain(..).for_each(|input| replica.step(input));
+        let mut more = replica.drain(now.get(), &mut outputs);
+        for output in outputs.drain(..) {
+            if let Some(done) = carry_out(output, &mut session) {
+                replica.step(done);
+                more = true;
+            }
+        }
+        if session.flush() && !more {
+            lane.ready().await;
+        } else {
+            task::yield_now().await;
+        }
+    }
+}
+
+/// Does what the replica says, and returns what it is then told.
+fn carry_out(output: Output, session: &mut Outbox<FromReplica>) -> Option<Input> {
+    match output {
+        Output::AppendWal { ready, write } => return Some(Input::WalSynced { ready, buffer: write.bytes }),
+        Output::WriteCheckpoint(job) => {
+            job.execute().expect("memory has no misfortunes");
+            return Some(Input::CheckpointSynced { generation: job.generation() });
+        }
+        Output::DigestCompaction(mut job) => {
+            let hash = std::iter::repeat_with(|| job.step(1000)).flatten().next();
+            return hash.map(|hash| Input::CompactionDigested { hash });
+        }
+        Output::Reply { ticket, result } => session.push(FromReplica::Reply(ticket, result)),
+        Output::ReadReady { ticket } => session.push(FromReplica::ReadReady(ticket)),
+        Output::Publish(batch) => session.push(FromReplica::Publish(batch)),
+        Output::ReleaseWal { .. } | Output::Send { .. } | Output::Compacted { .. } => {}
+    }
+    None
+}
