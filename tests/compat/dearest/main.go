@@ -106,7 +106,7 @@ type outcome struct {
 // beside sends one kind while another process gets.
 func beside(m *member.Member, name string, lasts time.Duration) (outcome, error) {
 	time.Sleep(quiet)
-	before, peak := memory(m), watchMemory(m)
+	before, peak := m.Memory(), m.WatchMemory()
 	probe := exec.Command(os.Args[0], "-probe", "-address", m.Client)
 	stop, err := probe.StdinPipe()
 	fail(err)
@@ -126,7 +126,7 @@ func beside(m *member.Member, name string, lasts time.Duration) (outcome, error)
 		result.answers = lines.Text()
 	}
 	failed := attack.Wait()
-	result.growth = peak().anon - before.anon
+	result.growth = peak().Anon - before.Anon
 	stop.Close()
 	var p50, p99, most int64
 	_, err = fmt.Fscan(gets, &p50, &p99, &most)

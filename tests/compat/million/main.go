@@ -51,7 +51,7 @@ func main() {
 	fail(err)
 	fail(m.Start())
 	defer m.Stop()
-	fmt.Printf("idle                      %s\n", memory(m))
+	fmt.Printf("idle                      %s\n", m.Memory())
 	if *few > 0 {
 		fill(m, 0, *few, *value)
 		restart(m, *few)
@@ -60,10 +60,10 @@ func main() {
 	fill(m, *few, *keys, *value)
 	fmt.Printf("filled                    %d keys of %d bytes in %.1f s\n", *keys, *value, time.Since(start).Seconds())
 	time.Sleep(settleTime)
-	fmt.Printf("after the fill            %s\n", memory(m))
+	fmt.Printf("after the fill            %s\n", m.Memory())
 	restart(m, *keys)
 	time.Sleep(settleTime)
-	fmt.Printf("after the restart         %s\n", memory(m))
+	fmt.Printf("after the restart         %s\n", m.Memory())
 	if !*list {
 		return
 	}
@@ -74,7 +74,7 @@ func main() {
 		if rate > 0 {
 			name = "slow"
 		}
-		before, peak := memory(m), watchMemory(m)
+		before, peak := m.Memory(), m.WatchMemory()
 		var bytes int
 		var took time.Duration
 		beside := puts(m, func() {
@@ -83,7 +83,7 @@ func main() {
 			fail(err)
 			took = time.Since(start)
 		})
-		grown := peak().anon - before.anon
+		grown := peak().Anon - before.Anon
 		fmt.Printf("LIST to a %s client     %d bytes in %.1f s, RssAnon + %d KiB\n", name, bytes, took.Seconds(), grown)
 		fmt.Printf("puts beside it            %s, p99 %.2f of quiet\n", beside, float64(beside.p99)/float64(quiet.p99))
 	}
