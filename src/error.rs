@@ -5,7 +5,7 @@
 //! (locks, elections, a demoted lessor) keep their plain text and are `Unknown` too.
 #![forbid(unsafe_code)]
 
-/// gRPC status codes.
+/// The codes of gRPC, by their numbers on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 #[allow(missing_docs)]

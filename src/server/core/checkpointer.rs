@@ -69,3 +69,53 @@ pub fn tell(replica: &Sender<Input>, mut input: Input) {
         thread::sleep(Duration::from_millis(1));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::VecDeque;
+    use std::sync::Arc;
+
+    use crate::btree::{Read, Store, Tree};
+    use crate::page::MemoryFile;
+    use crate::server::mesh;
+
+    #[test]
+    fn what_the_replica_is_told_of_is_in_the_file() {
+        let file = Arc::<MemoryFile>::default();
+        let mut store = Store::open(file.clone()).unwrap();
+        let mut txn = store.write();
+        txn.put(Tree::Index, b"key", b"value");
+        txn.commit();
+        let (to_replica, lane) = mesh::lane(4);
+        let (observed, observations) = mpsc::channel();
+        let jobs = start(to_replica, move |took| observed.send(took).unwrap()).unwrap();
+        let job = store.begin_checkpoint().expect("there is something to write");
+        let generation = job.generation();
+        jobs.send(job).unwrap();
+        futures::executor::block_on(lane.ready());
+        let mut told = VecDeque::new();
+        lane.take(4, &mut told);
+        assert!(
+            matches!(told.make_contiguous(), [Input::CheckpointSynced { generation: g }] if *g == generation)
+        );
+        assert!(observations.try_recv().is_ok(), "the time was observed before");
+        let again = Store::open(file).unwrap();
+        let mut reader = again.readers().register();
+        assert_eq!(reader.snapshot().get(Tree::Index, b"key"), Some(&b"value"[..]));
+    }
+
+    #[test]
+    fn a_full_lane_is_tried_until_the_replica_has_taken_from_it() {
+        let (to_replica, lane) = mesh::lane(1);
+        to_replica.send(Input::Tick).ok().unwrap();
+        let telling = thread::spawn(move || tell(&to_replica, Input::CheckpointSynced { generation: 7 }));
+        let mut told = VecDeque::new();
+        while told.len() < 2 {
+            lane.take(2, &mut told);
+            thread::yield_now();
+        }
+        telling.join().unwrap();
+        assert!(matches!(told.make_contiguous(), [Input::Tick, Input::CheckpointSynced { generation: 7 }]));
+    }
+}

@@ -38,3 +38,41 @@ pub fn start(replica: Sender<Input>) -> std::io::Result<mpsc::Sender<Box<Compact
     })?;
     Ok(jobs)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::VecDeque;
+
+    use crate::btree::Store;
+    use crate::mvcc::Writer;
+    use crate::mvcc::write::initialize;
+    use crate::proto::etcdserverpb::PutRequest;
+    use crate::server::mesh;
+
+    #[test]
+    fn a_digest_in_slices_is_the_one_taken_at_once() {
+        let mut store = Store::in_memory();
+        let mut txn = store.write();
+        initialize(&mut txn);
+        for n in 0..1000 {
+            let mut writer = Writer::begin(&mut txn);
+            writer.put(&PutRequest {
+                key: format!("{n}").into(),
+                value: "v".into(),
+                ..PutRequest::default()
+            });
+            writer.finish();
+        }
+        txn.commit();
+        let digest = || CompactionDigest::new(&store.readers(), 900, -1);
+        let expected = digest().step(usize::MAX).expect("all at once");
+        let (to_replica, lane) = mesh::lane(4);
+        let jobs = start(to_replica).unwrap();
+        jobs.send(Box::new(digest())).unwrap();
+        futures::executor::block_on(lane.ready());
+        let mut told = VecDeque::new();
+        lane.take(4, &mut told);
+        assert!(matches!(told.make_contiguous(), [Input::CompactionDigested { hash }] if *hash == expected));
+    }
+}

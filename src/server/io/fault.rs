@@ -29,3 +29,38 @@ extern "C" fn say(_signal: libc::c_int) {
     // SAFETY: pointer and length are those of a constant.
     unsafe { libc::write(libc::STDERR_FILENO, WORDS.as_ptr().cast(), WORDS.len()) };
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    use crate::server::io::log_map::LogMap;
+
+    /// Set in the process that reads behind the end of a file.
+    const FAULTS: &str = "KEVEL_TEST_FAULT";
+
+    #[test]
+    fn a_process_says_why_it_ends_for_a_page_that_cannot_be_read() {
+        if std::env::var_os(FAULTS).is_some() {
+            return read_what_was_cut_off();
+        }
+        let name = "server::io::fault::tests::a_process_says_why_it_ends_for_a_page_that_cannot_be_read";
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        let ended = child.args([name, "--exact", "--nocapture"]).env(FAULTS, "1").output().unwrap();
+        assert_eq!(ended.status.signal(), Some(libc::SIGBUS), "{ended:?}");
+        assert!(ended.stderr.windows(WORDS.len()).any(|said| said == WORDS), "{ended:?}");
+    }
+
+    fn read_what_was_cut_off() {
+        explain();
+        let path = std::env::temp_dir().join(format!("kevel-fault-{}", std::process::id()));
+        std::fs::write(&path, [7; 4096]).unwrap();
+        let file = std::fs::File::options().read(true).write(true).open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let map = LogMap::new(&file).unwrap();
+        file.set_len(0).unwrap();
+        println!("this byte is not there: {}", map[0]);
+    }
+}

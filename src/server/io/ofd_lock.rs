@@ -29,3 +29,23 @@ pub fn try_lock(file: &File) -> io::Result<bool> {
         _ => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_locked_by_one_open_description_until_that_is_closed() {
+        let path = std::env::temp_dir().join(format!("kevel-ofd-lock-{}", std::process::id()));
+        let first = File::create(&path).unwrap();
+        let second = File::options().write(true).open(&path).unwrap();
+        assert!(try_lock(&first).unwrap() && try_lock(&first).unwrap(), "its own lock is no obstacle");
+        assert!(!try_lock(&second).unwrap());
+        drop(first);
+        assert!(try_lock(&second).unwrap());
+        let readable = File::open(&path).unwrap();
+        let refused = try_lock(&readable).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EBADF), "no lock on what is only read");
+        std::fs::remove_file(&path).unwrap();
+    }
+}

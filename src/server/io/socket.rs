@@ -107,3 +107,46 @@ fn set(descriptor: RawFd, level: libc::c_int, option: libc::c_int, value: libc::
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpStream;
+
+    #[test]
+    fn a_port_belongs_to_one_listener_unless_it_is_shared() {
+        let claimed = listen("127.0.0.1:0".parse().unwrap(), false).unwrap();
+        let address = claimed.local_addr().unwrap();
+        for shared in [false, true] {
+            let refused = listen(address, shared).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
+        }
+        let shared = listen("127.0.0.1:0".parse().unwrap(), true).unwrap();
+        let address = shared.local_addr().unwrap();
+        assert!(listen(address, true).is_ok() && listen(address, false).is_err());
+    }
+
+    #[test]
+    fn a_port_is_free_at_once_though_connections_of_its_last_listener_linger() {
+        let first = listen("127.0.0.1:0".parse().unwrap(), false).unwrap();
+        let address = first.local_addr().unwrap();
+        let client = TcpStream::connect(address).unwrap();
+        // The side that closes first lingers.
+        drop(first.accept().unwrap());
+        drop((first, client));
+        assert!(listen(address, false).is_ok());
+    }
+
+    #[test]
+    fn all_addresses_of_ipv6_are_those_of_ipv4_too() {
+        // A machine without IPv6 has nothing to show.
+        let Ok(both) = listen("[::]:0".parse().unwrap(), false) else { return };
+        let port = both.local_addr().unwrap().port();
+        assert!(TcpStream::connect(("127.0.0.1", port)).is_ok());
+        let Ok(one) = listen("[::1]:0".parse().unwrap(), false) else { return };
+        let port = one.local_addr().unwrap().port();
+        assert!(
+            TcpStream::connect(("::1", port)).is_ok() && TcpStream::connect(("127.0.0.1", port)).is_err()
+        );
+    }
+}

@@ -70,3 +70,41 @@ impl AsyncWrite for Tcp {
         Pin::new(&mut self.0).poll_close(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    use futures::io::AsyncWriteExt;
+
+    use crate::server::io::socket;
+
+    #[test]
+    fn slices_arrive_in_order_and_whole_however_many_they_are_and_however_slowly_they_are_read() {
+        const SLICES: usize = 3000; // more than one call takes
+        let listening = socket::listen("127.0.0.1:0".parse().unwrap(), false).unwrap();
+        let address = listening.local_addr().unwrap();
+        let reader = std::thread::spawn(move || {
+            let mut read = Vec::new();
+            std::net::TcpStream::connect(address).unwrap().read_to_end(&mut read).unwrap();
+            read
+        });
+        let content: Vec<Vec<u8>> = (0..SLICES).map(|n| vec![n as u8; n % 7 * 1000]).collect();
+        let builder = glommio::LocalExecutorBuilder::default().io_memory(64 << 10).ring_depth(8);
+        builder.make().unwrap().run(async {
+            let stream = socket::accept_on(listening).accept().await.unwrap();
+            socket::tune(&stream).unwrap();
+            let mut tcp = Tcp::new(stream);
+            let mut left: Vec<IoSlice<'_>> = content.iter().map(|bytes| IoSlice::new(bytes)).collect();
+            let mut left = &mut left[..];
+            while left.iter().any(|slice| !slice.is_empty()) {
+                let sent = tcp.write_vectored(left).await.unwrap();
+                assert!(sent > 0);
+                IoSlice::advance_slices(&mut left, sent);
+            }
+            tcp.close().await.unwrap();
+        });
+        assert!(reader.join().unwrap() == content.concat());
+    }
+}

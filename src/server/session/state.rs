@@ -26,7 +26,7 @@ use crate::replica::read_gate::ReadGate;
 use crate::request::{self, Kind};
 use crate::response::{self, Header, Response};
 use crate::server::grpc::counters::Counters;
-use crate::server::grpc::{Code, Responder, Status, frame};
+use crate::server::grpc::{Responder, Status, frame};
 use crate::server::io::clock;
 use crate::server::log::slow::{Asked, Limits};
 use crate::server::mesh::Sender;
@@ -515,6 +515,6 @@ impl Drop for Pin {
 
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
-        Status::new(Code::ALL[error.code() as usize], error.message())
+        Status::new(error.code(), error.message())
     }
 }

@@ -1,6 +1,7 @@
 //! Leases with many keys, and many leases.
 #![forbid(unsafe_code)]
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use prost::Message;
@@ -12,6 +13,7 @@ use crate::proto::etcdserverpb::{
     LeaseGrantRequest, LeaseLeasesResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, PutRequest,
     RequestOp, TxnRequest,
 };
+use crate::replica::port::{LeaseCall, Ticket};
 use crate::server::session::gathering::GATHERED_BYTES_MAX;
 
 const PUTS: usize = 128;
@@ -115,5 +117,22 @@ fn keys_are_gathered_once_there_is_room_for_them() {
         };
         let (keys, ()) = futures::future::join(keys_of(client, 7), freed).await;
         assert_eq!(keys.expect("keys").len(), 5000);
+    });
+}
+
+/// Nothing but a read waits for such a permission; whoever gets one all the same is answered and nobody else.
+#[test]
+fn a_permission_to_read_for_what_is_no_read_ends_that_request_alone() {
+    with_member(async |member, client| {
+        let heard = Rc::new(RefCell::new(None));
+        let hears = heard.clone();
+        member.session.lease(LeaseCall::TimeToLive { id: 7 }, move |_, result| {
+            *hears.borrow_mut() = Some(result.map_err(|status| status.message));
+        });
+        // Whatever its number is: a ticket of the first core in its first slot.
+        (1..1000).for_each(|issue| member.session.on_read_ready(Ticket(issue)));
+        let text = "etcdserver: request timed out";
+        assert_eq!(heard.borrow_mut().take().expect("it is answered").expect_err("with an error"), text);
+        grant(client, 7, 600).await;
     });
 }
