@@ -6,11 +6,15 @@
 #![forbid(unsafe_code)]
 
 use super::revision::Revision;
-use super::schema::{index_key, split_garbage_key, split_kv_value};
+use super::schema::{garbage_key, index_key, split_garbage_key, split_kv_value};
 use crate::btree::{Applied, Cursor, Read, Tree, WriteTxn};
 use crate::error::Error;
 use crate::limits::LARGE_STORE_BYTES;
 use crate::wire::key_of;
+
+/// A value of this many bytes costs a slice of the sweep as much again as a removal does: where it is long, its pages
+/// are read from the disk, and summed up.
+const BYTES_PER_REMOVAL: usize = 8 * 1024;
 
 /// Moves the compaction revision.
 pub fn mark(txn: &mut WriteTxn<'_>, revision: i64) -> Result<(), Error> {
@@ -43,8 +47,8 @@ pub struct Swept {
     pub done: bool,
 }
 
-/// Removes up to `budget` revisions that neither the compaction revision nor `pinned`, the lowest revision that
-/// some reader still reads at, lets anyone see.
+/// Removes up to `budget` revisions, fewer where their values are long. They are those that neither the compaction
+/// revision nor `pinned`, the lowest revision that some reader still reads at, lets anyone see.
 pub fn sweep(txn: &mut WriteTxn<'_>, pinned: Option<i64>, budget: usize) -> Swept {
     let applied = txn.applied();
     let limit = limit(applied, pinned);
@@ -54,12 +58,16 @@ pub fn sweep(txn: &mut WriteTxn<'_>, pinned: Option<i64>, budget: usize) -> Swep
     let mut dead = Vec::new();
     let mut cursor = txn.cursor(Tree::Garbage);
     cursor.seek(&[]);
-    while cursor.valid() && dead.len() < budget {
+    let mut cost = 0;
+    while cursor.valid() && cost < budget {
         let (due, revision) = split_garbage_key(cursor.key());
         if due > limit {
             break;
         }
-        dead.push((due, revision));
+        let kv_key = revision.to_bytes();
+        let value = txn.get(Tree::Kv, &kv_key).expect("garbage is stored until it is swept");
+        cost += 1 + value.len() / BYTES_PER_REMOVAL;
+        dead.push((due, revision, index_key(key_of(split_kv_value(value).1), revision)));
         cursor.next();
     }
     // The first entry that stays tells how far everything is gone.
@@ -68,8 +76,8 @@ pub fn sweep(txn: &mut WriteTxn<'_>, pinned: Option<i64>, budget: usize) -> Swep
     if !done && txn.file_bytes() >= LARGE_STORE_BYTES {
         ask_ahead(txn, cursor, budget);
     }
-    for &(due, revision) in &dead {
-        remove(txn, due, revision);
+    for (due, revision, index) in &dead {
+        remove(txn, *due, *revision, index);
     }
     let swept_revision = if done { limit } else { next_due.map_or(limit, |due| due - 1) };
     let swept_revision = swept_revision.max(applied.swept_revision);
@@ -89,12 +97,48 @@ fn ask_ahead(txn: &WriteTxn<'_>, mut garbage: Cursor<'_>, budget: usize) {
     }
 }
 
-fn remove(txn: &mut WriteTxn<'_>, due: i64, dead: Revision) {
-    let kv_key = dead.to_bytes();
-    let value = txn.get(Tree::Kv, &kv_key).expect("garbage is stored until it is swept");
-    let index = index_key(key_of(split_kv_value(value).1), dead);
-    let removed = txn.delete(Tree::Kv, &kv_key)
-        && txn.delete(Tree::Index, &index)
-        && txn.delete(Tree::Garbage, &super::schema::garbage_key(due, dead));
+fn remove(txn: &mut WriteTxn<'_>, due: i64, dead: Revision, index: &[u8]) {
+    let removed = txn.delete(Tree::Kv, &dead.to_bytes())
+        && txn.delete(Tree::Index, index)
+        && txn.delete(Tree::Garbage, &garbage_key(due, dead));
     assert!(removed, "garbage of revision {dead:?} was not in all three trees");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::btree::Store;
+    use crate::mvcc::write::{Writer, initialize};
+    use crate::proto::etcdserverpb::PutRequest;
+
+    /// What each slice of a sweep removes from a store with `count` superseded values of `len` bytes.
+    fn slices(count: usize, len: usize) -> Vec<usize> {
+        let mut store = Store::in_memory();
+        let mut txn = store.write();
+        initialize(&mut txn);
+        for _ in 0..=count {
+            let mut writer = Writer::begin(&mut txn);
+            writer.put(&PutRequest { key: "k".into(), value: vec![7; len].into(), ..PutRequest::default() });
+            let revision = writer.finish().map_or(0, |batch| batch.revision);
+            let applied = txn.applied();
+            txn.set_applied(Applied { revision, ..applied });
+        }
+        let revision = txn.applied().revision;
+        mark(&mut txn, revision).unwrap();
+        let mut slices = Vec::new();
+        loop {
+            let swept = sweep(&mut txn, None, 10);
+            slices.push(swept.removed);
+            if swept.done {
+                return slices;
+            }
+        }
+    }
+
+    #[test]
+    fn a_slice_of_the_sweep_removes_fewer_values_the_longer_they_are() {
+        assert_eq!(slices(25, 100), [10, 10, 5]);
+        assert_eq!(slices(5, 3 * BYTES_PER_REMOVAL), [3, 2]);
+        assert_eq!(slices(3, 100 * BYTES_PER_REMOVAL), [1, 1, 1]);
+    }
 }

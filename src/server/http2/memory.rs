@@ -6,7 +6,7 @@
 //! ```text
 //!   received   header blocks and messages that are not whole, data that nobody has read     128 MB, then what would
 //!                                                                                           add to it is refused
-//!   streams    open ones                                                             200 000, then a connection that
+//!   streams    open ones                                                             100 000, then a connection that
 //!                                                                                           has 100 gets no more
 //!   unsent     answers that clients have not taken                                          64 MB, then streams get
 //!                                                                                           less room; 128 MB, then
@@ -22,8 +22,8 @@ const RECEIVED_MAX: usize = 128 * 1024 * 1024;
 /// What one connection may hold, or begin, although all of them together hold too much.
 const RECEIVED_SPARED: usize = 64 * 1024;
 const STREAMS_SPARED: usize = 100;
-/// Open streams of all connections: each costs about a kilobyte.
-const STREAMS_MAX: usize = 200_000;
+/// Open streams of all connections: each costs up to two kilobytes.
+const STREAMS_MAX: usize = 100_000;
 /// Unsent bytes from which on each stream may hold less.
 const UNSENT_CROWDED: usize = 64 * 1024 * 1024;
 /// Unsent bytes from which on a connection may hold a little and no more.

@@ -4,8 +4,9 @@
 //! is wrapped in `catch_unwind` (glommio would otherwise lose the executor's thread and leave the process alive).
 #![forbid(unsafe_code)]
 
-use std::cell::Cell;
-use std::future::Future;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
@@ -18,6 +19,8 @@ const SLICE: Duration = Duration::from_millis(1);
 thread_local! {
     /// When those that ask with [`make_room`] have run long enough; `None` once the rings were looked at.
     static SLICE_END: Cell<Option<Instant>> = const { Cell::new(None) };
+    /// Tasks that wait for the next slice.
+    static LINE: RefCell<VecDeque<Waker>> = const { RefCell::new(VecDeque::new()) };
 }
 
 /// Runs `future` on this core, on its own. It is polled a first time before this returns: no `RefCell` that it uses may
@@ -36,24 +39,56 @@ pub async fn yield_now() {
 }
 
 /// Ready at once unless tasks that ask this have run for a millisecond since the rings were looked at: for work of
-/// which many tasks may have a little at the same time.
+/// which many tasks may have a little at the same time. Those that have to wait do so in a line, and are woken one
+/// after the other: however many they are, each is polled a few times.
 pub async fn make_room() {
-    loop {
-        let now = clock::now();
-        match SLICE_END.get() {
-            None => return begin_slice(now),
-            Some(end) if now < end => return,
-            Some(_) => yield_now().await,
+    let mut was_woken = false;
+    poll_fn(|cx| {
+        let granted = has_room(was_woken);
+        LINE.with_borrow_mut(|line| match (granted, was_woken) {
+            (true, _) => {
+                // The next one runs behind this one, and finds out by itself whether there is room for it.
+                if let Some(next) = line.pop_front() {
+                    next.wake();
+                }
+                Poll::Ready(())
+            }
+            (false, true) => {
+                line.push_front(cx.waker().clone());
+                Poll::Pending
+            }
+            (false, false) => {
+                was_woken = true;
+                line.push_back(cx.waker().clone());
+                Poll::Pending
+            }
+        })
+    })
+    .await;
+}
+
+/// Whether a task may run that is the first in the line, or that has just come.
+fn has_room(is_first: bool) -> bool {
+    let now = clock::now();
+    match SLICE_END.get() {
+        None => {
+            SLICE_END.set(Some(now + SLICE));
+            spawn(end_slices());
+            true
         }
+        Some(end) => now < end && (is_first || LINE.with_borrow(VecDeque::is_empty)),
     }
 }
 
-fn begin_slice(now: Instant) {
-    SLICE_END.set(Some(now + SLICE));
-    spawn(async {
+/// Ends the slice when the rings were looked at, and begins others as long as somebody waits for one.
+async fn end_slices() {
+    yield_now().await;
+    while let Some(next) = LINE.with_borrow_mut(VecDeque::pop_front) {
+        SLICE_END.set(Some(clock::now() + SLICE));
+        next.wake();
         yield_now().await;
-        SLICE_END.set(None);
-    });
+    }
+    SLICE_END.set(None);
 }
 
 /// Wakes a task that has more to do once the others and the rings had their turn; see [`yield_now`].
@@ -103,7 +138,7 @@ impl Alarm {
 pub async fn until<F: Future>(deadline: Instant, future: F) -> Option<F::Output> {
     let mut alarm = Alarm::at(deadline);
     let mut future = std::pin::pin!(future);
-    std::future::poll_fn(move |cx| {
+    poll_fn(move |cx| {
         if let Poll::Ready(output) = future.as_mut().poll(cx) {
             return Poll::Ready(Some(output));
         }
@@ -116,7 +151,7 @@ pub async fn until<F: Future>(deadline: Instant, future: F) -> Option<F::Output>
 /// executor looks after that (`turns`).
 pub async fn give_way() {
     let mut given = false;
-    std::future::poll_fn(|cx| {
+    poll_fn(|cx| {
         if std::mem::replace(&mut given, true) {
             return Poll::Ready(());
         }
@@ -145,6 +180,33 @@ mod tests {
             assert_eq!(until(due, std::future::pending::<()>()).await, None);
             assert!(clock::now() >= due);
             assert_eq!(until(due, async { 7 }).await, Some(7), "what is ready is ready, however late");
+        });
+    }
+
+    #[test]
+    fn a_crowd_that_makes_room_is_polled_in_turn_and_not_all_at_once() {
+        run(async {
+            const TASKS: usize = 300;
+            let (left, polls) = (Rc::new(Cell::new(TASKS)), Rc::new(Cell::new(0)));
+            for _ in 0..TASKS {
+                let (left, polls) = (left.clone(), polls.clone());
+                let mut room = Box::pin(make_room());
+                spawn(async move {
+                    poll_fn(|cx| {
+                        polls.set(polls.get() + 1);
+                        room.as_mut().poll(cx)
+                    })
+                    .await;
+                    let end = clock::now() + Duration::from_micros(100);
+                    while clock::now() < end {}
+                    left.set(left.get() - 1);
+                });
+            }
+            while left.get() > 0 {
+                yield_now().await;
+            }
+            assert!(polls.get() < 3 * TASKS, "{} polls for {TASKS} tasks", polls.get());
+            make_room().await;
         });
     }
 
