@@ -1021,3 +1021,141 @@ fn progress_requests_do_not_look_at_every_watcher() {
     }
     assert!(began.elapsed() < std::time::Duration::from_secs(3), "{:?}", began.elapsed());
 }
+
+/// Everything that one call has handed out.
+fn work(hub: &mut Hub, world: &World, bytes: usize) -> Vec<Output> {
+    hub.resume();
+    hub.work(world, Budget { bytes, ..Budget::default() });
+    hub.check_invariants();
+    std::iter::from_fn(|| hub.poll_output()).collect()
+}
+
+/// One revision of so many keys that begin with `a`.
+fn put_many(world: &mut World, count: usize) {
+    let keys: Vec<String> = (0..count).map(|n| format!("a{n:03}")).collect();
+    let changes: Vec<(&[u8], Option<&[u8]>)> =
+        keys.iter().map(|key| (key.as_bytes(), Some(&b"value"[..]))).collect();
+    world.apply(&changes);
+}
+
+#[test]
+fn who_takes_over_the_number_of_a_cancelled_rider_misses_nothing() {
+    let (mut world, mut hub) = (World::new(), hub(0));
+    put_many(&mut world, 20);
+    world.apply(&[(b"b", Some(b"later"))]);
+    while let Some(batch) = world.lane.pop_front() {
+        publish(&mut hub, batch, &world);
+    }
+    let stream = watching(&mut hub, &world, WatchCreateRequest { start_revision: 2, ..range("a", "c") });
+    assert!(work(&mut hub, &world, 300).is_empty(), "the slice ends inside the first revision");
+    hub.cancel(stream, 0);
+    assert!(decode(&hub.poll_output().unwrap()).canceled);
+    // The new watcher has the number, boards the same scan, and wants the second revision.
+    hub.create(
+        Instant::default(),
+        stream,
+        &WatchCreateRequest { start_revision: 3, ..range("a", "c") },
+        &world,
+    );
+    assert!(decode(&hub.poll_output().unwrap()).created);
+    let mut events = 0;
+    while hub.needs_work() {
+        events += work(&mut hub, &world, 1 << 20).iter().map(|output| output.events).sum::<u32>();
+    }
+    assert_eq!(events, 1);
+}
+
+#[test]
+fn a_revision_that_is_too_much_for_several_streams_comes_to_each() {
+    let limits = Limits { matches: 1, bytes: 60, piece_bytes: 50 };
+    let (mut world, mut hub) = (World::new(), hub_with(0, limits));
+    let streams: Vec<StreamId> = (0..9).map(|_| watching(&mut hub, &world, range("a", "b"))).collect();
+    put_many(&mut world, 30);
+    hub.on_publish(Arc::new(world.lane.pop_front().unwrap()));
+    let mut events: BTreeMap<StreamId, u32> = BTreeMap::new();
+    for _ in 0..5000 {
+        if !hub.needs_work() {
+            break;
+        }
+        for output in work(&mut hub, &world, 256 << 10) {
+            *events.entry(output.stream).or_default() += output.events;
+        }
+        streams.iter().for_each(|&stream| hub.on_window(stream, 1 << 20));
+    }
+    assert!(!hub.needs_work(), "the hub does not end");
+    assert_eq!(events, streams.iter().map(|&stream| (stream, 30)).collect());
+    assert_eq!(hub.stats().slow_watchers, 0);
+}
+
+/// So many watchers of everything from the second revision on.
+fn crowd(hub: &mut Hub, world: &World, count: usize) -> StreamId {
+    let stream = hub.open(Instant::default(), Duration::from_secs(600), usize::MAX);
+    let request = WatchCreateRequest { start_revision: 2, ..range("a", "b") };
+    (0..count).for_each(|_| hub.create(Instant::default(), stream, &request, world));
+    while hub.poll_output().is_some() {}
+    stream
+}
+
+#[test]
+fn a_slice_hands_out_little_however_many_watchers_ride() {
+    let (mut world, mut hub) = (World::new(), hub(0));
+    world.apply(&[(b"a", Some(b"value"))]);
+    let batch = world.lane.pop_front().unwrap();
+    publish(&mut hub, batch, &world);
+    crowd(&mut hub, &world, 10_000);
+    let (mut most, mut events) = (0, 0);
+    while hub.needs_work() {
+        let outputs = work(&mut hub, &world, 64 << 10);
+        most = most.max(outputs.len());
+        events += outputs.len();
+    }
+    assert_eq!((events, hub.stats().slow_watchers), (10_000, 0));
+    assert!(most <= 1024, "{most} responses in one slice");
+}
+
+#[test]
+fn a_compaction_ends_many_watchers_a_few_at_a_time() {
+    let (mut world, mut hub) = (World::new(), hub(0));
+    for _ in 0..3 {
+        world.apply(&[(b"a", Some(b"value"))]);
+        let batch = world.lane.pop_front().unwrap();
+        publish(&mut hub, batch, &world);
+    }
+    crowd(&mut hub, &world, 10_000);
+    world.compact(4);
+    let (mut most, mut canceled) = (0, 0);
+    while hub.needs_work() {
+        let outputs = work(&mut hub, &world, 64 << 10);
+        most = most.max(outputs.len());
+        canceled += outputs.iter().filter(|output| decode(output).compact_revision == 4).count();
+    }
+    assert_eq!(canceled, 10_000);
+    assert!(most <= 1024, "{most} watchers in one slice");
+}
+
+#[test]
+fn nothing_comes_between_the_parts_of_a_response_nor_between_its_fragments() {
+    for fragment in [false, true] {
+        let limits = Limits { matches: 1, bytes: 60, piece_bytes: 200 };
+        let (mut world, mut hub) = (World::new(), hub_with(0, limits));
+        hub.config.fragment_slack_bytes = 400;
+        let stream = watching(&mut hub, &world, WatchCreateRequest { fragment, ..range("a", "b") });
+        put_many(&mut world, 30);
+        hub.on_publish(Arc::new(world.lane.pop_front().unwrap()));
+        let (mut events, mut answers) = (0, 0);
+        for _ in 0..300 {
+            hub.cancel(stream, 77);
+            hub.create(Instant::default(), stream, &range("x", ""), &world);
+            hub.progress(stream, &world);
+            for output in work(&mut hub, &world, 1000) {
+                let is_answer = output.part == Part::Whole;
+                assert!(!is_answer || events == 0 || events == 30, "an answer after {events} events");
+                answers += u32::from(is_answer);
+                events += output.events;
+            }
+        }
+        assert_eq!(events, 30);
+        assert!(answers >= 300, "what was held back comes later: {answers}");
+        hub.check_invariants();
+    }
+}
