@@ -11,13 +11,14 @@ use bytes::{Bytes, BytesMut};
 
 use super::answer::{Answer, Caller, Outcome};
 use super::decode::{decode, decode_kept, decode_txn_kept};
-use super::long::{self, Hold, PLAN_SLICE, Slices};
+use super::long::{self, Hold, Slices};
+use super::planned::{Planned, Step, planned};
 use super::quota;
 use crate::btree::Snapshot;
 use crate::cluster::cost::{put_cost, txn_cost};
 use crate::error::Error;
-use crate::mvcc::range::{Emission, Plan, Progress};
-use crate::mvcc::txn_read::{TxnEmission, TxnProgress};
+use crate::mvcc::range::{Emission, Plan};
+use crate::mvcc::txn_read::TxnEmission;
 use crate::mvcc::{RangeStream, ReadTxn, View, check, range, txn};
 use crate::proto::etcdserverpb::{
     CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest,
@@ -27,8 +28,8 @@ use crate::response::Header;
 use crate::server::grpc::{Incoming, Outgoing, Responder, Status};
 use crate::server::io::{clock, task};
 use crate::server::log::slow;
+use crate::server::session::Session;
 use crate::server::session::observer::{self, ReadTimes};
-use crate::server::session::{Pin, Session};
 
 /// Keys of a transaction for which the disk is asked before the transaction is proposed.
 const ASKED_MAX: usize = 256;
@@ -64,9 +65,9 @@ fn answer_range(session: &Rc<Session>, caller: Caller, request: &RangeRequest, t
     }
     // What fits into one slice of planning and one of writing needs neither task nor pin.
     let begun = session.view(|view| {
-        let emission = match new_plan(session, view, request)?.step(view, PLAN_SLICE)? {
-            Progress::Pending(plan) => return Ok(Begun::Plan(plan)),
-            Progress::Done(emission) => emission,
+        let emission = match Planned::step(new_plan(session, view, request)?, view)? {
+            Step::Pending(plan) => return Ok(Begun::Plan(plan)),
+            Step::Done(emission) => emission,
         };
         whole(emission, view, &header)
     });
@@ -79,8 +80,8 @@ fn answer_range(session: &Rc<Session>, caller: Caller, request: &RangeRequest, t
             observe(Ok(&|| read_of(&emission, &header)));
             return Ok(Answer::Now(answer));
         }
-        Ok(Begun::Plan(plan)) => Progress::Pending(plan),
-        Ok(Begun::Long(emission)) => Progress::Done(emission),
+        Ok(Begun::Plan(plan)) => Step::Pending(plan),
+        Ok(Begun::Long(emission)) => Step::Done(emission),
     };
     let request = request.clone();
     Ok(Answer::later(move |session, reply| {
@@ -128,11 +129,12 @@ async fn answer_long(
     session: Rc<Session>,
     request: RangeRequest,
     times: ReadTimes,
-    begun: Progress,
+    begun: Step<Plan>,
     reply: Responder,
 ) {
     let header = session.header();
-    match plan_long(&session, &request, begun, &reply).await {
+    let again = || session.view(|view| new_plan(&session, view, &request));
+    match planned(&session, begun, again, &reply).await {
         Ok(Some((emission, pin))) => {
             // The rest is up to the client.
             let read = || read_of(&emission, &header);
@@ -147,32 +149,6 @@ async fn answer_long(
         }
         // The client has gone.
         Ok(None) => {}
-    }
-}
-
-/// Pins the revision that is read and plans to the end. Nothing when the client has gone.
-async fn plan_long(
-    session: &Rc<Session>,
-    request: &RangeRequest,
-    begun: Progress,
-    reply: &Responder,
-) -> Result<Option<(Emission, Pin)>, Error> {
-    let pin_of = |progress: &Progress| match progress {
-        Progress::Pending(plan) => plan.pin(),
-        Progress::Done(emission) => emission.pin(),
-    };
-    let again = || session.view(|view| new_plan(session, view, request).map(Progress::Pending));
-    let (mut progress, pin) = long::pinned(begun, pin_of, |revision| session.pin(revision), again)?;
-    loop {
-        let plan = match progress {
-            Progress::Done(emission) => return Ok(Some((emission, pin))),
-            Progress::Pending(plan) => plan,
-        };
-        if !reply.is_wanted() {
-            return Ok(None);
-        }
-        progress = session.view(|view| plan.step(view, PLAN_SLICE))?;
-        task::yield_now().await;
     }
 }
 
@@ -256,9 +232,9 @@ fn answer_txn(session: &Rc<Session>, caller: Caller, request: TxnRequest, times:
     let header = session.header();
     let begun = session.view(|view| {
         let txn = ReadTxn::new(view, request.clone(), session.plan_memory());
-        let emission = match txn.step(view, PLAN_SLICE)? {
-            TxnProgress::Pending(txn) => return Ok(Begun::Plan(txn)),
-            TxnProgress::Done(emission) => emission,
+        let emission = match Planned::step(txn, view)? {
+            Step::Pending(txn) => return Ok(Begun::Plan(txn)),
+            Step::Done(emission) => emission,
         };
         whole(emission, view, &header)
     });
@@ -272,8 +248,8 @@ fn answer_txn(session: &Rc<Session>, caller: Caller, request: TxnRequest, times:
             observer::read_only_txn(session, caller.peer, &request, times, Ok(read));
             return Ok(Answer::Now(answer));
         }
-        Ok(Begun::Plan(txn)) => TxnProgress::Pending(txn),
-        Ok(Begun::Long(emission)) => TxnProgress::Done(emission),
+        Ok(Begun::Plan(txn)) => Step::Pending(txn),
+        Ok(Begun::Long(emission)) => Step::Done(emission),
     };
     Ok(Answer::later(move |session, reply| {
         task::spawn(answer_long_txn(session.clone(), request, times, progress, reply));
@@ -289,11 +265,12 @@ async fn answer_long_txn(
     session: Rc<Session>,
     request: TxnRequest,
     times: ReadTimes,
-    begun: TxnProgress,
+    begun: Step<ReadTxn>,
     reply: Responder,
 ) {
     let header = session.header();
-    match plan_long_txn(&session, &request, begun, &reply).await {
+    let again = || Ok(session.view(|view| ReadTxn::new(view, request.clone(), session.plan_memory())));
+    match planned(&session, begun, again, &reply).await {
         Ok(Some((emission, pin))) => {
             let read = txn_read_of(&emission, emission.encoded_len(&header));
             observer::read_only_txn(&session, reply.peer(), &request, times, Ok(read));
@@ -306,35 +283,6 @@ async fn answer_long_txn(
             observer::read_only_txn(&session, reply.peer(), &request, times, Err(&error));
             reply.fail(&error.into());
         }
-    }
-}
-
-/// [`plan_long`] for a transaction that only reads.
-async fn plan_long_txn(
-    session: &Rc<Session>,
-    request: &TxnRequest,
-    begun: TxnProgress,
-    reply: &Responder,
-) -> Result<Option<(TxnEmission, Pin)>, Error> {
-    let pin_of = |progress: &TxnProgress| match progress {
-        TxnProgress::Pending(txn) => txn.pin(),
-        TxnProgress::Done(emission) => emission.pin(),
-    };
-    let again = || {
-        let txn = session.view(|view| ReadTxn::new(view, request.clone(), session.plan_memory()));
-        Ok(TxnProgress::Pending(txn))
-    };
-    let (mut progress, pin) = long::pinned(begun, pin_of, |revision| session.pin(revision), again)?;
-    loop {
-        let txn = match progress {
-            TxnProgress::Done(emission) => return Ok(Some((emission, pin))),
-            TxnProgress::Pending(txn) => txn,
-        };
-        if !reply.is_wanted() {
-            return Ok(None);
-        }
-        progress = session.view(|view| txn.step(view, PLAN_SLICE))?;
-        task::yield_now().await;
     }
 }
 

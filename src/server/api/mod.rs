@@ -12,6 +12,7 @@
 //!   long       answers too long to assemble, written as the client takes them
 //!   gathered   answers from trees without revisions, gathered first and then written
 //!   tests      transcripts of all this, and the member in memory that they are played with
+//!   planned    plans that take more than one slice, before an answer of theirs is written
 //!   patience   how long a client that takes nothing may hold up a compaction
 //! ```
 #![forbid(unsafe_code)]
@@ -28,6 +29,7 @@ mod lease_info;
 mod long;
 pub mod maintenance;
 mod patience;
+mod planned;
 mod quota;
 #[cfg(test)]
 mod tests;
