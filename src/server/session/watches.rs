@@ -30,7 +30,7 @@ use crate::watch::{Budget, Fault, Hub, HubConfig, HubStats, Output, Part, Stream
 /// The shortest progress interval.
 const PROGRESS_INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// How much is handed out in one piece of work, and how much of the past is read for all watchers that catch up.
-const CATCH_UP: Budget = Budget { revisions: 1000, bytes: 512 << 10 };
+const CATCH_UP: Budget = Budget { revisions: 1000, bytes: 256 << 10 };
 
 /// Responses are sent in pieces of about this many bytes: two DATA frames.
 pub const PIECE_BYTES: usize = 32 * 1024;
