@@ -35,14 +35,20 @@
 //! refused ([`recover()`]); also a torn record after which the log says that this very entry had been committed, which
 //! etcd would cut off in silence.
 //!
-//! No file is opened here: [`Appender`] says what to write where, [`recover()`] reads slices. Files are the concern of
-//! `server::io::wal_file`, and of the simulator's disk. It all lives on the replica core.
+//! No file is opened here: [`Appender`] says what to write where, [`recover()`] reads slices. Which files there are,
+//! how they are made ready, named, used again and deleted, and how the end of the log is mended is decided here too
+//! ([`mod@folder`], [`prepare`], [`mend`]), in a [`Folder`](folder::Folder) that is the server's
+//! (`server::io::wal_dir`) or the simulator's. [`Appender`] lives on the replica core, preparation on a thread of its
+//! own.
 //!
 //! `fuzz` cuts and damages logs anywhere. Start with [`record`] for bytes, then [`append`], then [`mod@recover`].
 #![forbid(unsafe_code)]
 
 pub mod append;
+pub mod folder;
 pub mod fuzz;
+pub mod mend;
+pub mod prepare;
 pub mod record;
 pub mod recover;
 pub mod segment;

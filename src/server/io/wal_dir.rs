@@ -1,13 +1,4 @@
-//! The directory of WAL segments: what is in it when a member starts, and how a segment gets its name.
-//!
-//! A segment begins as `N.tmp`, which reads as zeros and which `wal_prepare` makes. The segment's first write goes
-//! there too; then the file is renamed and the directory synced ([`WalDir::adopt`]), so a segment that has a name has
-//! its head.
-//!
-//! A start has to succeed on a full disk as well, because the room may depend on what the member does once it runs. So
-//! the end of the log is mended in place ([`WalDir::mend_tail`]): zeros go only to blocks that hold something, and what
-//! would be nice to have, a copy of the torn record and blocks behind the end of a short file, is left out where
-//! there is no room for it.
+//! The directory of WAL segments on this machine's filesystem: the [`Folder`] in which `wal` does what it decides.
 //!
 //! Every segment in use is locked as etcd locks its own, so neither another member nor etcd's tools write to it.
 #![forbid(unsafe_code)]
@@ -15,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -23,9 +14,10 @@ use super::dir;
 use super::log_map::LogMap;
 use super::ofd_lock;
 use super::page_file::preallocate;
-use super::wal_prepare::{ZEROS_BYTES, is_full};
-use crate::wal::segment::{SECTOR_BYTES, first_needed};
-use crate::wal::{BLOCK_BYTES, SEGMENT_BYTES, SegmentName, Tail};
+use crate::wal::folder::{self, Content, Folder, LogFile};
+use crate::wal::prepare::Sizes;
+use crate::wal::segment::first_needed;
+use crate::wal::{SegmentName, Tail, mend};
 
 /// A WAL directory.
 #[derive(Clone, Debug)]
@@ -48,12 +40,7 @@ impl WalDir {
         for name in dir.segments()? {
             dir.lock(name)?;
         }
-        for entry in fs::read_dir(path)? {
-            let entry = entry?;
-            if entry.path().extension().is_some_and(|extension| extension == "tmp") {
-                fs::remove_file(entry.path())?;
-            }
-        }
+        folder::clean(&dir)?;
         Ok(dir)
     }
 
@@ -72,12 +59,7 @@ impl WalDir {
     /// # Errors
     /// What the filesystem answers.
     pub fn segments(&self) -> io::Result<Vec<SegmentName>> {
-        let mut names = Vec::new();
-        for entry in fs::read_dir(&self.path)? {
-            names.extend(entry?.file_name().to_str().and_then(SegmentName::parse));
-        }
-        names.sort_unstable();
-        Ok(names)
+        folder::segments(self)
     }
 
     /// The content of the segments that may hold entries after `index`; all of them if none begins early enough,
@@ -90,38 +72,16 @@ impl WalDir {
         names[first..].iter().map(|&name| Ok((name, LogMap::new(&File::open(self.file(name))?)?))).collect()
     }
 
-    /// Makes the last segment ready to be written on from where its last whole record ends: everything behind it
-    /// zero, at full length, durable. What was torn is kept in a copy, `<name>.broken`, at its place in the segment.
-    ///
-    /// A crash in between leaves a log that ends at the same place: a record without all of its sectors is torn, and
-    /// once the sector with its head is zero there is none.
+    /// Makes the last segment ready to be written on from where its last whole record ends: see [`mend`].
     ///
     /// # Errors
     /// What the filesystem answers.
     pub fn mend_tail(&self, tail: &Tail) -> io::Result<()> {
-        let path = self.file(tail.segment);
-        let file = OpenOptions::new().read(true).write(true).open(&path)?;
-        // The last write of a segment may have gone past its size.
-        let length = file.metadata()?.len();
-        if tail.torn {
-            keep_torn(&file, tail.offset, &path.with_extension("wal.broken"));
-            let sector_end = (tail.offset + 1).next_multiple_of(SECTOR_BYTES as u64).min(length);
-            file.write_all_at(&vec![0; (sector_end - tail.offset) as usize], tail.offset)?;
-            file.sync_data()?;
+        if let Some(error) = mend::mend_tail(self, tail, &Sizes::default())? {
+            let copy = self.place(LogFile::Torn(tail.segment));
+            tracing::warn!(error = %error, path = %copy.display(), "cannot keep a copy of the torn end of the log");
         }
-        each_written_block(&file, tail.offset, |at, block| {
-            file.write_all_at(&[0; BLOCK_BYTES][..block.len()], at)
-        })?;
-        if length < SEGMENT_BYTES {
-            match preallocate(&file, length, SEGMENT_BYTES - length) {
-                Err(error) if !is_full(&error) => return Err(error),
-                // Without blocks there is a hole, and the log's writes wait for room when they get there.
-                _ => file.set_len(SEGMENT_BYTES)?,
-            }
-        }
-        file.sync_all()?;
-        // The process before may have been killed before the segment's name was durable.
-        self.sync()
+        Ok(())
     }
 
     /// Where the segments are.
@@ -131,16 +91,20 @@ impl WalDir {
 
     /// Where a segment is.
     pub fn file(&self, name: SegmentName) -> PathBuf {
-        self.path.join(name.to_string())
+        self.place(LogFile::Segment(name))
+    }
+
+    /// Where a file is.
+    pub fn place(&self, file: LogFile) -> PathBuf {
+        self.path.join(file.to_string())
     }
 
     /// Gives a prepared file its name, makes that durable and locks it. What was written to it before is its head.
     ///
     /// # Errors
     /// What the filesystem answers.
-    pub fn adopt(&self, prepared: &Path, name: SegmentName) -> io::Result<()> {
-        fs::rename(prepared, self.file(name))?;
-        self.sync()?;
+    pub fn adopt(&self, prepared: LogFile, name: SegmentName) -> io::Result<()> {
+        folder::adopt(self, prepared, name)?;
         self.lock(name)
     }
 
@@ -167,56 +131,77 @@ impl WalDir {
     pub(super) fn unlock(&self, name: SegmentName) {
         self.locks.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
     }
+}
+
+impl Folder for WalDir {
+    type File = OpenFile;
+
+    fn files(&self) -> io::Result<Vec<LogFile>> {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&self.path)? {
+            files.extend(entry?.file_name().to_str().and_then(LogFile::parse));
+        }
+        Ok(files)
+    }
+
+    fn open(&self, file: LogFile, create: bool) -> io::Result<OpenFile> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(create).truncate(false).mode(0o600);
+        Ok(OpenFile { file: options.open(self.place(file))?, durable: self.durable })
+    }
+
+    fn rename(&self, from: LogFile, to: LogFile) -> io::Result<()> {
+        fs::rename(self.place(from), self.place(to))
+    }
+
+    fn remove(&self, file: LogFile) -> io::Result<()> {
+        fs::remove_file(self.place(file))
+    }
 
     fn sync(&self) -> io::Result<()> {
         if self.durable { dir::sync(&self.path) } else { Ok(()) }
     }
 }
 
-/// Copies what lies in a segment from `from` on into a file of its own, as evidence. The log does not need the copy, so
-/// a disk that has no room for it only costs the evidence.
-fn keep_torn(segment: &File, from: u64, copy: &Path) {
-    let kept = File::create(copy).and_then(|file| {
-        each_written_block(segment, from, |at, block| file.write_all_at(block, at))?;
-        file.sync_all()
-    });
-    if let Err(error) = kept {
-        let _ = fs::remove_file(copy);
-        tracing::warn!(error = %error, path = %copy.display(), "cannot keep a copy of the torn end of the log");
-    }
+/// An open file of the directory.
+pub struct OpenFile {
+    file: File,
+    durable: bool,
 }
 
-/// Tells each block that holds anything but zeros from `from` on, the first and the last as far as they go. Only such a
-/// block certainly has its place on the disk, so that writing to it needs no room.
-fn each_written_block(
-    file: &File,
-    from: u64,
-    mut tell: impl FnMut(u64, &[u8]) -> io::Result<()>,
-) -> io::Result<()> {
-    let end = file.metadata()?.len();
-    let mut buffer = vec![0; ZEROS_BYTES];
-    let mut at = from;
-    while at < end {
-        let chunk_end = (at + 1).next_multiple_of(ZEROS_BYTES as u64).min(end);
-        let chunk = &mut buffer[..(chunk_end - at) as usize];
-        file.read_exact_at(chunk, at)?;
-        let mut rest = &*chunk;
-        while !rest.is_empty() {
-            let block_end = (at + 1).next_multiple_of(BLOCK_BYTES as u64).min(chunk_end);
-            let (block, behind) = rest.split_at((block_end - at) as usize);
-            if block.iter().any(|&b| b != 0) {
-                tell(at, block)?;
-            }
-            (rest, at) = (behind, block_end);
-        }
+impl Content for OpenFile {
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
     }
-    Ok(())
+
+    fn read_at(&self, into: &mut [u8], at: u64) -> io::Result<()> {
+        self.file.read_exact_at(into, at)
+    }
+
+    fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        self.file.write_all_at(bytes, at)
+    }
+
+    fn allocate(&self, from: u64, bytes: u64) -> io::Result<bool> {
+        preallocate(&self.file, from, bytes)
+    }
+
+    fn set_len(&self, bytes: u64) -> io::Result<()> {
+        self.file.set_len(bytes)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        if self.durable { self.file.sync_all() } else { Ok(()) }
+    }
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::wal::SEGMENT_BYTES;
     use std::os::unix::fs::MetadataExt;
+
+    const ZEROS_BYTES: usize = 1 << 20;
 
     pub fn scratch(name: &str) -> PathBuf {
         let path = std::env::temp_dir().join(format!("kevel-{name}-{}", std::process::id()));

@@ -22,8 +22,10 @@ use glommio::io::{BufferedFile, DmaFile, OpenOptions};
 
 use super::task;
 use super::wal_dir::WalDir;
-use super::wal_prepare::{Fill, Prepared, Releaser, is_full};
+use super::wal_prepare::{Prepared, Releaser};
 use crate::stdx::time::Duration;
+use crate::wal::folder::is_full;
+use crate::wal::prepare::Fill;
 use crate::wal::{SegmentName, Write};
 
 /// Mean bytes of a write from which on new segments get blocks and no zeros: the journal's 4 KiB per write are little
@@ -115,9 +117,9 @@ impl WalFile {
             task::sleep(Duration::from_millis(1)).await;
         };
         wait.is_over();
-        let segment = self.open(&prepared).await?;
+        let segment = self.open(&self.dir.place(prepared)).await?;
         self.write_to(&segment, write).await?;
-        self.dir.adopt(&prepared, write.segment)?;
+        self.dir.adopt(prepared, write.segment)?;
         if let Some(founded) = self.founded.take() {
             founded().map_err(io::Error::other)?;
         }
