@@ -22,9 +22,9 @@
 //! - **runs** (3) are contiguous pages with one header and one piece of content: a value or key too long for a node.
 //! - **meta** (4) is drawn by the constants of `meta`: generation, [`Applied`], nine roots, then magic, format, page
 //!   size, sequence, number of pages, where the bitmap of free pages is, and whose log the store follows ([`Owner`];
-//!   zeros before there is a log, and in files from before there were owners). It fits into one sector. Slot
-//!   `sequence % 2` is written, after everything it names is synced, and that write is the checkpoint. A start takes
-//!   the valid slot with the higher sequence.
+//!   all zeros in a store without an owner). The content fits into one sector. Slot `sequence % 2` is written after
+//!   everything that it names is synced, and that write is the checkpoint. A start takes the valid slot with the higher
+//!   sequence.
 //! - all integers are little-endian, but for a slot's head, which is compared as bytes are.
 //!
 //! # Who sees what
@@ -38,8 +38,8 @@
 //!
 //! A turn changes pages of its own in place and copies others. `commit` publishes its state as a page of its own, at
 //! id 0 of the [`table`], with one atomic exchange; readers pin a generation ([`readers`]) and from then on load
-//! pointers, no more. When ids and memory are used again is the story of [`pager`], how a checkpoint goes that of
-//! `checkpoint`. Of a store's memory, only the pins and the table are changed by more than one core.
+//! pointers, no more. [`pager`] says when ids and memory are used again, `checkpoint` how a checkpoint goes. Of a
+//! store's memory, only the pins and the table are changed by more than one core.
 //!
 //! # Why so
 //!
@@ -58,11 +58,12 @@
 //!
 //! # Where to start
 //!
-//! `check` reads a whole file and says what is wrong with it; `hostile` holds the tests of damaged files; `witness`
-//! tells the model checker who may look at a frame. Begin with
-//! `layout`, [`node`] and [`node_mut`], then [`pager`]. Unsafe code is in [`table`] and `mapping` (pointers become
-//! slices), [`readers`] and [`pager`] (the promises that pins and the single writer make), each with the law it leans
-//! on.
+//! Begin with `layout`, [`node`] and [`node_mut`], then [`pager`]. `file` is what the store asks of its file. `check`
+//! reads a whole file and says what is wrong with it; `hostile` is a file on a disk that forgets, fails and damages,
+//! for tests; `witness` tells the model checker who reads, writes and frees a frame.
+//!
+//! Unsafe code is in [`table`] and `mapping` (pointers become slices), in [`readers`] and [`pager`] (the promises that
+//! pins and the single writer make) and in `witness` (a cell in front of each frame), each with the law it leans on.
 
 pub mod check;
 mod checkpoint;

@@ -401,10 +401,10 @@ impl Pager {
         self.reclaim_beside(0);
     }
 
-    /// The same in a turn that has made so many pages.
+    /// [`Pager::reclaim`] in a turn that has made so many pages.
     fn reclaim_beside(&mut self, born_pages: u64) {
         let oldest = self.pins.oldest();
-        // After a checkpoint there is much of it at once, which may wait.
+        // After a checkpoint there is much in limbo at once, most of which may wait for later turns.
         for _ in 0..self.limbo.len() / 8 + RECLAIMED_PER_TURN {
             if self.limbo.front().is_none_or(|(freed, _)| *freed > oldest) {
                 break;
@@ -424,7 +424,7 @@ impl Pager {
         }
     }
 
-    /// Whether another call of [`Pager::reclaim`] would find something.
+    /// Whether another call of [`Pager::reclaim`] would find ids or memory in limbo.
     pub(crate) fn may_reclaim(&mut self) -> bool {
         let oldest = self.pins.oldest();
         self.limbo.front().is_some_and(|(freed, _)| *freed <= oldest)
