@@ -1,5 +1,5 @@
 //! The store against a plain map: random turns, snapshots held across turns, checkpoints anywhere, a disk that
-//! crashes, runs full and forgets. One seed, one story.
+//! crashes, runs full and forgets. A seed decides everything that happens.
 #![forbid(unsafe_code)]
 
 use super::{Applied, CheckpointError, CheckpointJob, Read, Reader, Snapshot, Store, Tree};
@@ -18,7 +18,7 @@ struct Model {
     applied: Applied,
 }
 
-/// Plays `steps` steps of the story of `seed`, and panics where the store and the model differ.
+/// Plays `steps` steps of the run that `seed` decides, and panics where the store and the model differ.
 pub fn run(seed: u64, steps: u64) {
     let mut prng = Prng::new(seed);
     let file = Arc::new(HostileFile::default());
@@ -38,7 +38,7 @@ pub fn run(seed: u64, steps: u64) {
     world.check_all();
 }
 
-/// What is typical of one story.
+/// What is the same throughout a run.
 struct Flavour {
     trees: u64,
     keys: u64,

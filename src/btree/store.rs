@@ -42,7 +42,7 @@ impl Default for Store {
 impl Store {
     /// An empty store on a file in memory.
     pub fn in_memory() -> Self {
-        Self::open(FileArc::new(MemoryFile::default())).expect("memory has no misfortunes")
+        Self::open(FileArc::new(MemoryFile::default())).expect("a file in memory never fails")
     }
 
     /// Opens a store file; an empty one becomes a store without content.

@@ -172,7 +172,7 @@ impl World {
     /// The checkpoint under way becomes durable.
     fn finish_checkpoint(&mut self) -> bool {
         let Some(job) = self.checkpoint.take() else { return false };
-        job.execute().expect("memory has no misfortunes");
+        job.execute().expect("a file in memory never fails");
         self.step(Input::CheckpointSynced { generation: job.generation() });
         true
     }

@@ -164,7 +164,7 @@ fn carry_out(output: Output, session: &mut Outbox<FromReplica>) -> Option<Input>
     match output {
         Output::AppendWal { ready, write } => return Some(Input::WalSynced { ready, buffer: write.bytes }),
         Output::WriteCheckpoint(job) => {
-            job.execute().expect("memory has no misfortunes");
+            job.execute().expect("a file in memory never fails");
             return Some(Input::CheckpointSynced { generation: job.generation() });
         }
         Output::DigestCompaction(mut job) => {
