@@ -12,8 +12,8 @@ use crate::error::Error;
 use crate::limits::LARGE_STORE_BYTES;
 use crate::wire::key_of;
 
-/// A value of this many bytes costs a slice of the sweep as much again as a removal does: where it is long, its pages
-/// are read from the disk, and summed up.
+/// A value of this many bytes costs a slice of the sweep as much again as a removal does: the pages of a long value are
+/// read from the disk, and their checksum is computed.
 const BYTES_PER_REMOVAL: usize = 8 * 1024;
 
 /// Moves the compaction revision.

@@ -39,12 +39,12 @@ pub(super) fn holds<R: Read>(view: &View<'_, R>, compare: &Compare) -> Result<bo
 pub(super) struct Evaluation {
     interval: Interval,
     position: Position,
-    /// A key was found.
+    /// The walk has found a key.
     any: bool,
 }
 
 impl Evaluation {
-    /// Of a condition that nothing is known of yet.
+    /// Before the first leg.
     pub(super) fn new(compare: &Compare) -> Self {
         let interval = Interval::new(&compare.key, &compare.range_end);
         Self { position: interval.start(), interval, any: false }

@@ -225,9 +225,9 @@ pub struct TxnEmission {
 
 /// The operation that is being written.
 enum Writing {
-    /// Its plan is made again; the answer is to have this length.
+    /// The operation is planned again; its answer is to have this length.
     Planning(usize, Box<Plan>),
-    /// Its bytes go out.
+    /// The answer's bytes are written.
     Emitting(Box<Emission>),
 }
 

@@ -251,7 +251,7 @@ impl<'a, 'w> Walk<'a, 'w> {
         unescape_index_prefix(&self.prefix)
     }
 
-    /// Its length.
+    /// Length of [`Walk::key`].
     pub fn key_len(&self) -> usize {
         user_key_len(&self.prefix)
     }

@@ -32,17 +32,17 @@ pub struct Emission {
     query: Query,
     /// Live keys in the interval, as far as they were counted.
     total: u64,
-    /// Those that passed the filter, as far as they were considered.
+    /// Live keys that passed the filter, as far as they were considered.
     matched: u64,
     kvs_len: usize,
     source: Source,
     /// Behind the last pair of the answer, if the limit was reached.
     behind: Position,
 
-    /// Pairs to be written next, from `turn` on.
+    /// Pairs to be written next, from `next` on.
     batch: Vec<Revision>,
-    turn: usize,
-    /// Bytes written of the pair whose turn it is.
+    next: usize,
+    /// Bytes written of the pair at `next`.
     partial: usize,
     /// Pairs written.
     emitted: u64,
@@ -58,10 +58,12 @@ pub(super) enum Source {
     Sorted(Sorted),
 }
 
+/// Length of what follows the pairs in a RangeResponse: `more` and `count`.
 pub(crate) fn tail_len(more: bool, count: i64) -> usize {
     int_field_len(i64::from(more)) + int_field_len(count)
 }
 
+/// Appends what follows the pairs in a RangeResponse.
 pub(crate) fn put_tail(out: &mut BytesMut, more: bool, count: i64) {
     put_int_field(out, 3, i64::from(more));
     put_int_field(out, 4, count);
@@ -84,7 +86,7 @@ impl Emission {
             source,
             behind,
             batch: Vec::new(),
-            turn: 0,
+            next: 0,
             partial: 0,
             emitted: 0,
             written: 0,
@@ -184,7 +186,7 @@ impl Emission {
         view.check_kept(self.query.at)?;
         let full = out.len().saturating_add(bytes.max(LEG_BYTES_MIN));
         let from_index = self.query.order == Order::Key && self.query.shape != Shape::Full;
-        if !from_index || self.turn < self.batch.len() || self.emit_keys(view, out, full)? {
+        if !from_index || self.next < self.batch.len() || self.emit_keys(view, out, full)? {
             self.emit_values(view, out, full, from_index)?;
         }
         Ok(self.emitted == self.kvs())
@@ -201,7 +203,7 @@ impl Emission {
         let mut values = Values::new(view);
         let begin = out.len();
         while self.emitted < self.kvs() {
-            if self.turn == self.batch.len() {
+            if self.next == self.batch.len() {
                 if gathered_only {
                     break;
                 }
@@ -214,7 +216,7 @@ impl Emission {
             let average = (self.kvs_len as u64 / self.kvs()).max(1);
             let fit =
                 (full.saturating_sub(out.len()) as u64).div_ceil(average).clamp(1, BATCH as u64) as usize;
-            let revisions = &self.batch[self.turn..];
+            let revisions = &self.batch[self.next..];
             let revisions = &revisions[..revisions.len().min(fit)];
             let (shape, partial) = (self.query.shape, &mut self.partial);
             let taken = values.read(revisions, |kv| {
@@ -231,7 +233,7 @@ impl Emission {
                 *partial = if left > room { *partial + room } else { 0 };
                 left <= room
             })?;
-            self.turn += taken;
+            self.next += taken;
             self.emitted += taken as u64;
             if taken < revisions.len() || out.len() >= full {
                 break;
@@ -242,7 +244,7 @@ impl Emission {
 
     /// Finds out which pairs come next.
     fn gather<R: Read>(&mut self, view: &View<'_, R>) -> Result<(), Error> {
-        self.turn = 0;
+        self.next = 0;
         self.batch.clear();
         let kvs = self.kvs();
         let (remembered, unremembered) = match &mut self.source {
@@ -305,7 +307,7 @@ impl Emission {
                         let in_parts = out.len() == begin;
                         *unremembered = if in_parts { walk.position() } else { walk.position_before() };
                         if in_parts {
-                            self.turn = 0;
+                            self.next = 0;
                             self.batch.clear();
                             self.batch.push(revision);
                         }

@@ -24,7 +24,7 @@ pub struct Plan {
     walked: bool,
     /// Live keys seen.
     total: u64,
-    /// Those considered that passed the filter.
+    /// Live keys considered that passed the filter.
     matched: u64,
     /// Encoded length of the pairs to answer with, tags and lengths included.
     kvs_len: usize,
@@ -244,7 +244,7 @@ impl Plan {
         };
         // Ties keep key order in both directions, which is what a stable sort of the walk would do.
         let number = if descending { !number } else { number };
-        let item = Item { number, turn: self.matched, revision, len };
+        let item = Item { number, place: self.matched, revision, len };
         let sorter = self.sorter.as_mut().expect("an order other than that of keys has a sorter");
         sorter.push(view, item, entry.kv_len)
     }

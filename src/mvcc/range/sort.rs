@@ -45,8 +45,8 @@ const BYTES_PER_ENTRY: usize = 1024;
 pub(super) struct Item {
     /// What is sorted by, ascending in order of the answer; the same for all pairs that are sorted by value.
     pub(super) number: i64,
-    /// The pair's turn in key order, which decides between equals.
-    pub(super) turn: u64,
+    /// The pair's place in key order, which decides between equals.
+    pub(super) place: u64,
     pub(super) revision: Revision,
     /// Length of its encoding in the answer.
     pub(super) len: usize,
@@ -75,7 +75,7 @@ impl Run {
     }
 }
 
-/// How two pairs compare.
+/// How two pairs are compared.
 #[derive(Clone, Copy)]
 struct By {
     value: bool,
@@ -125,7 +125,7 @@ impl Head<'_> {
             false => self.value.cmp(other.value),
         };
         let by_number = self.item.number.cmp(&other.item.number);
-        by_number.then_with(by_value).then(self.item.turn.cmp(&other.item.turn))
+        by_number.then_with(by_value).then(self.item.place.cmp(&other.item.place))
     }
 }
 
