@@ -10,11 +10,9 @@
 //!                                                                     └──────── room ─────────┘
 //! ```
 //!
-//! The files are `turn`, `tickets` and `watches`.
-//!
 //! [`turn`] is one turn of a core. It ends when nothing is left, or when the shell says that other tasks of the core
-//! must run; then it says that it has more to do. [`Watches`] is the hub together with the way to its streams: a
-//! [`Transport`] takes responses and says how much room a stream has. [`Tickets`] says who waits for which reply.
+//! must run; then it says that it has more to do. [`watches`] has the hub together with the way to its streams: a
+//! [`Transport`] takes responses and says how much room a stream has. [`tickets`] knows who waits for which reply.
 //!
 //! # Invariants
 //!

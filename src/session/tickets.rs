@@ -52,7 +52,7 @@ impl<W> Tickets<W> {
     pub fn issue_for_ever(&mut self, what: W) -> Ticket {
         self.issued += 1;
         let entry = self.waiting.vacant_entry();
-        // A slot is below the number of entries, each of which takes more than one byte of memory.
+        // A slot fits into 32 bits, because 2^32 entries would take more memory than a machine has for them.
         let ticket =
             Ticket(u128::from(self.core) << 96 | (entry.key() as u128) << 64 | u128::from(self.issued));
         entry.insert((ticket, what));

@@ -24,13 +24,13 @@ pub struct Watches {
     /// Streams written to since they were flushed last.
     touched: Vec<StreamId>,
     /// Streams that had no room when they were flushed.
-    low: Vec<StreamId>,
+    full: Vec<StreamId>,
 }
 
 impl Watches {
     /// No streams; every batch after `revision` will be published.
     pub fn new(config: HubConfig, revision: i64, budget: Budget) -> Self {
-        Self { hub: Hub::new(config, revision), budget, touched: Vec::new(), low: Vec::new() }
+        Self { hub: Hub::new(config, revision), budget, touched: Vec::new(), full: Vec::new() }
     }
 
     /// The hub, to hand it what clients ask. [`Watches::pump`] sends what the hub then says.
@@ -45,9 +45,9 @@ impl Watches {
 
     /// Tells the hub what room the streams have by now that had none after the last turn.
     pub fn ask_room(&mut self, transport: &mut dyn Transport) {
-        self.low.sort_unstable();
-        self.low.dedup();
-        for stream in self.low.drain(..) {
+        self.full.sort_unstable();
+        self.full.dedup();
+        for stream in self.full.drain(..) {
             self.hub.on_window(stream, transport.flush(stream));
         }
         self.hub.resume();
@@ -79,7 +79,7 @@ impl Watches {
                 let room = transport.flush(stream);
                 self.hub.on_window(stream, room);
                 if room == 0 {
-                    self.low.push(stream);
+                    self.full.push(stream);
                 }
             }
         }

@@ -167,7 +167,7 @@ pub(super) enum Delivered {
 enum Outcome {
     Sent,
     Parked,
-    /// Its stream has had room so far.
+    /// The stream has had room so far.
     OutOfRoom,
 }
 

@@ -41,9 +41,6 @@ const REMOVED_MAX: usize = 1024;
 /// The id in responses that concern no single watcher.
 pub(super) const NO_WATCHER: i64 = -1;
 
-/// No watcher's number.
-pub(super) const NO_NUMBER: u32 = NIL;
-
 const REASON_COMPACTED: &str = "etcdserver: mvcc: required revision has been compacted";
 const REASON_EMPTY_RANGE: &str = "mvcc: watcher range is empty";
 const REASON_DUPLICATE_ID: &str = "mvcc: duplicate watch ID provided on the WatchStream";
@@ -92,7 +89,7 @@ impl Default for Limits {
     }
 }
 
-/// What a hub is told once.
+/// Settings of a hub, fixed when it is made.
 #[derive(Clone, Copy, Debug)]
 pub struct HubConfig {
     /// Who answers.
@@ -129,7 +126,7 @@ pub struct HubStats {
     pub streams: usize,
     /// Watchers on them.
     pub watchers: usize,
-    /// Those that are not synced.
+    /// Watchers that are not synced.
     pub slow_watchers: usize,
     /// Events handed out so far.
     pub events: u64,
@@ -173,12 +170,13 @@ pub(super) struct Stream {
     /// When the progress interval ends next, and its length.
     pub(super) deadline: Instant,
     pub(super) interval: Duration,
-    /// Its watchers are being notified.
+    /// The stream's watchers are being notified.
     pub(super) notifying: bool,
-    /// A revision that is sent piece by piece, and the responses that wait behind it.
+    /// A revision that is sent piece by piece.
     pub(super) large: Option<Box<Large>>,
-    /// It is on the hub's list of those that can get on.
+    /// The stream is on the hub's list of streams whose large revision can get on.
     pub(super) large_queued: bool,
+    /// Responses that wait behind a large one.
     pub(super) held: VecDeque<Output>,
     /// The stream is gone, and its watchers are being removed.
     pub(super) closed: bool,

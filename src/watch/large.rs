@@ -19,9 +19,9 @@ use bytes::Bytes;
 
 use super::encode::{Change, Fields, Head, Output, Part};
 use super::history::{History, PastEvent};
-use super::hub::{Fault, Hub, NO_NUMBER, PASSED_COST, PREV_COST, StreamId};
+use super::hub::{Fault, Hub, PASSED_COST, PREV_COST, StreamId};
 use super::key_index::Span;
-use super::watcher::{Flags, State, Watcher};
+use super::watcher::{Flags, NIL, State, Watcher};
 
 /// What is being done with the response at hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +35,7 @@ enum Phase {
 /// A revision on its way to one watcher.
 #[derive(Debug)]
 pub(super) struct Large {
-    /// The watcher; none once it was cancelled.
+    /// The watcher; [`NIL`] once it was cancelled.
     number: u32,
     watch_id: i64,
     flags: Flags,
@@ -50,7 +50,7 @@ pub(super) struct Large {
     /// The compaction revision at the start: a later one may have taken events away.
     compacted: i64,
     phase: Phase,
-    /// The client has seen a part of it.
+    /// The client has seen a part of the revision.
     has_begun: bool,
 }
 
@@ -68,10 +68,10 @@ impl Large {
 
     /// The watcher was cancelled. What was begun is sent to its end.
     pub(super) fn forget_watcher(&mut self) {
-        self.number = NO_NUMBER;
+        self.number = NIL;
     }
 
-    /// Whether it can get on.
+    /// Whether there is something to do: measuring needs no room, sending does.
     pub(super) fn may_run(&self, room: i64) -> bool {
         room > 0 || matches!(self.phase, Phase::Measure(_))
     }
@@ -122,8 +122,7 @@ impl Large {
         (!stopped).then_some((length, follows))
     }
 
-    /// Reads the next piece of the response. None if an event of which a part was
-    /// sent is there no more.
+    /// Reads the next piece of the response. None if the store has lost an event of which a part was sent.
     fn read_piece(&mut self, history: &dyn History, bytes_max: usize, budget: usize) -> Option<Piece> {
         let mut piece = Piece { bytes: Vec::with_capacity(bytes_max), events: 0, is_end: true };
         let (mut spent, mut is_gone) = (0, false);
@@ -241,7 +240,7 @@ impl Hub {
         };
         let Some((length, follows)) = large.measure(history, limit, budget) else { return Next::GoOn };
         if length == 0 {
-            return Next::Done; // what was found of the revision is there no more
+            return Next::Done; // the store has lost the events that were found before
         }
         let head = self.head_of(large, follows.is_some());
         let total = head.len() as u64 + length;
@@ -288,7 +287,7 @@ impl Hub {
 
     /// Large to riding: the watcher goes on at `next`, and the stream with what was held back.
     fn finish_large(&mut self, id: StreamId, large: &Large, next: i64) {
-        if large.number != NO_NUMBER {
+        if large.number != NIL {
             let watcher = &mut self.watchers[large.number as usize];
             (watcher.state, watcher.next) = (State::Waiting, next);
             self.ride(large.number);

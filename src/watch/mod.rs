@@ -41,11 +41,12 @@
 //!
 //! # Memory is bounded
 //!
-//! No more than [`Limits`] say is held of a batch or revision, or one event if that is more. What is more for all who
-//! want it is given to fewer at a time: they are parked, and board scans in waves, whose size follows what their stream
-//! takes. A watcher that alone has more of one revision than may be held gets it piece by piece, read anew from the
-//! store for each piece ([`large`]). A response that is longer than gRPC servers send ends its stream, each time its
-//! client comes back; a client that asks for fragments gets responses of bounded length.
+//! Of one batch or revision, no more is held in memory than [`Limits`] allow, or than one event where one event alone
+//! exceeds them. Where the watchers of a batch exceed them together, those watchers are parked and board scans in
+//! waves, whose size follows what their stream takes. A watcher that alone has more of one revision than may be held
+//! gets the revision piece by piece, read anew from the store for each piece ([`large`]). A response that is longer
+//! than gRPC servers send ends its stream, each time its client comes back; a client that asks for fragments gets
+//! responses of bounded length.
 //!
 //! # Invariants
 //!

@@ -95,8 +95,8 @@ impl Hub {
         }
     }
 
-    /// The interval of a stream ended: whoever was sent nothing during it is told how far it is. Some
-    /// watchers at a time.
+    /// The interval of a stream has ended: each watcher that was sent nothing during the interval is told how far the
+    /// hub is. One call looks at some of the watchers.
     pub(super) fn notify_slice(&mut self, budget: usize) {
         let Some(Notice { stream: id, watch_id }) = self.notices.pop_front() else { return };
         let Some(stream) = self.stream(id) else { return };

@@ -36,7 +36,7 @@ pub(super) struct Scan {
     pub(super) found: Scratch,
     /// What was found is being handed out: the next match, and the revision of headers.
     pub(super) due: Option<(usize, i64)>,
-    /// Those on board.
+    /// Watchers that ride the scan.
     pub(super) riders: BTreeSet<u32>,
     /// The compaction that riders are compared with, and the first rider that was not compared yet.
     unchecked: (i64, u32),
@@ -178,7 +178,7 @@ impl Scans {
             match watcher.state {
                 State::Riding(slot) => assert!(rides(slot), "a scan finds its riders"),
                 State::Waiting => {
-                    assert!(self.waiting.contains(&(watcher.next, number)), "nobody waits for ever");
+                    assert!(self.waiting.contains(&(watcher.next, number)), "waiting watchers are listed");
                 }
                 _ => {}
             }

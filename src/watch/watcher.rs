@@ -26,9 +26,13 @@ pub(super) enum State {
 pub(super) struct Flags(u16);
 
 impl Flags {
+    /// Wants no puts.
     pub(super) const NO_PUT: u16 = 1;
+    /// Wants no deletions.
     pub(super) const NO_DELETE: u16 = 2;
+    /// Wants previous values.
     pub(super) const PREV_KV: u16 = 4;
+    /// Takes a long response in fragments.
     pub(super) const FRAGMENT: u16 = 8;
     /// Wants progress notifications.
     pub(super) const PROGRESS: u16 = 16;
