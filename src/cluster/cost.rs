@@ -1,4 +1,4 @@
-//! What a request may add to the store, as etcd reckons it against its quota.
+//! Costs of requests: what etcd reckons that they add to the store, against the quota.
 #![forbid(unsafe_code)]
 
 use crate::proto::etcdserverpb::request_op::Request as Op;
@@ -20,12 +20,12 @@ pub fn cost(request: &Request) -> u64 {
     }
 }
 
-/// Of a put.
+/// The cost of a put.
 pub fn put_cost(put: &PutRequest) -> u64 {
     PUT_OVERHEAD + (put.key.len() + put.value.len()) as u64
 }
 
-/// Of a transaction: of its costlier branch.
+/// The cost of a transaction: that of its costlier branch.
 pub fn txn_cost(request: &TxnRequest) -> u64 {
     let sum = |ops: &[RequestOp]| -> u64 {
         ops.iter()

@@ -22,7 +22,7 @@ impl Iterator for StoredIds<'_> {
         if !self.0.valid() {
             return None;
         }
-        // Every key of this tree is an id. One of another length, which only damage could leave, is no lease's.
+        // Every key of this tree is an id. A key of another length, which only damage could leave, counts as id 0.
         let id = self.0.key().try_into().map_or(0, i64::from_be_bytes);
         self.0.next();
         Some(id)

@@ -1,4 +1,5 @@
-//! One member's brain: raft, the log, apply, leases, checkpoints. Lives on the replica core; does nothing itself.
+//! The logic of one member: raft, the log, apply, leases, checkpoints. The replica lives on the replica core, and says
+//! what is to be done instead of doing it.
 //!
 //! ```text
 //!   inputs ──▶ step ──▶ waiting proposals, reads, lease questions; raft messages; what became durable

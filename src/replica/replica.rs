@@ -77,7 +77,7 @@ pub(super) enum Founding {
     Done,
 }
 
-/// One member's brain. See the folder's page.
+/// The logic of one member; see the folder's page.
 pub struct Replica {
     pub(super) settings: Settings,
     pub(super) node: RawNode<Tail>,
@@ -155,7 +155,7 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// Takes one input. Misfortune arrives as an input too; a broken law of ours panics.
+    /// Takes one input. What goes wrong in the world arrives as an input too; a broken invariant of the replica panics.
     pub fn step(&mut self, input: Input) {
         match input {
             Input::Tick => self.on_tick(),
