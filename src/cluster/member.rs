@@ -11,13 +11,13 @@ use crate::proto::membershippb::{Member, RaftAttributes};
 /// `"peerURLs":null`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberContext {
-    /// Its id.
+    /// The member's id.
     #[serde(default, deserialize_with = "null_is_empty")]
     pub id: u64,
-    /// Where the others reach it.
+    /// Where other members reach this one.
     #[serde(rename = "peerURLs", default, deserialize_with = "null_is_empty")]
     pub peer_urls: Vec<String>,
-    /// Whether it has no vote.
+    /// Whether the member has no vote.
     #[serde(
         rename = "isLearner",
         default,
@@ -25,10 +25,10 @@ pub struct MemberContext {
         skip_serializing_if = "std::ops::Not::not"
     )]
     pub is_learner: bool,
-    /// Its name.
+    /// The member's name.
     #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "String::is_empty")]
     pub name: String,
-    /// Where clients reach it.
+    /// Where clients reach the member.
     #[serde(
         rename = "clientURLs",
         default,

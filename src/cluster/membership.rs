@@ -15,7 +15,7 @@ use crate::proto::membershippb::Member;
 /// A membership entry that takes effect.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
-    /// This is what is known of a member from now on.
+    /// A member is added, or what is known of it changes to this.
     Set(Member),
     /// A member goes for good.
     Remove(u64),
@@ -34,7 +34,7 @@ pub enum Rejected {
     NotLearner,
     /// Another member has one of the addresses.
     PeerUrlExists,
-    /// Nobody can read it, or it contradicts itself. etcd's process ends over it.
+    /// The entry cannot be read, or contradicts itself. etcd panics on such an entry.
     Unreadable,
 }
 

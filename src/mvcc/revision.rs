@@ -7,9 +7,9 @@
 /// part of what `HashKV` digests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revision {
-    /// The write.
+    /// Number of the write.
     pub main: i64,
-    /// The change within it, from 0.
+    /// Number of the change within the write, from 0.
     pub sub: i64,
 }
 

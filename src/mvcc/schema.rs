@@ -126,7 +126,7 @@ impl Default for KeyBuf {
 }
 
 impl KeyBuf {
-    /// Appends.
+    /// Appends bytes.
     pub fn push(&mut self, bytes: &[u8]) {
         if self.spill.is_empty() {
             if let Some(room) = self.inline.get_mut(self.len..self.len + bytes.len()) {
@@ -152,7 +152,7 @@ impl KeyBuf {
         }
     }
 
-    /// Empties it.
+    /// Removes all bytes.
     pub fn clear(&mut self) {
         self.len = 0;
         self.spill.clear();

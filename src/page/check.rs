@@ -25,11 +25,11 @@ const DEPTH_MAX: usize = 64;
 pub struct TreeReport {
     /// Levels, leaves included; 0 for an empty tree.
     pub depth: usize,
-    /// Pairs.
+    /// Pairs of key and value.
     pub keys: u64,
     /// Pages with pairs.
     pub leaves: u64,
-    /// Pages above them.
+    /// Pages above the leaves.
     pub branches: u64,
     /// Pages of values and keys too long for a leaf.
     pub run_pages: u64,
@@ -46,7 +46,7 @@ pub struct Report {
     pub applied: Applied,
     /// Pages in use or free.
     pub pages: u64,
-    /// Free ones.
+    /// Free pages among them.
     pub free_pages: u64,
     /// By tree, in the order of the roots.
     pub trees: [TreeReport; TREES],

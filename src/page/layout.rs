@@ -27,7 +27,7 @@ impl PageId {
 /// acknowledged and lost is found when the page is first read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PageRef {
-    /// Where.
+    /// The node's page.
     pub id: PageId,
     /// Low 16 bits of the generation of birth.
     pub stamp: u16,
@@ -57,7 +57,7 @@ impl PageRef {
 /// A reference to a run of contiguous pages. It says everything about the run, so that freeing one does not read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RunRef {
-    /// First page.
+    /// The run's first page.
     pub id: PageId,
     /// Bytes of content, header not counted.
     pub bytes: u32,

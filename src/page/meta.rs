@@ -52,9 +52,9 @@ pub(crate) struct Meta {
 /// Whose store it is: the ids that the head of the member's log carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner {
-    /// The member.
+    /// Id of the member.
     pub member_id: u64,
-    /// The cluster.
+    /// Id of the cluster.
     pub cluster_id: u64,
 }
 

@@ -172,7 +172,7 @@ impl PageSet {
         })
     }
 
-    /// Empties it.
+    /// Removes all ids.
     pub(crate) fn clear(&mut self) {
         self.words.fill(0);
         self.summary.fill(0);

@@ -11,20 +11,20 @@ use crate::cluster::member::MemberContext;
 /// A founding member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Founder {
-    /// Its id.
+    /// The founder's id.
     pub id: u64,
-    /// Its name.
+    /// The founder's name.
     pub name: String,
-    /// Where the others reach it.
+    /// Where the other members reach the founder.
     pub peer_urls: Vec<String>,
 }
 
 /// A new cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Foundation {
-    /// Its id.
+    /// The cluster's id.
     pub cluster_id: u64,
-    /// Its members, by id.
+    /// The founding members, by id.
     pub founders: Vec<Founder>,
 }
 

@@ -68,7 +68,7 @@ impl BucketHash {
             self.feed(cursor.key());
             cursor.next();
         }
-        // Nobody has enabled authentication here yet; etcd's revision of it starts at 1.
+        // Authentication cannot be enabled; in etcd its revision starts at 1.
         self.feed(b"auth");
         self.pair(b"authRevision", &1u64.to_be_bytes());
         self.feed(b"authRoles");

@@ -29,7 +29,7 @@ pub(super) struct Defragmentation {
 }
 
 impl Defragmentation {
-    /// Somebody asks.
+    /// A request to defragment arrives; the next round answers it.
     pub fn ask(&mut self, ticket: Ticket) {
         self.waiting.push(ticket);
     }

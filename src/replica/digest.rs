@@ -15,7 +15,7 @@ const WAITING_MAX: usize = 2;
 /// The compactions whose hash is to be taken.
 #[derive(Debug, Default)]
 pub(super) struct Digests {
-    /// Oldest first.
+    /// The compactions whose hash is not there, the oldest first.
     waiting: VecDeque<Span>,
     /// The first is under way.
     begun: bool,

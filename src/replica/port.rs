@@ -29,17 +29,17 @@ pub struct Ticket(pub u128);
 pub enum LeaseCall {
     /// Renew a lease.
     KeepAlive {
-        /// Which.
+        /// Id of the lease.
         id: i64,
     },
     /// What is left of a lease.
     TimeToLive {
-        /// Which.
+        /// Id of the lease.
         id: i64,
     },
     /// When leases end: a few hundred at most, as all are answered in one turn.
     Expiries {
-        /// Which.
+        /// Ids of the leases.
         ids: Vec<i64>,
     },
 }
@@ -78,19 +78,19 @@ pub enum Input {
     PeerMessage(Box<Message>),
     /// The write of that number, and all before it, are durable.
     WalSynced {
-        /// [`Output::AppendWal`]'s number.
+        /// The number that [`Output::AppendWal`] gave the write.
         ready: u64,
         /// The write's memory, to be used again.
         buffer: Vec<u8>,
     },
     /// The checkpoint of that generation is durable.
     CheckpointSynced {
-        /// [`CheckpointJob::generation`].
+        /// The job's [`CheckpointJob::generation`].
         generation: u64,
     },
     /// The oldest digest under way is done.
     CompactionDigested {
-        /// What came out.
+        /// The hash, with the revisions that it covers.
         hash: KvHash,
     },
 }
@@ -99,9 +99,9 @@ pub enum Input {
 pub enum Output {
     /// Write to the log.
     AppendWal {
-        /// Reported back when durable.
+        /// The number by which [`Input::WalSynced`] reports the write.
         ready: u64,
-        /// Where and what.
+        /// The bytes, and their place in the log.
         write: Write,
     },
     /// Write the store file.
@@ -111,35 +111,35 @@ pub enum Output {
     DigestCompaction(Box<CompactionDigest>),
     /// Delete log segments.
     ReleaseWal {
-        /// Which.
+        /// The segments that nothing needs.
         segments: Vec<SegmentName>,
     },
     /// Send to another member.
     Send {
-        /// Whom.
+        /// Id of that member.
         to: u64,
-        /// What.
+        /// The message.
         message: Box<Message>,
     },
     /// Answer a request.
     Reply {
-        /// Whose.
+        /// The ticket of the request.
         ticket: Ticket,
-        /// With what.
+        /// The response, or why there is none.
         result: Result<Response, Error>,
     },
     /// Let a read look at the published state.
     ReadReady {
-        /// Whose.
+        /// The ticket of the request.
         ticket: Ticket,
     },
     /// Tell all watchers.
     Publish(Arc<EventBatch>),
     /// Everything that a compaction allowed to go has gone.
     Compacted {
-        /// Up to here.
+        /// The compaction revision.
         revision: i64,
-        /// So many revisions.
+        /// Revisions removed since the last such report.
         removed: u64,
     },
 }

@@ -39,9 +39,9 @@ impl Kind {
 /// Whose log this is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Metadata {
-    /// The member.
+    /// Id of the member.
     pub node_id: u64,
-    /// The cluster.
+    /// Id of the cluster.
     pub cluster_id: u64,
 }
 

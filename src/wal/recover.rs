@@ -55,9 +55,9 @@ pub enum WalError {
     },
     /// Two neighbouring segments don't follow each other.
     SegmentGap {
-        /// The one.
+        /// The first of the two.
         before: SegmentName,
-        /// The one that should follow it.
+        /// The second of the two.
         after: SegmentName,
     },
     /// An entry leaves out some index before it.

@@ -22,10 +22,10 @@ const HEAD_MAX: usize = 80;
 /// Room for encoded events that is kept for the next ones.
 const KEPT_BYTES_MAX: usize = 1 << 20;
 
-/// What an output is of the message that it belongs to.
+/// Which part of a message an output is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// All of it.
+    /// The whole message.
     Whole,
     /// The beginning. More of the same stream follows until `total` bytes are complete.
     First {
@@ -41,11 +41,11 @@ pub enum Part {
 /// A `WatchResponse` to write to one stream, or a part of one: the head, then the body.
 #[derive(Clone, Debug)]
 pub struct Output {
-    /// Where to.
+    /// The stream to write to.
     pub stream: StreamId,
-    /// What it is of its message.
+    /// Which part of its message this is.
     pub part: Part,
-    /// First bytes of it.
+    /// The first bytes.
     pub head: Head,
     /// The bytes behind the head.
     pub body: Bytes,
@@ -104,7 +104,7 @@ pub(super) struct Fields {
 }
 
 impl Head {
-    /// Nothing.
+    /// A head without bytes.
     pub(super) fn empty() -> Self {
         Self { bytes: [0; HEAD_MAX], len: 0 }
     }

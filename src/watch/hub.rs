@@ -50,7 +50,7 @@ const REASON_DUPLICATE_ID: &str = "mvcc: duplicate watch ID provided on the Watc
 pub enum Fault {
     /// A response would be longer than what is sent at most.
     TooLarge {
-        /// How long.
+        /// Length of that response.
         bytes: u64,
     },
     /// A response was begun and cannot be completed: its revision was compacted meanwhile.
@@ -92,7 +92,7 @@ impl Default for Limits {
 /// Settings of a hub, fixed when it is made.
 #[derive(Clone, Copy, Debug)]
 pub struct HubConfig {
-    /// Who answers.
+    /// The ids that headers show.
     pub identity: Identity,
     /// The limit on requests, from which the size of fragments follows.
     pub max_request_bytes: usize,
