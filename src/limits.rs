@@ -54,9 +54,9 @@ pub const REPLAY_ENTRIES_MAX: u64 = 64_000;
 /// puts of 1 KB to random keys leave behind, and somewhat more.
 pub const DIRTY_BYTES_MAX: u64 = 192 << 20;
 
-/// The same for a store of at least [`LARGE_STORE_BYTES`]. There hardly two puts between two checkpoints share a leaf,
-/// so an earlier checkpoint writes no more bytes for each put, and the memory is needed for the table of pages (8 bytes
-/// for each page read, 40 MB for 20 GB).
+/// [`DIRTY_BYTES_MAX`] of a store of at least [`LARGE_STORE_BYTES`]. In such a store hardly two puts between two
+/// checkpoints share a leaf, so an earlier checkpoint writes no more bytes for each put, and the memory is needed for
+/// the table of pages (8 bytes for each page read, 40 MB for 20 GB).
 pub const DIRTY_BYTES_MAX_LARGE: u64 = 96 << 20;
 
 /// What counts as a large store: a million leaves.
@@ -66,17 +66,17 @@ pub const LARGE_STORE_BYTES: u64 = 4 << 30;
 /// when idle.
 pub const CHECKPOINT_COST_FAIR: u64 = 2;
 
-/// A checkpoint is worth its bytes when it frees so many pages, ...
+/// Bytes of pages that a checkpoint has to free to be due however busy the store is.
 pub const CHECKPOINT_FREES_MIN: u64 = 8 << 20;
 
-/// ... and so many times as many as it writes: after a compaction or the deletion of much, not under steady
-/// overwriting, where every page written frees another.
+/// Such a checkpoint frees at least so many times the bytes that it writes. That is so after a compaction or the
+/// deletion of much, and not under steady overwriting, where every page written frees another.
 pub const CHECKPOINT_FREES_FACTOR: u64 = 4;
 
 /// Beyond this, proposals wait for the checkpoint under way.
 pub const DIRTY_BYTES_LIMIT: u64 = 512 << 20;
 
-/// The same for a store of at least [`LARGE_STORE_BYTES`].
+/// [`DIRTY_BYTES_LIMIT`] of a store of at least [`LARGE_STORE_BYTES`].
 pub const DIRTY_BYTES_LIMIT_LARGE: u64 = 192 << 20;
 
 /// Quiet time after which what is left is written, so that the next start replays nothing.

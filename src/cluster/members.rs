@@ -27,10 +27,9 @@ const DOWNGRADE_TARGET: &[u8] = b"downgrade_target";
 impl Cluster {
     /// What the store says.
     pub fn restore(read: &impl Read) -> Self {
-        let text = |key: &[u8]| read.get(Tree::Meta, key).map(|v| String::from_utf8_lossy(v).into_owned());
         let mut cluster = Self {
-            version: text(CLUSTER_VERSION).unwrap_or_default(),
-            downgrade_target: text(DOWNGRADE_TARGET),
+            version: cluster_version(read).unwrap_or_default(),
+            downgrade_target: text(read, DOWNGRADE_TARGET),
             ..Self::default()
         };
         let mut cursor = read.cursor(Tree::Member);
@@ -64,7 +63,7 @@ impl Cluster {
         self.downgrade_target = enabled.then(|| target.to_owned());
     }
 
-    /// Name and client URLs, as the member itself publishes them. One that is not, or no longer, a member has none.
+    /// Name and client URLs, as the member itself publishes them. Who is not a member, or not any more, has none.
     pub fn set_attributes(&mut self, txn: &mut WriteTxn<'_>, id: u64, attributes: Attributes) {
         if let Some(member) = self.members.get(&id) {
             self.set_member(txn, Member { member_attributes: Some(attributes), ..member.clone() });
@@ -87,5 +86,9 @@ impl Cluster {
 
 /// The version that the cluster has agreed on, as a published state says.
 pub fn cluster_version(read: &impl Read) -> Option<String> {
-    read.get(Tree::Meta, CLUSTER_VERSION).map(|version| String::from_utf8_lossy(version).into_owned())
+    text(read, CLUSTER_VERSION)
+}
+
+fn text(read: &impl Read, key: &[u8]) -> Option<String> {
+    read.get(Tree::Meta, key).map(|text| String::from_utf8_lossy(text).into_owned())
 }
