@@ -1,5 +1,5 @@
-//! What cores share is made of the types in this module: those of the standard library, or, with the feature `loom`,
-//! the model checker's.
+//! Types for what cores share: those of the standard library, or, with the feature `loom`, the model checker's. The
+//! files that the model checker tries are made of these types:
 //!
 //! ```text
 //!   page/readers, page/table, mvcc/pin, server's mesh ──use──▶ stdx::sync ──┬──▶ std::sync, crossbeam, futures
@@ -8,8 +8,9 @@
 //!
 //! `atomic` has the atomics and fences, `queue` the bounded queue, `waker` the waker that another core may take.
 //!
-//! Under the model checker every order in which threads may take their steps is tried, and every value that a weakly
-//! ordered load may return. A test named `races` runs there and nowhere else: `cargo test --lib --features loom races`.
+//! The model checker tries every order in which threads may take their steps, up to a number of preemptions that each
+//! test names, and every value that a weakly ordered load may return. A test named `races` runs there and nowhere else:
+//! `cargo test --lib --features loom races`.
 //! Each such test is also run with faults planted one at a time ([`plant`]): an ordering weakened or a step left out,
 //! at one line of the code under test.
 //!
