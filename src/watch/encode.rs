@@ -15,6 +15,7 @@ use bytes::Bytes;
 
 use super::history::PastEvent;
 use super::hub::{Fault, StreamId};
+use crate::wire::{bytes_field_len, put_bytes_field, varint_len};
 
 /// Bytes that a head can take: eight varints at their longest, tags and lengths.
 const HEAD_MAX: usize = 80;
@@ -164,15 +165,6 @@ fn varint(mut value: u64) -> ([u8; 10], usize) {
     }
 }
 
-fn varint_len(value: usize) -> usize {
-    (64 - (value as u64 | 1).leading_zeros() as usize).div_ceil(7)
-}
-
-fn put_varint(out: &mut Vec<u8>, value: u64) {
-    let (bytes, len) = varint(value);
-    out.extend_from_slice(&bytes[..len]);
-}
-
 /// Puts a tag and a number: a varint field, or the head of a field of that many bytes.
 fn put_head(put: &mut impl FnMut(&[u8]), tag: u8, number: u64) {
     let mut head = [tag; 11];
@@ -181,16 +173,10 @@ fn put_head(put: &mut impl FnMut(&[u8]), tag: u8, number: u64) {
     put(&head[..1 + len]);
 }
 
-fn put_bytes(out: &mut Vec<u8>, tag: u8, bytes: &[u8]) {
-    out.push(tag);
-    put_varint(out, bytes.len() as u64);
-    out.extend_from_slice(bytes);
-}
-
 /// The body of a refusal.
 pub(super) fn cancel_reason(reason: &str) -> Bytes {
     let mut body = Vec::with_capacity(reason.len() + 4);
-    put_bytes(&mut body, 0x32, reason.as_bytes());
+    put_bytes_field(&mut body, 6, reason.as_bytes());
     body.into()
 }
 
@@ -211,19 +197,21 @@ impl<'a> Change<'a> {
 
     fn kv_len(&self) -> usize {
         match self.delete {
-            true => field_len(self.key.len()) + 1 + varint_len(self.revision as usize),
+            true => bytes_field_len(self.key.len()) + 1 + varint_len(self.revision.cast_unsigned()),
             false => self.kv.len(),
         }
     }
 
     /// Length of the event, without tag and length.
     fn event_len(&self, prev: Option<&[u8]>) -> usize {
-        2 * usize::from(self.delete) + field_len(self.kv_len()) + prev.map_or(0, |prev| field_len(prev.len()))
+        2 * usize::from(self.delete)
+            + bytes_field_len(self.kv_len())
+            + prev.map_or(0, |prev| bytes_field_len(prev.len()))
     }
 
     /// Length of the encoded event.
     pub(super) fn len(&self, prev: Option<&[u8]>) -> usize {
-        field_len(self.event_len(prev))
+        bytes_field_len(self.event_len(prev))
     }
 
     /// Puts the encoded event, in a few steps.
@@ -264,11 +252,6 @@ impl<'a> Change<'a> {
         });
         out.len() - before
     }
-}
-
-/// Length of a field of so many bytes, with its tag and length.
-fn field_len(len: usize) -> usize {
-    1 + varint_len(len) + len
 }
 
 /// Encoded events in order, addressed by their position.
