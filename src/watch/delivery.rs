@@ -16,7 +16,7 @@ use super::watcher::{Flags, State, Watcher};
 const SINGLES_MAX: usize = 128;
 
 /// What one response costs besides its body, in bytes.
-const RESPONSE_COST: usize = 128;
+pub(super) const RESPONSE_COST: usize = 128;
 
 /// Responses that wait on a stream behind a large one. A driver that goes on reading such a stream loses it.
 const HELD_MAX: usize = 1 << 16;

@@ -596,7 +596,7 @@ impl Hub {
     }
 }
 
-/// Looking things up.
+/// Lookups, and checks of what must hold.
 impl Hub {
     /// Notes how new a snapshot is.
     pub(super) fn see(&mut self, history: &dyn History) {

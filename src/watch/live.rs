@@ -15,7 +15,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::delivery::{Delivered, Delivery, Match, Scratch};
+use super::delivery::{Delivered, Delivery, Match, RESPONSE_COST, Scratch};
 use super::encode::Change;
 use super::history::{EventBatch, History};
 use super::hub::{Hub, MATCH_COST, PASSED_COST, PREV_COST};
@@ -191,7 +191,7 @@ impl Hub {
         let delivery = Delivery { scratch: &scratch, state: State::Synced, revision, patient };
         let before = self.outputs.len();
         let delivered = self.deliver(delivery, at, left);
-        *spent += (self.outputs.len() - before) * 128;
+        *spent += (self.outputs.len() - before) * RESPONSE_COST;
         self.live.scratch = scratch;
         match delivered {
             Delivered::All => None,
