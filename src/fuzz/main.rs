@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Steps of one btree story: long enough for several checkpoints and crashes, short enough to read.
+/// Steps of one run of the btree target: long enough for several checkpoints and crashes, short enough to read.
 const BTREE_STEPS: u64 = 150;
 
 type Target = (&'static str, fn(u64));

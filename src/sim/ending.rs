@@ -13,7 +13,6 @@ use kevel::replica::port::{Input, LeaseCall, Output, Ticket};
 use kevel::response::Response;
 use kevel::stdx::time::Instant;
 
-/// The end.
 impl World {
     /// Whether nobody waits for anything.
     pub fn is_settled(&mut self) -> bool {
@@ -32,7 +31,7 @@ impl World {
         self.leads_since.is_some() && settled && self.judge.durable == last
     }
 
-    /// With all said and done: every watch has everything, and the store is what the log says.
+    /// When nothing is left to do, every watch has everything, and the store is what the log says.
     pub fn conclude(&mut self) {
         let current = self.judge.durable_revision();
         for client in &self.clients {

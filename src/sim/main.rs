@@ -99,6 +99,20 @@
 //! Absent: the network, real other members, TLS, HTTP/2, glommio, and the mapping of the store file (pages are read
 //! one by one). Start reading at [`world`].
 //!
+//! ```text
+//!   world, run, params          a world and its events; worlds by the thousand; what differs from seed to seed
+//!   member, process             the member as a start makes it; its log writes, checkpoints, crashes and starts
+//!   session, watching, reading  session cores; watch streams; answers that take legs
+//!   client, workload            a client and what it waits for; what clients ask
+//!   disk                        what a crash leaves of what was written
+//!   judge, log, model           the one right answer: from the log, by a plain model of the store;
+//!   model_hash                  and its hashes
+//!   check_watch, check_lease    what watchers and leases may show
+//!   quota, closing, ending      when the alarm is due; the drill of a full store; what is left at the end
+//!   plant, spoil, trace         the planted bugs; what has happened, for two runs to compare
+//!   peers                       the world with three members
+//! ```
+//!
 //! [`Replica`]: kevel::replica::Replica
 //! [`Hub`]: kevel::watch::Hub
 #![forbid(unsafe_code)]

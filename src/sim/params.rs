@@ -47,7 +47,7 @@ pub struct Params {
     pub max_request_bytes: usize,
     /// In one turn of so many, what is rare happens; 0 for never.
     pub rare_turns: u64,
-    /// What a watch response may exceed it by.
+    /// Bytes by which a watch response may exceed [`Params::max_request_bytes`] before it is split.
     pub fragment_slack_bytes: usize,
     /// A batch of events in so many is lost on its lane; 0 for none.
     pub lost_batches: u64,

@@ -178,7 +178,7 @@ impl World {
     /// A leg of a long answer.
     pub fn read_on(&mut self, id: u64) {
         let Some(mut reading) = self.readings.remove(&id) else { return };
-        self.trace.step(self.now, &[23, id], format_args!("client {} reads on", reading.client));
+        self.trace.step(self.now, &[25, id], format_args!("client {} reads on", reading.client));
         if reading.pinned && self.prng.chance(1, 60) {
             // The client has gone.
             return self.unpin(&reading);

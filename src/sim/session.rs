@@ -245,7 +245,7 @@ impl World {
         let Some(number) = found else { return };
         self.trace.step(
             self.now,
-            &[24, number as u64],
+            &[26, number as u64],
             format_args!("client {number} loses its stream: {fault:?}"),
         );
         judge!(fault == Fault::Interrupted, "no response of this world is too large");

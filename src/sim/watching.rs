@@ -10,7 +10,6 @@ use super::world::{Event, World};
 use kevel::proto::etcdserverpb::*;
 use kevel::stdx::time::Duration;
 
-/// Watching.
 impl World {
     pub fn create_watch(&mut self, number: usize, request: WatchCreateRequest) {
         let core = self.clients[number].core;

@@ -119,7 +119,7 @@ fn word_at(text: &str) -> String {
 
 pub fn pages(sources: &[Source]) -> Vec<String> {
     let mut found = Vec::new();
-    for source in sources.iter().filter(|source| source.path.ends_with("/mod.rs")) {
+    for source in sources.iter().filter(|source| is_page(&source.path)) {
         let prose: Vec<&str> = source.text.lines().take_while(|line| line.starts_with("//!")).collect();
         if prose.len() < PAGE_LINES_MIN {
             found.push(format!("{} begins with {} lines of prose", source.path, prose.len()));
@@ -130,6 +130,11 @@ pub fn pages(sources: &[Source]) -> Vec<String> {
         }
     }
     found
+}
+
+/// Whether a file is a folder's page. A program's folder has its page in its main file.
+fn is_page(path: &str) -> bool {
+    path.ends_with("/mod.rs") || path == "src/sim/main.rs"
 }
 
 /// The modules that a file declares for more than its tests.
@@ -285,6 +290,7 @@ mod tests {
         let function = format!("fn f() {{\n{}}}\n", "    x();\n".repeat(FUNCTION_LINES_MAX));
         assert_eq!(sizes(&[source("src/a.rs", &function)]).len(), 1);
         assert_eq!(pages(&[source("src/a/mod.rs", "//! Short.\nmod b;\n")]).len(), 2);
+        assert_eq!(pages(&[source("src/sim/main.rs", "//! Short.\nmod b;\n")]).len(), 2);
         assert_eq!(dead_files(&[source("src/lib.rs", "mod b;"), source("src/c.rs", "")]), ["src/c.rs"]);
         assert_eq!(dead_names(&[source("src/a.rs", "pub fn f() {}\npub fn g() { g() }")]).len(), 1);
         assert_eq!(purity(&[source("src/mvcc/a.rs", "std::fs::read(x)")]).len(), 1);
