@@ -24,6 +24,18 @@ pub const APPEND_BYTES_MAX: usize = 8 << 20;
 /// Entries applied in one turn, so that a long replay or a burst lets others run.
 pub const APPLY_ENTRIES_MAX: usize = 4096;
 
+/// Index entries that apply looks at in one turn, or as much else as takes about as long: putting or deleting a key
+/// counts as [`CHANGE_COST`](crate::mvcc::write::CHANGE_COST) of them. Some 400 keys, which take half a millisecond to
+/// one; an entry that needs more goes on in the next turn.
+pub const APPLY_BUDGET: usize = 6_400;
+
+/// A revision with more changes than this is published without them: a watcher reads them from the store, a slice at
+/// a time. What apply hands to every session core stays small, and so does what an entry holds in memory.
+pub const EVENTS_PUBLISHED_MAX: usize = 4_096;
+
+/// Bytes of log entries that may wait in memory behind an entry that takes several turns to apply.
+pub const UNAPPLIED_BYTES_MAX: usize = 96 << 20;
+
 /// With so many entries to apply, a log write is handed to the disk before they are applied. With fewer, the turn that
 /// it takes costs more than the disk would wait.
 pub const APPLY_BESIDE_MIN: usize = 16;

@@ -16,6 +16,10 @@ use std::sync::Arc as FileArc;
 /// The store: one writer. Lives on the replica core.
 pub struct Store {
     pager: Pager,
+    /// The last leaf of each tree, if it is the draft's already: where appended keys go without a descent.
+    edges: [PageRef; TREES],
+    /// A draft is kept that no transaction holds at present.
+    suspended: bool,
 }
 
 /// Sizes of a store, in bytes.
@@ -47,14 +51,33 @@ impl Store {
 
     /// Opens a store file; an empty one becomes a store without content.
     pub fn open(file: FileArc<dyn PageFile>) -> Result<Self, OpenError> {
-        Ok(Self { pager: Pager::open(file)? })
+        Ok(Self { pager: Pager::open(file)?, edges: [PageRef::NONE; TREES], suspended: false })
     }
 
-    /// Starts the turn's transaction.
+    /// Starts a transaction.
+    ///
+    /// # Panics
+    /// While one is suspended.
     pub fn write(&mut self) -> WriteTxn<'_> {
+        assert!(!self.suspended, "a suspended transaction is resumed before another begins");
         // One that was forgotten, neither committed nor dropped, counts as dropped.
         self.pager.rollback();
-        WriteTxn { pager: &mut self.pager, edges: [PageRef::NONE; TREES], committed: false }
+        self.edges = [PageRef::NONE; TREES];
+        WriteTxn { store: self, ended: false }
+    }
+
+    /// Goes on with the transaction that was suspended.
+    ///
+    /// # Panics
+    /// When none is suspended.
+    pub fn resume(&mut self) -> WriteTxn<'_> {
+        assert!(std::mem::take(&mut self.suspended), "only what was suspended can be resumed");
+        WriteTxn { store: self, ended: false }
+    }
+
+    /// Whether a transaction waits to be resumed. No checkpoint may begin or be finished meanwhile.
+    pub fn is_suspended(&self) -> bool {
+        self.suspended
     }
 
     /// A handle from which each core registers its reader.
@@ -108,12 +131,20 @@ impl Store {
     }
 
     /// Begins to make the published state durable. None while one is under way, or when there is nothing to do.
+    ///
+    /// # Panics
+    /// While a transaction is suspended: a checkpoint takes pages that are nobody's, and the draft has taken some.
     pub fn begin_checkpoint(&mut self) -> Option<CheckpointJob> {
+        assert!(!self.suspended, "a checkpoint begins while a transaction is suspended");
         self.pager.begin_checkpoint()
     }
 
     /// To be called when the job of this generation has been executed.
+    ///
+    /// # Panics
+    /// While a transaction is suspended: the end of a checkpoint is published, and would publish the draft.
     pub fn finish_checkpoint(&mut self, generation: u64) {
+        assert!(!self.suspended, "a checkpoint ends while a transaction is suspended");
         self.pager.finish_checkpoint(generation);
     }
 }
@@ -180,22 +211,23 @@ impl Read for Snapshot<'_> {
     }
 }
 
-/// The turn's transaction. Dropped without commit, it leaves no trace.
+/// A transaction. Dropped without commit, it leaves no trace; suspended, it can be resumed in a later turn, and until
+/// then nobody sees it.
 pub struct WriteTxn<'s> {
-    pager: &'s mut Pager,
-    /// The last leaf of each tree, if it is this turn's already: where appended keys go without a descent.
-    edges: [PageRef; TREES],
-    committed: bool,
+    store: &'s mut Store,
+    /// Committed or suspended.
+    ended: bool,
 }
 
 impl WriteTxn<'_> {
     /// Inserts or replaces.
     pub fn put(&mut self, tree: Tree, key: &[u8], value: &[u8]) {
-        let edge = &mut self.edges[tree as usize];
-        if !edge.is_none() && insert::append(self.pager, *edge, key, value) {
+        let Store { pager, edges, .. } = &mut *self.store;
+        let edge = &mut edges[tree as usize];
+        if !edge.is_none() && insert::append(pager, *edge, key, value) {
             return;
         }
-        let last = insert::put(self.pager, tree, key, value);
+        let last = insert::put(pager, tree, key, value);
         if !last.is_none() {
             *edge = last;
         }
@@ -203,57 +235,63 @@ impl WriteTxn<'_> {
 
     /// Removes; true if the key was there.
     pub fn delete(&mut self, tree: Tree, key: &[u8]) -> bool {
-        let removed = remove::delete(self.pager, tree, key);
+        let removed = remove::delete(&mut self.store.pager, tree, key);
         if removed {
-            self.edges[tree as usize] = PageRef::NONE;
+            self.store.edges[tree as usize] = PageRef::NONE;
         }
         removed
     }
 
     /// Bytes of the store file.
     pub fn file_bytes(&self) -> u64 {
-        u64::from(self.pager.view().pages()) * PAGE_SIZE as u64
+        u64::from(self.store.pager.view().pages()) * PAGE_SIZE as u64
     }
 
     /// [`Snapshot::ask`] in what this transaction has made.
     pub fn ask(&self, tree: Tree, key: &[u8]) {
-        cursor::ask(self.pager.view(), self.pager.draft.roots[tree as usize], key);
+        cursor::ask(self.store.pager.view(), self.store.pager.draft.roots[tree as usize], key);
     }
 
     /// Sets what the state will contain once committed.
     pub fn set_applied(&mut self, applied: Applied) {
-        self.pager.draft.applied = applied;
+        self.store.pager.draft.applied = applied;
     }
 
     /// Publishes roots and [`Applied`] to all readers at once.
     pub fn commit(mut self) {
-        self.pager.commit();
-        self.committed = true;
+        self.store.pager.commit();
+        self.ended = true;
+    }
+
+    /// Keeps the draft for [`Store::resume`].
+    pub fn suspend(mut self) {
+        self.store.suspended = true;
+        self.ended = true;
     }
 }
 
 impl Drop for WriteTxn<'_> {
     fn drop(&mut self) {
-        if !self.committed {
-            self.pager.rollback();
+        if !self.ended {
+            self.store.pager.rollback();
         }
     }
 }
 
 impl Read for WriteTxn<'_> {
     fn get(&self, tree: Tree, key: &[u8]) -> Option<&[u8]> {
-        cursor::get(self.pager.view(), self.pager.draft.roots[tree as usize], key)
+        cursor::get(self.store.pager.view(), self.store.pager.draft.roots[tree as usize], key)
     }
 
     fn cursor(&self, tree: Tree) -> Cursor<'_> {
-        Cursor::new(self.pager.view(), self.pager.draft.roots[tree as usize])
+        Cursor::new(self.store.pager.view(), self.store.pager.draft.roots[tree as usize])
     }
 
     fn finder(&self, tree: Tree) -> Finder<'_> {
-        Finder::new(self.pager.view(), self.pager.draft.roots[tree as usize])
+        Finder::new(self.store.pager.view(), self.store.pager.draft.roots[tree as usize])
     }
 
     fn applied(&self) -> Applied {
-        self.pager.draft.applied
+        self.store.pager.draft.applied
     }
 }

@@ -31,11 +31,14 @@ impl<'r> AttachedKeys<'r> {
     }
 }
 
-/// All keys of a lease, copied: for a write, which holds the tree that it changes.
-pub fn lease_keys<R: Read>(read: &R, lease: i64) -> Vec<Vec<u8>> {
+/// The first keys of a lease, `most` of them if there are as many, copied: for a write, which holds the tree that it
+/// changes.
+pub fn first_lease_keys<R: Read>(read: &R, lease: i64, most: usize) -> Vec<Vec<u8>> {
     let mut walk = AttachedKeys::new(read, lease);
     let mut keys = Vec::new();
-    while let Some(key) = walk.key() {
+    while keys.len() < most
+        && let Some(key) = walk.key()
+    {
         keys.push(key.to_vec());
         walk.advance();
     }

@@ -104,7 +104,7 @@ fn txn_fields(request: &TxnRequest, max_ops: usize) -> Result<(), Error> {
 #[derive(Default)]
 struct Writes<'a> {
     puts: BTreeSet<&'a [u8]>,
-    deletes: KeySet<'a>,
+    deletes: KeySet<&'a [u8]>,
 }
 
 impl<'a> Writes<'a> {
@@ -162,7 +162,7 @@ fn writes(ops: &[RequestOp]) -> Result<Writes<'_>, Error> {
 
 /// Adds what a DeleteRange covers. An end of one zero byte, which elsewhere means no end at all, is compared as it
 /// stands here, as etcd does: such an interval is empty, and hides nothing and forbids nothing.
-fn delete<'a>(deletes: &mut KeySet<'a>, request: &'a DeleteRangeRequest) {
+fn delete<'a>(deletes: &mut KeySet<&'a [u8]>, request: &'a DeleteRangeRequest) {
     if request.range_end.is_empty() {
         deletes.insert_key(&request.key);
     } else {

@@ -1,7 +1,7 @@
 //! The conditions of a transaction.
 //!
 //! A condition on one key is a lookup; one on an interval holds if it holds for every key in it, and is evaluated in
-//! legs where the reader can wait.
+//! legs.
 #![forbid(unsafe_code)]
 
 use std::cmp::Ordering;
@@ -17,22 +17,26 @@ use crate::wire::KeyValue;
 /// Bytes compared in the time that looking at an index entry takes.
 const BYTES_PER_ENTRY: usize = 1024;
 
-/// Whether a condition holds in the newest state of `view`.
-pub(super) fn holds<R: Read>(view: &View<'_, R>, compare: &Compare) -> Result<bool, Error> {
+/// What finding one key costs, in index entries walked over.
+pub(super) const FIND_COST: usize = 8;
+
+/// One leg of a condition on the newest state of `view`; whether it holds, once that is known. `leg` is none before
+/// the first leg, and is to be kept for the next.
+pub(super) fn judge<R: Read>(
+    view: &View<'_, R>,
+    compare: &Compare,
+    leg: &mut Option<Evaluation>,
+    budget: &mut usize,
+) -> Result<Option<bool>, Error> {
     let at = view.revision();
     if compare.range_end.is_empty() {
+        *budget = budget.saturating_sub(FIND_COST);
         return match view.find(&compare.key, at) {
-            Some(found) => found_holds(view, compare, found),
-            None => Ok(missing_holds(compare)),
+            Some(found) => found_holds(view, compare, found).map(Some),
+            None => Ok(Some(missing_holds(compare))),
         };
     }
-    let mut evaluation = Evaluation::new(compare);
-    loop {
-        let mut budget = usize::MAX;
-        if let Some(holds) = evaluation.step(view, at, compare, &mut budget)? {
-            return Ok(holds);
-        }
-    }
+    leg.get_or_insert_with(|| Evaluation::new(compare)).step(view, at, compare, budget)
 }
 
 /// A condition being evaluated, in legs.

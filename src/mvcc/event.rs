@@ -18,7 +18,8 @@ pub struct EventBatch {
     pub revision: i64,
     /// The store's compaction revision when the batch was applied; -1 before the first compaction.
     pub compact_revision: i64,
-    /// The changes; never empty.
+    /// The changes. None where there are more than [`EVENTS_PUBLISHED_MAX`](crate::limits::EVENTS_PUBLISHED_MAX):
+    /// whoever wants them reads them from the store, as those do who fell behind.
     pub events: Vec<Event>,
 }
 

@@ -7,7 +7,6 @@ use bytes::{Bytes, BytesMut};
 use prost::Message;
 
 use super::answer_room::AnswerRoom;
-use super::attached::lease_keys;
 use super::hash::HashKv;
 use super::leaf_counts::LeafCounts;
 use super::model::{Model, Refusal};
@@ -16,7 +15,8 @@ use super::remembered::PlanMemory;
 use super::revision::Revision;
 use super::schema::{split_garbage_key, split_index_key, split_kv_value, unescape_index_prefix};
 use super::txn_read::{TxnEmission, TxnProgress};
-use super::write::{Writer, initialize};
+use super::txn_write::TxnWrite;
+use super::write::{Deletion, Writer, initialize};
 use super::{EventBatch, RangeStream, ReadTxn, View, check, compact, range, txn};
 use crate::btree::{Read, Store, Tree, WriteTxn};
 use crate::error::Error;
@@ -148,6 +148,13 @@ impl World {
             if self.prng.chance(1, 4) {
                 self.read(&View::new(&txn));
             }
+            if self.prng.chance(1, 4) {
+                let draft = txn.applied();
+                txn.suspend();
+                assert!(store.readers().register().snapshot().applied().revision <= draft.revision);
+                txn = store.resume();
+                assert_eq!(txn.applied(), draft);
+            }
         }
         txn.commit();
         self.store = store;
@@ -181,9 +188,8 @@ impl World {
             _ => {
                 let lease = 1 + self.prng.below(6) as i64;
                 if self.model.revoke(lease).is_ok() {
-                    let keys = lease_keys(&*txn, lease);
                     let mut writer = Writer::begin(txn);
-                    writer.delete_keys(&keys);
+                    while !writer.delete_attached(lease, &mut self.budget()) {}
                     writer.finish()
                 } else {
                     None
@@ -218,12 +224,17 @@ impl World {
         let (key, range_end) = self.interval();
         let request = DeleteRangeRequest { key, range_end, prev_kv: self.prng.chance(1, 2) };
         let mut writer = Writer::begin(txn);
-        let deleted = writer.delete_range(&request, &mut AnswerRoom::default());
-        let ours = Response::DeleteRange {
-            revision: writer.revision(),
-            deleted: deleted.keys,
-            prev_kvs: deleted.prev_kvs.freeze(),
+        let (mut prev_kvs, mut room) = (BytesMut::new(), AnswerRoom::default());
+        let deleted = if request.range_end.is_empty() {
+            i64::from(writer.delete_one(&request, &mut prev_kvs, &mut room))
+        } else {
+            let mut deletion = Deletion::new(&request);
+            let (under_way, room) = (&mut deletion, &mut room);
+            while !writer.delete_some(&request, under_way, &mut prev_kvs, room, &mut self.budget()) {}
+            deletion.keys()
         };
+        let ours =
+            Response::DeleteRange { revision: writer.revision(), deleted, prev_kvs: prev_kvs.freeze() };
         let events = writer.finish();
         judge(Ok(encode(&ours, &Header::default())), Ok(self.model.delete_range(&request)), &request);
         events
@@ -238,7 +249,14 @@ impl World {
         let (ours, events) = if txn::is_read_only(&request) {
             (self.read_txn(&View::new(&*txn), &request), None)
         } else {
-            match txn::apply(txn, &request, &|id| leases.contains(&id), true) {
+            let mut write = TxnWrite::new(true, usize::MAX);
+            let done = loop {
+                if let Some(done) = write.step(txn, &request, &|id| leases.contains(&id), &mut self.budget())
+                {
+                    break done;
+                }
+            };
+            match done {
                 Ok((outcome, events)) => {
                     (outcome.response.map(|response| encode(&response, &Header::default())), events)
                 }
@@ -247,6 +265,11 @@ impl World {
         };
         judge(ours, self.model.txn(&request), &request);
         events
+    }
+
+    /// What a slice of a write may look at: often less than one operation takes.
+    fn budget(&mut self) -> usize {
+        [1, 1 + self.prng.below(40) as usize, usize::MAX][self.prng.below(3) as usize]
     }
 
     fn read_txn<R: Read>(&mut self, view: &View<'_, R>, request: &TxnRequest) -> Result<Bytes, Error> {

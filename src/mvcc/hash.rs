@@ -225,6 +225,7 @@ mod tests {
     use crate::mvcc::{compact, txn};
     use crate::proto::etcdserverpb::request_op::Request as Op;
     use crate::proto::etcdserverpb::{DeleteRangeRequest, PutRequest, RequestOp, TxnRequest};
+    use bytes::BytesMut;
 
     fn put_request(key: &str, value: &str, lease: i64) -> PutRequest {
         let (key, value) = (key.as_bytes().to_vec().into(), value.as_bytes().to_vec().into());
@@ -244,7 +245,11 @@ mod tests {
 
     fn delete(txn: &mut WriteTxn<'_>, key: &[u8], range_end: &[u8]) {
         let mut writer = Writer::begin(txn);
-        writer.delete_range(&delete_request(key, range_end), &mut AnswerRoom::default());
+        writer.delete_range(
+            &delete_request(key, range_end),
+            &mut BytesMut::new(),
+            &mut AnswerRoom::default(),
+        );
         writer.finish();
     }
 

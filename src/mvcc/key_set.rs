@@ -9,25 +9,31 @@ use std::ops::Bound;
 
 /// A place between keys: before one, right after one, or behind all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Edge<'k> {
+struct Edge<K> {
     /// Behind all keys; then the rest says nothing.
     last: bool,
-    key: &'k [u8],
+    key: K,
     /// After the key instead of before it.
     after: bool,
 }
 
-impl<'k> Edge<'k> {
-    const LAST: Self = Self { last: true, key: &[], after: false };
+impl<K: Default> Edge<K> {
+    fn last() -> Self {
+        Self { last: true, key: K::default(), after: false }
+    }
+}
 
-    fn before(key: &'k [u8]) -> Self {
+impl<K> Edge<K> {
+    fn before(key: K) -> Self {
         Self { last: false, key, after: false }
     }
 
-    fn after(key: &'k [u8]) -> Self {
+    fn after(key: K) -> Self {
         Self { last: false, key, after: true }
     }
+}
 
+impl<'k> Edge<&'k [u8]> {
     fn as_start(self) -> Bound<&'k [u8]> {
         if self.after { Bound::Excluded(self.key) } else { Bound::Included(self.key) }
     }
@@ -41,38 +47,46 @@ impl<'k> Edge<'k> {
     }
 }
 
-/// A set of keys as disjoint intervals.
-#[derive(Debug, Default)]
-pub(super) struct KeySet<'k> {
+/// A set of keys as disjoint intervals. The ends are keys borrowed from a request, or shared with it where the set
+/// outlives the borrow.
+#[derive(Debug)]
+pub(super) struct KeySet<K> {
     /// Start to end, each start before its end.
-    intervals: BTreeMap<Edge<'k>, Edge<'k>>,
+    intervals: BTreeMap<Edge<K>, Edge<K>>,
 }
 
-impl<'k> KeySet<'k> {
+impl<K> Default for KeySet<K> {
+    fn default() -> Self {
+        Self { intervals: BTreeMap::new() }
+    }
+}
+
+impl<K: Ord + Clone + Default> KeySet<K> {
     /// Adds one key.
-    pub fn insert_key(&mut self, key: &'k [u8]) {
-        self.insert_between(Edge::before(key), Edge::after(key));
+    pub fn insert_key(&mut self, key: K) {
+        self.insert_between(Edge::before(key.clone()), Edge::after(key));
     }
 
     /// Adds the keys from `start` up to, not including, `end`.
-    pub fn insert_range(&mut self, start: &'k [u8], end: &'k [u8]) {
+    pub fn insert_range(&mut self, start: K, end: K) {
         self.insert_between(Edge::before(start), Edge::before(end));
     }
 
     /// Adds `start` and every key after it.
-    pub fn insert_from(&mut self, start: &'k [u8]) {
-        self.insert_between(Edge::before(start), Edge::LAST);
+    pub fn insert_from(&mut self, start: K) {
+        self.insert_between(Edge::before(start), Edge::last());
     }
 
-    fn insert_between(&mut self, mut start: Edge<'k>, mut end: Edge<'k>) {
+    fn insert_between(&mut self, mut start: Edge<K>, mut end: Edge<K>) {
         if start >= end {
             return;
         }
-        while let Some((&left, &right)) = self.intervals.range(..=end).next_back() {
-            if right < start {
+        while let Some((left, right)) = self.intervals.range(..=end.clone()).next_back() {
+            if *right < start {
                 break;
             }
-            self.intervals.remove(&left);
+            let left = left.clone();
+            let right = self.intervals.remove(&left).unwrap_or_else(|| left.clone());
             start = start.min(left);
             end = end.max(right);
         }
@@ -80,29 +94,21 @@ impl<'k> KeySet<'k> {
     }
 
     /// Takes one key out.
-    pub fn remove_key(&mut self, key: &'k [u8]) {
-        let Some((start, end)) = interval_of(&self.intervals, key) else { return };
+    pub fn remove_key(&mut self, key: K) {
+        let (before, after) = (Edge::before(key.clone()), Edge::after(key));
+        let Some((start, end)) = self.interval_of(&before) else { return };
         self.intervals.remove(&start);
-        if start < Edge::before(key) {
-            self.intervals.insert(start, Edge::before(key));
+        if start < before {
+            self.intervals.insert(start, before);
         }
-        if Edge::after(key) < end {
-            self.intervals.insert(Edge::after(key), end);
+        if after < end {
+            self.intervals.insert(after, end);
         }
     }
 
     /// Whether `key` is in it.
-    pub fn contains(&self, key: &[u8]) -> bool {
-        interval_of(&self.intervals, key).is_some()
-    }
-
-    /// Whether one of `keys` is in it. Costs the smaller of the two.
-    pub fn contains_any(&self, keys: &BTreeSet<&'k [u8]>) -> bool {
-        if keys.len() <= self.intervals.len() {
-            return keys.iter().any(|key| self.contains(key));
-        }
-        let mut intervals = self.intervals.iter();
-        intervals.any(|(start, end)| keys.range::<[u8], _>((start.as_start(), end.as_end())).next().is_some())
+    pub fn contains(&self, key: K) -> bool {
+        self.interval_of(&Edge::before(key)).is_some()
     }
 
     /// Adds everything that `other` has. Costs the smaller of the two.
@@ -114,13 +120,23 @@ impl<'k> KeySet<'k> {
             self.insert_between(start, end);
         }
     }
+
+    /// The interval that has the key right behind `at`.
+    fn interval_of(&self, at: &Edge<K>) -> Option<(Edge<K>, Edge<K>)> {
+        let (start, end) = self.intervals.range(..=at.clone()).next_back()?;
+        (at < end).then(|| (start.clone(), end.clone()))
+    }
 }
 
-/// The interval that has `key`.
-fn interval_of<'q>(intervals: &BTreeMap<Edge<'q>, Edge<'q>>, key: &'q [u8]) -> Option<(Edge<'q>, Edge<'q>)> {
-    let at = Edge::before(key);
-    let (&start, &end) = intervals.range(..=at).next_back()?;
-    (at < end).then_some((start, end))
+impl<'k> KeySet<&'k [u8]> {
+    /// Whether one of `keys` is in it. Costs the smaller of the two.
+    pub fn contains_any(&self, keys: &BTreeSet<&'k [u8]>) -> bool {
+        if keys.len() <= self.intervals.len() {
+            return keys.iter().any(|key| self.contains(key));
+        }
+        let mut intervals = self.intervals.iter();
+        intervals.any(|(start, end)| keys.range::<[u8], _>((start.as_start(), end.as_end())).next().is_some())
+    }
 }
 
 #[cfg(test)]
@@ -167,7 +183,7 @@ mod tests {
                 }
                 let some: BTreeSet<&[u8]> = KEYS.iter().copied().filter(|_| prng.chance(1, 3)).collect();
                 for (set, model) in sets.iter().zip(&models) {
-                    KEYS.iter().for_each(|key| assert_eq!(set.contains(key), model.contains(key), "{seed}"));
+                    KEYS.iter().for_each(|key| assert_eq!(set.contains(*key), model.contains(key), "{seed}"));
                     assert_eq!(set.contains_any(&some), !model.is_disjoint(&some), "{seed}");
                 }
             }

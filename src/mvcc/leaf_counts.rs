@@ -98,6 +98,7 @@ mod tests {
     use crate::mvcc::{View, compact};
     use crate::proto::etcdserverpb::{DeleteRangeRequest, PutRequest, RangeRequest};
     use crate::stdx::prng::Prng;
+    use bytes::BytesMut;
 
     const KEYS: u64 = 3_000;
 
@@ -121,7 +122,7 @@ mod tests {
                 let key = random_key(prng).into();
                 if prng.chance(1, 4) {
                     let delete = DeleteRangeRequest { key, ..DeleteRangeRequest::default() };
-                    writer.delete_range(&delete, &mut AnswerRoom::default());
+                    writer.delete_range(&delete, &mut BytesMut::new(), &mut AnswerRoom::default());
                 } else {
                     writer.put(&PutRequest { key, ..PutRequest::default() });
                 }

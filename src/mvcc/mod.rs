@@ -21,7 +21,7 @@
 //!
 //! ```text
 //!   session core                                   replica core
-//!   check::*          before anything is proposed  Writer, txn::apply, compact::mark   inside one write transaction
+//!   check::*          before anything is proposed  Writer, TxnWrite, compact::mark   inside one write transaction
 //!   View::new(&snapshot)                           compact::sweep                      in slices, between turns
 //!     range::answer, range::Plan, RangeStream, ReadTxn
 //!     View::events, value_at     (watch catch-up)
@@ -41,8 +41,9 @@
 //!   revision, schema              revisions; the bytes of keys and values in each tree
 //!   view, walk, values            one state of the store; its live keys in order; its values by revision
 //!   write, event                  one write; what watchers are told of it, then and later
-//!   check, condition, txn         what a request must not say; a transaction's conditions; transactions that write
-//!   answer_room                   how long an answer may be that is put together within a write
+//!   check, condition, txn         what a request must not say; a transaction's conditions, and what it comes to
+//!   txn_write, op_walk            transactions that write, in slices; the operations on the path of one
+//!   answer_body, answer_room      an answer that is put together within a write, and how long it may be
 //!   range, range_stream, txn_read answers of any length to what only reads
 //!   remembered, leaf_counts       what a core keeps for such answers: their plans, and the counts of leaves
 //!   compact, pin                  forgetting; the revisions that answers under way still read
@@ -71,6 +72,7 @@
 //! on, start with [`schema`] and [`view`], then [`write`].
 #![forbid(unsafe_code)]
 
+pub mod answer_body;
 pub mod answer_room;
 pub mod attached;
 pub mod check;
@@ -83,6 +85,7 @@ pub mod hash;
 mod key_set;
 pub mod leaf_counts;
 pub mod model;
+mod op_walk;
 pub mod pin;
 #[cfg(all(test, feature = "loom"))]
 mod races;
@@ -93,6 +96,7 @@ pub mod revision;
 pub mod schema;
 pub mod txn;
 pub mod txn_read;
+pub mod txn_write;
 mod values;
 pub mod view;
 pub mod walk;

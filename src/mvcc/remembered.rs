@@ -5,9 +5,9 @@
 //! bounded, and beyond a few KB also what all answers of a core do; who has to forget walks the index again.
 #![forbid(unsafe_code)]
 
-use std::cell::Cell;
 use std::collections::VecDeque;
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::revision::Revision;
 use crate::error::Error;
@@ -24,14 +24,29 @@ const ANSWER_BYTES_MAX: usize = 1 << 20;
 
 /// Bytes that all answers of a core may keep of their plans together.
 #[derive(Clone, Debug)]
-pub struct PlanMemory(Rc<Pools>);
+pub struct PlanMemory(Arc<Pools>);
 
 #[derive(Debug)]
 struct Pools {
     /// Left for remembered revisions, beyond the first 8 KB of each answer.
-    remembered: Cell<usize>,
+    remembered: Pool,
     /// Left for pairs to be sorted.
-    sorted: Cell<usize>,
+    sorted: Pool,
+}
+
+/// Bytes that are left. Plans of one core alone use a pool, so that a change need not be one atomic step; it is an
+/// atomic only because a replica, which may hold a plan, begins its life on another thread.
+#[derive(Debug)]
+struct Pool(AtomicUsize);
+
+impl Pool {
+    fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, bytes: usize) {
+        self.0.store(bytes, Ordering::Relaxed);
+    }
 }
 
 impl PlanMemory {
@@ -42,7 +57,8 @@ impl PlanMemory {
 
     /// Room for so many bytes of remembered revisions, and of pairs to be sorted.
     pub fn bounded(remembered: usize, sorted: usize) -> Self {
-        Self(Rc::new(Pools { remembered: Cell::new(remembered), sorted: Cell::new(sorted) }))
+        let pool = |bytes| Pool(AtomicUsize::new(bytes));
+        Self(Arc::new(Pools { remembered: pool(remembered), sorted: pool(sorted) }))
     }
 
     /// What an answer that sorts takes its memory from; nothing yet.

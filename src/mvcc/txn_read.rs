@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 
 use bytes::BytesMut;
 
-use super::condition::Evaluation;
+use super::condition::{Evaluation, FIND_COST};
 use super::range::{Emission, Plan, Progress};
 use super::remembered::PlanMemory;
 use super::txn::{branch, check_range, is_read_only};
@@ -21,9 +21,6 @@ use crate::proto::etcdserverpb::request_op::Request as Op;
 use crate::proto::etcdserverpb::{RangeRequest, RequestOp, TxnRequest};
 use crate::response::Header;
 use crate::wire::{bytes_field_len, int_field_len, put_bytes_head, put_int_field};
-
-/// What finding one key costs, in index entries walked over.
-const FIND_COST: usize = 8;
 
 /// Index entries that a Range whose turn has come may look at in one leg, before any of it is written.
 const REPLAN_BUDGET: usize = 2048;

@@ -8,46 +8,124 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::answer_room::AnswerRoom;
+use super::attached::first_lease_keys;
 use super::event::{Event, EventBatch};
 use super::revision::Revision;
 use super::schema::{IndexEntry, LIVE, TOMBSTONE, garbage_key, index_prefix, lease_key, push_index_tail};
 use super::view::{Found, View};
-use super::walk::{Interval, Step, Walk};
+use super::walk::{Interval, Position, Step, Walk};
 use crate::btree::{Applied, Read, Tree, WriteTxn};
+use crate::limits::EVENTS_PUBLISHED_MAX;
 use crate::proto::etcdserverpb::{DeleteRangeRequest, PutRequest};
 use crate::wire::{KeyValue, bytes_field_len, put_bytes_field, put_bytes_head, put_int_field, varint_len};
 
-/// Keys that a range deletion collects before it deletes them: the walk cannot read what is being written.
+/// Keys that a deletion collects before it deletes them: the walk cannot read what is being written.
 const DELETE_BATCH: usize = 1024;
+
+/// What putting or deleting one key costs, in index entries walked over.
+pub const CHANGE_COST: usize = 16;
+
+/// Bytes copied in the time that looking at an index entry takes.
+pub(super) const BYTES_PER_ENTRY: usize = 1024;
 
 /// One write in progress. Its changes are in the transaction at once; [`Writer::finish`] makes them a revision.
 pub struct Writer<'t, 's> {
     txn: &'t mut WriteTxn<'s>,
-    /// The store's revision before.
-    begin: i64,
-    events: Vec<Event>,
+    written: Written,
 }
 
-/// What a deletion found.
-#[derive(Clone, Debug, Default)]
-pub struct Deleted {
-    /// Keys deleted.
+/// What a write has come to so far. It outlives its [`Writer`] where the write is suspended.
+#[derive(Debug)]
+pub struct Written {
+    /// The store's revision before.
+    begin: i64,
+    changes: i64,
+    /// The changes, or none once there are more than `events_max`.
+    events: Vec<Event>,
+    events_max: usize,
+    growth: Growth,
+}
+
+/// What a write adds to the store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Growth {
+    /// Keys that live now and did not before, less those that do not live any more.
     pub keys: i64,
-    /// What they held, as encoded fields 3 of a DeleteRangeResponse, if asked for and if there was room.
-    pub prev_kvs: BytesMut,
+    /// Bytes of the keys and encoded pairs that it puts.
+    pub put_bytes: u64,
+}
+
+/// A deletion of the keys of an interval, which may take several slices.
+#[derive(Debug)]
+pub struct Deletion {
+    interval: Interval,
+    /// Where the walk goes on: behind the last key deleted.
+    position: Position,
+    /// Keys deleted.
+    keys: i64,
+}
+
+impl Deletion {
+    /// What `request` asks for, not begun.
+    pub fn new(request: &DeleteRangeRequest) -> Self {
+        let interval = Interval::new(&request.key, &request.range_end);
+        Self { position: interval.start(), interval, keys: 0 }
+    }
+
+    /// Keys deleted so far.
+    pub fn keys(&self) -> i64 {
+        self.keys
+    }
+
+    /// Passes over a key as if it had been deleted: a fault for the simulator, which has to find it.
+    #[doc(hidden)]
+    pub fn skip_key(&mut self, txn: &WriteTxn<'_>) {
+        let at = txn.applied().revision + 1;
+        let view = View::at(txn, at);
+        let mut walk = Walk::resume(&view, &self.interval, at, &self.position, usize::MAX);
+        if let Step::Live(..) = walk.next() {
+            self.position = walk.position();
+        }
+    }
 }
 
 impl<'t, 's> Writer<'t, 's> {
     /// Starts the next write.
     pub fn begin(txn: &'t mut WriteTxn<'s>) -> Self {
+        Self::begin_with(txn, EVENTS_PUBLISHED_MAX)
+    }
+
+    /// Starts the next write, which keeps its events unless there are more than `events_max`.
+    pub fn begin_with(txn: &'t mut WriteTxn<'s>, events_max: usize) -> Self {
         let begin = txn.applied().revision;
         assert!(begin >= 1, "a store is initialized before it is written");
-        Self { txn, begin, events: Vec::new() }
+        let growth = Growth::default();
+        Self { txn, written: Written { begin, changes: 0, events: Vec::new(), events_max, growth } }
+    }
+
+    /// Goes on with a write in the transaction that has its changes.
+    pub fn resume(txn: &'t mut WriteTxn<'s>, written: Written) -> Self {
+        Self { txn, written }
+    }
+
+    /// What [`Writer::resume`] needs; the transaction is to be suspended, or used on.
+    pub fn pause(self) -> Written {
+        self.written
     }
 
     /// The revision that this write's own reads see: it moves with the first change.
     pub fn revision(&self) -> i64 {
-        self.begin + i64::from(!self.events.is_empty())
+        self.written.begin + i64::from(self.written.changes > 0)
+    }
+
+    /// Changes so far.
+    pub fn changes(&self) -> i64 {
+        self.written.changes
+    }
+
+    /// What the changes so far add to the store.
+    pub fn growth(&self) -> Growth {
+        self.written.growth
     }
 
     /// The store as this write sees it now.
@@ -57,7 +135,7 @@ impl<'t, 's> Writer<'t, 's> {
 
     /// The next change's place.
     fn next(&self) -> Revision {
-        Revision::new(self.begin + 1, self.events.len() as i64)
+        Revision::new(self.written.begin + 1, self.written.changes)
     }
 
     /// What `key` holds now, its deletion too.
@@ -89,7 +167,7 @@ impl<'t, 's> Writer<'t, 's> {
         };
         let (stored, entry) = match live {
             Some(found) if request.ignore_value => {
-                let old = KeyValue::decode(View::at(&*self.txn, self.begin).kv(found.revision));
+                let old = KeyValue::decode(View::at(&*self.txn, self.written.begin).kv(found.revision));
                 store(&KeyValue { value: old.value, ..kv })
             }
             _ => store(&kv),
@@ -110,79 +188,133 @@ impl<'t, 's> Writer<'t, 's> {
             }
         }
 
-        let key_at = 2 + varint_len(request.key.len() as u64);
-        self.events.push(Event {
-            sub: revision.sub,
-            delete: false,
-            create: entry.create_revision == revision.main,
-            key: stored.slice(key_at..key_at + request.key.len()),
-            kv: stored.slice(1..),
-            prev: self.prev(&request.key, live),
-        });
+        self.written.growth.keys += i64::from(live.is_none());
+        self.written.growth.put_bytes += (request.key.len() + stored.len() - 1) as u64;
+        if self.keeps_event() {
+            let key_at = 2 + varint_len(request.key.len() as u64);
+            self.written.events.push(Event {
+                sub: revision.sub,
+                delete: false,
+                create: entry.create_revision == revision.main,
+                key: stored.slice(key_at..key_at + request.key.len()),
+                kv: stored.slice(1..),
+                prev: self.prev(&request.key, live),
+            });
+        }
         prev_kv
     }
 
-    /// Deletes the live keys of an interval, in key order. What they held is kept as far as there is room.
-    pub fn delete_range(&mut self, request: &DeleteRangeRequest, room: &mut AnswerRoom) -> Deleted {
-        let mut deleted = Deleted::default();
+    /// Counts a change. Whether its event is to be kept: of too many none is.
+    fn keeps_event(&mut self) -> bool {
+        let written = &mut self.written;
+        written.changes += 1;
+        let keeps = written.changes as usize <= written.events_max;
+        if !keeps {
+            written.events = Vec::new();
+        }
+        keeps
+    }
+
+    /// Deletes the live keys of an interval, in key order. What they held is appended to `prev_kvs`, as fields 3 of a
+    /// DeleteRangeResponse, if that is asked for and as far as there is room. Returns how many there were.
+    pub fn delete_range(
+        &mut self,
+        request: &DeleteRangeRequest,
+        prev_kvs: &mut BytesMut,
+        room: &mut AnswerRoom,
+    ) -> i64 {
         if request.range_end.is_empty() {
-            if let Some(found) = self.newest(&request.key).filter(|found| !found.entry.tombstone) {
-                self.keep_prev(request, found, &mut deleted, room);
-                self.delete(&request.key, found);
-            }
-            return deleted;
+            return i64::from(self.delete_one(request, prev_kvs, room));
         }
-        let interval = Interval::new(&request.key, &request.range_end);
-        let mut position = interval.start();
-        // One main revision holds all of it, so what this very loop deletes is not live at `at` any more, and what
-        // it has not reached yet is.
-        let at = self.begin + 1;
-        loop {
-            let mut batch = Vec::new();
-            let view = View::at(&*self.txn, at);
-            let mut walk = Walk::resume(&view, &interval, at, &position, usize::MAX);
-            while batch.len() < DELETE_BATCH
-                && let Step::Live(revision, entry) = walk.next()
-            {
-                batch.push((walk.key().into_owned(), Found { revision, entry }));
-            }
-            let last = batch.len() < DELETE_BATCH;
-            if !last {
-                position = walk.position();
-            }
-            for (key, found) in batch {
-                self.keep_prev(request, found, &mut deleted, room);
-                self.delete(&key, found);
-            }
-            if last {
-                return deleted;
-            }
+        let mut deletion = Deletion::new(request);
+        while !self.delete_some(request, &mut deletion, prev_kvs, room, &mut { usize::MAX }) {}
+        deletion.keys
+    }
+
+    /// Deletes the one key that a request without an end names. False if it does not live.
+    pub fn delete_one(
+        &mut self,
+        request: &DeleteRangeRequest,
+        prev_kvs: &mut BytesMut,
+        room: &mut AnswerRoom,
+    ) -> bool {
+        let live = self.newest(&request.key).filter(|found| !found.entry.tombstone);
+        if let Some(found) = live {
+            self.keep_prev(request, found, prev_kvs, room);
+            self.delete(&request.key, found);
         }
+        live.is_some()
+    }
+
+    /// Goes on with a deletion as far as `budget` allows; true once it is done.
+    pub fn delete_some(
+        &mut self,
+        request: &DeleteRangeRequest,
+        deletion: &mut Deletion,
+        prev_kvs: &mut BytesMut,
+        room: &mut AnswerRoom,
+        budget: &mut usize,
+    ) -> bool {
+        // One main revision holds all of it, so what this very deletion has deleted is not live at `at` any more, and
+        // what it has not reached yet is.
+        let at = self.written.begin + 1;
+        let mut batch = Vec::new();
+        let view = View::at(&*self.txn, at);
+        // The walk looks at one entry at least, so that every slice gets on.
+        let mut walk = Walk::resume(&view, &deletion.interval, at, &deletion.position, (*budget).max(1));
+        let done = loop {
+            match walk.next() {
+                Step::End => break true,
+                Step::Paused => break false,
+                Step::Live(revision, entry) => {
+                    batch.push((walk.key().into_owned(), Found { revision, entry }));
+                    let kept = if request.prev_kv { entry.kv_len / BYTES_PER_ENTRY } else { 0 };
+                    if walk.spend(CHANGE_COST + kept) || batch.len() == DELETE_BATCH {
+                        break false;
+                    }
+                }
+            }
+        };
+        *budget = walk.budget().min(*budget);
+        if !done {
+            deletion.position = walk.position();
+        }
+        deletion.keys += batch.len() as i64;
+        for (key, found) in batch {
+            self.keep_prev(request, found, prev_kvs, room);
+            self.delete(&key, found);
+        }
+        done
     }
 
     fn keep_prev(
         &self,
         request: &DeleteRangeRequest,
         found: Found,
-        deleted: &mut Deleted,
+        prev_kvs: &mut BytesMut,
         room: &mut AnswerRoom,
     ) {
-        deleted.keys += 1;
         if request.prev_kv && room.admit(bytes_field_len(found.entry.kv_len)) {
-            put_bytes_field(
-                &mut deleted.prev_kvs,
-                3,
-                View::at(&*self.txn, self.begin + 1).kv(found.revision),
-            );
+            put_bytes_field(prev_kvs, 3, View::at(&*self.txn, self.written.begin + 1).kv(found.revision));
         }
     }
 
-    /// Deletes the given keys, which all are attached to one lease and therefore live; etcd API guarantee: sorted.
-    pub fn delete_keys(&mut self, keys: &[Vec<u8>]) {
-        for key in keys {
-            let found = self.newest(key).filter(|found| !found.entry.tombstone);
-            self.delete(key, found.expect("a key attached to a lease is live"));
+    /// Deletes the keys attached to a lease as far as `budget` allows; true once none is left. etcd API guarantee:
+    /// they go in the order of keys. A key that is deleted is detached, so those that are left need no position.
+    pub fn delete_attached(&mut self, lease: i64, budget: &mut usize) -> bool {
+        while *budget > 0 {
+            let most = (*budget / CHANGE_COST).clamp(1, DELETE_BATCH);
+            let keys = first_lease_keys(&*self.txn, lease, most);
+            for key in &keys {
+                let found = self.newest(key).filter(|found| !found.entry.tombstone);
+                self.delete(key, found.expect("a key attached to a lease is live"));
+            }
+            *budget = budget.saturating_sub(CHANGE_COST * keys.len());
+            if keys.len() < most {
+                return true;
+            }
         }
+        false
     }
 
     fn delete(&mut self, key: &[u8], found: Found) {
@@ -203,14 +335,17 @@ impl<'t, 's> Writer<'t, 's> {
         self.txn.put(Tree::Garbage, &garbage_key(revision.main + 1, revision), &[]);
         self.detach(found.entry.lease, key);
 
-        self.events.push(Event {
-            sub: revision.sub,
-            delete: true,
-            create: false,
-            key: buffer.slice(stored_len - key.len()..stored_len),
-            kv: buffer.slice(1..),
-            prev: self.prev(key, Some(found)),
-        });
+        self.written.growth.keys -= 1;
+        if self.keeps_event() {
+            self.written.events.push(Event {
+                sub: revision.sub,
+                delete: true,
+                create: false,
+                key: buffer.slice(stored_len - key.len()..stored_len),
+                kv: buffer.slice(1..),
+                prev: self.prev(key, Some(found)),
+            });
+        }
     }
 
     fn detach(&mut self, lease: i64, key: &[u8]) {
@@ -223,21 +358,23 @@ impl<'t, 's> Writer<'t, 's> {
     /// What the key held before this write. Only where one write changes a key twice does it have to look.
     fn prev(&self, key: &[u8], live: Option<Found>) -> Option<(i64, i64)> {
         let mut revision = live?.revision;
-        if revision.main > self.begin {
-            revision = View::at(&*self.txn, self.begin).find(key, self.begin)?.revision;
+        let begin = self.written.begin;
+        if revision.main > begin {
+            revision = View::at(&*self.txn, begin).find(key, begin)?.revision;
         }
         Some((revision.main, revision.sub))
     }
 
     /// Ends the write: if it changed anything, its revision is the store's.
     pub fn finish(self) -> Option<EventBatch> {
-        if self.events.is_empty() {
+        let Written { begin, changes, events, .. } = self.written;
+        if changes == 0 {
             return None;
         }
-        let revision = self.begin + 1;
+        let revision = begin + 1;
         let applied = self.txn.applied();
         self.txn.set_applied(Applied { revision, ..applied });
-        Some(EventBatch { revision, compact_revision: applied.compact_revision, events: self.events })
+        Some(EventBatch { revision, compact_revision: applied.compact_revision, events })
     }
 }
 

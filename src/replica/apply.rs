@@ -5,20 +5,30 @@
 //! one transaction that the caller commits together with the entry's index.
 #![forbid(unsafe_code)]
 
+use bytes::{Bytes, BytesMut};
+
 use crate::btree::{Read, WriteTxn};
 use crate::cluster::{Alarms, Cluster};
 use crate::error::Error;
 use crate::lease::{self, Lessor};
+use crate::limits::EVENTS_PUBLISHED_MAX;
+use crate::mvcc::answer_body::AnswerBody;
 use crate::mvcc::answer_room::AnswerRoom;
-use crate::mvcc::attached::lease_keys;
+use crate::mvcc::attached::first_lease_keys;
 use crate::mvcc::txn::Ops;
+use crate::mvcc::txn_write::TxnWrite;
 use crate::mvcc::view::View;
-use crate::mvcc::write::Writer;
+use crate::mvcc::write::{CHANGE_COST, Deletion, Writer, Written};
 use crate::mvcc::{EventBatch, compact, range, txn};
-use crate::proto::etcdserverpb::PutRequest;
+use crate::proto::etcdserverpb::{
+    DeleteRangeRequest, LeaseCheckpointRequest, PutRequest, RangeRequest, TxnRequest,
+};
 use crate::request::Request;
 use crate::response::{Header, Response};
 use crate::stdx::time::Instant;
+
+/// A lease with fewer keys than this is revoked among other entries, if the turn's budget suffices.
+const FEW_KEYS: usize = 64;
 
 /// What apply keeps in memory beside the store. All of it can be read back from there.
 pub struct State {
@@ -51,8 +61,61 @@ impl State {
     }
 }
 
-/// Applies one entry. `reply_wanted` is false where no client waits for it: then reads inside transactions are
-/// skipped, and the reply is of no use.
+/// What may be done before the turn ends.
+#[derive(Clone, Copy, Debug)]
+pub struct Slice {
+    /// Index entries that may still be looked at, or as much else as takes about as long.
+    pub budget: usize,
+    /// [`EVENTS_PUBLISHED_MAX`], or a simulation's.
+    pub events_max: usize,
+}
+
+/// How far an entry has come.
+pub enum Progress {
+    /// It is applied.
+    Done(Applied),
+    /// The slice was not enough.
+    Pending(Work),
+}
+
+/// What is left of an entry. Its changes so far are in the transaction, which is suspended meanwhile; what [`State`]
+/// has of leases and alarms is changed at the end.
+pub enum Work {
+    /// A DeleteRange.
+    Delete(Box<DeleteWork>),
+    /// A LeaseRevoke.
+    Revoke(Written),
+    /// A LeaseCheckpoint, from this lease on.
+    Checkpoint(usize),
+    /// A transaction.
+    Txn(Box<TxnWrite>),
+}
+
+/// What is left of a DeleteRange.
+pub struct DeleteWork {
+    written: Option<Written>,
+    deletion: Deletion,
+    deleted: bool,
+    prev_kvs: AnswerBody,
+    room: AnswerRoom,
+}
+
+/// Whether a request surely takes no more than `budget`. One that may take more gets a transaction of its own, so that
+/// nothing else waits to be published while it is suspended.
+pub fn is_within(read: &impl Read, request: &Request, budget: usize) -> bool {
+    match request {
+        Request::DeleteRange(request) => request.range_end.is_empty(),
+        Request::Txn(request) => txn::is_within(request, budget),
+        Request::LeaseRevoke(request) => {
+            let most = budget / CHANGE_COST;
+            first_lease_keys(read, request.id, most.min(FEW_KEYS)).len() < most.min(FEW_KEYS)
+        }
+        Request::LeaseCheckpoint(request) => request.checkpoints.len() < budget / CHANGE_COST,
+        _ => true,
+    }
+}
+
+/// Applies one entry whole.
 pub fn apply(
     txn: &mut WriteTxn<'_>,
     state: &mut State,
@@ -60,46 +123,45 @@ pub fn apply(
     request: &Request,
     reply_wanted: bool,
 ) -> Applied {
-    if let Some(error) = state.alarms.refuse(request) {
-        return Applied { reply: Err(error), events: None, ops: Ops::default() };
+    let mut slice = Slice { budget: usize::MAX, events_max: EVENTS_PUBLISHED_MAX };
+    let mut progress = begin(txn, state, now, request, reply_wanted, &mut slice);
+    loop {
+        match progress {
+            Progress::Done(applied) => return applied,
+            Progress::Pending(work) => progress = resume(work, txn, state, request, &mut slice),
+        }
     }
+}
+
+/// Begins to apply an entry. `reply_wanted` is false where no client waits for it: then reads are skipped, and the
+/// reply is of no use.
+pub fn begin(
+    txn: &mut WriteTxn<'_>,
+    state: &mut State,
+    now: Instant,
+    request: &Request,
+    reply_wanted: bool,
+    slice: &mut Slice,
+) -> Progress {
+    if let Some(error) = state.alarms.refuse(request) {
+        return Progress::Done(Applied { reply: Err(error), events: None, ops: Ops::default() });
+    }
+    slice.budget = slice.budget.saturating_sub(CHANGE_COST);
     let mut events = None;
     let mut ops = Ops::default();
     let revision = txn.applied().revision;
     let reply = match request {
         Request::Range(request) => {
             ops.ranges = 1;
-            let none = Header::default();
-            range::answer(&View::new(&*txn), &none, request).map(|answer| {
-                // Field 1 is the header that the caller will put there itself.
-                Response::Range { revision, body: answer.slice(none.field_len(revision)..) }
-            })
+            if reply_wanted { range(txn, request) } else { Ok(Response::Done) }
         }
-        Request::Put(request) => put(txn, state, request).map(|(response, batch)| {
-            ops.put(request);
+        Request::Put(request) => put(txn, state, request, slice, &mut ops).map(|(response, batch)| {
             events = batch;
             response
         }),
-        Request::DeleteRange(request) => {
-            ops.delete(request);
-            let mut writer = Writer::begin(txn);
-            let mut room = AnswerRoom::default();
-            let deleted = writer.delete_range(request, &mut room);
-            let revision = writer.revision();
-            events = writer.finish();
-            let prev_kvs = deleted.prev_kvs.freeze();
-            Ok(match room.overlong() {
-                None => Response::DeleteRange { revision, deleted: deleted.keys, prev_kvs },
-                Some(len) => Response::Overlong { revision, len },
-            })
-        }
+        Request::DeleteRange(request) => return DeleteWork::begin(txn, request, slice),
         Request::Txn(request) => {
-            let exists = |id| state.lessor.exists(id);
-            txn::apply(txn, request, &exists, reply_wanted).and_then(|(outcome, batch)| {
-                ops = outcome.ops;
-                events = batch;
-                outcome.response
-            })
+            return transact(TxnWrite::new(reply_wanted, slice.events_max), txn, state, request, slice);
         }
         Request::Compaction(request) => compact::mark(txn, request.revision).map(|()| {
             // etcd reads a key to learn the revision.
@@ -111,23 +173,12 @@ pub fn apply(
             .grant(txn, now, request.id, request.ttl)
             .map(|ttl| Response::LeaseGrant { revision, id: request.id, ttl })
             .map_err(lease_error),
-        Request::LeaseRevoke(request) => {
-            let keys = lease_keys(&*txn, request.id);
-            state.lessor.revoke(txn, request.id).map_err(lease_error).map(|()| {
-                ops.deletes = keys.len() as u32;
-                let mut writer = Writer::begin(txn);
-                writer.delete_keys(&keys);
-                let revision = writer.revision();
-                events = writer.finish();
-                Response::LeaseRevoke { revision }
-            })
+        Request::LeaseRevoke(request) if state.lessor.exists(request.id) => {
+            let written = Writer::begin_with(txn, slice.events_max).pause();
+            return revoke(written, txn, state, request.id, slice);
         }
-        Request::LeaseCheckpoint(request) => {
-            for checkpoint in &request.checkpoints {
-                state.lessor.checkpoint(txn, checkpoint.id, checkpoint.remaining_ttl);
-            }
-            Ok(Response::LeaseCheckpoint { revision })
-        }
+        Request::LeaseRevoke(_) => Err(Error::LeaseNotFound),
+        Request::LeaseCheckpoint(request) => return checkpoint(0, txn, state, request, slice),
         Request::Alarm(request) => Ok(Response::Alarm { revision, alarms: state.alarms.apply(txn, request) }),
         Request::ClusterVersionSet(request) => {
             state.cluster.set_version(txn, &request.ver);
@@ -145,19 +196,173 @@ pub fn apply(
         }
         Request::DowngradeVersionTest => Ok(Response::Done),
     };
-    Applied { reply, events, ops }
+    Progress::Done(Applied { reply, events, ops })
+}
+
+/// Goes on with an entry. The request is the one that the work began with.
+pub fn resume(
+    work: Work,
+    txn: &mut WriteTxn<'_>,
+    state: &mut State,
+    request: &Request,
+    slice: &mut Slice,
+) -> Progress {
+    match (work, request) {
+        (Work::Delete(work), Request::DeleteRange(request)) => work.proceed(txn, request, slice),
+        (Work::Revoke(written), Request::LeaseRevoke(request)) => {
+            revoke(written, txn, state, request.id, slice)
+        }
+        (Work::Checkpoint(next), Request::LeaseCheckpoint(request)) => {
+            checkpoint(next, txn, state, request, slice)
+        }
+        (Work::Txn(write), Request::Txn(request)) => transact(*write, txn, state, request, slice),
+        _ => unreachable!("the work on an entry belongs to its request"),
+    }
+}
+
+fn range(txn: &WriteTxn<'_>, request: &RangeRequest) -> Result<Response, Error> {
+    let revision = txn.applied().revision;
+    let none = Header::default();
+    range::answer(&View::new(txn), &none, request).map(|answer| {
+        // Field 1 is the header that the caller will put there itself.
+        Response::Range { revision, body: answer.slice(none.field_len(revision)..) }
+    })
 }
 
 fn put(
     txn: &mut WriteTxn<'_>,
     state: &State,
     request: &PutRequest,
+    slice: &Slice,
+    ops: &mut Ops,
 ) -> Result<(Response, Option<EventBatch>), Error> {
-    let mut writer = Writer::begin(txn);
+    let mut writer = Writer::begin_with(txn, slice.events_max);
     txn::check_put(&writer.view(), request, &|id| state.lessor.exists(id))?;
     let prev_kv = writer.put(request);
+    ops.put(request);
+    ops.growth = writer.growth();
     let revision = writer.revision();
     Ok((Response::Put { revision, prev_kv }, writer.finish()))
+}
+
+impl DeleteWork {
+    /// A fault for the simulator: [`Deletion::skip_key`].
+    pub(super) fn skip_key(&mut self, txn: &WriteTxn<'_>) {
+        self.deletion.skip_key(txn);
+    }
+
+    fn begin(txn: &mut WriteTxn<'_>, request: &DeleteRangeRequest, slice: &mut Slice) -> Progress {
+        let mut writer = Writer::begin_with(txn, slice.events_max);
+        if !request.range_end.is_empty() {
+            let work = Self {
+                written: Some(writer.pause()),
+                deletion: Deletion::new(request),
+                deleted: false,
+                prev_kvs: AnswerBody::default(),
+                room: AnswerRoom::default(),
+            };
+            return Box::new(work).proceed(txn, request, slice);
+        }
+        let (mut prev_kvs, mut room) = (BytesMut::new(), AnswerRoom::default());
+        let keys = i64::from(writer.delete_one(request, &mut prev_kvs, &mut room));
+        Self::done(writer, request, keys, prev_kvs.freeze(), &room)
+    }
+
+    fn proceed(
+        mut self: Box<Self>,
+        txn: &mut WriteTxn<'_>,
+        request: &DeleteRangeRequest,
+        slice: &mut Slice,
+    ) -> Progress {
+        let written = self.written.take().expect("a deletion that is not done has a write");
+        let mut writer = Writer::resume(txn, written);
+        let budget = &mut slice.budget;
+        while !self.deleted && *budget > 0 {
+            let Self { deletion, prev_kvs, room, .. } = &mut *self;
+            self.deleted = writer.delete_some(request, deletion, prev_kvs.out(), room, budget);
+        }
+        let joined = if self.deleted { self.prev_kvs.join(budget) } else { None };
+        match joined {
+            Some(prev_kvs) => Self::done(writer, request, self.deletion.keys(), prev_kvs, &self.room),
+            None => {
+                self.written = Some(writer.pause());
+                Progress::Pending(Work::Delete(self))
+            }
+        }
+    }
+
+    fn done(
+        writer: Writer<'_, '_>,
+        request: &DeleteRangeRequest,
+        deleted: i64,
+        prev_kvs: Bytes,
+        room: &AnswerRoom,
+    ) -> Progress {
+        let mut ops = Ops::default();
+        ops.delete(request);
+        ops.growth = writer.growth();
+        let revision = writer.revision();
+        let response = match room.overlong() {
+            None => Response::DeleteRange { revision, deleted, prev_kvs },
+            Some(len) => Response::Overlong { revision, len },
+        };
+        Progress::Done(Applied { reply: Ok(response), events: writer.finish(), ops })
+    }
+}
+
+fn revoke(
+    written: Written,
+    txn: &mut WriteTxn<'_>,
+    state: &mut State,
+    id: i64,
+    slice: &mut Slice,
+) -> Progress {
+    let mut writer = Writer::resume(txn, written);
+    if !writer.delete_attached(id, &mut slice.budget) {
+        return Progress::Pending(Work::Revoke(writer.pause()));
+    }
+    let deletes = u32::try_from(writer.changes()).unwrap_or(u32::MAX);
+    let ops = Ops { deletes, growth: writer.growth(), ..Ops::default() };
+    let revision = writer.revision();
+    let events = writer.finish();
+    let reply = state.lessor.revoke(txn, id).map_err(lease_error);
+    Progress::Done(Applied { reply: reply.map(|()| Response::LeaseRevoke { revision }), events, ops })
+}
+
+fn checkpoint(
+    first: usize,
+    txn: &mut WriteTxn<'_>,
+    state: &mut State,
+    request: &LeaseCheckpointRequest,
+    slice: &mut Slice,
+) -> Progress {
+    let revision = txn.applied().revision;
+    for (number, checkpoint) in request.checkpoints.iter().enumerate().skip(first) {
+        if slice.budget == 0 {
+            return Progress::Pending(Work::Checkpoint(number));
+        }
+        slice.budget = slice.budget.saturating_sub(CHANGE_COST);
+        state.lessor.checkpoint(txn, checkpoint.id, checkpoint.remaining_ttl);
+    }
+    let reply = Ok(Response::LeaseCheckpoint { revision });
+    Progress::Done(Applied { reply, events: None, ops: Ops::default() })
+}
+
+fn transact(
+    mut write: TxnWrite,
+    txn: &mut WriteTxn<'_>,
+    state: &State,
+    request: &TxnRequest,
+    slice: &mut Slice,
+) -> Progress {
+    let exists = |id| state.lessor.exists(id);
+    match write.step(txn, request, &exists, &mut slice.budget) {
+        None => Progress::Pending(Work::Txn(Box::new(write))),
+        Some(Ok((outcome, events))) => {
+            Progress::Done(Applied { reply: outcome.response, events, ops: outcome.ops })
+        }
+        Some(Err(error)) => Progress::Done(Applied { reply: Err(error), events: None, ops: Ops::default() }),
+    }
 }
 
 fn lease_error(error: lease::Error) -> Error {

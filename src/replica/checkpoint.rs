@@ -122,6 +122,10 @@ pub struct Bounds {
     pub sweep: usize,
     /// Entries applied in one turn.
     pub apply: usize,
+    /// Index entries that apply looks at in one turn.
+    pub apply_budget: usize,
+    /// Changes of one revision that are published with it.
+    pub events: usize,
     /// Proposals that may wait for their entry to be applied.
     pub pending: usize,
     /// Bytes of entries in one append to the log.
@@ -139,12 +143,17 @@ impl Replica {
         self.expire_max = bounds.expire;
         self.sweep_slice = bounds.sweep;
         self.apply_entries_max = bounds.apply;
+        self.apply_budget = bounds.apply_budget;
+        self.events_max = bounds.events;
         self.proposals.set_bounds(bounds.pending, bounds.append_bytes);
     }
 
     /// Begins a checkpoint if it is time.
     pub(super) fn checkpoint_if_due(&mut self, now: Instant, outputs: &mut Outputs) {
-        if self.checkpointing.is_none() && self.checkpoints.is_due(now, &self.store.stats()) {
+        if self.checkpointing.is_none()
+            && !self.is_suspended()
+            && self.checkpoints.is_due(now, &self.store.stats())
+        {
             self.checkpoints.begin(now);
             self.begin_checkpoint(outputs);
         }
@@ -169,6 +178,10 @@ impl Replica {
     }
 
     pub(super) fn on_checkpoint_synced(&mut self, generation: u64) {
+        if self.is_suspended() {
+            self.checkpoint_ended = Some(generation);
+            return;
+        }
         self.store.finish_checkpoint(generation);
         let mark = self.checkpointing.take().expect("a checkpoint was under way");
         // The next one often has nothing new but a sweep.
@@ -194,7 +207,7 @@ impl Replica {
     /// For a member that stops: writes what is left. True once nothing is on its way; with nothing in `outputs`
     /// then, all is done.
     pub fn settle(&mut self, outputs: &mut Outputs) -> bool {
-        if self.checkpointing.is_some() || !self.unsynced.is_empty() {
+        if self.checkpointing.is_some() || !self.unsynced.is_empty() || self.is_suspended() {
             return false;
         }
         if !self.settled {

@@ -1,100 +1,64 @@
-//! Committed entries become state: one transaction for all of a turn, then replies and events.
+//! Committed entries become state: transactions of as many entries as a turn has time for, then replies and events.
+//!
+//! An entry that takes longer than a turn has a transaction of its own, which is suspended between turns ([`execute`]).
+//! Until it is committed nobody sees any of it, no other entry is applied, no garbage is swept, and no checkpoint begins
+//! or ends.
+//!
+//! [`execute`]: super::execute
 #![forbid(unsafe_code)]
 
-use std::sync::Arc;
-
-use prost::Message;
-use raft::RawNode;
-use raft::eraftpb::{ConfChange, Entry as LogEntry, EntryType};
-use raft_proto::CONF_CHANGE_UPDATE_NODE;
-
-use super::apply::{self, apply};
+use super::apply::Slice;
+use super::execute::Draft;
 use super::port::{Output, Outputs};
 use super::replica::{Replica, lowest};
-use super::tail::Tail;
-use crate::btree::{Applied, Read};
-use crate::cluster::cost::cost;
 use crate::limits::{CATCHUP_BYTES_MAX, TAIL_BYTES_MAX};
 use crate::mvcc::compact;
-use crate::request::{Entry, Request};
-use crate::response::Response;
 use crate::stdx::time::Instant;
 
+/// What may still be applied in a turn.
+pub(super) struct Turn {
+    pub(super) slice: Slice,
+    entries: usize,
+    /// A slice of garbage may be removed.
+    sweeps: bool,
+}
+
+impl Turn {
+    fn has_room(&self) -> bool {
+        self.slice.budget > 0 && self.entries > 0
+    }
+}
+
 impl Replica {
-    /// Applies what is committed and removes a slice of garbage, in one transaction.
+    /// Applies what is committed, as far as a turn goes, and removes a slice of garbage.
     pub(super) fn apply_committed(&mut self, now: Instant, outputs: &mut Outputs) {
-        let sweep = self.is_sweep_due();
-        if self.committed.is_empty() && !sweep {
-            return;
+        let slice = Slice { budget: self.apply_budget, events_max: self.events_max };
+        let mut turn = Turn { slice, entries: self.apply_entries_max, sweeps: true };
+        while self.apply_draft(now, &mut turn, outputs) && turn.has_room() {}
+    }
+
+    /// One transaction of entries, committed or suspended. True if there is more to apply at once.
+    fn apply_draft(&mut self, now: Instant, turn: &mut Turn, outputs: &mut Outputs) -> bool {
+        let sweep = turn.sweeps && self.is_sweep_due();
+        if self.committed.is_empty() && self.executing.is_none() && !sweep {
+            return false;
         }
-        let count = self.committed.len().min(self.apply_entries_max);
-        let entries: Vec<LogEntry> = self.committed.drain(..count).collect();
-        let mut told = Vec::with_capacity(2 * count);
         // A compaction among these entries is not published yet: a reader may still pin below it.
         let published = self.store.applied().compact_revision;
-        let mut grown = false;
-        let mut txn = self.store.write();
-        for entry in &entries {
-            let before = txn.applied();
-            assert_eq!(entry.index, before.index + 1, "entries are applied one after the other");
-            match entry.entry_type() {
-                EntryType::EntryNormal if entry.data.is_empty() => {}
-                EntryType::EntryNormal => {
-                    let command = Entry::decode(entry.data.clone()).unwrap_or_else(|error| {
-                        panic!(
-                            "log entry {} cannot be applied: {error}; it was written by another version: start the \
-                             member with that version, or restore it from a snapshot",
-                            entry.index
-                        )
-                    });
-                    let ticket = self.proposals.answer(command.id);
-                    let expiry = ticket.is_none()
-                        && self.revoking > 0
-                        && matches!(command.request, Request::LeaseRevoke(_));
-                    self.revoking -= usize::from(expiry);
-                    let apply::Applied { reply, events, ops } =
-                        apply(&mut txn, &mut self.state, now, &command.request, ticket.is_some());
-                    if let Ok(Response::Compact { compacted, .. }) = &reply {
-                        self.digests.queue(entry.index, *compacted, before.compact_revision);
-                    }
-                    self.tally.count(&command.request, &reply, &ops, expiry);
-                    match &command.request {
-                        Request::Alarm(_) => self.alarming = 0,
-                        Request::LeaseCheckpoint(request) => {
-                            request.checkpoints.iter().for_each(|lease| _ = self.clearing.remove(&lease.id));
-                        }
-                        _ => {}
-                    }
-                    grown |= reply.is_ok() && cost(&command.request) > 0;
-                    if let Some(batch) = events {
-                        told.push(Output::Publish(Arc::new(batch)));
-                    }
-                    match (ticket, reply) {
-                        (Some(ticket), Ok(Response::Compact { revision, compacted, physical: true })) => {
-                            let response = Response::Compact { revision, compacted, physical: true };
-                            self.sweeping.push((compacted, ticket, response));
-                        }
-                        (Some(ticket), result) => told.push(Output::Reply { ticket, result }),
-                        (None, _) => {}
-                    }
-                }
-                EntryType::EntryConfChange => {
-                    // What nobody can read and what the rules reject changes nothing, here as on every other member.
-                    let change = ConfChange::decode(entry.data.clone()).unwrap_or_default();
-                    if let Ok(judged) = self.state.cluster.judge(&change)
-                        && takes_effect(&mut self.node, &change)
-                    {
-                        self.state.cluster.change(&mut txn, judged);
-                    }
-                }
-                EntryType::EntryConfChangeV2 => {
-                    panic!("log entry {} changes several members at once, which nobody proposes", entry.index)
-                }
-            }
-            let after = txn.applied();
-            txn.set_applied(Applied { index: entry.index, term: entry.term, ..after });
+        let mut draft = Draft::default();
+        if !self.store.is_suspended() {
+            self.store.write().suspend();
         }
+        while turn.has_room() && self.execute_next(now, &mut turn.slice, &mut draft) {
+            turn.entries -= 1;
+        }
+        if self.is_suspended() {
+            self.tally.suspensions += 1;
+            return false;
+        }
+        let mut txn = self.store.resume();
         self.tally.sweeps += u64::from(sweep);
+        turn.sweeps &= !sweep;
         let swept = if sweep {
             let pinned = lowest(self.pins.lowest(), self.digests.pin());
             compact::sweep(&mut txn, lowest(pinned, Some(published)), self.sweep_slice)
@@ -103,16 +67,20 @@ impl Replica {
         };
         txn.commit();
         self.checkpoints.applied(now);
-        if grown {
+        if let Some(generation) = self.checkpoint_ended.take() {
+            self.on_checkpoint_synced(generation);
+        }
+        if draft.grown {
             self.raise_alarm_if_full();
         }
-        if let Some(last) = entries.last() {
-            self.node.advance_apply_to(last.index);
+        if let Some(last) = draft.last {
+            self.node.advance_apply_to(last);
             self.trim_tail();
         }
-        outputs.append(&mut told);
+        outputs.append(&mut draft.told);
         self.swept += swept.removed as u64;
         self.tell_swept(outputs);
+        !self.committed.is_empty() || self.executing.is_some()
     }
 
     fn tell_swept(&mut self, outputs: &mut Outputs) {
@@ -140,9 +108,4 @@ impl Replica {
             tail.shrink(applied, CATCHUP_BYTES_MAX);
         }
     }
-}
-
-/// Has raft take part in a change that the rules allow. False if raft cannot: nobody may remove the last voter.
-fn takes_effect(node: &mut RawNode<Tail>, change: &ConfChange) -> bool {
-    change.change_type == CONF_CHANGE_UPDATE_NODE || node.apply_conf_change(change).is_ok()
 }

@@ -91,7 +91,10 @@ impl Replica {
         }
         self.defragmentation.reclaims = self.store.reclaim();
         loop {
-            let is_ready = self.checkpointing.is_none() && self.is_swept() && !self.defragmentation.reclaims;
+            let is_ready = self.checkpointing.is_none()
+                && !self.is_suspended()
+                && self.is_swept()
+                && !self.defragmentation.reclaims;
             match self.defragmentation.advance(is_ready) {
                 None => return,
                 Some(Advance::Checkpoint) => {

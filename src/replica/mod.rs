@@ -26,11 +26,13 @@
 //! ```text
 //!   bootstrap    a new cluster's first entries              recover    what a start makes of store and log
 //!   propose      proposals that wait, and their replies     ready      what raft wants done, in which order
-//!   commit       committed entries, one by one              apply      one entry's effect on the store
+//!   commit       committed entries, a turn's worth          execute    one after the other, over several turns
+//!   apply        one entry's effect on the store
 //!   read_index   reads that a quorum confirms               read_gate  what sessions may know of raft
 //!   election     election timeouts drawn from a seed        tail       the log's newest entries in memory
 //!   checkpoint   when the store file is written             defragment what is given back when asked for
 //!   quota        the second look at the quota               digest     hashes of what a compaction removes
+//!   fault        what would be wrong in the middle of an entry, for the simulator
 //!   bucket_hash  the hash of all that etcd would store      tally      counts for the metrics
 //! ```
 //!
@@ -50,6 +52,8 @@ mod commit;
 mod defragment;
 mod digest;
 mod election;
+mod execute;
+mod fault;
 mod propose;
 mod quota;
 mod read_index;
@@ -62,5 +66,6 @@ mod tail;
 mod tests;
 
 pub use checkpoint::Bounds;
+pub use fault::Fault;
 pub use recover::{Opening, refusal};
 pub use replica::{Replica, Settings};

@@ -23,8 +23,8 @@ use super::tally::Tally;
 use crate::btree::Store;
 use crate::cluster::Cluster;
 use crate::limits::{
-    APPLY_BESIDE_MIN, APPLY_ENTRIES_MAX, EXPIRE_MAX, MESSAGE_BYTES_MAX, MESSAGES_INFLIGHT_MAX,
-    PROPOSAL_TIMEOUT, SWEEP_SLICE,
+    APPLY_BESIDE_MIN, APPLY_BUDGET, APPLY_ENTRIES_MAX, EVENTS_PUBLISHED_MAX, EXPIRE_MAX, MESSAGE_BYTES_MAX,
+    MESSAGES_INFLIGHT_MAX, PROPOSAL_TIMEOUT, SWEEP_SLICE,
 };
 use crate::mvcc::compact_hash::CompactionHashes;
 use crate::mvcc::pin::Pins;
@@ -104,6 +104,8 @@ impl Replica {
             lease_calls: Vec::new(),
             clearing: BTreeSet::new(),
             committed: VecDeque::new(),
+            executing: None,
+            checkpoint_ended: None,
             buffers: Vec::new(),
             outbox: Vec::new(),
             founding,
@@ -124,6 +126,8 @@ impl Replica {
             apply_beside_min: APPLY_BESIDE_MIN,
             sweep_slice: SWEEP_SLICE,
             apply_entries_max: APPLY_ENTRIES_MAX,
+            apply_budget: APPLY_BUDGET,
+            events_max: EVENTS_PUBLISHED_MAX,
             deferred: false,
             alarming: 0,
             tally: Tally::default(),

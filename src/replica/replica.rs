@@ -13,6 +13,7 @@ use super::checkpoint::Policy;
 use super::defragment::Defragmentation;
 use super::digest::Digests;
 use super::election::Timeouts;
+use super::execute::Executing;
 use super::port::{Input, LeaseCall, Output, Outputs, Ticket};
 use super::propose::Proposals;
 use super::read_gate::ReadGate;
@@ -23,7 +24,7 @@ use super::tally::Tally;
 use crate::btree::{Applied, Store};
 use crate::error::Error;
 use crate::lease;
-use crate::limits::COMMITTED_UNAPPLIED_MAX;
+use crate::limits::{COMMITTED_UNAPPLIED_MAX, UNAPPLIED_BYTES_MAX};
 use crate::mvcc::compact;
 use crate::mvcc::compact_hash::CompactionHashes;
 use crate::mvcc::pin::Pins;
@@ -104,8 +105,12 @@ pub struct Replica {
     pub(super) outbox: Vec<Message>,
     /// A new cluster's first entries on their way to the log.
     pub(super) founding: Founding,
-    /// Committed entries that are not applied.
+    /// Committed entries that are not applied, behind the one in `executing`.
     pub(super) committed: VecDeque<LogEntry>,
+    /// The entry under way. If it has begun, the store's draft is its own, and suspended between turns.
+    pub(super) executing: Option<Executing>,
+    /// The checkpoint under way is durable, which the store hears once it is not suspended.
+    pub(super) checkpoint_ended: Option<u64>,
     /// Memory for log writes.
     pub(super) buffers: Vec<Vec<u8>>,
     /// Hashes that compactions took.
@@ -142,6 +147,10 @@ pub struct Replica {
     pub(super) sweep_slice: usize,
     /// [`APPLY_ENTRIES_MAX`](crate::limits::APPLY_ENTRIES_MAX), or a simulation's.
     pub(super) apply_entries_max: usize,
+    /// [`APPLY_BUDGET`](crate::limits::APPLY_BUDGET), or a simulation's.
+    pub(super) apply_budget: usize,
+    /// [`EVENTS_PUBLISHED_MAX`](crate::limits::EVENTS_PUBLISHED_MAX), or a simulation's.
+    pub(super) events_max: usize,
     /// What was committed waits for the next turn, so that a log write could go first.
     pub(super) deferred: bool,
     /// This member's alarm NOSPACE was proposed in this term and is not applied; 0 otherwise.
@@ -252,7 +261,12 @@ impl Replica {
 
     /// Requests whose answer is still to come: proposals, reads, questions to the lessor, physical compactions.
     pub fn waiting(&self) -> usize {
-        self.proposals.pending() + self.reads.len() + self.lease_calls.len() + self.sweeping.len()
+        let executing = self.executing.as_ref().is_some_and(|executing| executing.ticket.is_some());
+        self.proposals.pending()
+            + usize::from(executing)
+            + self.reads.len()
+            + self.lease_calls.len()
+            + self.sweeping.len()
     }
 
     /// Whether this member leads.
@@ -352,7 +366,10 @@ impl Replica {
     }
 
     fn log_takes_more(&self) -> bool {
-        self.has_proposee() && self.unsynced.is_empty() && !Policy::is_pressed(&self.store.stats())
+        self.has_proposee()
+            && self.unsynced.is_empty()
+            && !Policy::is_pressed(&self.store.stats())
+            && (self.executing.is_none() || self.node.store().bytes() < UNAPPLIED_BYTES_MAX)
     }
 
     fn ask_reads(&mut self, now: Instant) {
@@ -463,6 +480,7 @@ impl Replica {
     fn has_more(&self, now: Instant) -> bool {
         self.may_propose()
             || !self.committed.is_empty()
+            || self.executing.is_some()
             || self.is_sweep_due()
             || self.may_revoke(now)
             || self.defragmentation.has_more()

@@ -3,6 +3,7 @@
 
 use crate::error::Error;
 use crate::mvcc::txn::Ops;
+use crate::mvcc::write::Growth;
 use crate::request::Request;
 use crate::response::Response;
 
@@ -51,7 +52,7 @@ impl ApplyKind {
     }
 }
 
-/// Counts since the start; none of them goes back.
+/// Counts since the start; but for the number of keys none of them goes back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Ranges inside entries.
@@ -68,6 +69,10 @@ pub struct Tally {
     pub leases_expired: u64,
     /// Slices of compactions.
     pub sweeps: u64,
+    /// Turns that ended in the middle of an entry.
+    pub suspensions: u64,
+    /// What writes added to the store. Keys may become fewer.
+    pub growth: Growth,
     /// Entries by kind, and whether they failed or succeeded. Reading what is compacted is no failure.
     pub applied: [[u64; 2]; APPLIES.len()],
 }
@@ -85,6 +90,8 @@ impl Tally {
         self.puts += u64::from(ops.puts);
         self.deletes += u64::from(ops.deletes);
         self.txns += u64::from(ops.sum() > 1);
+        self.growth.keys += ops.growth.keys;
+        self.growth.put_bytes += ops.growth.put_bytes;
         if let Some(kind) = ApplyKind::of(request) {
             let success = matches!(reply, Ok(_) | Err(Error::Compacted));
             self.applied[kind as usize][usize::from(success)] += 1;

@@ -8,18 +8,23 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::bootstrap::Foundation;
 use super::port::{Input, LeaseCall, Output, Outputs, Ticket};
 use super::{Opening, Replica, Settings};
 use crate::btree::{Read, Store};
+use crate::limits::APPLY_BUDGET;
 use crate::mvcc::compact_hash::CompactionDigest;
 use crate::mvcc::pin::Pins;
 use crate::mvcc::view::View;
+use crate::mvcc::write::CHANGE_COST;
 use crate::page::{CheckpointJob, MemoryFile};
 use crate::proto::etcdserverpb::alarm_request::AlarmAction;
+use crate::proto::etcdserverpb::request_op::Request as Op;
 use crate::proto::etcdserverpb::{
     AlarmRequest, AlarmType, CompactionRequest, DeleteRangeRequest, LeaseCheckpoint, LeaseCheckpointRequest,
-    LeaseGrantRequest, PutRequest,
+    LeaseGrantRequest, PutRequest, RequestOp, TxnRequest,
 };
 use crate::request::{Entry, Request};
 use crate::response::Response;
@@ -559,5 +564,87 @@ fn acknowledged_puts_survive_crashes() {
 fn the_same_seed_lives_the_same_life() {
     for seed in 0..10 {
         assert_eq!(random_life(seed), random_life(seed));
+    }
+}
+
+const MANY: usize = 5_000;
+
+fn many_puts() -> Request {
+    let put = |number: usize| {
+        let (key, value) = (format!("key{number:05}").into(), "value".into());
+        RequestOp { request: Some(Op::RequestPut(PutRequest { key, value, ..Default::default() })) }
+    };
+    Request::Txn(TxnRequest { success: (0..MANY).map(put).collect(), ..Default::default() })
+}
+
+fn delete_all() -> Request {
+    let all = || Bytes::from_static(b"\0");
+    Request::DeleteRange(DeleteRangeRequest { key: all(), range_end: all(), prev_kv: true })
+}
+
+/// Turns until the entry under way has begun and is suspended.
+fn suspend(world: &mut World) {
+    while !world.replica().is_suspended() {
+        world.drain(|_| ());
+        world.sync();
+    }
+}
+
+#[test]
+fn an_entry_of_many_keys_takes_many_turns_and_shows_at_its_end() {
+    let mut world = World::new(1);
+    world.start().unwrap();
+    world.settle(|_| ());
+    for (request, before, after) in
+        [(many_puts(), None, Some("value".to_owned())), (delete_all(), Some("value".to_owned()), None)]
+    {
+        let id = world.propose(request);
+        suspend(&mut world);
+        let applied = world.replica().applied();
+        let later = world.put("later", "x");
+        let (mut turns, mut logged, mut replies) = (1, false, Vec::new());
+        while world.replica().is_suspended() {
+            assert_eq!((world.get("key00000"), world.get("key04999")), (before.clone(), before.clone()));
+            assert_eq!(world.replica().applied(), applied, "an entry that is not complete was published");
+            assert!(replies.is_empty(), "an answer came before its entry was published");
+            world.step(Input::Tick);
+            world.finish_checkpoint();
+            let more = world.drain(|output| match output {
+                Output::AppendWal { .. } => logged = true,
+                Output::Reply { ticket, .. } => replies.push(ticket.0 as u64),
+                Output::WriteCheckpoint(_) => panic!("a checkpoint began in the middle of an entry"),
+                _ => {}
+            });
+            assert!(more || !world.replica().is_suspended(), "nobody would call again");
+            turns += 1;
+        }
+        assert!(turns >= MANY * CHANGE_COST / APPLY_BUDGET, "{turns} turns");
+        assert!(logged, "the log waited for the entry");
+        assert_eq!(world.get("key04999"), after);
+        world.settle(|output| {
+            if let Output::Reply { ticket, .. } = output {
+                replies.push(ticket.0 as u64);
+            }
+        });
+        assert_eq!(replies, [id, later]);
+        let (index, revision) = (world.replica().applied().index, world.replica().applied().revision);
+        assert_eq!((index, revision), (applied.index + 2, applied.revision + 2));
+    }
+}
+
+#[test]
+fn a_crash_in_the_middle_of_an_entry_costs_nothing() {
+    let mut world = World::new(2);
+    world.start().unwrap();
+    world.settle(|_| ());
+    for (request, after) in [(many_puts(), Some("value".to_owned())), (delete_all(), None)] {
+        world.propose(request);
+        suspend(&mut world);
+        let revision = world.replica().applied().revision;
+        world.crash(Crash::Clean);
+        world.start().unwrap();
+        world.settle(|_| ());
+        assert_eq!((world.get("key00000"), world.get("key04999")), (after.clone(), after));
+        assert_eq!(world.replica().applied().revision, revision + 1);
     }
 }

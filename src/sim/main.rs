@@ -46,45 +46,48 @@
 //! | `skipped-sync` | A sync of the log says it is done and does nothing. | 5 |
 //! | `early-sync` | The end of a log write is reported before it has come. | 0 |
 //! | `applied-behind` | The store claims an index one below what its trees contain, so an entry is applied twice. | 3 |
-//! | `applied-ahead` | The store claims an index one above what its trees contain, so an entry is left out. | 5 |
-//! | `tail-not-zeroed` | What a torn write left behind the end of the log stays there. | 6263 |
+//! | `applied-ahead` | The store claims an index one above what its trees contain, so an entry is left out. | 3 |
+//! | `tail-not-zeroed` | What a torn write left behind the end of the log stays there. | 5311 |
 //! | `last-record-dropped` | Recovery takes the last whole record for torn. | 1 |
-//! | `early-checkpoint` | A checkpoint is reported durable before it is, so log and pages go too early. | 815 |
+//! | `early-checkpoint` | A checkpoint is reported durable before it is, so log and pages go too early. | 289 |
 //! | `skipped-store-sync` | A sync of the store file does nothing. | 5 |
-//! | `meta-before-pages` | The meta page of a checkpoint is written before the pages that it names are durable. | 8 |
+//! | `meta-before-pages` | The meta page of a checkpoint is written before the pages that it names are durable. | 93 |
 //! | `released-too-much` | The log loses one segment more than the replica released. | 11 |
-//! | `compaction-eats-live` | A compaction takes a pair that is still to be read. | 1 |
-//! | `stale-read` | A linearizable read asks nobody: after a restart it shows the last checkpoint. | 248 |
+//! | `compaction-eats-live` | A compaction takes a pair that is still to be read. | 3 |
+//! | `stale-read` | A linearizable read asks nobody: after a restart it shows the last checkpoint. | 364 |
 //! | `lost-on-catch-up` | A response with events is lost on its way to somebody who catches up. | 11 |
 //! | `doubled-event` | A response with events comes twice. | 3 |
 //! | `progress-overtakes` | Progress overtakes events on their way. | 62 |
-//! | `lease-revived` | A restart brings back a lease that was revoked. | 159 |
-//! | `fast-clock` | The member's clock is a fifth too fast, so leases expire early. | 0 |
+//! | `lease-revived` | A restart brings back a lease that was revoked. | 15 |
+//! | `fast-clock` | The member's clock is a fifth too fast, so leases expire early. | 2 |
 //! | `pin-too-high` | A long answer pins the revision above the one that it reads. | 11 |
-//! | `pin-forgotten` | A pin is not always given back. | 6 |
-//! | `hash-unpinned` | A HashKV pins the revision up to which it digests, and not the compaction below it. | 49 |
-//! | `list-replanned` | A list is planned anew when its revision is pinned, on what has been written meanwhile. | 1 |
-//! | `stream-chunk-lost` | A message of a RangeStream is lost. | 14 |
-//! | `stream-repeats` | A message of a RangeStream begins with the last pair of the one before. | 3 |
-//! | `snapshot-kept` | A core keeps a snapshot for ever, and with it every page that was freed since. | 62 |
-//! | `checkpoint-untold` | The end of a checkpoint is not told, so pages that it has freed are held for ever. | 744 |
-//! | `digest-lost` | The hash of a compaction is lost, so its garbage waits for ever. | 2 |
-//! | `fragment-lost` | A fragment of a watch response is lost. | 161 |
-//! | `fragment-cut` | A fragment of a watch response lacks its last event. | 161 |
+//! | `pin-forgotten` | A pin is not always given back. | 8 |
+//! | `hash-unpinned` | A HashKV pins the revision up to which it digests, and not the compaction below it. | 73 |
+//! | `list-replanned` | A list is planned anew when its revision is pinned, on what has been written meanwhile. | 24 |
+//! | `stream-chunk-lost` | A message of a RangeStream is lost. | 21 |
+//! | `stream-repeats` | A message of a RangeStream begins with the last pair of the one before. | 21 |
+//! | `snapshot-kept` | A core keeps a snapshot for ever, and with it every page that was freed since. | 38 |
+//! | `checkpoint-untold` | The end of a checkpoint is not told, so pages that it has freed are held for ever. | 438 |
+//! | `digest-lost` | The hash of a compaction is lost, so its garbage waits for ever. | 1 |
+//! | `fragment-lost` | A fragment of a watch response is lost. | 69 |
+//! | `fragment-cut` | A fragment of a watch response lacks its last event. | 69 |
 //! | `event-between-parts` | A response that is sent in parts lacks an event where one part ends. | 3 |
-//! | `last-fragment-marked` | The last fragment of a watch response is marked as if more followed. | 11 |
+//! | `last-fragment-marked` | The last fragment of a watch response is marked as if more followed. | 26 |
 //! | `progress-amid-parts` | Progress is promised while parts of a response are still owed. | 3 |
-//! | `room-untold` | A stream that was full is not told that it has room again. | 48 |
+//! | `room-untold` | A stream that was full is not told that it has room again. | 44 |
 //! | `prev-lost` | An event lacks its previous value. | 3 |
 //! | `gap-unseen` | A lane puts an empty batch in the place of one that it has lost. | 21 |
 //! | `alarm-forgotten` | A restart forgets which alarms are raised. | 8 |
-//! | `alarm-revived` | A restart brings back an alarm that was cleared. | 367 |
-//! | `quota-ignored` | The member does not look at its quota. | 405 |
-//! | `quota-kept` | A quota that was raised at a restart stays what it was. | 185 |
-//! | `remaining-forgotten` | A restart forgets what a checkpoint has left of a lease. | 21 |
-//! | `ticket-reused` | A reply that comes too late answers whoever has its slot by then. | 127 |
+//! | `alarm-revived` | A restart brings back an alarm that was cleared. | 185 |
+//! | `quota-ignored` | The member does not look at its quota. | 1695 |
+//! | `quota-kept` | A quota that was raised at a restart stays what it was. | 370 |
+//! | `remaining-forgotten` | A restart forgets what a checkpoint has left of a lease. | 209 |
+//! | `ticket-reused` | A reply that comes too late answers whoever has its slot by then. | 11 |
 //! | `reply-lost` | A reply is lost between the cores. | 0 |
 //! | `refused-and-done` | What a full lane refuses goes through all the same. | 5 |
+//! | `key-skipped` | A deletion that was suspended goes on one key too far behind the last one that it deleted. | 2 |
+//! | `applied-midway` | An entry counts as applied, and is published, when its first turn ends. | 11 |
+//! | `checkpoint-midway` | A checkpoint begins in the middle of an entry. | 2 |
 //! | `overwritten-kept` | Recovery hands on entries that a later leader has cut off. | 5185 |
 //! | `cut-too-few` | Recovery leaves the first entry that was written over where its successor belongs. | 323 |
 //! | `cut-too-many` | Recovery cuts one entry too many from a log in which entries were written over. | 316 |

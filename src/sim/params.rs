@@ -1,7 +1,10 @@
 //! What is different from seed to seed.
 #![forbid(unsafe_code)]
 
-use kevel::limits::{APPEND_BYTES_MAX, APPLY_ENTRIES_MAX, EXPIRE_MAX, PROPOSALS_PENDING_MAX, SWEEP_SLICE};
+use kevel::limits::{
+    APPEND_BYTES_MAX, APPLY_BUDGET, APPLY_ENTRIES_MAX, EVENTS_PUBLISHED_MAX, EXPIRE_MAX,
+    PROPOSALS_PENDING_MAX, SWEEP_SLICE,
+};
 use kevel::replica::Bounds;
 use kevel::stdx::prng::Prng;
 use kevel::stdx::time::Duration;
@@ -76,13 +79,15 @@ impl Params {
     pub fn bounds(&self, prng: &mut Prng) -> Bounds {
         let mut bounds = self.bounds.clone();
         if self.rare_turns > 0 && prng.chance(1, self.rare_turns) {
-            match prng.below(7) {
+            match prng.below(9) {
                 0 => bounds.replay_bytes = 0,
                 1 => bounds.checkpoint_idle = Duration::ZERO,
                 2 => bounds.apply = 1,
                 3 => bounds.sweep = 1,
                 4 => bounds.pending = 0,
                 5 => bounds.append_bytes = 0,
+                6 => bounds.apply_budget = 1,
+                7 => bounds.events = 0,
                 _ => bounds.apply_beside = 0,
             }
         }
@@ -126,6 +131,8 @@ impl Params {
                 expire: pick(&[1, 2, 64, EXPIRE_MAX as u64]) as usize,
                 sweep: pick(&[1, 5, SWEEP_SLICE as u64]) as usize,
                 apply: pick(&[1, 3, APPLY_ENTRIES_MAX as u64, APPLY_ENTRIES_MAX as u64]) as usize,
+                apply_budget: pick(&[1, 5, 40, APPLY_BUDGET as u64]) as usize,
+                events: pick(&[0, 1, 3, EVENTS_PUBLISHED_MAX as u64, EVENTS_PUBLISHED_MAX as u64]) as usize,
                 pending: pick(&[3, PROPOSALS_PENDING_MAX as u64, PROPOSALS_PENDING_MAX as u64]) as usize,
                 append_bytes: pick(&[200, APPEND_BYTES_MAX as u64]) as usize,
             },

@@ -39,23 +39,23 @@ plants! {
     /// The store claims an index one below what its trees contain, so an entry is applied twice.
     AppliedBehind = "applied-behind", 3;
     /// The store claims an index one above what its trees contain, so an entry is left out.
-    AppliedAhead = "applied-ahead", 5;
+    AppliedAhead = "applied-ahead", 3;
     /// What a torn write left behind the end of the log stays there.
-    TailNotZeroed = "tail-not-zeroed", 6263;
+    TailNotZeroed = "tail-not-zeroed", 5311;
     /// Recovery takes the last whole record for torn.
     LastRecordDropped = "last-record-dropped", 1;
     /// A checkpoint is reported durable before it is, so log and pages go too early.
-    EarlyCheckpoint = "early-checkpoint", 815;
+    EarlyCheckpoint = "early-checkpoint", 289;
     /// A sync of the store file does nothing.
     SkippedStoreSync = "skipped-store-sync", 5;
     /// The meta page of a checkpoint is written before the pages that it names are durable.
-    MetaBeforePages = "meta-before-pages", 8;
+    MetaBeforePages = "meta-before-pages", 93;
     /// The log loses one segment more than the replica released.
     ReleasedTooMuch = "released-too-much", 11;
     /// A compaction takes a pair that is still to be read.
-    CompactionEatsLive = "compaction-eats-live", 1;
+    CompactionEatsLive = "compaction-eats-live", 3;
     /// A linearizable read asks nobody: after a restart it shows the last checkpoint.
-    StaleRead = "stale-read", 248;
+    StaleRead = "stale-read", 364;
     /// A response with events is lost on its way to somebody who catches up.
     LostOnCatchUp = "lost-on-catch-up", 11;
     /// A response with events comes twice.
@@ -63,39 +63,39 @@ plants! {
     /// Progress overtakes events on their way.
     ProgressOvertakes = "progress-overtakes", 62;
     /// A restart brings back a lease that was revoked.
-    LeaseRevived = "lease-revived", 159;
+    LeaseRevived = "lease-revived", 15;
     /// The member's clock is a fifth too fast, so leases expire early.
-    FastClock = "fast-clock", 0;
+    FastClock = "fast-clock", 2;
     /// A long answer pins the revision above the one that it reads.
     PinTooHigh = "pin-too-high", 11;
     /// A pin is not always given back.
-    PinForgotten = "pin-forgotten", 6;
+    PinForgotten = "pin-forgotten", 8;
     /// A HashKV pins the revision up to which it digests, and not the compaction below it.
-    HashUnpinned = "hash-unpinned", 49;
+    HashUnpinned = "hash-unpinned", 73;
     /// A list is planned anew when its revision is pinned, on what has been written meanwhile.
-    ListReplanned = "list-replanned", 1;
+    ListReplanned = "list-replanned", 24;
     /// A message of a RangeStream is lost.
-    StreamChunkLost = "stream-chunk-lost", 14;
+    StreamChunkLost = "stream-chunk-lost", 21;
     /// A message of a RangeStream begins with the last pair of the one before.
-    StreamRepeats = "stream-repeats", 3;
+    StreamRepeats = "stream-repeats", 21;
     /// A core keeps a snapshot for ever, and with it every page that was freed since.
-    SnapshotKept = "snapshot-kept", 62;
+    SnapshotKept = "snapshot-kept", 38;
     /// The end of a checkpoint is not told, so pages that it has freed are held for ever.
-    CheckpointUntold = "checkpoint-untold", 744;
+    CheckpointUntold = "checkpoint-untold", 438;
     /// The hash of a compaction is lost, so its garbage waits for ever.
-    DigestLost = "digest-lost", 2;
+    DigestLost = "digest-lost", 1;
     /// A fragment of a watch response is lost.
-    FragmentLost = "fragment-lost", 161;
+    FragmentLost = "fragment-lost", 69;
     /// A fragment of a watch response lacks its last event.
-    FragmentCut = "fragment-cut", 161;
+    FragmentCut = "fragment-cut", 69;
     /// A response that is sent in parts lacks an event where one part ends.
     EventBetweenParts = "event-between-parts", 3;
     /// The last fragment of a watch response is marked as if more followed.
-    LastFragmentMarked = "last-fragment-marked", 11;
+    LastFragmentMarked = "last-fragment-marked", 26;
     /// Progress is promised while parts of a response are still owed.
     ProgressAmidParts = "progress-amid-parts", 3;
     /// A stream that was full is not told that it has room again.
-    RoomUntold = "room-untold", 48;
+    RoomUntold = "room-untold", 44;
     /// An event lacks its previous value.
     PrevLost = "prev-lost", 3;
     /// A lane puts an empty batch in the place of one that it has lost.
@@ -103,19 +103,25 @@ plants! {
     /// A restart forgets which alarms are raised.
     AlarmForgotten = "alarm-forgotten", 8;
     /// A restart brings back an alarm that was cleared.
-    AlarmRevived = "alarm-revived", 367;
+    AlarmRevived = "alarm-revived", 185;
     /// The member does not look at its quota.
-    QuotaIgnored = "quota-ignored", 405;
+    QuotaIgnored = "quota-ignored", 1695;
     /// A quota that was raised at a restart stays what it was.
-    QuotaKept = "quota-kept", 185;
+    QuotaKept = "quota-kept", 370;
     /// A restart forgets what a checkpoint has left of a lease.
-    RemainingForgotten = "remaining-forgotten", 21;
+    RemainingForgotten = "remaining-forgotten", 209;
     /// A reply that comes too late answers whoever has its slot by then.
-    TicketReused = "ticket-reused", 127;
+    TicketReused = "ticket-reused", 11;
     /// A reply is lost between the cores.
     ReplyLost = "reply-lost", 0;
     /// What a full lane refuses goes through all the same.
     RefusedAndDone = "refused-and-done", 5;
+    /// A deletion that was suspended goes on one key too far behind the last one that it deleted.
+    KeySkipped = "key-skipped", 2;
+    /// An entry counts as applied, and is published, when its first turn ends.
+    AppliedMidway = "applied-midway", 11;
+    /// A checkpoint begins in the middle of an entry.
+    CheckpointMidway = "checkpoint-midway", 2;
     /// Recovery hands on entries that a later leader has cut off.
     OverwrittenKept = "overwritten-kept", 5185;
     /// Recovery leaves the first entry that was written over where its successor belongs.

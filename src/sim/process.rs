@@ -126,6 +126,8 @@ impl World {
         }
         self.crashes_left -= 1;
         self.tally.crashes += 1;
+        let midway = self.member().replica.is_suspended();
+        self.tally.crashes_midway += u64::from(midway);
         let power = self.prng.chance(2, 3);
         self.trace.step(self.now, &[7, u64::from(power)], format_args!("crash, power lost: {power}"));
         self.end_process();

@@ -3,14 +3,16 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use prost::Message as _;
 
 use super::client::Waiting;
 use super::plant::Plant;
 use super::world::World;
 use kevel::btree::{Applied, Read, Store, Tree};
-use kevel::mvcc::EventBatch;
+use kevel::mvcc::{Event, EventBatch};
 use kevel::proto::leasepb;
+use kevel::replica::Fault;
 
 impl World {
     /// True now and then where this bug is planted. Other worlds draw no number for it.
@@ -45,9 +47,21 @@ impl World {
     }
 }
 
-/// A batch without events.
+/// What a planted bug does in the middle of an entry.
+pub fn midway(plant: Option<Plant>) -> Option<Fault> {
+    match plant? {
+        Plant::KeySkipped => Some(Fault::KeySkipped),
+        Plant::AppliedMidway => Some(Fault::CountedApplied),
+        Plant::CheckpointMidway => Some(Fault::CheckpointBegun),
+        _ => None,
+    }
+}
+
+/// A batch with nothing that anybody watches: no key is empty.
 pub fn nothing_at(revision: i64, compact_revision: i64) -> Arc<EventBatch> {
-    Arc::new(EventBatch { revision, compact_revision, events: vec![] })
+    let event =
+        Event { sub: 0, delete: true, create: false, key: Bytes::new(), kv: Bytes::new(), prev: None };
+    Arc::new(EventBatch { revision, compact_revision, events: vec![event] })
 }
 
 fn records(read: &impl Read, tree: Tree) -> Vec<(Vec<u8>, Vec<u8>)> {

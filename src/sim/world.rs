@@ -18,7 +18,7 @@ use super::params::Params;
 use super::plant::Plant;
 use super::quota::Fullness;
 use super::reading::Reading;
-use super::spoil::nothing_at;
+use super::spoil::{midway, nothing_at};
 use super::trace::{Trace, show_input, show_output};
 use super::workload::Workload;
 use kevel::replica::port::{Input, Output};
@@ -110,6 +110,8 @@ pub struct Tally {
     pub pieced: u64,
     pub progress: u64,
     pub crashes: u64,
+    /// Crashes in the middle of an entry.
+    pub crashes_midway: u64,
     pub expired_leases: u64,
     pub checkpoints: u64,
 }
@@ -127,6 +129,7 @@ impl Tally {
         self.pieced += other.pieced;
         self.progress += other.progress;
         self.crashes += other.crashes;
+        self.crashes_midway += other.crashes_midway;
         self.expired_leases += other.expired_leases;
         self.checkpoints += other.checkpoints;
     }
@@ -382,6 +385,9 @@ impl World {
             member.replica.step(input);
         }
         let mut outputs = std::mem::take(&mut member.outputs);
+        if let Some(fault) = midway(self.plant) {
+            member.replica.spoil(fault, &mut outputs);
+        }
         let more = member.replica.drain(told, &mut outputs);
         if more || !member.inbox.is_empty() {
             self.wake_replica();

@@ -98,7 +98,6 @@ impl ReplicaCore {
             replica::turn(&self.metrics, &mut turns, self.replica.tally(), now, took, self.slow_apply);
             replica::replica(&self.metrics, &self.replica);
             for output in outputs.drain(..) {
-                replica::output(&self.metrics, &output);
                 match output {
                     Output::AppendWal { ready, write } => {
                         writing += 1;

@@ -5,7 +5,6 @@ use super::{APPLIES, Core};
 use crate::btree::StoreStats;
 use crate::proto::etcdserverpb::AlarmType;
 use crate::replica::Replica;
-use crate::replica::port::Output;
 use crate::replica::tally::Tally;
 use crate::server::io::clock;
 use crate::server::log::lines;
@@ -15,21 +14,9 @@ use crate::stdx::time::{Duration, Instant};
 #[derive(Default)]
 pub struct Turns {
     seen: Tally,
+    /// What the entry under way has taken in earlier turns.
+    carried: Duration,
     compacting: Option<Instant>,
-}
-
-/// Counts what the replica says.
-pub fn output(core: &Core, output: &Output) {
-    if let Output::Publish(batch) = output {
-        for event in &batch.events {
-            if event.delete {
-                core.keys.add(-1);
-            } else {
-                core.keys.add(i64::from(event.create));
-                core.put_bytes.add((event.key.len() + event.kv.len()) as i64);
-            }
-        }
-    }
 }
 
 /// Shows the state of the replica after a turn: the quota is judged by it.
@@ -63,7 +50,8 @@ pub fn replica(core: &Core, replica: &Replica) {
 
 /// The replica's turn began then and took so long; `expected` is what an operator wants to hear of.
 ///
-/// Entries are applied by the turn, so its time is shared out among them.
+/// Entries are applied by the turn, so its time is shared out among them; one that takes several turns has the time of
+/// all of them.
 pub fn turn(
     core: &Core,
     turns: &mut Turns,
@@ -84,10 +72,15 @@ pub fn turn(
     core.txns.add(tally.txns - seen.txns);
     core.leases_revoked.add(tally.leases_revoked - seen.leases_revoked);
     core.leases_expired.add(tally.leases_expired - seen.leases_expired);
+    core.keys.add(tally.growth.keys - seen.growth.keys);
+    core.put_bytes.add((tally.growth.put_bytes - seen.growth.put_bytes) as i64);
     let fresh = |kind: usize, success: usize| tally.applied[kind][success] - seen.applied[kind][success];
     let all = || (0..APPLIES.len()).flat_map(|kind| [(kind, 0), (kind, 1)]);
     let entries: u64 = all().map(|(kind, success)| fresh(kind, success)).sum();
-    if entries > 0 {
+    let took = took + if entries > 0 { std::mem::take(&mut turns.carried) } else { Duration::ZERO };
+    if entries == 0 && tally.suspensions > seen.suspensions {
+        turns.carried += took;
+    } else if entries > 0 {
         let each = took / u32::try_from(entries).unwrap_or(u32::MAX);
         for (kind, success) in all() {
             let count = fresh(kind, success);
@@ -135,5 +128,12 @@ mod tests {
         core.apply_duration[0][1].add_to(&mut total);
         assert_eq!((total.count(), total.sum), (4, 4_000_000));
         assert_eq!(core.applies_slow.get(), 0, "nobody asked to hear of slow turns");
+        tally.suspensions = 1;
+        count(&tally);
+        tally.applied[0][1] = 5;
+        count(&tally);
+        let mut total = super::super::cell::Observed::default();
+        core.apply_duration[0][1].add_to(&mut total);
+        assert_eq!((total.count(), total.sum), (5, 12_000_000), "an entry has the time of both its turns");
     }
 }
