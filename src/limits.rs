@@ -59,6 +59,10 @@ pub const READS_PENDING_MAX: usize = 65_536;
 /// second with values of 1 KB.
 pub const REPLAY_BYTES_MAX: u64 = 32 << 20;
 
+/// So many times as much may come to the log while a checkpoint is written; what would be more waits for it. Large
+/// values leave as much in dirty pages.
+pub const REPLAY_FACTOR_MAX: u64 = 3;
+
 /// Entries that a restart may have to replay, likewise: small ones take their time each.
 pub const REPLAY_ENTRIES_MAX: u64 = 64_000;
 

@@ -8,7 +8,7 @@ use crate::btree::StoreStats;
 use crate::limits::{
     CHECKPOINT_COST_FAIR, CHECKPOINT_FREES_FACTOR, CHECKPOINT_FREES_MIN, CHECKPOINT_IDLE,
     CHECKPOINT_IDLE_DEAR, DIRTY_BYTES_LIMIT, DIRTY_BYTES_LIMIT_LARGE, DIRTY_BYTES_MAX, DIRTY_BYTES_MAX_LARGE,
-    LARGE_STORE_BYTES, REPLAY_BYTES_MAX, REPLAY_ENTRIES_MAX,
+    LARGE_STORE_BYTES, REPLAY_BYTES_MAX, REPLAY_ENTRIES_MAX, REPLAY_FACTOR_MAX,
 };
 use crate::stdx::time::{Duration, Instant};
 use crate::wal::SnapshotMark;
@@ -89,9 +89,11 @@ impl Policy {
         (self.log_bytes, self.log_entries, self.changed, self.begun) = (0, 0, None, now);
     }
 
-    /// Whether proposals have to wait for memory.
-    pub fn is_pressed(store: &StoreStats) -> bool {
+    /// Whether proposals have to wait: for memory, or because the checkpoint under way takes so long that a restart
+    /// would replay too much.
+    pub fn is_pressed(&self, store: &StoreStats) -> bool {
         store.dirty_bytes >= dirty_limit(store.total_bytes)
+            || self.log_bytes > self.replay_bytes_max * REPLAY_FACTOR_MAX
     }
 }
 
@@ -243,6 +245,18 @@ mod tests {
         policy.begin(start);
         policy.logged(1, REPLAY_ENTRIES_MAX as usize);
         assert!(policy.is_due(start, &clean));
+    }
+
+    #[test]
+    fn proposals_wait_for_a_checkpoint_that_takes_long() {
+        let mut policy = Policy::default();
+        assert!(policy.is_pressed(&dirty(DIRTY_BYTES_LIMIT)) && !policy.is_pressed(&dirty(0)));
+        policy.logged(REPLAY_FACTOR_MAX * REPLAY_BYTES_MAX, 1);
+        assert!(!policy.is_pressed(&dirty(0)));
+        policy.logged(1, 1);
+        assert!(policy.is_pressed(&dirty(0)));
+        policy.begin(Instant::default());
+        assert!(!policy.is_pressed(&dirty(0)));
     }
 
     #[test]

@@ -368,7 +368,7 @@ impl Replica {
     fn log_takes_more(&self) -> bool {
         self.has_proposee()
             && self.unsynced.is_empty()
-            && !Policy::is_pressed(&self.store.stats())
+            && !self.checkpoints.is_pressed(&self.store.stats())
             && (self.executing.is_none() || self.node.store().bytes() < UNAPPLIED_BYTES_MAX)
     }
 
