@@ -1,8 +1,8 @@
 //! Committed entries become state: transactions of as many entries as a turn has time for, then replies and events.
 //!
 //! An entry that takes longer than a turn has a transaction of its own, which is suspended between turns ([`execute`]).
-//! Until it is committed nobody sees any of it, no other entry is applied, no garbage is swept, and no checkpoint begins
-//! or ends.
+//! Until it is committed nobody sees any of it, no other entry is applied, no garbage is swept, and no checkpoint
+//! begins or ends.
 //!
 //! [`execute`]: super::execute
 #![forbid(unsafe_code)]
