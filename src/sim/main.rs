@@ -47,7 +47,7 @@
 //! | `early-sync` | The end of a log write is reported before it has come. | 0 |
 //! | `applied-behind` | The store claims an index one below what its trees contain, so an entry is applied twice. | 3 |
 //! | `applied-ahead` | The store claims an index one above what its trees contain, so an entry is left out. | 3 |
-//! | `tail-not-zeroed` | What a torn write left behind the end of the log stays there. | 5311 |
+//! | `tail-not-zeroed` | What a torn write left behind the end of the log stays there. | 11898 |
 //! | `last-record-dropped` | Recovery takes the last whole record for torn. | 1 |
 //! | `early-checkpoint` | A checkpoint is reported durable before it is, so log and pages go too early. | 289 |
 //! | `skipped-store-sync` | A sync of the store file does nothing. | 5 |
@@ -55,25 +55,25 @@
 //! | `released-too-much` | The log loses one segment more than the replica released. | 11 |
 //! | `compaction-eats-live` | A compaction takes a pair that is still to be read. | 3 |
 //! | `stale-read` | A linearizable read asks nobody: after a restart it shows the last checkpoint. | 364 |
-//! | `lost-on-catch-up` | A response with events is lost on its way to somebody who catches up. | 11 |
+//! | `lost-on-catch-up` | A response with events is lost on its way to somebody who catches up. | 3 |
 //! | `doubled-event` | A response with events comes twice. | 3 |
 //! | `progress-overtakes` | Progress overtakes events on their way. | 62 |
-//! | `lease-revived` | A restart brings back a lease that was revoked. | 15 |
+//! | `lease-revived` | A restart brings back a lease that was revoked. | 257 |
 //! | `fast-clock` | The member's clock is a fifth too fast, so leases expire early. | 2 |
-//! | `pin-too-high` | A long answer pins the revision above the one that it reads. | 11 |
+//! | `pin-too-high` | A long answer pins the revision above the one that it reads. | 20 |
 //! | `pin-forgotten` | A pin is not always given back. | 8 |
 //! | `hash-unpinned` | A HashKV pins the revision up to which it digests, and not the compaction below it. | 73 |
 //! | `list-replanned` | A list is planned anew when its revision is pinned, on what has been written meanwhile. | 24 |
-//! | `stream-chunk-lost` | A message of a RangeStream is lost. | 21 |
-//! | `stream-repeats` | A message of a RangeStream begins with the last pair of the one before. | 21 |
+//! | `stream-chunk-lost` | A message of a RangeStream is lost. | 73 |
+//! | `stream-repeats` | A message of a RangeStream begins with the last pair of the one before. | 33 |
 //! | `snapshot-kept` | A core keeps a snapshot for ever, and with it every page that was freed since. | 38 |
-//! | `checkpoint-untold` | The end of a checkpoint is not told, so pages that it has freed are held for ever. | 438 |
+//! | `checkpoint-untold` | The end of a checkpoint is not told, so pages that it has freed are held for ever. | 642 |
 //! | `digest-lost` | The hash of a compaction is lost, so its garbage waits for ever. | 1 |
-//! | `fragment-lost` | A fragment of a watch response is lost. | 69 |
-//! | `fragment-cut` | A fragment of a watch response lacks its last event. | 69 |
+//! | `fragment-lost` | A fragment of a watch response is lost. | 70 |
+//! | `fragment-cut` | A fragment of a watch response lacks its last event. | 70 |
 //! | `event-between-parts` | A response that is sent in parts lacks an event where one part ends. | 3 |
 //! | `last-fragment-marked` | The last fragment of a watch response is marked as if more followed. | 26 |
-//! | `progress-amid-parts` | Progress is promised while parts of a response are still owed. | 3 |
+//! | `progress-amid-parts` | Progress is promised while parts of a response are still owed. | 20 |
 //! | `room-untold` | A stream that was full is not told that it has room again. | 44 |
 //! | `prev-lost` | An event lacks its previous value. | 3 |
 //! | `gap-unseen` | A lane puts an empty batch in the place of one that it has lost. | 21 |

@@ -41,7 +41,7 @@ plants! {
     /// The store claims an index one above what its trees contain, so an entry is left out.
     AppliedAhead = "applied-ahead", 3;
     /// What a torn write left behind the end of the log stays there.
-    TailNotZeroed = "tail-not-zeroed", 5311;
+    TailNotZeroed = "tail-not-zeroed", 11898;
     /// Recovery takes the last whole record for torn.
     LastRecordDropped = "last-record-dropped", 1;
     /// A checkpoint is reported durable before it is, so log and pages go too early.
@@ -57,17 +57,17 @@ plants! {
     /// A linearizable read asks nobody: after a restart it shows the last checkpoint.
     StaleRead = "stale-read", 364;
     /// A response with events is lost on its way to somebody who catches up.
-    LostOnCatchUp = "lost-on-catch-up", 11;
+    LostOnCatchUp = "lost-on-catch-up", 3;
     /// A response with events comes twice.
     DoubledEvent = "doubled-event", 3;
     /// Progress overtakes events on their way.
     ProgressOvertakes = "progress-overtakes", 62;
     /// A restart brings back a lease that was revoked.
-    LeaseRevived = "lease-revived", 15;
+    LeaseRevived = "lease-revived", 257;
     /// The member's clock is a fifth too fast, so leases expire early.
     FastClock = "fast-clock", 2;
     /// A long answer pins the revision above the one that it reads.
-    PinTooHigh = "pin-too-high", 11;
+    PinTooHigh = "pin-too-high", 20;
     /// A pin is not always given back.
     PinForgotten = "pin-forgotten", 8;
     /// A HashKV pins the revision up to which it digests, and not the compaction below it.
@@ -75,25 +75,25 @@ plants! {
     /// A list is planned anew when its revision is pinned, on what has been written meanwhile.
     ListReplanned = "list-replanned", 24;
     /// A message of a RangeStream is lost.
-    StreamChunkLost = "stream-chunk-lost", 21;
+    StreamChunkLost = "stream-chunk-lost", 73;
     /// A message of a RangeStream begins with the last pair of the one before.
-    StreamRepeats = "stream-repeats", 21;
+    StreamRepeats = "stream-repeats", 33;
     /// A core keeps a snapshot for ever, and with it every page that was freed since.
     SnapshotKept = "snapshot-kept", 38;
     /// The end of a checkpoint is not told, so pages that it has freed are held for ever.
-    CheckpointUntold = "checkpoint-untold", 438;
+    CheckpointUntold = "checkpoint-untold", 642;
     /// The hash of a compaction is lost, so its garbage waits for ever.
     DigestLost = "digest-lost", 1;
     /// A fragment of a watch response is lost.
-    FragmentLost = "fragment-lost", 69;
+    FragmentLost = "fragment-lost", 70;
     /// A fragment of a watch response lacks its last event.
-    FragmentCut = "fragment-cut", 69;
+    FragmentCut = "fragment-cut", 70;
     /// A response that is sent in parts lacks an event where one part ends.
     EventBetweenParts = "event-between-parts", 3;
     /// The last fragment of a watch response is marked as if more followed.
     LastFragmentMarked = "last-fragment-marked", 26;
     /// Progress is promised while parts of a response are still owed.
-    ProgressAmidParts = "progress-amid-parts", 3;
+    ProgressAmidParts = "progress-amid-parts", 20;
     /// A stream that was full is not told that it has room again.
     RoomUntold = "room-untold", 44;
     /// An event lacks its previous value.
