@@ -1,9 +1,9 @@
 //! Bounded lock-free lanes between cores.
 //!
 //! ```text
-//!   session core 1 --Lane<FromSession>--> replica core        every producer may push, one consumer drains
-//!   session core 2 --Lane<FromSession>--^
-//!   replica core   --Lane<FromReplica>--> session core n      one lane per session core
+//!   session core 1 ──┬── Input ────────▶ replica core        every producer may push, one consumer drains
+//!   session core 2 ──┘
+//!   replica core   ───── FromReplica ──▶ session core n      one lane per session core
 //! ```
 //!
 //! A lane is FIFO. It never blocks: a producer that meets a full lane gets its message back and decides (a
@@ -120,7 +120,7 @@ impl<T> Outbox<T> {
 
     /// Ends a turn: moves on what now fits and wakes the consumer once. True when everything is on its way.
     pub fn flush(&mut self) -> bool {
-        // What was moved just now was announced when the lane was full, and the consumer may sleep since.
+        // The consumer was woken for a message that waited here when the lane was full, and may sleep again by now.
         let news = std::mem::take(&mut self.pushed) || !self.waiting.is_empty();
         while let Some(message) = self.waiting.pop_front() {
             if let Err(message) = self.lane.push(message) {

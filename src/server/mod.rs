@@ -1,19 +1,23 @@
 //! The real world: executors, sockets, files, clocks, and the translation between etcd's API and the core.
 //!
-//! Nothing in here decides what the database means; that is the deterministic half. A request comes in at the top
-//! of this table and goes down; each folder uses only folders below its own, and `io`.
+//! Nothing in here decides what the database means; that is the deterministic half. Each folder uses only folders that
+//! stand below its own in this table. Bytes of a client come in at `io` and go up to `api` by traits that the lower
+//! folders declare.
 //!
 //! ```text
 //!   run        a member's life: open, recover, serve, stop
 //!   boot       what happens once at start: the data directory, listening sockets, signals
-//!   core       the two loops and the lanes between them: replica core, session core; the threads beside them
-//!   mesh       bounded lanes between two cores
-//!   http2      HTTP/2 as a pure machine        http1  HTTP/1.1      one connection each, bytes in and out
-//!   grpc       gRPC over http2                 admin  the endpoints over http1: health, version, metrics
-//!   call       what a handler sees of a call, of whatever transport: method, status
+//!   core       the loops of the replica core and of a session core, and the threads beside them
 //!   api        etcd's API, one file per service: decode, check, ask the core, translate back
 //!   session    one session core's state: snapshots, headers, proposals waiting for replies, streams
-//!   log        log lines in etcd's format      metrics  counters, and their text for Prometheus
+//!   mesh       bounded lanes between two cores
+//!   admin      the endpoints over HTTP/1.1: health, version, metrics
+//!   metrics    counters, and their text for Prometheus
+//!   log        log lines in etcd's format
+//!   grpc       gRPC over HTTP/2
+//!   http2      an HTTP/2 connection as a pure machine: bytes in and out
+//!   http1      HTTP/1.1 connections
+//!   call       what a handler sees of a call, of whatever transport: method, status
 //!   io         the door to the operating system
 //! ```
 

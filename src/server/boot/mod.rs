@@ -1,7 +1,7 @@
 //! What happens once, when a member starts.
 //!
 //! ```text
-//!   data_dir      the member's folder: made, locked, checked for what an older member left
+//!   data_dir      the member's folder: made, or examined for the member that lives in it
 //!   default_host  the machine's own address, for a member that listens everywhere
 //!   listeners     every listening socket, claimed before anything is opened
 //!   open          the store and the log, opened or founded, and whether they belong together
@@ -10,11 +10,11 @@
 //!   serving       a session core's life, from its first client to its last
 //!   arrivals      which core serves a new connection
 //!   listener      an accept loop, and the first bytes that tell HTTP/2 from HTTP/1.1
-//!   signals       what ends a member, watched by a thread
-//!   notify        a word to the service manager, once clients are answered
+//!   signals       what signals do to a member, watched by a thread
+//!   notify        the message to the service manager, once clients are answered
 //! ```
 //!
-//! `server::run` calls these in this order and is the table of contents.
+//! `server::run` lists the steps of a start in their order.
 #![forbid(unsafe_code)]
 
 pub mod arrivals;

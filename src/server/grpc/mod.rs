@@ -9,7 +9,7 @@
 //!   stream      Incoming and Outgoing of streaming calls               messages many small ones as one piece
 //!   answer      header blocks
 //!   keepalive   pings: too many of the client's, and our own           counters per method, per core
-//!   fuzz        bytes of a client that follows no rules
+//!   fuzz        random streams of messages, cut anywhere
 //!   pongs       acknowledged pings that leave with an answer           gzip     packed messages
 //! ```
 //!
@@ -19,7 +19,7 @@
 //! calls of one connection in one turn of the loop again leave in one send.
 //!
 //! Bounds, each named where it is used: the length of a message, unfinished messages per connection and core,
-//! unsent answers per connection and per stream, requests per turn; `http2` has those of its own. A client that passes
+//! unsent answers per connection and per stream, the time of a turn; `http2` has those of its own. A client that passes
 //! one gets an error or waits; it costs the others nothing.
 //!
 //! Absent on purpose: reflection, server push.
@@ -37,11 +37,9 @@ mod head;
 mod keepalive;
 mod long;
 mod messages;
-
 mod pongs;
 mod reader;
 mod shared;
-
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -73,6 +71,7 @@ pub trait Api {
 
 /// More streams than this per connection are refused whatever the operator says.
 pub const STREAMS_MAX: u32 = 25_000;
+
 /// What the operator decides about client connections.
 #[derive(Clone, Debug)]
 pub struct Settings {

@@ -264,11 +264,6 @@ impl Outgoing {
         self.state.account.room().max(usize::from(is_empty))
     }
 
-    /// Bytes sent that the connection has not written yet.
-    pub fn unsent(&self) -> usize {
-        self.state.account.unsent()
-    }
-
     /// Ready with [`Outgoing::room`] when there is some; once it was used up, when half of it is free again. An
     /// error when the client has gone. Who waits here is also woken when the client goes.
     pub fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Status>> {

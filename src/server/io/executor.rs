@@ -3,6 +3,7 @@
 
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 
+use super::probe::LOCKED_MEMORY_ADVICE;
 use crate::stdx::time::Duration;
 
 /// Memory that each executor registers for direct I/O.
@@ -11,10 +12,6 @@ const IO_MEMORY: usize = 1 << 20;
 /// task has run, because the thread lost its CPU for that long, glommio takes the queue for empty and sleeps with tasks
 /// in it. Whoever has much to do looks at the rings in between: `task::yield_now`, `task::wake_later`.
 const PREEMPT: Duration = Duration::from_secs(60 * 60);
-
-/// What helps when the kernel refuses the memory of a ring.
-const LOCKED_MEMORY_ADVICE: &str = "; its rings found no lockable memory: raise the memlock limit (ulimit -l 8192, \
-                                    LimitMEMLOCK=8M, or --ulimit memlock=8388608 for a container)";
 
 /// An executor that runs.
 pub struct Executor(ExecutorJoinHandle<()>);
@@ -32,8 +29,12 @@ impl Executor {
 /// What to say of an executor that ended with an error.
 fn ended(error: &str) -> String {
     let no_memory = format!("os error {}", libc::ENOMEM);
-    let advice = if error.contains(&no_memory) { LOCKED_MEMORY_ADVICE } else { "" };
-    format!("an executor ended: {error}{advice}")
+    if error.contains(&no_memory) {
+        return format!(
+            "an executor ended: {error}; its rings found no lockable memory: {LOCKED_MEMORY_ADVICE}"
+        );
+    }
+    format!("an executor ended: {error}")
 }
 
 /// Starts an executor on a thread of its own, on a CPU or wherever the kernel likes. It ends when what `start` gives

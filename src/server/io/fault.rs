@@ -1,4 +1,4 @@
-//! Last words for a page that cannot be read.
+//! What the process says when it ends because a mapped page cannot be read.
 //!
 //! The store file and, while a member starts, its log are mapped. When the disk fails under a mapping, or somebody cuts
 //! the file short, the kernel sends SIGBUS to whoever reads there. Nothing can be answered from such a page, so the

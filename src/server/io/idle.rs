@@ -1,7 +1,8 @@
 //! Clients that have connected and not asked for anything yet.
 //!
 //! They may take five minutes for their first words, as with etcd. But when the process holds all connections it
-//! may, those who wait longest are sent away to let others in: a slow loris takes no place for long.
+//! may, those who wait longest are sent away to let others in, so a client that never finishes its first words takes no
+//! place for long.
 #![forbid(unsafe_code)]
 
 use std::cell::{Cell, RefCell};

@@ -9,15 +9,15 @@
 //!   stop     drain, then close, the connections of a core
 //!   executor one thread that runs tasks
 //!   clock    the monotonic clock as stdx::time::Instant
-//!   task     spawn and sleep
+//!   task     spawning, sleeping, and making room for other tasks
 //!   watchdog finds turns of tasks that last too long
 //!   turns    whose turn it is among the connections of a core
 //!   wal_dir, wal_file, log_map, page_file, ofd_lock    the files of a member
 //!   wal_prepare  the thread that makes the next log segment, and waits for room on a full disk
 //!   dir      directories that outlive a power cut
-//!   fault    last words when a mapped page cannot be read
+//!   fault    says why the process ends when a mapped page cannot be read
 //!   rings    how the rings of io_uring are made
-//!   probe    may this process use io_uring? says in one line what to allow
+//!   probe    what a process does before its first executor: signals, descriptors, and whether io_uring is allowed
 //! ```
 //!
 //! What glommio 0.9 needs to be told (all measured):
@@ -27,8 +27,10 @@
 //! - the first sleep of an executor takes 11 ms unless the process registered for membarrier before its first
 //!   thread: [`probe::early_init`].
 //!
-//! Everything here lives on one core and is neither `Send` nor shared, except [`accept::Admission`], one atomic
-//! count of connections for the whole process, and the queues of [`turns`], which a waker must be able to reach.
+//! What serves connections lives on one core and is neither `Send` nor shared, except [`accept::Admission`], one atomic
+//! count of connections for the whole process, and the queues of [`turns`], which a waker must be able to reach. The
+//! store file is read by all cores and written by one thread; the directory of the log is shared by the log's writer
+//! and the thread that prepares segments.
 
 pub mod accept;
 pub mod clock;

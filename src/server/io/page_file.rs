@@ -201,7 +201,7 @@ fn reserve(file: &File) -> io::Result<(NonNull<u8>, usize)> {
 
 impl Drop for MappedFile {
     fn drop(&mut self) {
-        // SAFETY: the range is the one mapped in `open`, and whoever was given a `Mapping` holds this file.
+        // SAFETY: the range is the one that `reserve` mapped, and whoever was given a `Mapping` holds this file.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.reserved) };
     }
 }

@@ -1,5 +1,5 @@
-//! May this process use io_uring? Asked once, before the first executor, so that a refusal is one clear line
-//! instead of a panic in a thread.
+//! What a process does before its first executor: it sets up signals and descriptors, and finds out whether it may use
+//! io_uring. So a refusal is one clear line instead of a panic in a thread.
 //!
 //! Unsafe: raw system calls whose arguments are built here.
 #![allow(unsafe_code)]
@@ -20,6 +20,9 @@ const REGISTER_PROBE: libc::c_uint = 8;
 const PROBE_BYTES: usize = 16;
 /// Descriptors kept for files, rings and other members, as etcd keeps them: clients have those beyond.
 pub const DESCRIPTORS_RESERVED: u64 = 150;
+/// What helps when the kernel refuses the memory of a ring.
+pub(super) const LOCKED_MEMORY_ADVICE: &str = "raise the memlock limit (ulimit -l 8192, LimitMEMLOCK=8M, or --ulimit \
+                                               memlock=8388608 for a container)";
 /// Signals that Go's runtime drops when a program did not ask for them, and that would end any other process.
 const IGNORED_SIGNALS: [libc::c_int; 9] = [
     libc::SIGUSR1,
@@ -155,10 +158,9 @@ fn refusal(call: &str, error: &io::Error) -> String {
             "{call} is not there ({error}): a Linux kernel from 5.8 on is needed, with io_uring_setup, \
              io_uring_enter and io_uring_register allowed by the seccomp profile"
         ),
-        Some(libc::ENOMEM) => format!(
-            "{call} found no lockable memory ({error}): raise the memlock limit (ulimit -l 8192, LimitMEMLOCK=8M, or \
-             --ulimit memlock=8388608 for a container)"
-        ),
+        Some(libc::ENOMEM) => {
+            format!("{call} found no lockable memory ({error}): {LOCKED_MEMORY_ADVICE}")
+        }
         _ => format!("{call} does not work: {error}"),
     }
 }

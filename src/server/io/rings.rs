@@ -17,6 +17,8 @@
 //! those when the kernel refuses them. The rings themselves count on some kernels (before 5.12, and from 6.14 on), and
 //! a shallow one needs 8 KiB (`probe::Rings::depth`). So glommio's question about the limit is answered as if there
 //! were enough.
+//!
+//! Unsafe: two functions that C code calls, each of which calls the true one.
 #![allow(unsafe_code)]
 
 use std::ffi::{c_int, c_uint, c_void};
@@ -33,7 +35,6 @@ struct Params {
 }
 
 // SAFETY: the linker gives liburing's function this name; the signature is that of its header.
-// SAFETY: the declarations are those of liburing and of libc, whose symbols the linker wraps.
 unsafe extern "C" {
     fn __real_io_uring_queue_init_params(entries: c_uint, ring: *mut c_void, params: *mut Params) -> c_int;
 }

@@ -32,8 +32,8 @@ pub fn spawn(future: impl Future<Output = ()> + 'static) {
 /// Lets every other task that is ready run, and the rings be looked at, before this one goes on.
 ///
 /// A task that only wakes itself would not do: glommio looks at its rings when no task is ready, or when its preemption
-/// timer fires, which `server/run.rs` keeps from happening. A timer of the shortest time is looked at
-/// together with the rings.
+/// timer fires, which `executor` keeps from happening. A timer of the shortest time is looked at together with the
+/// rings.
 pub async fn yield_now() {
     glommio::timer::sleep(Duration::from_micros(1)).await;
 }

@@ -9,7 +9,7 @@
 //! every write. Nothing was promised yet, and no sync has failed. Any other failure ends the process: after a failed
 //! fsync nobody knows what is on the disk, and the kernel would call the next one a success.
 //!
-//! A segment is opened only after it was prepared by `wal_dir`. That also avoids a trap of glommio 0.9: it takes a
+//! A segment is opened only after it was prepared by `wal_prepare`. That also avoids a trap of glommio 0.9: it takes a
 //! device for pollable, and then busy-polls every write, if the first block of the first file opened on it was never
 //! written.
 #![forbid(unsafe_code)]

@@ -10,6 +10,8 @@
 //!   clock      ... | turn | turn | a long turn        |
 //!   CPU time   ^ read, at most SAMPLE_AGE before      ^ read: what the turn used, or at most that much more
 //! ```
+//!
+//! Unsafe: one clock_gettime.
 #![allow(unsafe_code)]
 
 use std::cell::Cell;
