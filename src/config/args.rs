@@ -67,10 +67,10 @@ pub fn read_line(args: &[String]) -> Result<Line, String> {
     Ok(line)
 }
 
-/// A variable that contradicts the command line: etcd ends with a fatal log line naming it.
+/// Why the variables of the environment cannot be used.
 #[derive(Debug, PartialEq, Eq)]
 pub enum EnvError {
-    /// Set in both places.
+    /// This variable repeats a flag of the command line: etcd ends with a fatal log line that names it.
     Shadowed(String),
     /// Not a value of its flag.
     BadValue(String),

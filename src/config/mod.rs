@@ -57,6 +57,8 @@ pub use logging::{LogConfig, LogLevel, LogOutput};
 pub use settings::Notice;
 pub use url::{Scheme, Url};
 
+use crate::limits::PROPOSAL_TIMEOUT;
+
 /// The release of etcd whose behaviour this is.
 pub const ETCD_VERSION: &str = "3.7.3";
 /// Kevel's own.
@@ -286,7 +288,7 @@ impl Config {
 
     /// How long a proposal or a read index may take: 5 s and twice the ticks of an election timeout, as in etcd.
     pub fn request_timeout(&self) -> Duration {
-        Duration::from_secs(5) + self.ticks(2 * self.election_ticks())
+        PROPOSAL_TIMEOUT + self.ticks(2 * self.election_ticks())
     }
 
     /// The shortest lease: three half election timeouts, of which etcd drops half a tick, in whole seconds rounded up.

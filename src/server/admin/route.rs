@@ -93,7 +93,7 @@ fn redirect(head: &Head, path: String, query: &str) -> Answer {
     } else {
         Answer::empty(307)
     };
-    // What is no text of one line was escaped in the request, and is again.
+    // Bytes that a header may not hold were escaped in the request, and are escaped again.
     let escaped = location.bytes().fold(String::new(), |mut text, byte| {
         match byte {
             b'!'..=b'~' => text.push(char::from(byte)),

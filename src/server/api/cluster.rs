@@ -15,7 +15,7 @@ use crate::proto::etcdserverpb::{Member, MemberListRequest, MemberListResponse, 
 use crate::proto::membershippb;
 use crate::server::session::Session;
 
-/// The header of an answer at `revision`; the Cluster service says none.
+/// The header of an answer at `revision`, which is 0 in all answers of the Cluster service.
 pub fn header(session: &Session, revision: i64) -> Option<ResponseHeader> {
     let header = session.header();
     Some(ResponseHeader {

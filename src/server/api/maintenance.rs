@@ -9,6 +9,7 @@ use prost::Message;
 use super::answer::{Answer, Outcome};
 use super::cluster::{header, members};
 use super::decode::{decode, decode_kept};
+use super::long::pinned;
 use crate::config::ETCD_VERSION;
 use crate::error::Error;
 use crate::mvcc::hash::{HashKv, KvHash};
@@ -159,20 +160,16 @@ fn hash_response(session: &Session, hash: KvHash) -> HashKvResponse {
     }
 }
 
-/// In slices: hashing a large store takes seconds, and nobody else is to wait. Nothing when the client has gone.
+/// Hashes in slices, because a large store takes seconds and other clients must not wait. Nothing when the client has
+/// gone.
 async fn digest_history(
     session: &Rc<Session>,
     revision: i64,
     reply: &Responder,
 ) -> Result<Option<KvHash>, Error> {
     let began = clock::now();
-    // A compaction between the look and the pin moves the start: once more, then.
-    let (mut digest, _pin) = loop {
-        let digest = session.view(|view| HashKv::new(view, revision))?;
-        if let Some(pin) = session.pin(digest.pin()) {
-            break (digest, pin);
-        }
-    };
+    let begin = || session.view(|view| HashKv::new(view, revision));
+    let (mut digest, _pin) = pinned(begin()?, HashKv::pin, |revision| session.pin(revision), begin)?;
     loop {
         if let Some(hash) = session.view(|view| digest.step(view, HASH_SLICE)) {
             session.metrics.hashed(true, clock::now().since(began));

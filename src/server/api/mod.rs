@@ -9,11 +9,11 @@
 //!   kv, watch, lease, lease_info, cluster, maintenance, health   the services
 //!   decode     requests, read as leniently as etcd reads them
 //!   quota      whether a request that grows the store is let through
+//!   planned    plans that take more than one slice, made before their answer is written
 //!   long       answers too long to assemble, written as the client takes them
 //!   gathered   answers from trees without revisions, gathered first and then written
-//!   tests      transcripts of all this, and the member in memory that they are played with
-//!   planned    plans that take more than one slice, before an answer of theirs is written
 //!   patience   how long a client that takes nothing may hold up a compaction
+//!   tests      transcripts of all this, and the member in memory that they are played with
 //! ```
 #![forbid(unsafe_code)]
 

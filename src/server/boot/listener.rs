@@ -20,7 +20,7 @@ use bytes::Bytes;
 
 use crate::server::admin::Admin;
 use crate::server::grpc;
-use crate::server::http1::connection;
+use crate::server::http1::connection::{self, HEAD_TIMEOUT};
 use crate::server::http2::PREFACE;
 use crate::server::io::accept::{self, Accepted, Admission, Place, Take};
 use crate::server::io::clock;
@@ -32,8 +32,6 @@ use crate::server::io::turns::{Priority, Turns};
 use crate::server::io::wire::ByteStream;
 use crate::stdx::time::{Duration, Instant};
 
-/// What a client may take to send a request's head.
-pub const HEAD_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// Bytes looked at before the protocol must be known.
 const FIRST_BYTES: usize = 1024;
 /// Pause after a failure to accept where nothing is served.

@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 
 pub use crate::error::Code;
+use crate::error::Error;
 
 impl Code {
     /// All codes, by number.
@@ -106,6 +107,12 @@ impl Status {
     /// The member stops.
     pub fn stopped() -> Self {
         Self::new(Code::Unavailable, "etcdserver: server stopped")
+    }
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        Self::new(error.code(), error.message())
     }
 }
 

@@ -23,7 +23,8 @@ use crate::stdx::time::Duration;
 
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 const BODY_BYTES_MAX: u64 = 1024 * 1024;
-const HEAD_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+/// What a client may take to send a request's head; as long as etcd's.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// How long a client may take to receive an answer.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long, and for how many bytes, a closed connection is read on.

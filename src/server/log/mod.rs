@@ -16,8 +16,8 @@
 //! logged once there is room. Of equal messages within a second only the first hundred and then every hundredth
 //! are written, as in etcd. Lines at levels `panic` and `fatal` wait until they are out, for the process ends next.
 //!
-//! Level `panic` means that a law of ours was broken or the disk betrayed us: the hook writes the message and
-//! aborts. `fatal` means that the process cannot go on for a reason outside of it.
+//! Level `panic` means that a law of ours was broken or that the disk failed: the hook writes the message and aborts.
+//! `fatal` means that the process cannot go on for a reason outside of it.
 #![forbid(unsafe_code)]
 
 mod content;

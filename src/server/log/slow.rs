@@ -2,8 +2,8 @@
 //!
 //! Two lines: `apply request took too long` for what the store does, from `--warning-apply-duration` on, and `request
 //! stats` for all that a client waits for, from `--warning-unary-request-duration` on. Everything here is done after
-//! a bound was passed, so it may decode again what is long forgotten; but a request only, which is bounded, and never
-//! an answer.
+//! a bound was passed, so a request, whose length is bounded, may be decoded once more. Of answers only that of a Range
+//! of one key is.
 #![forbid(unsafe_code)]
 
 use std::net::SocketAddr;

@@ -3,7 +3,7 @@
 //! ```text
 //!   cell     numbers with one writer       table    families and what each reads of a core
 //!   text     the exposition format         process  what the kernel says of the process
-//!   rpc      families of gRPC methods          replica  what the replica core counts
+//!   rpc      families of gRPC methods      replica  what the replica core counts
 //! ```
 //!
 //! Every core owns one [`Core`] and writes nothing else, so counting a request is a plain add to memory that no
@@ -276,7 +276,7 @@ pub fn scrape(sources: &Sources<'_>) -> String {
     families.finish()
 }
 
-/// Families whose labels carry the news.
+/// Families whose labels say what the member is: versions, gates, alarms, checks.
 fn labelled(families: &mut Families, sources: &Sources<'_>) {
     let id = format!("{:x}", sources.member_id);
     let mut one =

@@ -73,7 +73,7 @@ fn open_files() -> Option<f64> {
 }
 
 /// The soft limit on open files.
-pub fn file_limit() -> Option<f64> {
+fn file_limit() -> Option<f64> {
     limit_of("Max open files")
 }
 

@@ -78,7 +78,7 @@ static HISTOGRAMS: &[(&str, &str, Buckets, Distribution)] = &[
         "Time of whole compactions.", COMPACTION, |c| &c.compaction_duration),
     ("etcd_disk_backend_commit_duration_seconds", "Time of checkpoints of the store file.", DISK, |c| &c.store_commit),
     ("etcd_disk_backend_defrag_duration_seconds",
-        "Time of answering Defragment, which has nothing to do.", DEFRAG, |c| &c.defrag_duration),
+        "Time of defragmentations.", DEFRAG, |c| &c.defrag_duration),
     ("etcd_disk_wal_fsync_duration_seconds", "Time until written entries are durable.", DISK, |c| &c.wal_sync),
     ("etcd_disk_wal_write_duration_seconds", "Time of handing entries to the disk.", DISK, |c| &c.wal_write),
     ("etcd_mvcc_hash_duration_seconds", "Time of hashes over the whole store.", HASH, |c| &c.hash_duration),

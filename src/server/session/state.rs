@@ -229,7 +229,7 @@ impl Session {
         &self.plan_memory
     }
 
-    /// The state of the lane and of raft that reads go by.
+    /// What decides whether a read needs a ReadIndex round, and the state of raft that clients are told.
     pub fn gate(&self) -> &ReadGate {
         &self.gate
     }
@@ -510,11 +510,5 @@ impl Pin {
 impl Drop for Pin {
     fn drop(&mut self) {
         self.session.pins.borrow_mut().unpin(self.revision);
-    }
-}
-
-impl From<Error> for Status {
-    fn from(error: Error) -> Self {
-        Status::new(error.code(), error.message())
     }
 }

@@ -83,7 +83,7 @@ impl Encoder {
     }
 }
 
-/// A field in letters, its name by number if everybody knows it.
+/// A field in letters, its name by number if it stands in the static table.
 fn spell(pattern: u8, prefix: u32, name: &str, value: &str, out: &mut Vec<u8>) {
     let number = number_of_name(name);
     integer(pattern, prefix, number.unwrap_or(0), out);

@@ -95,7 +95,7 @@ enum NameText {
 }
 
 impl FieldName {
-    /// The name of the field with this number, if it is one of those that everybody knows.
+    /// The name of the field with this number in the static table.
     pub fn known(number: usize) -> Option<Self> {
         let (name, _) = table::STATIC.get(number.checked_sub(1)?)?;
         Some(Self { meaning: table::meaning(number), text: NameText::Known(name) })
@@ -130,7 +130,7 @@ enum Value {
 }
 
 impl Field {
-    /// The field with this number, if it is one of those that everybody knows.
+    /// The field with this number in the static table.
     pub(super) fn known(number: usize) -> Option<Self> {
         let (_, value) = table::STATIC.get(number.checked_sub(1)?)?;
         Some(Self { name: FieldName::known(number)?, value: Value::Known(value), is_valid: true })

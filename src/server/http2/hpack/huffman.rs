@@ -83,14 +83,16 @@ impl Code {
 
     /// The symbol whose code the bits begin with, and the code's length.
     fn find(&self, bits: u64) -> (u16, u32) {
-        for group in &self.groups[..self.groups_len] {
-            // The longest group ends where 64 bits do, which is zero.
-            if bits < group.end || group.end == 0 {
-                let code = (bits >> (64 - group.bits)) as u32;
-                return (self.symbols[usize::from(group.at) + (code - group.first) as usize], group.bits);
+        let mut group = &self.groups[0];
+        for next in &self.groups[..self.groups_len] {
+            group = next;
+            // The last group holds whatever no other does: it ends where 64 bits do, which is zero.
+            if bits < group.end {
+                break;
             }
         }
-        unreachable!("the longest group holds whatever no other does")
+        let code = (bits >> (64 - group.bits)) as u32;
+        (self.symbols[usize::from(group.at) + (code - group.first) as usize], group.bits)
     }
 }
 

@@ -1,8 +1,8 @@
-//! HPACK (RFC 7541): header fields as a client packs them, and ours.
+//! HPACK (RFC 7541): the header blocks of clients, and ours.
 //!
 //! ```text
-//!   decode   a client's header block -> fields; its dynamic table        huffman   strings packed by letter frequency
-//!   encode   our header blocks, with the few fields that repeat          table     the fields that everybody knows
+//!   decode   a client's header block -> fields; its dynamic table        huffman   the code of packed strings
+//!   encode   our header blocks, with the few fields that repeat          table     the static table
 //!   field    one header field, its name understood once
 //! ```
 #![forbid(unsafe_code)]

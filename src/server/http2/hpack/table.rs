@@ -1,4 +1,4 @@
-//! The fields that everybody knows (RFC 7541, Appendix A), by number from 1 on.
+//! The static table (RFC 7541, Appendix A): fields that both sides know, by number from 1 on.
 #![forbid(unsafe_code)]
 
 use super::Name;
