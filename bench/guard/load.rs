@@ -63,7 +63,7 @@ pub fn entry(id: u64, number: u64) -> Bytes {
 pub struct Replicated {
     pub store: Store,
     pub state: State,
-    /// For the next numbers of a story.
+    /// Draws the keys of [`Replicated::updates`].
     pub prng: Prng,
 }
 
@@ -86,7 +86,7 @@ impl Replicated {
         replicated
     }
 
-    /// Puts keys, as the first entries of a story.
+    /// Puts keys, by entries whose ids those of [`Replicated::updates`] follow.
     pub fn put(&mut self, numbers: &[u64]) {
         self.apply(numbers.iter().map(|&number| entry(1, number)).collect());
     }

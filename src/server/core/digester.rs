@@ -10,11 +10,11 @@ use crate::mvcc::compact_hash::CompactionDigest;
 use crate::replica::port::Input;
 use crate::server::mesh::Sender;
 
-/// Changes digested between two naps: at most some 0.2 ms, so that whoever else needs this CPU waits no longer.
+/// Changes digested between two pauses: at most some 0.2 ms, so that whoever else needs this CPU waits no longer.
 const SLICE: usize = 128;
 
-/// With it, a digest takes at most a quarter of one CPU, and a million pairs some 6 s.
-const NAP: Duration = Duration::from_micros(600);
+/// Time between two slices: with it, a digest takes at most a quarter of one CPU, and a million pairs some 6 s.
+const PAUSE: Duration = Duration::from_micros(600);
 
 /// Starts the thread; it ends when the sender is dropped.
 ///
@@ -28,7 +28,7 @@ pub fn start(replica: Sender<Input>) -> std::io::Result<mpsc::Sender<Box<Compact
             let hash = loop {
                 match job.step(SLICE) {
                     Some(hash) => break hash,
-                    None => thread::sleep(NAP),
+                    None => thread::sleep(PAUSE),
                 }
             };
             drop(job);

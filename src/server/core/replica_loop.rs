@@ -39,7 +39,7 @@ const SLOW_SYNC: Duration = Duration::from_secs(1);
 
 /// The replica and everything it reaches.
 pub struct ReplicaCore {
-    /// The brain.
+    /// What decides: it takes inputs and says what is to be done.
     pub replica: Replica,
     /// What the sessions and the checkpointer send.
     pub lane: Receiver<Input>,

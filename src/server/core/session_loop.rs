@@ -17,10 +17,10 @@ use crate::stdx::time::Duration;
 
 /// Messages that are taken from the lane and wait for their turn.
 const TURN_MESSAGES_MAX: usize = 1024;
-/// How often timeouts and progress intervals are looked at ...
+/// How often timeouts and progress intervals are looked at.
 const TIMERS_INTERVAL: Duration = Duration::from_millis(50);
-/// ... while no request waits and no watch is open: each look wakes a sleeping core, which costs a tenth of a
-/// millisecond.
+/// How often they are looked at while no request waits and no watch is open. Each look wakes a sleeping core, which
+/// costs a tenth of a millisecond.
 const TIMERS_INTERVAL_IDLE: Duration = Duration::from_secs(1);
 
 /// Runs for as long as the executor does.

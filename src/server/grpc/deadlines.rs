@@ -1,4 +1,4 @@
-//! When to look after which call of a connection.
+//! The deadlines of the calls of one connection.
 #![forbid(unsafe_code)]
 
 use std::cmp::Ordering;

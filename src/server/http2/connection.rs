@@ -72,9 +72,10 @@ pub struct Http2(RefCell<State>);
 #[derive(Debug, PartialEq, Eq)]
 pub struct Over;
 
+/// How far the connection is on its way to an orderly end.
 #[derive(PartialEq)]
 enum Going {
-    /// On.
+    /// The connection goes on.
     No,
     /// We have said that we stop, and wait to hear which streams the client began before it knew.
     Announced,

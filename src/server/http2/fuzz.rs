@@ -252,7 +252,7 @@ fn act(prng: &mut Prng, Served { stream, begun, over }: &mut Served, account: &R
 struct Judge {
     /// What may still be sent on the connection.
     window: i64,
-    /// ... and on each stream, beside what every stream may.
+    /// What may still be sent on each stream, beside what every stream may.
     windows: BTreeMap<u32, i64>,
     initial: i64,
     /// Streams on which a head came, and whether the end did.

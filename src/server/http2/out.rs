@@ -22,8 +22,8 @@ use super::frame::{HEAD_BYTES, Head, flag, kind};
 
 /// Collected bytes from which on data waits in its stream: eight DATA frames of 16 KB.
 pub const OUT_BYTES_MAX: usize = 128 * 1024;
-/// ... and from which on the client waits with whatever makes us say more. Well above what data may fill: a client
-/// whose socket is full of data must still be heard when it takes a call back.
+/// Collected bytes from which on nothing more is read of the client, because it would make us say more. The figure is
+/// well above what data may fill: a client whose socket is full of data must still be heard when it takes a call back.
 const CLOGGED_BYTES: usize = 2 * OUT_BYTES_MAX;
 /// Bytes that are with the kernel already and may stay in front of those that are not.
 const SENT_BYTES_MAX: usize = 64 * 1024;

@@ -75,7 +75,7 @@ impl Accepted {
     }
 }
 
-/// What the loop does with what happens to it.
+/// Takes over the connections that the accept loop gets.
 pub trait Take {
     /// A client has connected. This must not block.
     fn take(&self, accepted: Accepted);

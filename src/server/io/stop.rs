@@ -91,7 +91,7 @@ impl Membership {
         self.stop.phase()
     }
 
-    /// Waits until the core stops: `until` this phase or a later one.
+    /// Waits until the core has reached this phase, or a later one.
     pub async fn reached(&self, phase: Phase) {
         poll_fn(|cx| if self.watch(cx.waker()) >= phase { Poll::Ready(()) } else { Poll::Pending }).await;
     }

@@ -1,4 +1,4 @@
-//! One connection's byte stream: bounded reads, and last words.
+//! One connection's byte stream: bounded reads, and a close that loses nothing.
 //!
 //! ```text
 //!   socket --recv--> scratch (one per core) --> who asked        at most READ_TURN_BYTES per turn, then others run

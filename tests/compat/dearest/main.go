@@ -56,6 +56,10 @@ func main() {
 
 // judge runs each kind and returns the exit code.
 func judge(server, only, size string, lasts time.Duration) int {
+	holds, known := sizes[size]
+	if !known {
+		fail(fmt.Errorf("no store is called %s", size))
+	}
 	dir, err := os.MkdirTemp("", "dearest-")
 	fail(err)
 	defer os.RemoveAll(dir)
@@ -63,7 +67,7 @@ func judge(server, only, size string, lasts time.Duration) int {
 	fail(err)
 	fail(m.Start())
 	defer m.Stop()
-	fail(fill(m.Client, sizes[size]))
+	fail(fill(m.Client, holds))
 	fmt.Printf("%-34s %10s %10s %10s %9s  %s\n", "kind", "get p50", "get p99", "slowest", "RssAnon", "answers")
 	run, bad := 0, 0
 	for _, kind := range kinds {
@@ -112,6 +116,7 @@ func beside(m *member.Member, name string, lasts time.Duration) (outcome, error)
 	fail(err)
 	gets, err := probe.StdoutPipe()
 	fail(err)
+	probe.Stderr = os.Stderr
 	fail(member.Spawn(probe))
 
 	attack := exec.Command(os.Args[0], "-attack", name, "-address", m.Client, "-for", lasts.String())
@@ -138,7 +143,7 @@ func beside(m *member.Member, name string, lasts time.Duration) (outcome, error)
 	case failed != nil:
 		return result, fmt.Errorf("the sender failed: %w", failed)
 	case err != nil:
-		return result, fmt.Errorf("no get was answered: %w", err)
+		return result, fmt.Errorf("a get failed, or none was answered: %w", err)
 	}
 	return result, nil
 }
