@@ -54,11 +54,7 @@ fn statuses() -> Bytes {
 pub fn watch(session: &Rc<Session>, mut incoming: Incoming, mut outgoing: Outgoing) {
     let session = session.clone();
     task::spawn(async move {
-        let request = match incoming.next().await {
-            Some(message) => message.and_then(decode::<HealthCheckRequest>),
-            None => Err(Status::undecodable()),
-        };
-        let known = match request {
+        let known = match incoming.only().await.and_then(decode::<HealthCheckRequest>) {
             Ok(request) => request.service == WHOLE,
             Err(status) => return outgoing.finish(Err(status)),
         };

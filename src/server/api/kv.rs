@@ -156,12 +156,7 @@ async fn answer_long(
 pub fn range_stream(session: &Rc<Session>, mut incoming: Incoming, outgoing: Outgoing) {
     let session = session.clone();
     task::spawn(async move {
-        let request = match incoming.next().await {
-            Some(Ok(message)) => decode::<RangeRequest>(message),
-            Some(Err(status)) => Err(status),
-            None => Err(Status::undecodable()),
-        };
-        match request {
+        match incoming.only().await.and_then(decode::<RangeRequest>) {
             Ok(request) => answer_stream(session, request, outgoing).await,
             Err(status) => outgoing.finish(Err(status)),
         }

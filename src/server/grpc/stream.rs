@@ -104,6 +104,14 @@ impl Incoming {
     pub async fn next(&mut self) -> Option<Result<Bytes, Status>> {
         poll_fn(|cx| self.poll_next(cx)).await
     }
+
+    /// The message of a call whose client sends one.
+    ///
+    /// # Errors
+    /// As [`Incoming::poll_next`]; and when the client has ended its side without a message.
+    pub async fn only(&mut self) -> Result<Bytes, Status> {
+        self.next().await.unwrap_or_else(|| Err(Status::undecodable()))
+    }
 }
 
 enum Sending {

@@ -27,8 +27,6 @@ use crate::watch::encode::Identity;
 use crate::watch::hub::RESPONSE_BYTES_MAX;
 use crate::watch::{Budget, Fault, Hub, HubConfig, HubStats, Output, Part, StreamId};
 
-/// The shortest progress interval.
-const PROGRESS_INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// How much is handed out in one piece of work, and how much of the past is read for all watchers that catch up.
 const CATCH_UP: Budget = Budget { revisions: 1000, bytes: 256 << 10 };
 
@@ -126,7 +124,7 @@ impl Watches {
             core: RefCell::new(session::Watches::new(config, revision, CATCH_UP)),
             outlets: RefCell::default(),
             jitter: RefCell::new(jitter),
-            interval: member.progress_interval.max(PROGRESS_INTERVAL_MIN),
+            interval: member.progress_interval,
         }
     }
 
