@@ -1,9 +1,9 @@
-//! The sockets that a member listens on: claimed before anything is opened, shared by all cores, held until the end.
+//! The sockets that a member listens on: claimed before anything is opened, and held until the end.
 //!
 //! Every socket is bound and listening from the moment it is claimed, as in etcd. So two listeners of one member that
-//! want the same port meet as an error at start, and so does another process. The cores accept from the same socket:
-//! with a socket for each core (SO_REUSEPORT) another process of the same user could join them and get a share of the
-//! connections.
+//! want the same port meet as an error at start, and so does another process. A listener is one socket, from which one
+//! core accepts for all: with a socket for each core (SO_REUSEPORT) another process of the same user could join them and
+//! get a share of the connections.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -45,7 +45,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Another handle of the same socket, for one more core.
+    /// Another handle of the same socket, for the core that accepts.
     pub fn share(&self) -> io::Result<TcpListener> {
         self.socket.try_clone()
     }

@@ -38,7 +38,7 @@ pub struct SessionCore {
     pub lane: Receiver<FromReplica>,
     /// Has something in it once the member is to end.
     pub told: Receiver<()>,
-    /// The sockets that all cores accept from.
+    /// The member's listeners, from which one core accepts for all.
     pub listeners: Arc<Vec<Listener>>,
     /// Places for connections.
     pub admission: Arc<Admission>,
