@@ -139,7 +139,7 @@ mod tests {
                 assert!(!crowded.is_empty());
                 for arrival in connections {
                     let Arrival::Connection(listener, accepted) = arrival else {
-                        panic!("{} sorted", "just")
+                        panic!("only connections are left")
                     };
                     assert_eq!(listener, 3);
                     accepted.bind().unwrap();
