@@ -26,8 +26,8 @@ enum Event {
     Over(Status),
 }
 
-/// Serves one watch stream until its client goes. A half-close does not end it: etcd's JSON gateway half-closes a stream
-/// behind its one request, and waits for events.
+/// Serves one watch stream until its client goes. A half-close does not end it: etcd's JSON gateway half-closes a
+/// stream behind its one request, and waits for events.
 pub fn serve(session: &Rc<Session>, mut incoming: Incoming, outgoing: Outgoing) {
     let session = session.clone();
     let stream = session.watches.open(outgoing);

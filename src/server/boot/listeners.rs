@@ -2,8 +2,8 @@
 //!
 //! Every socket is bound and listening from the moment it is claimed, as in etcd. So two listeners of one member that
 //! want the same port meet as an error at start, and so does another process. A listener is one socket, from which one
-//! core accepts for all: with a socket for each core (SO_REUSEPORT) another process of the same user could join them and
-//! get a share of the connections.
+//! core accepts for all: with a socket for each core (SO_REUSEPORT) another process of the same user could join them
+//! and get a share of the connections.
 #![forbid(unsafe_code)]
 
 use std::io;
