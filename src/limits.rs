@@ -55,6 +55,9 @@ pub const CATCHUP_BYTES_MAX: usize = 64 << 20;
 /// Linearizable reads that may wait for a round to begin. Above it a client is told to come back.
 pub const READS_PENDING_MAX: usize = 65_536;
 
+/// Calls about leases that may wait for their turn, or for a checkpoint of their lease to be cleared, likewise.
+pub const LEASE_CALLS_PENDING_MAX: usize = 65_536;
+
 /// Records of the log that a restart may have to replay, besides what comes while a checkpoint is written: half a
 /// second with values of 1 KB.
 pub const REPLAY_BYTES_MAX: u64 = 32 << 20;

@@ -20,6 +20,8 @@ pub struct Reads {
     waiting: Vec<Ticket>,
     round: Option<Round>,
     confirmed: Vec<(u64, Vec<Ticket>)>,
+    /// Reads in all three of them.
+    len: usize,
     rounds: u64,
     /// Whose rounds these are: the member, and a number that no other start of the process has. An answer to another
     /// member's question, or to one from before a restart, confirms nothing here.
@@ -39,11 +41,12 @@ impl Reads {
         Self { origin: (member_id, start), ..Self::default() }
     }
 
-    /// A read arrives. False if too many wait.
+    /// A read arrives. False if too many wait, for a round or for what a round has confirmed to be applied.
     pub fn wait(&mut self, ticket: Ticket) -> bool {
-        let has_room = self.waiting.len() < READS_PENDING_MAX;
+        let has_room = self.len < READS_PENDING_MAX;
         if has_room {
             self.waiting.push(ticket);
+            self.len += 1;
         }
         has_room
     }
@@ -55,9 +58,7 @@ impl Reads {
 
     /// Reads that are not ready.
     pub fn len(&self) -> usize {
-        let asked = self.round.as_ref().map_or(0, |round| round.tickets.len());
-        let confirmed: usize = self.confirmed.iter().map(|(_, tickets)| tickets.len()).sum();
-        self.waiting.len() + asked + confirmed
+        self.len
     }
 
     /// The context to ask raft with now, if there is something to ask.
@@ -95,6 +96,7 @@ impl Reads {
             }
             !done
         });
+        self.len -= ready.len();
         ready
     }
 }
@@ -102,6 +104,20 @@ impl Reads {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reads_are_refused_when_too_many_wait_for_apply_too() {
+        let mut reads = Reads::new(1, 1);
+        let start = Instant::default();
+        for _ in 0..READS_PENDING_MAX {
+            assert!(reads.wait(Ticket(0)));
+            let context = reads.ask(start).unwrap();
+            reads.confirm(&context, 8);
+        }
+        assert!(!reads.wait(Ticket(0)) && reads.ready(7).is_empty());
+        assert_eq!(reads.ready(8).len(), READS_PENDING_MAX);
+        assert!(reads.wait(Ticket(0)) && reads.len() == 1);
+    }
 
     #[test]
     fn answers_of_another_member_or_from_before_a_restart_confirm_nothing() {

@@ -24,7 +24,7 @@ use super::tally::Tally;
 use crate::btree::{Applied, Store};
 use crate::error::Error;
 use crate::lease;
-use crate::limits::{COMMITTED_UNAPPLIED_MAX, UNAPPLIED_BYTES_MAX};
+use crate::limits::{COMMITTED_UNAPPLIED_MAX, LEASE_CALLS_PENDING_MAX, UNAPPLIED_BYTES_MAX};
 use crate::mvcc::compact;
 use crate::mvcc::compact_hash::CompactionHashes;
 use crate::mvcc::pin::Pins;
@@ -174,7 +174,10 @@ impl Replica {
                     self.proposals.refuse(ticket, Error::TooManyRequests);
                 }
             }
-            Input::Lease { ticket, call } => self.lease_calls.push((ticket, call)),
+            Input::Lease { ticket, call } if self.lease_calls.len() < LEASE_CALLS_PENDING_MAX => {
+                self.lease_calls.push((ticket, call));
+            }
+            Input::Lease { ticket, .. } => self.proposals.refuse(ticket, Error::TooManyRequests),
             Input::Defragment { ticket } => self.defragmentation.ask(ticket),
             Input::PeerMessage(message) => {
                 // raft refuses messages of strangers and of the past; nothing else is to be done about them.

@@ -531,15 +531,17 @@ impl Hub {
         }
         stream.watchers.insert(watch_id, number);
         stream.progress_watchers += usize::from(request.progress_notify);
+        // All of it before the answer, which may end the stream, and this watcher with it.
+        if synced {
+            self.index.link(List::Synced, number, &mut self.watchers);
+        } else {
+            self.count_unsynced(number);
+        }
         let fields = Fields { watch_id, created: true, ..Fields::default() };
         self.respond(id.slot(), self.known, fields, Bytes::new());
-        if !self.watchers.contains(number as usize) {
-            return; // the answer has ended the stream
+        if synced || !self.watchers.contains(number as usize) {
+            return;
         }
-        if synced {
-            return self.index.link(List::Synced, number, &mut self.watchers);
-        }
-        self.count_unsynced(number);
         if compacted {
             self.tell_compacted(number, compact_revision);
         } else if self.streams[id.slot()].room > 0 {

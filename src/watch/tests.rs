@@ -1159,3 +1159,36 @@ fn nothing_comes_between_the_parts_of_a_response_nor_between_its_fragments() {
         hub.check_invariants();
     }
 }
+
+#[test]
+fn a_stream_that_ends_at_the_answer_to_a_create_leaves_the_others_as_they_are() {
+    for start_revision in [0, 1] {
+        let limits = Limits { matches: 1, bytes: 60, piece_bytes: 200 };
+        let (mut world, mut hub) = (World::new(), hub_with(0, limits));
+        hub.config.fragment_slack_bytes = 400;
+        let other = watching(&mut hub, &world, range("x", ""));
+        let stream = watching(&mut hub, &world, range("a", "b"));
+        put_many(&mut world, 30);
+        hub.on_publish(Arc::new(world.lane.pop_front().unwrap()));
+        let begun =
+            |outputs: Vec<Output>| outputs.iter().any(|output| matches!(output.part, Part::First { .. }));
+        while !begun(work(&mut hub, &world, 1)) {}
+        // In the middle of a response nothing else is sent, so the answers wait until they are too many.
+        let ends = |hub: &mut Hub| {
+            hub.create(
+                Instant::default(),
+                stream,
+                &WatchCreateRequest { start_revision, ..range("x", "") },
+                &world,
+            );
+            std::iter::from_fn(|| hub.poll_output()).any(|output| matches!(output.part, Part::End(_)))
+        };
+        assert!((0..100_000).any(|_| ends(&mut hub)), "the stream may ask for ever");
+        hub.check_invariants();
+        world.apply(&[(b"x", Some(b"value"))]);
+        hub.on_publish(Arc::new(world.lane.pop_front().unwrap()));
+        let outputs: Vec<Output> = (0..10).flat_map(|_| work(&mut hub, &world, 1000)).collect();
+        let events = outputs.iter().filter(|output| output.stream == other).map(|output| output.events);
+        assert_eq!(events.sum::<u32>(), 1);
+    }
+}
