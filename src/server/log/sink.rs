@@ -5,16 +5,18 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::thread;
 use std::time::Duration;
 
 use super::line::Line;
 use crate::config::{LogLevel, LogOutput};
 
-/// Lines that may wait. At two hundred bytes each, under a megabyte.
+/// Lines that may wait.
 const QUEUE_LINES: usize = 4096;
+/// Bytes of memory that those lines may take: a kilobyte for each, five times what most of them have.
+const QUEUE_BYTES: usize = 4 << 20;
 /// Bytes written in one go.
 const BATCH_BYTES: usize = 64 * 1024;
 
@@ -27,7 +29,17 @@ enum Item {
 /// The queue's near end.
 pub struct Sink {
     queue: SyncSender<Item>,
-    dropped: Arc<AtomicU64>,
+    counts: Arc<Counts>,
+}
+
+/// What both ends of the queue count.
+#[derive(Default)]
+struct Counts {
+    /// Memory of the lines in the queue: at most [`QUEUE_BYTES`], and for a moment one line more of each thread that
+    /// is about to drop it.
+    queued: AtomicUsize,
+    /// Lines dropped since that was logged last.
+    dropped: AtomicU64,
 }
 
 enum Output {
@@ -60,21 +72,27 @@ impl Sink {
                 }
             });
         }
+        Sink::start(open)
+    }
+
+    fn start(mut outputs: Vec<Output>) -> Result<Sink, String> {
         let (queue, far) = mpsc::sync_channel(QUEUE_LINES);
-        let dropped = Arc::new(AtomicU64::new(0));
-        let lost = Arc::clone(&dropped);
-        let writer =
-            thread::Builder::new().name("log".to_owned()).spawn(move || write_out(&far, &mut open, &lost));
+        let counts = Arc::<Counts>::default();
+        let shared = Arc::clone(&counts);
+        let writer = thread::Builder::new()
+            .name("log".to_owned())
+            .spawn(move || write_out(&far, &mut outputs, &shared));
         writer.map_err(|error| format!("cannot start the log's thread: {error}"))?;
-        Ok(Sink { queue, dropped })
+        Ok(Sink { queue, counts })
     }
 
     /// Queues a line; never waits.
     pub fn push(&self, line: String) {
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
-            self.queue.try_send(Item::Line(line))
-        {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+        let bytes = line.capacity();
+        let before = self.counts.queued.fetch_add(bytes, Ordering::Relaxed);
+        if before.saturating_add(bytes) > QUEUE_BYTES || self.queue.try_send(Item::Line(line)).is_err() {
+            self.counts.queued.fetch_sub(bytes, Ordering::Relaxed);
+            self.counts.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -90,19 +108,22 @@ impl Sink {
     }
 }
 
-fn write_out(far: &Receiver<Item>, outputs: &mut [Output], dropped: &AtomicU64) {
+fn write_out(far: &Receiver<Item>, outputs: &mut [Output], counts: &Counts) {
     let mut batch = Vec::new();
     let mut waiting = Vec::new();
     while let Ok(first) = far.recv() {
         let mut next = Some(first);
         while let Some(item) = next {
             match item {
-                Item::Line(line) => batch.extend_from_slice(line.as_bytes()),
+                Item::Line(line) => {
+                    batch.extend_from_slice(line.as_bytes());
+                    counts.queued.fetch_sub(line.capacity(), Ordering::Relaxed);
+                }
                 Item::Flush(done) => waiting.push(done),
             }
             next = if batch.len() < BATCH_BYTES { far.try_recv().ok() } else { None };
         }
-        let lost = dropped.swap(0, Ordering::Relaxed);
+        let lost = counts.dropped.swap(0, Ordering::Relaxed);
         if lost > 0 {
             let line = Line::new(LogLevel::Warn, "log lines were dropped; their reader is too slow");
             let line = line.value("dropped", lost).render(std::time::SystemTime::now(), false);
@@ -115,5 +136,66 @@ fn write_out(far: &Receiver<Item>, outputs: &mut [Output], dropped: &AtomicU64) 
             // Whoever asked may have run out of patience.
             let _ = done.send(());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::os::fd::OwnedFd;
+
+    #[test]
+    fn lines_behind_a_stalled_reader_are_bounded_in_bytes() {
+        const LINE_BYTES: usize = 100_000;
+        const LINES: usize = 200;
+        let (mut reader, writer) = io::pipe().unwrap();
+        let sink = Sink::start(vec![Output::File(File::from(OwnedFd::from(writer)))]).unwrap();
+        for _ in 0..LINES {
+            let mut line = "x".repeat(LINE_BYTES);
+            line.replace_range(LINE_BYTES - 1.., "\n");
+            sink.push(line);
+            assert!(sink.counts.queued.load(Ordering::Relaxed) <= QUEUE_BYTES);
+        }
+        // The reader comes back. The thread ends with the queue, and closes the pipe.
+        drop(sink);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        let (long, said): (Vec<_>, Vec<_>) = text.lines().partition(|line| line.starts_with('x'));
+        // Beside those in the queue, the thread has a batch that ends with the line that fills it.
+        assert!(
+            (QUEUE_BYTES / LINE_BYTES..=QUEUE_BYTES / LINE_BYTES + 2).contains(&long.len()),
+            "{}",
+            long.len()
+        );
+        let dropped: u64 = said
+            .iter()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["dropped"].as_u64().unwrap())
+            .sum();
+        assert_eq!(long.len() as u64 + dropped, LINES as u64, "every line is written or counted");
+    }
+
+    #[test]
+    fn a_queue_that_was_full_takes_lines_again() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let sink = Sink::start(vec![Output::File(File::from(OwnedFd::from(writer)))]).unwrap();
+        sink.push("x".repeat(QUEUE_BYTES + 1));
+        assert_eq!(sink.counts.queued.load(Ordering::Relaxed), 0, "longer than the whole queue");
+        let reading = thread::spawn(move || {
+            let mut text = String::new();
+            reader.read_to_string(&mut text).unwrap();
+            text
+        });
+        let line = || "y".repeat(QUEUE_BYTES / 2 - 1) + "\n";
+        for _ in 0..4 {
+            sink.push(line());
+            sink.flush(Duration::from_secs(30));
+        }
+        drop(sink);
+        assert_eq!(
+            reading.join().unwrap().matches('\n').count(),
+            4 + 1,
+            "four lines, and that one was dropped"
+        );
     }
 }

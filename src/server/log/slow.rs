@@ -218,18 +218,14 @@ pub fn txn(
     result: Result<TxnRead<'_>, &Error>,
 ) {
     if took > limits.apply {
-        let response = result.map(|read| format!("responses:<{}> size:{}", counts(read.kvs), read.bytes));
+        let response =
+            result.map(|read| format!("responses:<{}> size:{}", content::counts(read.kvs), read.bytes));
         slow_read("read-only txn ", took, limits.apply, &content::txn(request), response);
     }
     if took > limits.request {
         let answer = result.ok().map(|read| (read.succeeded, read.bytes));
         request_stats(&txn_stats(request, answer), peer, took);
     }
-}
-
-/// How many pairs each Range of a transaction has found.
-fn counts(kvs: &[u64]) -> String {
-    kvs.iter().map(|kvs| format!("range_response_count:{kvs}")).collect::<Vec<_>>().join(" ")
 }
 
 #[track_caller]
