@@ -30,7 +30,8 @@ use std::sync::Arc as FileArc;
 const CHUNK: usize = if cfg!(feature = "loom") { 8 } else { 1 << 12 };
 const CHUNKS: usize = if cfg!(feature = "loom") { 4 } else { 1 << 16 };
 
-/// Pages that a walk reads together, 64 KiB.
+/// Pages of a block that a walk reads together, 64 KiB. It asks for the next block too when it comes to one, so that
+/// the disk is ahead of it.
 const READ_AHEAD_PAGES: u32 = 16;
 
 /// Pages that a process can address: 1 TiB. The format could hold 16.
@@ -298,7 +299,7 @@ impl Table {
         let pages = self.file.pages();
         if self.mapping.is_some() && id.0 < pages {
             let first = id.0 / READ_AHEAD_PAGES * READ_AHEAD_PAGES;
-            self.file.will_need(first, READ_AHEAD_PAGES.min(pages - first));
+            self.file.will_need(first, (2 * READ_AHEAD_PAGES).min(pages - first));
         }
     }
 

@@ -35,8 +35,9 @@ const EXTENT_PAGES: u32 = 16;
 const EXTENT_PAGES_MAX: u32 = 16 << 10;
 /// Bytes written from which on the disk is asked to take them.
 const WRITEBACK_BYTES: usize = 1 << 20;
-/// Places asked for that are remembered.
+/// Places asked for that are remembered, and pages from one of them to the next.
 const ASKED: usize = 16;
+const ASKED_UNIT: u32 = 16;
 /// The least address space that makes sense: 64 GiB.
 const RESERVE_MIN: usize = 64 << 30;
 
@@ -223,7 +224,7 @@ impl PageFile for MappedFile {
 
     fn will_need(&self, first: u32, pages: u32) {
         // Relaxed: what another core makes of this costs a call too many.
-        let asked = &self.asked[(first / pages.max(1)) as usize % ASKED];
+        let asked = &self.asked[(first / ASKED_UNIT) as usize % ASKED];
         if asked.swap(first, Ordering::Relaxed) == first {
             return;
         }
