@@ -6,11 +6,12 @@
 //! | entries, term, vote | to the log, at once | the write before it (the log is one stream) |
 //! | commit index alone | with the next entries, or when the log is quiet | nothing: it is only a hint |
 //! | persisted messages (votes, append responses) | | the write of the same ready |
+//! | a leader's messages to a member whose removal is applied | never | |
 //! | committed entries | to apply | raft hands them out only when committed and persisted here |
 //! | read states | | apply to have reached their index |
 #![forbid(unsafe_code)]
 
-use raft::eraftpb::{Entry, HardState, Message};
+use raft::eraftpb::{Entry, HardState, Message, MessageType};
 
 use super::port::{Output, Outputs};
 use super::replica::{Founding, Replica};
@@ -34,7 +35,7 @@ impl Replica {
             let number = ready.number();
             self.last_ready = number;
             assert!(ready.snapshot().is_empty(), "nobody sends snapshots yet");
-            send(ready.take_messages(), outputs);
+            self.send(ready.take_messages(), outputs);
             for state in ready.take_read_states() {
                 self.reads.confirm(&state.request_ctx, state.index);
             }
@@ -100,7 +101,7 @@ impl Replica {
             Some(write) => write.persisted.extend(persisted),
             None => {
                 self.node.on_persist_ready(number);
-                send(persisted, outputs);
+                self.send(persisted, outputs);
             }
         }
     }
@@ -132,12 +133,21 @@ impl Replica {
 
     /// Messages that waited for the log.
     pub(super) fn send_persisted(&mut self, outputs: &mut Outputs) {
-        send(std::mem::take(&mut self.outbox), outputs);
+        let messages = std::mem::take(&mut self.outbox);
+        self.send(messages, outputs);
+    }
+
+    /// What this member says as a leader does not go to one that was removed: it may have been said before the removal
+    /// was applied. Answers go to everybody, because a leader that was removed still has its removal committed.
+    fn send(&self, messages: Vec<Message>, outputs: &mut Outputs) {
+        let removed = &self.state.cluster.removed;
+        let is_stale = |message: &Message| removed.contains(&message.to) && is_of_a_leader(message);
+        let messages = messages.into_iter().filter(|message| !is_stale(message));
+        outputs.extend(messages.map(|message| Output::Send { to: message.to, message: Box::new(message) }));
     }
 }
 
-fn send(messages: Vec<Message>, outputs: &mut Outputs) {
-    outputs.extend(
-        messages.into_iter().map(|message| Output::Send { to: message.to, message: Box::new(message) }),
-    );
+fn is_of_a_leader(message: &Message) -> bool {
+    use MessageType::{MsgAppend, MsgHeartbeat, MsgSnapshot, MsgTimeoutNow};
+    matches!(message.msg_type(), MsgAppend | MsgHeartbeat | MsgSnapshot | MsgTimeoutNow)
 }
