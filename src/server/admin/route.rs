@@ -121,10 +121,11 @@ fn prefers_gzip(accepts: &str) -> bool {
 async fn metrics(admin: &Admin, head: &Head) -> Answer {
     const TYPE: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
     let text = admin.source.metrics().await;
-    if !head.accepts.as_deref().is_some_and(prefers_gzip) {
+    let packs = head.accepts.as_deref().is_some_and(prefers_gzip);
+    let Some(packed) = packs.then(|| gzip::pack([text.as_bytes()])).flatten() else {
         return Answer::new(200, TYPE, text);
-    }
-    let mut answer = Answer::new(200, TYPE, gzip::pack([text.as_bytes()]));
+    };
+    let mut answer = Answer::new(200, TYPE, packed);
     answer.headers.push(("Content-Encoding", gzip::NAME.into()));
     answer
 }

@@ -193,20 +193,26 @@ fn skip_head(packed: &mut Bytes) -> Result<(), Broken> {
     Ok(())
 }
 
-/// The head and the body of a message whose plain bytes are those of `pieces`. An empty message is not worth packing.
+/// The head and the body of a message whose plain bytes are those of `pieces`. An empty message is not worth packing,
+/// and one that cannot be packed is sent as it is, which a client takes at any time.
 pub fn framed(pieces: &[Bytes]) -> ([u8; frame::HEAD_BYTES], Bytes) {
     if pieces.iter().all(Bytes::is_empty) {
         return ([0; frame::HEAD_BYTES], Bytes::new());
     }
-    let packed = pack(pieces.iter().map(|piece| &piece[..]));
-    let length = packed.len() as u32; // of at most a little more than PACKED_BYTES_MAX
-    let mut head = [1; frame::HEAD_BYTES];
-    head[1..].copy_from_slice(&length.to_be_bytes());
-    (head, packed)
+    head_and_body(pieces, pack(pieces.iter().map(|piece| &piece[..])))
 }
 
-/// Packs the bytes of `pieces`, one behind the other, as one member.
-pub fn pack<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Bytes {
+fn head_and_body(pieces: &[Bytes], packed: Option<Bytes>) -> ([u8; frame::HEAD_BYTES], Bytes) {
+    let flag = u8::from(packed.is_some());
+    let body = packed.unwrap_or_else(|| pieces.concat().into());
+    let length = body.len() as u32; // of at most a little more than PACKED_BYTES_MAX
+    let mut head = [flag; frame::HEAD_BYTES];
+    head[1..].copy_from_slice(&length.to_be_bytes());
+    (head, body)
+}
+
+/// Packs the bytes of `pieces`, one behind the other, as one member. None if the compressor refuses them.
+pub fn pack<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Option<Bytes> {
     // What Go writes, but for the speed: no time, no name, an unknown system.
     let mut packed = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 4, 0xff];
     let (mut deflate, mut crc) = (Compress::new(Compression::fast(), false), Crc::new());
@@ -215,25 +221,46 @@ pub fn pack<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Bytes {
         let mut rest = piece;
         while !rest.is_empty() {
             let before = deflate.total_in();
-            deflate_into(&mut deflate, rest, &mut packed, FlushCompress::None);
+            deflate_into(&mut deflate, rest, &mut packed, FlushCompress::None)?;
             rest = &rest[(deflate.total_in() - before) as usize..];
         }
     }
-    while deflate_into(&mut deflate, &[], &mut packed, FlushCompress::Finish) != Step::StreamEnd {}
+    while deflate_into(&mut deflate, &[], &mut packed, FlushCompress::Finish)? != Step::StreamEnd {}
     packed.extend_from_slice(&crc.sum().to_le_bytes());
     packed.extend_from_slice(&crc.amount().to_le_bytes());
-    packed.into()
+    Some(packed.into())
 }
 
-fn deflate_into(deflate: &mut Compress, bytes: &[u8], into: &mut Vec<u8>, flush: FlushCompress) -> Step {
+/// One step. None if it failed or came no further: there was room, so another one would not either.
+fn deflate_into(
+    deflate: &mut Compress,
+    bytes: &[u8],
+    into: &mut Vec<u8>,
+    flush: FlushCompress,
+) -> Option<Step> {
     into.reserve(bytes.len() / 2 + 64);
-    deflate.compress_vec(bytes, into, flush).expect("deflating takes any bytes")
+    deflate.compress_vec(bytes, into, flush).ok().filter(|step| *step != Step::BufError)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::stdx::prng::Prng;
+
+    fn pack<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Bytes {
+        super::pack(pieces).unwrap()
+    }
+
+    #[test]
+    fn what_cannot_be_packed_is_sent_plain() {
+        let (mut deflate, mut packed) = (Compress::new(Compression::fast(), false), Vec::new());
+        while deflate_into(&mut deflate, b"", &mut packed, FlushCompress::Finish) != Some(Step::StreamEnd) {}
+        assert_eq!(deflate_into(&mut deflate, b"more", &mut packed, FlushCompress::None), None);
+        let pieces = [Bytes::from("ab"), Bytes::from("c")];
+        assert_eq!(head_and_body(&pieces, None), ([0, 0, 0, 0, 3], "abc".into()));
+        let (head, body) = framed(&pieces);
+        assert_eq!((head[0], unpacked(&body, 3).unwrap()), (1, "abc".into()));
+    }
 
     fn unpacked(packed: &[u8], length_max: usize) -> Result<Bytes, (Code, String)> {
         let result =

@@ -332,7 +332,7 @@ fn unary_calls_are_answered_at_once_or_later() {
 fn packed_requests_get_packed_answers() {
     let server = Server::start(Settings { message_bytes_max: 300_000, ..Settings::default() });
     let packed = |bytes: &[u8]| {
-        let mut message = message(&gzip::pack([bytes])).to_vec();
+        let mut message = message(&gzip::pack([bytes]).unwrap()).to_vec();
         message[0] = 1;
         Bytes::from(message)
     };
