@@ -44,11 +44,28 @@ pub struct Listener {
     socket: TcpListener,
 }
 
-impl Listener {
-    /// Another handle of the same socket, for the core that accepts.
-    pub fn share(&self) -> io::Result<TcpListener> {
-        self.socket.try_clone()
-    }
+/// Another handle of each socket, for the core that accepts.
+///
+/// # Errors
+/// When the process has no descriptor left.
+pub fn share(listeners: &[Listener]) -> Result<Vec<TcpListener>, String> {
+    share_by(listeners, TcpListener::try_clone)
+}
+
+fn share_by(
+    listeners: &[Listener],
+    share: impl Fn(&TcpListener) -> io::Result<TcpListener>,
+) -> Result<Vec<TcpListener>, String> {
+    let shared = listeners.iter().map(|listener| {
+        share(&listener.socket).map_err(|error| {
+            format!(
+                "cannot accept on {}: {error}; raise the limit of open files (ulimit -n, or LimitNOFILE of the \
+                 service)",
+                listener.address
+            )
+        })
+    });
+    shared.collect()
 }
 
 /// Claims every listener of a member: first those for other members, last those for metrics.
@@ -193,6 +210,20 @@ mod tests {
         let same = claim_two("127.0.0.1", "--listen-client-http-urls", "127.0.0.1").unwrap_err();
         assert!(same.starts_with("cannot bind both --listen-client-urls and"), "{same}");
         assert_eq!(claim_two("127.0.0.1", "--listen-metrics-urls", "127.0.0.2"), Ok(3));
+    }
+
+    #[test]
+    fn a_socket_that_cannot_be_shared_is_an_error_that_says_what_to_do() {
+        let flags = "--advertise-client-urls=http://h:1 --listen-client-urls=http://127.0.0.1:0 \
+                     --listen-peer-urls=http://127.0.0.1:0";
+        let claimed = claim(&config(flags)).unwrap();
+        let shared: Vec<_> =
+            share(&claimed).unwrap().iter().map(|socket| socket.local_addr().unwrap()).collect();
+        let own: Vec<_> = claimed.iter().map(|listener| listener.socket.local_addr().unwrap()).collect();
+        assert_eq!(shared, own);
+        let error = share_by(&claimed, |_| Err(io::Error::from_raw_os_error(libc::EMFILE))).unwrap_err();
+        assert!(error.starts_with("cannot accept on 127.0.0.1:0: Too many open files"), "{error}");
+        assert!(error.contains("ulimit -n"), "{error}");
     }
 
     #[test]

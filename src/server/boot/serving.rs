@@ -2,6 +2,7 @@
 //! clients finish.
 #![forbid(unsafe_code)]
 
+use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -55,6 +56,8 @@ pub enum Door {
     /// It accepts them, for itself and for the cores behind these lanes. This core also says in the log what is said
     /// once.
     Accept {
+        /// The sockets of the member's listeners, in their order.
+        sockets: Vec<TcpListener>,
         /// The other session cores.
         others: Vec<Sender<Arrival>>,
     },
@@ -89,8 +92,8 @@ impl SessionCore {
         let core = grpc::Core::new(Rc::new(Api(session.clone())), grpc_settings(&config), counters);
         let serving = Serving { session, stop: Stop::new(), turns: Turns::start(), core, config };
         match door {
-            Door::Accept { others } => {
-                serving.accept(&listeners, &admission, &others);
+            Door::Accept { sockets, others } => {
+                serving.accept(&listeners, sockets, &admission, &others);
                 serving.announce(&listeners);
             }
             Door::Receive { lane } => {
@@ -112,13 +115,16 @@ impl SessionCore {
 
 impl Serving {
     /// Accepts at every listener.
-    fn accept(&self, listeners: &[Listener], admission: &Arc<Admission>, others: &[Sender<Arrival>]) {
+    fn accept(
+        &self,
+        listeners: &[Listener],
+        sockets: Vec<TcpListener>,
+        admission: &Arc<Admission>,
+        others: &[Sender<Arrival>],
+    ) {
         let others: Rc<[_]> = others.into();
-        for (number, listener) in listeners.iter().enumerate() {
-            let socket = listener
-                .share()
-                .map(socket::accept_on)
-                .unwrap_or_else(|error| panic!("cannot accept on {}: {error}", listener.address));
+        for (number, (listener, socket)) in listeners.iter().zip(sockets).enumerate() {
+            let socket = socket::accept_on(socket);
             match self.desk(listener.kind) {
                 Some(desk) => {
                     let dealer = Dealer::new(number, desk, others.clone());

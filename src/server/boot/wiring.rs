@@ -1,12 +1,13 @@
 //! A member's cores before they run: what each of them owns, the lanes between them, the threads beside them.
 #![forbid(unsafe_code)]
 
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::time::SystemTime;
 
 use super::arrivals::Arrival;
-use super::listeners::Listener;
+use super::listeners::{self, Listener};
 use super::open::Opened;
 use super::serving::{Door, SessionCore};
 use crate::config::{Config, Url};
@@ -112,7 +113,7 @@ impl ReplicaMain {
 /// Makes all parts of a member with this many session cores.
 ///
 /// # Errors
-/// When a thread cannot be started.
+/// When a thread cannot be started, or a socket cannot be shared.
 pub fn wire(
     config: &Config,
     opened: Opened,
@@ -168,7 +169,7 @@ pub fn wire(
         compaction_hashes: replica.compaction_hashes().clone(),
         gates: config.gates.clone(),
     });
-    let mut doors = doors(sessions);
+    let mut doors = doors(sessions, listeners::share(&listeners)?);
     let (admission, listeners) = (Admission::from_descriptor_limit(), Arc::new(listeners));
     let cores = lanes.into_iter().zip(told).enumerate().map(|(core, (lane, told))| SessionCore {
         parts: Parts {
@@ -208,10 +209,10 @@ pub fn wire(
 }
 
 /// A door for each session core: the first accepts for all.
-fn doors(sessions: usize) -> Vec<Door> {
+fn doors(sessions: usize, sockets: Vec<TcpListener>) -> Vec<Door> {
     let (others, lanes): (Vec<_>, Vec<_>) = (1..sessions).map(|_| mesh::lane::<Arrival>(ARRIVALS)).unzip();
     let receiving = lanes.into_iter().map(|lane| Door::Receive { lane });
-    std::iter::once(Door::Accept { others }).chain(receiving).collect()
+    std::iter::once(Door::Accept { sockets, others }).chain(receiving).collect()
 }
 
 fn settings(config: &Config, member_id: u64, ids: &RequestIds, seed: u64) -> Settings {
@@ -290,9 +291,9 @@ mod tests {
     #[test]
     fn one_core_accepts_for_all() {
         for sessions in [1, 4] {
-            let doors = doors(sessions);
+            let doors = doors(sessions, Vec::new());
             assert_eq!(doors.len(), sessions);
-            assert!(matches!(&doors[0], Door::Accept { others } if others.len() == sessions - 1));
+            assert!(matches!(&doors[0], Door::Accept { others, .. } if others.len() == sessions - 1));
             assert!(doors[1..].iter().all(|door| matches!(door, Door::Receive { .. })));
         }
     }
