@@ -104,7 +104,8 @@ impl Cluster {
     }
 }
 
-fn is_learner(member: &Member) -> bool {
+/// Whether a member is a learner.
+pub fn is_learner(member: &Member) -> bool {
     member.raft_attributes.as_ref().is_some_and(|attributes| attributes.is_learner)
 }
 

@@ -7,14 +7,41 @@
 //! any quorum without this member exists.
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+
+/// What a member is in raft.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "raft's own names")]
+pub enum Role {
+    Follower,
+    Candidate,
+    Leader,
+    PreCandidate,
+}
+
+/// In the order of their numbers.
+const ROLES: [Role; 4] = [Role::Follower, Role::Candidate, Role::Leader, Role::PreCandidate];
+
+impl Role {
+    /// The name that etcd shows.
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Follower => "StateFollower",
+            Role::Candidate => "StateCandidate",
+            Role::Leader => "StateLeader",
+            Role::PreCandidate => "StatePreCandidate",
+        }
+    }
+}
 
 /// Raft's state as other cores see it.
 #[derive(Debug, Default)]
 pub struct ReadGate {
     open: AtomicBool,
     published: AtomicBool,
+    role: AtomicU8,
     term: AtomicU64,
+    vote: AtomicU64,
     leader: AtomicU64,
     committed: AtomicU64,
     applied: AtomicU64,
@@ -34,6 +61,16 @@ impl ReadGate {
     /// The current term.
     pub fn term(&self) -> u64 {
         self.term.load(Ordering::Relaxed)
+    }
+
+    /// What this member is.
+    pub fn role(&self) -> Role {
+        ROLES[usize::from(self.role.load(Ordering::Relaxed))]
+    }
+
+    /// The id that has this member's vote in the current term; 0 for none.
+    pub fn vote(&self) -> u64 {
+        self.vote.load(Ordering::Relaxed)
     }
 
     /// The leader's id; 0 for none.
@@ -59,10 +96,30 @@ impl ReadGate {
         self.published.store(true, Ordering::Release);
     }
 
+    pub(super) fn set_vote(&self, role: Role, vote: u64) {
+        self.role.store(role as u8, Ordering::Relaxed);
+        self.vote.store(vote, Ordering::Relaxed);
+    }
+
     pub(super) fn set(&self, term: u64, leader: u64, committed: u64, applied: u64) {
         self.term.store(term, Ordering::Relaxed);
         self.leader.store(leader, Ordering::Relaxed);
         self.committed.store(committed, Ordering::Relaxed);
         self.applied.store(applied, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_role_comes_back_by_its_number() {
+        let gate = ReadGate::default();
+        assert_eq!((gate.role(), gate.vote()), (Role::Follower, 0));
+        for role in ROLES {
+            gate.set_vote(role, 7);
+            assert_eq!((gate.role(), gate.vote()), (role, 7));
+        }
     }
 }

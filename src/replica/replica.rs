@@ -16,12 +16,13 @@ use super::election::Timeouts;
 use super::execute::Executing;
 use super::port::{Input, LeaseCall, Output, Outputs, Ticket};
 use super::propose::Proposals;
-use super::read_gate::ReadGate;
+use super::read_gate::{ReadGate, Role};
 use super::read_index::Reads;
 use super::ready::Unsynced;
 use super::tail::Tail;
 use super::tally::Tally;
 use crate::btree::{Applied, Store};
+use crate::cluster::membership::is_learner;
 use crate::error::Error;
 use crate::lease;
 use crate::limits::{COMMITTED_UNAPPLIED_MAX, LEASE_CALLS_PENDING_MAX, UNAPPLIED_BYTES_MAX};
@@ -277,6 +278,11 @@ impl Replica {
         self.node.raft.state == StateRole::Leader
     }
 
+    /// Whether this member is a learner, by what was applied.
+    pub fn is_learner(&self) -> bool {
+        self.state.cluster.members.get(&self.settings.member_id).is_some_and(is_learner)
+    }
+
     fn on_tick(&mut self) {
         self.timeouts.draw(&mut self.node);
         self.node.tick();
@@ -470,6 +476,13 @@ impl Replica {
         let applied = self.store.applied();
         let raft = &self.node.raft;
         self.gate.set(raft.term, raft.leader_id, raft.raft_log.committed, applied.index);
+        let role = match raft.state {
+            StateRole::Follower => Role::Follower,
+            StateRole::Candidate => Role::Candidate,
+            StateRole::Leader => Role::Leader,
+            StateRole::PreCandidate => Role::PreCandidate,
+        };
+        self.gate.set_vote(role, raft.vote);
         let leads = raft.state == StateRole::Leader && applied.term == raft.term;
         self.gate.set_open(leads && self.is_sole_voter());
         let id = self.settings.member_id;

@@ -37,13 +37,11 @@ pub trait AdminSource {
     /// All metrics as Prometheus text.
     fn metrics(&self) -> LocalBoxFuture<'static, String>;
     /// What `/debug/vars` shows as `raft.status`.
-    fn raft_status(&self) -> serde_json::Value {
-        serde_json::Value::Null
-    }
+    fn raft_status(&self) -> serde_json::Value;
     /// A check of `/livez` (`livez`) or `/readyz` (`readyz`) has run.
-    fn count_check(&self, _endpoint: &'static str, _check: &'static str, _passed: bool) {}
+    fn count_check(&self, endpoint: &'static str, check: &'static str, passed: bool);
     /// `/health` was asked.
-    fn count_health(&self, _healthy: bool) {}
+    fn count_health(&self, healthy: bool);
 }
 
 /// What `/version` shows.

@@ -56,6 +56,10 @@ impl AdminSource for Member {
     fn metrics(&self) -> LocalBoxFuture<'static, String> {
         std::future::ready("up 1\n".to_owned()).boxed_local()
     }
+    fn raft_status(&self) -> serde_json::Value {
+        serde_json::json!({ "raftState": "StateLeader" })
+    }
+    fn count_health(&self, _: bool) {}
     fn count_check(&self, endpoint: &'static str, check: &'static str, passed: bool) {
         self.checks.borrow_mut().push((endpoint, check, passed));
     }
@@ -174,6 +178,7 @@ fn the_other_paths_answer_as_etcd_does() {
     let variables: serde_json::Value =
         serde_json::from_str(&get(Member::default(), "/debug/vars").2).unwrap();
     assert!(variables["file_descriptor_limit"].as_u64() > Some(0));
+    assert_eq!(variables["raft.status"]["raftState"], "StateLeader");
     let (status, _, body) = get(Member::default(), "/v2/keys");
     assert_eq!((status.as_str(), body.as_str()), ("404 Not Found", "404 page not found\n"));
     let (status, _, body) = get(Member::default(), "/v3/kv/range");

@@ -24,7 +24,7 @@ use crate::request::Kind;
 use crate::server::grpc::{Code, Responder, Status};
 use crate::server::io::{clock, task};
 use crate::server::session::Session;
-use crate::server::session::member_health::{STORAGE_VERSION, alarms};
+use crate::server::session::member_health::{STORAGE_VERSION, alarms, is_learner};
 
 /// Changes digested before other tasks of the core run.
 const HASH_SLICE: usize = 2048;
@@ -39,11 +39,7 @@ pub fn status(session: &Rc<Session>, message: Bytes) -> Outcome {
     if leader == 0 {
         errors.insert(0, Error::NoLeader.message().to_owned());
     }
-    let own = session.member.member_id;
-    let (revision, is_learner) = session.view(|view| {
-        let learner = members(view)?.iter().any(|member| member.id == own && member.is_learner);
-        Ok::<_, Error>((view.revision(), learner))
-    })?;
+    let (revision, is_learner) = (session.view(|view| view.revision()), is_learner(session)?);
     let (size, used) = session.member.store_bytes();
     let response = StatusResponse {
         header: header(session, revision),

@@ -6,12 +6,17 @@ use std::rc::Rc;
 use futures::FutureExt;
 use futures::future::{LocalBoxFuture, ready};
 use prost::Message;
+use serde_json::json;
 
 use super::{Session, observer};
 use crate::btree::{Read, Tree};
 use crate::cluster::members::cluster_version;
+use crate::cluster::membership;
 use crate::config::ETCD_VERSION;
+use crate::error::Error;
 use crate::proto::etcdserverpb::{AlarmMember, AlarmType};
+use crate::proto::membershippb::Member;
+use crate::replica::read_gate::ReadGate;
 use crate::server::admin::{AdminSource, Versions};
 use crate::server::io::clock;
 use crate::server::metrics;
@@ -39,6 +44,20 @@ pub fn alarms(session: &Session) -> Vec<AlarmMember> {
     })
 }
 
+/// Whether this member is a learner, as the published state has it.
+///
+/// # Errors
+/// When the stored member cannot be read.
+pub fn is_learner(session: &Session) -> Result<bool, Error> {
+    session.view(|view| learner_in(view.read(), session.member.member_id))
+}
+
+/// Whether `id` is a learner. Who is not a member, or not any more, is none.
+fn learner_in(read: &impl Read, id: u64) -> Result<bool, Error> {
+    let Some(stored) = read.get(Tree::Member, &id.to_be_bytes()) else { return Ok(false) };
+    Member::decode(stored).map(|member| membership::is_learner(&member)).map_err(|_| Error::Corrupt)
+}
+
 impl AdminSource for MemberHealth {
     fn alarms(&self) -> Vec<&'static str> {
         let name = |alarm: &AlarmMember| match alarm.alarm() {
@@ -54,7 +73,12 @@ impl AdminSource for MemberHealth {
     }
 
     fn is_learner(&self) -> bool {
-        false
+        // A member that cannot be read is damage, for which there is a check of its own.
+        is_learner(&self.0).unwrap_or(false)
+    }
+
+    fn raft_status(&self) -> serde_json::Value {
+        raft_status(self.0.gate(), self.0.member.member_id)
     }
 
     fn serializable_read(&self) -> LocalBoxFuture<'static, Result<(), String>> {
@@ -107,5 +131,59 @@ impl AdminSource for MemberHealth {
     fn count_health(&self, healthy: bool) {
         let counter = if healthy { &self.0.metrics.health_success } else { &self.0.metrics.health_failures };
         counter.inc();
+    }
+}
+
+/// Raft's state in the form of etcd's. Progress is that of a sole voter alone, which commits what its own log holds.
+fn raft_status(gate: &ReadGate, id: u64) -> serde_json::Value {
+    let (committed, hex) = (gate.committed(), |id: u64| format!("{id:x}"));
+    let progress = match gate.is_open() {
+        true => json!({ hex(id): { "match": committed, "next": committed + 1, "state": "StateReplicate" } }),
+        false => json!({}),
+    };
+    json!({
+        "id": hex(id),
+        "term": gate.term(),
+        "vote": hex(gate.vote()),
+        "commit": committed,
+        "lead": hex(gate.leader()),
+        "raftState": gate.role().name(),
+        "applied": gate.applied(),
+        "progress": progress,
+        "leadtransferee": "0",
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::btree::Store;
+    use crate::proto::membershippb::RaftAttributes;
+
+    #[test]
+    fn a_learner_is_who_the_store_says_it_is() {
+        let mut store = Store::in_memory();
+        let mut txn = store.write();
+        for (id, is_learner) in [(7u64, true), (8, false)] {
+            let raft_attributes = Some(RaftAttributes { is_learner, ..RaftAttributes::default() });
+            let stored = Member { id, raft_attributes, ..Member::default() };
+            txn.put(Tree::Member, &id.to_be_bytes(), &stored.encode_to_vec());
+        }
+        txn.put(Tree::Member, &9u64.to_be_bytes(), b"");
+        txn.put(Tree::Member, &10u64.to_be_bytes(), b"\xff");
+        let found: Vec<_> = (6..=10).map(|id| learner_in(&txn, id)).collect();
+        assert_eq!(found, [Ok(false), Ok(true), Ok(false), Ok(false), Err(Error::Corrupt)]);
+    }
+
+    #[test]
+    fn rafts_status_has_the_fields_of_etcds() {
+        let status = raft_status(&ReadGate::default(), 0x8e9e_05c5_2164_694d);
+        assert_eq!(
+            status,
+            json!({
+                "id": "8e9e05c52164694d", "term": 0, "vote": "0", "commit": 0, "lead": "0",
+                "raftState": "StateFollower", "applied": 0, "progress": {}, "leadtransferee": "0",
+            })
+        );
     }
 }
