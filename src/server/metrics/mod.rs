@@ -55,7 +55,6 @@ pub struct Core {
     pub watch_streams: Gauge,
     pub watchers: Gauge,
     pub watchers_slow: Gauge,
-    pub events_pending: Gauge,
     pub events_sent: Counter,
     pub range_duration: [Histogram; 2],
     pub request_duration: [[Histogram; 2]; REQUESTS.len()],

@@ -29,6 +29,7 @@ pub fn replica(core: &Core, replica: &Replica) {
     }
     core.has_leader.set(has_leader);
     core.is_leader.set(i64::from(replica.is_leader()));
+    core.is_learner.set(i64::from(replica.is_learner()));
     core.proposals_committed.set(gate.committed() as i64);
     core.proposals_applied.set(applied.index as i64);
     core.revision.set(applied.revision);

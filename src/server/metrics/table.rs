@@ -51,13 +51,12 @@ static GAUGES: &[(&str, &str, Value)] = &[
     ("etcd_debugging_mvcc_current_revision", "The store's revision.", |c| &c.revision),
     ("etcd_debugging_mvcc_db_compaction_last", "Unix time of the last compaction's end.", |c| &c.compacted_at),
     ("etcd_debugging_mvcc_keys_total", "Keys that exist.", |c| &c.keys),
-    ("etcd_debugging_mvcc_pending_events_total", "Events that wait for their watchers.", |c| &c.events_pending),
     ("etcd_debugging_mvcc_slow_watcher_total", "Watchers that are catching up.", |c| &c.watchers_slow),
     ("etcd_debugging_mvcc_total_put_size_in_bytes", "Bytes of keys and values put since the start.", |c| &c.put_bytes),
     ("etcd_debugging_mvcc_watch_stream_total", "Watch streams.", |c| &c.watch_streams),
     ("etcd_debugging_mvcc_watcher_total", "Watchers.", |c| &c.watchers),
     ("etcd_disk_wal_write_bytes_total", "Bytes written to the write-ahead log.", |c| &c.wal_written_bytes),
-    ("etcd_mvcc_db_open_read_transactions", "Snapshots being read.", |c| &c.store_readers),
+    ("etcd_mvcc_db_open_read_transactions", "Answers under way that hold a state of the store.", |c| &c.store_readers),
     ("etcd_mvcc_db_total_size_in_bytes", "Size of the store file.", |c| &c.store_bytes),
     ("etcd_mvcc_db_total_size_in_use_in_bytes", "Part of the store file that holds data.", |c| &c.store_used_bytes),
     ("etcd_server_has_leader", "Whether a leader is known.", |c| &c.has_leader),
@@ -86,20 +85,25 @@ static HISTOGRAMS: &[(&str, &str, Buckets, Distribution)] = &[
 ];
 
 /// Families of things Kevel does not do (yet): etcd shows them from its start, at zero, and dashboards expect them.
-static ZEROS: &[(&str, Type)] = &[
-    ("etcd_debugging_auth_revision", Type::Gauge),
-    ("etcd_debugging_store_expires_total", Type::Counter),
-    ("etcd_debugging_store_watch_requests_total", Type::Counter),
-    ("etcd_debugging_store_watchers", Type::Gauge),
-    ("etcd_disk_defrag_inflight", Type::Gauge),
-    ("etcd_grpc_proxy_cache_hits_total", Type::Gauge),
-    ("etcd_grpc_proxy_cache_keys_total", Type::Gauge),
-    ("etcd_grpc_proxy_cache_misses_total", Type::Gauge),
-    ("etcd_grpc_proxy_events_coalescing_total", Type::Counter),
-    ("etcd_grpc_proxy_watchers_coalescing_total", Type::Gauge),
-    ("etcd_server_heartbeat_send_failures_total", Type::Counter),
-    ("etcd_server_learner_promote_successes", Type::Counter),
-    ("etcd_server_snapshot_apply_in_progress_total", Type::Gauge),
+static ZEROS: &[(&str, Type, &str)] = &[
+    ("etcd_debugging_auth_revision", Type::Gauge, ZERO_HELP),
+    (
+        "etcd_debugging_mvcc_pending_events_total",
+        Type::Gauge,
+        "Always 0: events wait as bytes of their streams, where nobody counts them one by one.",
+    ),
+    ("etcd_debugging_store_expires_total", Type::Counter, ZERO_HELP),
+    ("etcd_debugging_store_watch_requests_total", Type::Counter, ZERO_HELP),
+    ("etcd_debugging_store_watchers", Type::Gauge, ZERO_HELP),
+    ("etcd_disk_defrag_inflight", Type::Gauge, ZERO_HELP),
+    ("etcd_grpc_proxy_cache_hits_total", Type::Gauge, ZERO_HELP),
+    ("etcd_grpc_proxy_cache_keys_total", Type::Gauge, ZERO_HELP),
+    ("etcd_grpc_proxy_cache_misses_total", Type::Gauge, ZERO_HELP),
+    ("etcd_grpc_proxy_events_coalescing_total", Type::Counter, ZERO_HELP),
+    ("etcd_grpc_proxy_watchers_coalescing_total", Type::Gauge, ZERO_HELP),
+    ("etcd_server_heartbeat_send_failures_total", Type::Counter, ZERO_HELP),
+    ("etcd_server_learner_promote_successes", Type::Counter, ZERO_HELP),
+    ("etcd_server_snapshot_apply_in_progress_total", Type::Gauge, ZERO_HELP),
 ];
 
 #[rustfmt::skip]
@@ -135,8 +139,8 @@ pub(super) fn write(families: &mut Families, cores: &[Arc<Core>]) {
     for (name, help, buckets, read) in HISTOGRAMS {
         families.histogram(name, help, &[], buckets, &sum(cores, *read));
     }
-    for (name, kind) in ZEROS {
-        families.number(name, *kind, ZERO_HELP, &[], 0.0);
+    for (name, kind, help) in ZEROS {
+        families.number(name, *kind, help, &[], 0.0);
     }
     for (name, buckets) in ZERO_HISTOGRAMS {
         families.histogram(name, ZERO_HELP, &[], buckets, &Observed::default());

@@ -122,6 +122,41 @@ fn cores_are_summed() {
     assert!(!series.keys().any(|name| name.contains("op=\"Put\"")), "nothing was put");
 }
 
+/// Every number that a family shows is written by somebody: a field that only the table names is always 0.
+#[test]
+fn every_family_of_the_table_is_counted_somewhere() {
+    fn sources(folder: &std::path::Path, found: &mut String) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if path.is_dir() && name != "tests" {
+                sources(&path, found);
+            } else if name.ends_with(".rs") && name != "tests.rs" && name != "table.rs" {
+                let text = std::fs::read_to_string(&path).unwrap();
+                found.push_str(text.split("#[cfg(test)]\nmod tests").next().unwrap());
+            }
+        }
+    }
+    let mut code = String::new();
+    sources(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/server"), &mut code);
+    let is_written = |field: &str| {
+        ["core", "metrics", "counts", "self"].iter().any(|owner| {
+            let place = format!("{owner}.{field}");
+            code.match_indices(&place).any(|(at, _)| {
+                !code[at + place.len()..].starts_with(|c: char| c == '_' || c == '(' || c.is_alphanumeric())
+            })
+        })
+    };
+    let fields: Vec<&str> = include_str!("table.rs")
+        .split("|c| &c.")
+        .skip(1)
+        .map(|rest| &rest[..rest.find(|c: char| c != '_' && !c.is_alphanumeric()).unwrap()])
+        .collect();
+    assert!(fields.len() > 40 && !is_written("no_such_field"));
+    let unwritten: Vec<_> = fields.into_iter().filter(|field| !is_written(field)).collect();
+    assert!(unwritten.is_empty(), "{unwritten:?}");
+}
+
 #[test]
 fn labels_and_kinds_agree() {
     assert_eq!(REQUESTS[RequestKind::Alarm as usize], "Alarm");

@@ -50,6 +50,14 @@ pub fn refusal(session: &Session, kind: Kind, error: Error, took: Duration) {
     }
 }
 
+/// Nobody confirmed to a read that this member's state is the newest. etcd counts those that nobody has answered in
+/// time as slow, and as failed those that were refused.
+pub fn unconfirmed(session: &Session, error: Error) {
+    let core = &session.metrics;
+    let counter = if error == Error::Timeout { &core.read_indexes_slow } else { &core.read_indexes_failed };
+    counter.inc();
+}
+
 /// When a read was asked for, and when it began: later, if it had to wait for the log.
 #[derive(Clone, Copy)]
 pub struct ReadTimes {

@@ -213,8 +213,9 @@ impl Session {
 
     /// A reader of its own for a task that gathers an answer from one state, in slices: pages of that state are not
     /// used again meanwhile, so one such task of a core runs at a time, and waits for no client.
-    pub fn reader(&self) -> Reader {
-        self.readers.register()
+    pub fn reader(self: &Rc<Self>) -> OwnReader {
+        self.metrics.store_readers.add(1);
+        OwnReader { session: self.clone(), reader: self.readers.register() }
     }
 
     /// An id that no other request of this member has had.
@@ -387,7 +388,10 @@ impl Session {
                 reply.fail(&status);
             }
             Waiting::Handler(then) => then(self, Err(status)),
-            Waiting::Read(then) => then(self, Err(status)),
+            Waiting::Read(then) => {
+                observer::unconfirmed(self, error);
+                then(self, Err(status));
+            }
         }
     }
 
@@ -446,7 +450,10 @@ impl Session {
     pub fn pin(self: &Rc<Self>, revision: i64) -> Option<Pin> {
         let mut pins = self.pins.borrow_mut();
         let holds = pins.pin(revision, || self.reader.borrow_mut().snapshot().applied().compact_revision);
-        holds.then(|| Pin { session: self.clone(), revision })
+        holds.then(|| {
+            self.metrics.store_readers.add(1);
+            Pin { session: self.clone(), revision }
+        })
     }
 }
 
@@ -494,6 +501,25 @@ impl Shell for SessionTurn<'_> {
     }
 }
 
+/// A reader of a task's own.
+pub struct OwnReader {
+    session: Rc<Session>,
+    reader: Reader,
+}
+
+impl OwnReader {
+    /// The newest published state, which stays while this is looked at.
+    pub fn snapshot(&mut self) -> Snapshot<'_> {
+        self.reader.snapshot()
+    }
+}
+
+impl Drop for OwnReader {
+    fn drop(&mut self) {
+        self.session.metrics.store_readers.add(-1);
+    }
+}
+
 /// A pinned revision.
 pub struct Pin {
     session: Rc<Session>,
@@ -510,5 +536,6 @@ impl Pin {
 impl Drop for Pin {
     fn drop(&mut self) {
         self.session.pins.borrow_mut().unpin(self.revision);
+        self.session.metrics.store_readers.add(-1);
     }
 }

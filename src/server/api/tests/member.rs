@@ -89,6 +89,32 @@ impl Member {
     }
 }
 
+/// A session core whose replica answers nobody. The lane to it has room for one message.
+pub fn unanswered() -> (Rc<Session>, Receiver<Input>) {
+    let foundation =
+        Foundation::new([("m1".to_owned(), vec!["http://localhost:2380".to_owned()])], "cluster");
+    let (cluster_id, member_id) = (foundation.cluster_id, foundation.founders[0].id);
+    let pins = Pins::new(1);
+    let settings = settings(member_id, None);
+    let replica = Replica::open(settings, Store::in_memory(), Opening::Found(foundation), pins.clone());
+    let (to_replica, inputs) = mesh::lane::<Input>(1);
+    let (counts, counters) = (metrics::Core::new(), Counters::new());
+    let facts = facts(&replica, (cluster_id, member_id), None, &counts, &counters);
+    let session = Session::new(Parts {
+        member: Arc::new(session::Member { request_timeout: Duration::from_millis(1), ..facts }),
+        core: (0, 2),
+        readers: replica.readers(),
+        pins: pins.slot(0),
+        replica: to_replica,
+        gate: replica.gate().clone(),
+        first_id: 1,
+        seed: 1,
+        metrics: counts,
+        counters,
+    });
+    (session, inputs)
+}
+
 fn settings(member_id: u64, quota_bytes: Option<u64>) -> Settings {
     Settings {
         member_id,
