@@ -290,6 +290,10 @@ impl Hub {
         if large.number != NIL {
             let watcher = &mut self.watchers[large.number as usize];
             (watcher.state, watcher.next) = (State::Waiting, next);
+            if large.has_begun {
+                // Time without events begins when the last part was sent.
+                watcher.flags.set(Flags::QUIET, false);
+            }
             self.ride(large.number);
         }
         let held = self.stream_mut(id).map(|stream| std::mem::take(&mut stream.held)).unwrap_or_default();

@@ -768,11 +768,46 @@ fn huge(value_bytes: usize, events: i64, fragment: bool) -> (OneHuge, Hub, Strea
     let limits = Limits { bytes: 1 << 20, ..Limits::default() };
     let mut hub = Hub::new(HubConfig { max_request_bytes: 1 << 20, limits, ..config() }, 2);
     let stream = hub.open(Instant::default(), Duration::from_secs(600), 1 << 18);
-    let request =
-        WatchCreateRequest { key: "k".into(), start_revision: 1, fragment, ..WatchCreateRequest::default() };
+    let (key, start_revision) = ("k".into(), 1);
+    let request = WatchCreateRequest {
+        key,
+        start_revision,
+        fragment,
+        progress_notify: true,
+        ..WatchCreateRequest::default()
+    };
     hub.create(Instant::default(), stream, &request, &history);
     assert!(decode(&hub.poll_output().expect("an answer")).created);
     (history, hub, stream)
+}
+
+#[test]
+fn after_a_huge_revision_a_whole_interval_passes_before_a_notification() {
+    let (history, mut hub, stream) = huge(1 << 16, 100, false);
+    let interval = Duration::from_secs(600);
+    let mut now = Instant::default();
+    let (mut events, mut ticked) = (0, false);
+    while hub.needs_work() {
+        hub.work(&history, Budget::default());
+        while let Some(output) = hub.poll_output() {
+            events += output.events;
+        }
+        if events > 10 && !ticked {
+            ticked = true;
+            now = now + interval;
+            hub.tick(now);
+            hub.notify_all();
+        }
+        hub.on_window(stream, 1 << 18);
+    }
+    assert!(ticked && events == 100, "the interval ended in the middle of the revision");
+    let told = [(); 2].map(|()| {
+        now = now + interval;
+        hub.tick(now);
+        hub.notify_all();
+        std::iter::from_fn(|| hub.poll_output()).count()
+    });
+    assert_eq!(told, [0, 1]);
 }
 
 #[test]
