@@ -35,7 +35,7 @@ pub(super) struct Draft {
     pub(super) last: Option<u64>,
     /// Replies and events, to be told once the draft is published.
     pub(super) told: Vec<Output>,
-    /// The store may have grown.
+    /// The store may have grown by what was not in the log at the start.
     pub(super) grown: bool,
 }
 
@@ -155,7 +155,8 @@ impl Replica {
             }
             _ => {}
         }
-        draft.grown |= reply.is_ok() && cost(&command.request) > 0;
+        // What follows in a log that is replayed may have made room, and an operator may have cleared the alarm.
+        draft.grown |= !self.digests.is_replay(index) && reply.is_ok() && cost(&command.request) > 0;
         if let Some(batch) = events {
             draft.told.push(Output::Publish(Arc::new(batch)));
         }

@@ -12,14 +12,10 @@ use crate::proto::etcdserverpb::{AlarmRequest, AlarmType};
 use crate::request::Request;
 
 impl Replica {
-    /// To be called when something was applied that grows the store.
+    /// To be called when something was applied that grows the store, and that was not in the log at the start.
     pub(super) fn raise_alarm_if_full(&mut self) {
         let term = self.node.raft.term;
         let Some(quota) = self.settings.quota_bytes else { return };
-        // What follows in a log that is replayed may have made room, and an operator may have cleared the alarm.
-        if self.digests.is_replay(self.store.applied().index) {
-            return;
-        }
         // An alarm that a change of leaders lost is proposed again in the next term.
         if self.alarming == term || self.store.stats().used_bytes < quota {
             return;
