@@ -273,6 +273,11 @@ impl Replica {
             + self.sweeping.len()
     }
 
+    /// Proposals that wait for their entry to be applied.
+    pub fn pending(&self) -> usize {
+        self.proposals.pending()
+    }
+
     /// Whether this member leads.
     pub fn is_leader(&self) -> bool {
         self.node.raft.state == StateRole::Leader

@@ -34,6 +34,8 @@ struct Bounds {
 #[derive(Default)]
 pub struct Leases {
     bounds: BTreeMap<i64, Bounds>,
+    /// What clients were told to have, which outlives the process unless a checkpoint takes it back.
+    promised: BTreeMap<i64, Instant>,
 }
 
 impl Leases {
@@ -41,6 +43,7 @@ impl Leases {
     pub fn on_granted(&mut self, now: Instant, id: i64, grant: u64, ttl_seconds: i64) {
         let ttl = Duration::from_secs(ttl_seconds.unsigned_abs());
         self.bounds.insert(id, Bounds { grant, ttl, since: None, earliest: now + ttl, due: None });
+        self.promised.remove(&id);
     }
 
     /// An answer shows that a grant is done. Its lease may have been revoked since, and the id granted again.
@@ -53,12 +56,24 @@ impl Leases {
 
     /// An answer shows that a renewal is done. It happened between `asked` and now; others that are not answered may
     /// still be on their way.
-    pub fn on_renewed(&mut self, asked: Instant, now: Instant, id: i64, ttl: i64, others_on_their_way: bool) {
+    pub fn on_renewed(
+        &mut self,
+        asked: Instant,
+        now: Instant,
+        (id, ttl): (i64, i64),
+        others_on_their_way: bool,
+        judge: &Judge,
+    ) {
         let Some(bounds) = self.bounds.get_mut(&id) else { return };
         let Some(since) = bounds.since else { return };
         if since < asked {
             judge!(bounds.ttl.as_secs() == ttl.unsigned_abs(), "lease {id} is renewed to {ttl} s");
             bounds.earliest = bounds.earliest.max(asked + bounds.ttl);
+            // A checkpoint that was on its way may have come after the renewal, and take it back.
+            let (left, said) = judge.model.remaining.get(&id).copied().unwrap_or_default();
+            if left <= 0 || judge.when_applied(said).is_some_and(|applied| applied < asked) {
+                self.promised.insert(id, bounds.earliest);
+            }
         }
         bounds.due = (!others_on_their_way).then_some(now + bounds.ttl);
     }
@@ -72,11 +87,19 @@ impl Leases {
 
     /// The entry that revokes a lease is on its way to the disk; `expired` if no client asked for it.
     pub fn on_revoked(&mut self, now: Instant, id: i64, expired: bool) {
+        self.promised.remove(&id);
         if let Some(bounds) = self.bounds.remove(&id)
             && expired
         {
             let early = bounds.earliest.since(now);
             judge!(early.is_zero(), "lease {id} expires {early:?} too early");
+        }
+    }
+
+    /// The entry that says what is left of a lease is on its way to the disk.
+    pub fn on_checkpoint(&mut self, id: i64, left: i64) {
+        if left > 0 {
+            self.promised.remove(&id);
         }
     }
 
@@ -91,6 +114,13 @@ impl Leases {
     pub fn on_alarm_cleared(&mut self, now: Instant) {
         for bounds in self.bounds.values_mut() {
             bounds.due = bounds.due.map(|due| due.max(now + AGAIN));
+        }
+    }
+
+    /// The log has stood still for so long.
+    pub fn on_stall(&mut self, time: Duration) {
+        for bounds in self.bounds.values_mut() {
+            bounds.due = bounds.due.map(|due| due + time);
         }
     }
 
@@ -110,6 +140,7 @@ impl Leases {
             // A checkpoint that is on its way may come before or after the start.
             let (least, most) = if said <= applied { (left, left) } else { (Duration::ZERO, left.max(ttl)) };
             let (earliest, due) = (now + least, Some(now + most + EXTENSION));
+            let earliest = earliest.max(self.promised.get(&id).copied().unwrap_or_default());
             self.bounds.entry(id).or_insert(Bounds { grant: 0, ttl, since: Some(now), earliest, due });
         }
     }

@@ -40,6 +40,10 @@ pub struct Client {
     /// The newest revision it saw.
     pub seen: i64,
     pub stream: Option<StreamId>,
+    /// How often watches on it that see nothing are told how far they are.
+    pub interval: Duration,
+    /// When events were sent to a watch last.
+    pub events_sent: BTreeMap<i64, Instant>,
     /// Responses on their way, and their length.
     pub transit: VecDeque<(WatchResponse, usize)>,
     /// Watches by id on the stream.
@@ -62,6 +66,8 @@ impl Client {
             ids: vec![],
             seen: 1,
             stream: None,
+            interval: Duration::ZERO,
+            events_sent: BTreeMap::new(),
             transit: VecDeque::new(),
             watches: BTreeMap::new(),
             creating: VecDeque::new(),
@@ -107,6 +113,7 @@ impl Client {
         self.creating.clear();
         self.transit.clear();
         self.stream = None;
+        self.events_sent.clear();
         self.interrupted.extend(std::mem::take(&mut self.watches).into_values().filter(|w| !w.compacted));
     }
 }
@@ -140,6 +147,7 @@ impl World {
             let stream = core_state.watches.hub().open(now, interval, window);
             core_state.outlets.open(stream, window);
             self.clients[number].stream = Some(stream);
+            self.clients[number].interval = interval;
         }
         for watched in std::mem::take(&mut self.clients[number].interrupted) {
             self.create_watch(number, watched.resume());
@@ -150,6 +158,9 @@ impl World {
         let floor = self.judge.acknowledged;
         let needs_round = !(self.member().gate.is_open() || self.plant == Some(Plant::StaleRead));
         match &ask {
+            Ask::Range(request) if request.serializable && self.prng.chance(1, 8) => {
+                self.read_beside(number, request);
+            }
             _ if ask.is_serializable() => self.read(number, &ask, 0),
             _ if ask.is_read() && !needs_round => self.read(number, &ask, floor),
             Ask::Watch(request) => self.create_watch(number, (**request).clone()),
@@ -225,6 +236,12 @@ impl World {
             return;
         }
         let now = self.now;
+        if let (Ask::Write(entry), Ok(_)) = (&waiting.ask, &result)
+            && let Some(compaction) = entry.compaction.as_ref().filter(|compaction| compaction.physical)
+        {
+            let swept = self.member().replica.applied().swept_revision;
+            judge!(swept >= compaction.revision, "{compaction:?} is answered, and {swept} is swept");
+        }
         let expected = self.judge.on_reply(waiting.id, waiting.floor).clone();
         if let (Ok(Answer::LeaseGrant(grant)), Ok(_)) = (&expected, &result) {
             let renewing = self.is_renewing(grant.id);
@@ -261,7 +278,7 @@ impl World {
         match (&waiting.ask, result) {
             (Ask::KeepAlive(id), Ok(Response::LeaseKeepAlive { ttl, .. })) if ttl > 0 => {
                 let renewing = self.is_renewing(*id);
-                self.leases.on_renewed(asked, now, *id, ttl, renewing);
+                self.leases.on_renewed(asked, now, (*id, ttl), renewing, &self.judge);
             }
             (Ask::KeepAlive(id), Ok(Response::LeaseKeepAlive { .. }) | Err(_)) => {
                 let renewing = self.is_renewing(*id);

@@ -3,39 +3,26 @@
 //! What is written can be read back at once, as from a page cache. What survives a crash is everything a sync
 //! covered, and of the rest a random set of sectors: writes are torn and reordered. When only the process dies, the
 //! page cache stays, and the next process finds what was written, synced or not. Bytes can rot. A failed write or sync
-//! of the log ends the process, so it is a crash to which the disk adds its own.
+//! of the log ends the process, so it is a crash to which the disk adds its own. The directory of the log is in
+//! [`log_disk`](super::log_disk).
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::judge::judge;
+use super::log_disk::{By, LogDisk};
 use super::plant::Plant;
 use kevel::page::{PAGE_SIZE, PageFile};
 use kevel::stdx::prng::Prng;
+use kevel::wal::folder::{Content as _, Folder as _, LogFile, adopt};
 use kevel::wal::{self, SegmentName};
 
 /// What a disk writes as a whole or not at all.
 const SECTOR_BYTES: usize = 512;
 
-/// A log segment.
-#[derive(Clone, Debug, Default)]
-struct Segment {
-    /// What a sync has made safe.
-    durable: Vec<u8>,
-    /// Written since, in order.
-    unsynced: Vec<(usize, Vec<u8>)>,
-}
-
-impl Segment {
-    fn live(&self) -> Vec<u8> {
-        let mut bytes = self.durable.clone();
-        self.unsynced.iter().for_each(|(at, write)| write_at(&mut bytes, *at, write));
-        bytes
-    }
-}
-
-fn write_at(file: &mut Vec<u8>, at: usize, bytes: &[u8]) {
+/// Writes, and makes the file longer where it has to be.
+pub fn write_at(file: &mut Vec<u8>, at: usize, bytes: &[u8]) {
     if file.len() < at + bytes.len() {
         file.resize(at + bytes.len(), 0);
     }
@@ -43,7 +30,7 @@ fn write_at(file: &mut Vec<u8>, at: usize, bytes: &[u8]) {
 }
 
 /// Writes each sector, or not.
-fn write_torn(file: &mut Vec<u8>, at: usize, bytes: &[u8], prng: &mut Prng) {
+pub fn write_torn(file: &mut Vec<u8>, at: usize, bytes: &[u8], prng: &mut Prng) {
     // Often all or nothing, so that the cases between are not the only ones.
     let keep = [0, 4, 8, 8][prng.below(4) as usize];
     for (number, sector) in bytes.chunks(SECTOR_BYTES).enumerate() {
@@ -55,9 +42,9 @@ fn write_torn(file: &mut Vec<u8>, at: usize, bytes: &[u8], prng: &mut Prng) {
 
 /// The disk of one member.
 pub struct Disk {
-    segments: BTreeMap<SegmentName, Segment>,
-    /// The log write on its way.
-    in_flight: Option<wal::Write>,
+    folder: LogDisk,
+    /// The log write on its way, and the prepared file that it is the head of a segment for.
+    in_flight: Option<(wal::Write, Option<LogFile>)>,
     store: Arc<StoreFile>,
     prng: Prng,
     plant: Option<Plant>,
@@ -67,7 +54,7 @@ impl Disk {
     /// An empty disk.
     pub fn new(prng: Prng, plant: Option<Plant>) -> Self {
         let store = Arc::new(StoreFile { plant, inner: Mutex::default() });
-        Self { segments: BTreeMap::new(), in_flight: None, store, prng, plant }
+        Self { folder: LogDisk::new(plant), in_flight: None, store, prng, plant }
     }
 
     /// The store file, as the process has it open.
@@ -75,85 +62,76 @@ impl Disk {
         self.store.clone()
     }
 
-    /// A log write begins.
-    pub fn begin_write(&mut self, write: wal::Write) {
+    /// The directory of the log, for somebody who works on it.
+    pub fn folder(&self, by: By) -> &LogDisk {
+        self.folder.as_of(by)
+    }
+
+    /// A log write begins; where it creates a segment, in a prepared file.
+    pub fn begin_write(&mut self, write: wal::Write, prepared: Option<LogFile>) {
         assert!(self.in_flight.is_none(), "one log write at a time");
-        let exists = self.segments.contains_key(&write.segment);
-        assert_eq!(exists, !write.create, "a segment is created once, and before it is written to");
-        self.in_flight = Some(write);
+        assert_eq!(
+            prepared.is_some(),
+            write.create,
+            "a segment is created once, and before it is written to"
+        );
+        self.in_flight = Some((write, prepared));
     }
 
     /// The log write on its way is done, and durable if it asked for that.
     pub fn finish_write(&mut self) {
-        let write = self.in_flight.take().expect("a log write is on its way");
-        let segment = self.segments.entry(write.segment).or_default();
-        segment.unsynced.push((write.offset as usize, write.bytes));
-        // A new segment gets its name when its head is durable.
-        if write.sync && (write.create || self.plant != Some(Plant::SkippedSync)) {
-            segment.durable = segment.live();
-            segment.unsynced.clear();
-        }
+        let (write, prepared) = self.in_flight.take().expect("a log write is on its way");
+        self.write(&write, prepared);
+        self.folder.told(By::Writer);
     }
 
-    /// Segments are deleted.
-    pub fn release(&mut self, names: &[SegmentName]) {
-        names.iter().for_each(|name| drop(self.segments.remove(name)));
+    fn write(&self, write: &wal::Write, prepared: Option<LogFile>) {
+        let folder = self.folder(By::Writer);
+        let done = folder.open(prepared.unwrap_or(LogFile::Segment(write.segment)), false).and_then(|file| {
+            file.write_at(&write.bytes, write.offset)?;
+            // A new segment gets its name when its head is durable.
+            if write.create || write.sync && self.plant != Some(Plant::SkippedSync) {
+                file.sync()?;
+            }
+            prepared.map_or(Ok(()), |prepared| adopt(folder, prepared, write.segment))
+        });
+        judge!(done.is_ok(), "a log write to {}: {done:?}", write.segment);
     }
 
     /// The segments as the process reads them.
     pub fn log(&self) -> Vec<(SegmentName, Vec<u8>)> {
-        self.segments.iter().map(|(&name, segment)| (name, segment.live())).collect()
-    }
-
-    /// Fills the last segment with zeros from `offset` on, durably, as a restart does before it writes again.
-    pub fn zero_tail(&mut self, offset: u64) {
-        let (_, segment) = self.segments.iter_mut().next_back().expect("a log with a tail");
-        segment.durable = segment.live();
-        segment.unsynced.clear();
-        let offset = (offset as usize).min(segment.durable.len());
-        segment.durable[offset..].fill(0);
+        self.folder.segments()
     }
 
     /// The process is gone, and with `power` so is the page cache.
     pub fn crash(&mut self, power: bool) {
-        if let Some(write) = self.in_flight.take() {
-            if write.create {
-                // The rename has reached the disk, or not.
-                if self.prng.chance(1, 2) {
-                    self.segments.insert(write.segment, Segment { durable: write.bytes, unsynced: vec![] });
-                }
-            } else {
-                let segment = self.segments.get_mut(&write.segment).expect("a segment that was created");
-                let mut landed = segment.live();
-                write_torn(&mut landed, write.offset as usize, &write.bytes, &mut self.prng);
-                segment.unsynced.push((0, landed));
+        match self.in_flight.take() {
+            Some((write, Some(prepared))) => {
+                self.folder.set_room(None);
+                self.write(&write, Some(prepared));
             }
+            Some((write, None)) => self.tear(&write),
+            None => {}
         }
-        if power {
-            for segment in self.segments.values_mut() {
-                for (at, bytes) in std::mem::take(&mut segment.unsynced) {
-                    write_torn(&mut segment.durable, at, &bytes, &mut self.prng);
-                }
-            }
-        }
+        self.folder.crash(power, &mut self.prng);
         self.store = Arc::new(self.store.crash(power, &mut self.prng));
+    }
+
+    /// Some sectors of a write have landed.
+    fn tear(&mut self, write: &wal::Write) {
+        let folder = self.folder.as_of(By::Writer);
+        let Ok(file) = folder.open(LogFile::Segment(write.segment), false) else { return };
+        let (at, end) = (write.offset as usize, write.offset as usize + write.bytes.len());
+        let mut landed = vec![0; (file.length().unwrap_or(0) as usize).min(end).saturating_sub(at)];
+        let _ = file.read_at(&mut landed, write.offset);
+        write_torn(&mut landed, 0, &write.bytes, &mut self.prng);
+        let _ = file.write_at(&landed, write.offset);
+        folder.told(By::Writer);
     }
 
     /// Flips a bit somewhere in the log, and says where. None if there is nothing to spoil.
     pub fn rot_log(&mut self) -> Option<String> {
-        let count = self.segments.len() as u64;
-        let at = self.prng.below(count.max(1)) as usize;
-        let (name, segment) = self.segments.iter_mut().nth(at)?;
-        segment.durable = segment.live();
-        segment.unsynced.clear();
-        let used = segment.durable.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
-        if used == 0 {
-            return None;
-        }
-        let byte = self.prng.below(used as u64) as usize;
-        let before = segment.durable[byte];
-        segment.durable[byte] ^= 1 << self.prng.below(8);
-        Some(format!("byte {byte} of {name} was {before:x} and is {:x}, {used} used", segment.durable[byte]))
+        self.folder.rot(&mut self.prng)
     }
 
     /// Flips a bit somewhere in the store file, and says where. None if there is nothing to spoil.

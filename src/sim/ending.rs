@@ -57,6 +57,7 @@ impl World {
         while let Some((&id, _)) = self.readings.first_key_value() {
             self.read_on(id);
         }
+        self.check_remembered(true);
         self.check_progress(current);
         self.check_leases();
     }

@@ -52,6 +52,10 @@ pub struct Judge {
     applied: Vec<Instant>,
     /// Entries up to here are on the disk for good.
     pub durable: u64,
+    /// The log says for good that the store has the entries up to here.
+    pub marked: u64,
+    /// The segments of the log, in order; some of the first may be gone.
+    segments: Vec<SegmentName>,
     /// Entries up to here were seen by somebody.
     pub acknowledged: u64,
 }
@@ -70,6 +74,8 @@ impl Default for Judge {
             refused: BTreeSet::new(),
             applied: vec![],
             durable: 0,
+            marked: 0,
+            segments: vec![],
             acknowledged: 0,
         }
     }
@@ -82,9 +88,15 @@ impl Judge {
     }
 
     /// A log write was handed to the disk. Returns the entries that are new.
-    pub fn on_write(&mut self, create: bool, offset: u64, bytes: &[u8]) -> std::ops::Range<usize> {
+    pub fn on_write(&mut self, write: &kevel::wal::Write) -> std::ops::Range<usize> {
         let before = self.history.len();
-        self.reader.write(create, offset as usize, bytes);
+        self.segments.extend(write.create.then_some(write.segment));
+        self.reader.write(write.create, write.offset as usize, &write.bytes);
+        judge!(
+            !write.create || write.segment.sequence == 0 || self.reader.has_state,
+            "{} does not begin with the state of the member",
+            write.segment
+        );
         let known = self.last();
         let new = self.reader.entries.iter().rev().take_while(|entry| entry.index > known);
         let mut new: Vec<LogEntry> = new.cloned().collect();
@@ -118,6 +130,21 @@ impl Judge {
         self.history.push(entry);
     }
 
+    /// The newest mark in the log, durable or on its way.
+    pub fn mark(&self) -> u64 {
+        self.reader.marked
+    }
+
+    /// Segments may be deleted when the log says for good that the store has all that is in them.
+    pub fn on_release(&self, released: &[SegmentName]) {
+        let next = self.segments.iter().find(|name| Some(*name) > released.last());
+        judge!(
+            next.is_some_and(|next| next.index <= self.marked + 1),
+            "{released:?} may go before {next:?}, and the mark is at {}",
+            self.marked
+        );
+    }
+
     /// The expected answer to the entry at this position of the history.
     pub fn answer(&self, at: usize) -> &Result<Answer, Refusal> {
         &self.answers[at]
@@ -125,7 +152,7 @@ impl Judge {
 
     /// What is on the disk after a crash: all that was acknowledged, unaltered. The rest of what was on its way is
     /// there up to some entry, and that decides what happened.
-    pub fn on_restart(&mut self, segments: &[(SegmentName, Vec<u8>)]) {
+    pub fn on_restart(&mut self, segments: &[(SegmentName, Vec<u8>)], names: &[SegmentName]) {
         let reader = LogReader::read(segments);
         // A segment says in its name which entry it begins with.
         let before = segments.first().map_or(0, |(name, _)| name.index.saturating_sub(1));
@@ -145,6 +172,8 @@ impl Judge {
                 entry.index
             );
         }
+        self.marked = reader.marked;
+        self.segments = names.to_vec();
         self.reader = reader;
         self.durable = last;
         if last < self.last() {
@@ -164,8 +193,12 @@ impl Judge {
 
     /// When the entry of a request was applied, if it is.
     pub fn applied_at(&self, id: u64) -> Option<Instant> {
-        let index = *self.ids.get(&id)?;
-        self.applied.get(index as usize - 1).copied()
+        self.when_applied(*self.ids.get(&id)?)
+    }
+
+    /// When an entry was applied, if it is.
+    pub fn when_applied(&self, index: u64) -> Option<Instant> {
+        self.applied.get((index as usize).checked_sub(1)?).copied()
     }
 
     /// The state after an entry.

@@ -24,7 +24,9 @@ pub struct LogEntry {
 }
 
 const TYPE_ENTRY: u64 = 2;
+const TYPE_STATE: u64 = 3;
 const TYPE_CRC: u64 = 4;
+const TYPE_MARK: u64 = 5;
 
 /// A protobuf message in pieces: field number, then a varint or bytes.
 fn fields(mut bytes: &[u8]) -> Option<Vec<(u64, u64, &[u8])>> {
@@ -65,6 +67,10 @@ pub struct LogReader {
     pub entries: Vec<LogEntry>,
     /// Those that were replaced, in the order of their replacement.
     pub overwritten: Vec<LogEntry>,
+    /// The newest entry that a mark says to be in the store for good.
+    pub marked: u64,
+    /// The segment being read says what term it is, and so on.
+    pub has_state: bool,
     /// The segment being read, as far as it was written.
     image: Vec<u8>,
     /// Where the next record begins.
@@ -90,6 +96,7 @@ impl LogReader {
         if create {
             self.image.clear();
             self.at = 0;
+            self.has_state = false;
             self.segments += 1;
         }
         if self.image.len() < offset + bytes.len() {
@@ -132,6 +139,11 @@ impl LogReader {
             self.overwritten.extend(self.entries.drain(kept..));
             self.entries.push(entry.clone());
             return Some(Some(entry));
+        }
+        self.has_state |= number_of(1) == TYPE_STATE;
+        if number_of(1) == TYPE_MARK {
+            let index = self::fields(data)?.iter().find(|field| field.0 == 1).map_or(0, |field| field.1);
+            self.marked = self.marked.max(index);
         }
         Some(None)
     }

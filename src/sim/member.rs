@@ -1,11 +1,13 @@
 //! The member as a process: opened from what is on the disk, and gone without a word.
 #![forbid(unsafe_code)]
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::judge::judge;
+use super::log_disk::{By, SIZES};
 use super::plant::Plant;
+use super::segments::Preparer;
 use super::session::{Core, Outlets};
 use super::spoil::spoil_store;
 use super::world::{TICK, World};
@@ -21,7 +23,7 @@ use kevel::replica::read_gate::ReadGate;
 use kevel::replica::{Opening, Replica, Settings};
 use kevel::session::{Tickets, Watches};
 use kevel::wal::segment::first_needed;
-use kevel::wal::{self, SegmentName};
+use kevel::wal::{self, SegmentName, folder, mend};
 use kevel::watch::encode::Identity;
 use kevel::watch::hub::RESPONSE_BYTES_MAX;
 use kevel::watch::{Budget, HubConfig};
@@ -38,12 +40,16 @@ pub struct Member {
     pub inbox: VecDeque<Input>,
     pub turn_due: bool,
     pub outputs: Outputs,
-    /// Log writes, the first on its way: number, entries that are durable with it, and the write.
-    pub writes: VecDeque<(u64, u64, Option<wal::Write>)>,
+    /// Log writes, the first on its way: number, entries and mark that are durable with it, and the write.
+    pub writes: VecDeque<(u64, (u64, u64), Option<wal::Write>)>,
+    /// The thread that prepares segments.
+    pub preparer: Preparer,
     /// A checkpoint that waits for room on the disk.
     pub checkpoint: Option<CheckpointJob>,
     /// A compaction's hash that is being taken.
     pub digest: Option<Box<CompactionDigest>>,
+    /// Compactions whose hash was taken in this life, with the hash.
+    pub digested: BTreeMap<i64, u32>,
     ids: u64,
 }
 
@@ -74,6 +80,9 @@ impl Member {
         };
         spoil_store(world, &mut store);
         let applied = store.applied().index;
+        if let Err(error) = folder::clean(world.disk.folder(By::Start)) {
+            return Boot::Refused(error.to_string());
+        }
         let log = world.disk.log();
         let names: Vec<SegmentName> = log.iter().map(|(name, _)| *name).collect();
         let foundation =
@@ -85,7 +94,7 @@ impl Member {
             if applied > 0 {
                 return Boot::Refused(format!("the log is gone, and the store holds entry {applied}"));
             }
-            world.judge.on_restart(&[]);
+            world.judge.on_restart(&[], &[]);
             Opening::Found(foundation)
         } else {
             let needed = &log[first_needed(&names, applied).unwrap_or(0)..];
@@ -95,7 +104,7 @@ impl Member {
                 Ok(recovered) => recovered,
                 Err(error) => return Boot::Refused(error.to_string()),
             };
-            world.judge.on_restart(needed);
+            world.judge.on_restart(needed, &names);
             if world.plant == Some(Plant::LastRecordDropped) {
                 recovered.entries.pop();
             }
@@ -103,8 +112,10 @@ impl Member {
             judge!(last == world.judge.last(), "recovery ends at {last}, the log at {}", world.judge.last());
             let line = format_args!("the log ends at {last}, {:?}", recovered.tail);
             world.trace.step(world.now, &[11, last], line);
-            if world.plant != Some(Plant::TailNotZeroed) {
-                world.disk.zero_tail(recovered.tail.offset);
+            if world.plant != Some(Plant::TailNotZeroed)
+                && let Err(error) = mend::mend_tail(world.disk.folder(By::Start), &recovered.tail, &SIZES)
+            {
+                return Boot::Refused(error.to_string());
             }
             file.settle();
             Opening::Recover(Box::new(recovered), names)
@@ -159,8 +170,10 @@ impl Member {
             turn_due: false,
             outputs: Outputs::default(),
             writes: VecDeque::new(),
+            preparer: Preparer::default(),
             checkpoint: None,
             digest: None,
+            digested: BTreeMap::new(),
             ids: first_id + 1,
         }))
     }

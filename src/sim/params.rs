@@ -151,7 +151,7 @@ impl Params {
             fragment_slack_bytes: pick(&[50, 600, 5_000, 512 << 10]) as usize,
             rare_turns: pick(&[0, 4, 30]),
             lost_batches: pick(&[0, 0, 0, 30, 8]),
-            quota: Some(pick(&[0, 0, 0, 0, 200 << 10, 400 << 10])).filter(|&quota| quota > 0),
+            quota: Some(pick(&[0, 0, 0, 120 << 10, 200 << 10, 400 << 10])).filter(|&quota| quota > 0),
         }
     }
 }

@@ -33,7 +33,7 @@ macro_rules! plants {
 
 plants! {
     /// A sync of the log says it is done and does nothing.
-    SkippedSync = "skipped-sync", 5;
+    SkippedSync = "skipped-sync", 1;
     /// The end of a log write is reported before it has come.
     EarlySync = "early-sync", 0;
     /// The store claims an index one below what its trees contain, so an entry is applied twice.
@@ -41,79 +41,85 @@ plants! {
     /// The store claims an index one above what its trees contain, so an entry is left out.
     AppliedAhead = "applied-ahead", 3;
     /// What a torn write left behind the end of the log stays there.
-    TailNotZeroed = "tail-not-zeroed", 11898;
+    TailNotZeroed = "tail-not-zeroed", 1650;
     /// Recovery takes the last whole record for torn.
     LastRecordDropped = "last-record-dropped", 1;
     /// A checkpoint is reported durable before it is, so log and pages go too early.
-    EarlyCheckpoint = "early-checkpoint", 289;
+    EarlyCheckpoint = "early-checkpoint", 260;
     /// A sync of the store file does nothing.
     SkippedStoreSync = "skipped-store-sync", 5;
     /// The meta page of a checkpoint is written before the pages that it names are durable.
-    MetaBeforePages = "meta-before-pages", 93;
+    MetaBeforePages = "meta-before-pages", 73;
     /// The log loses one segment more than the replica released.
     ReleasedTooMuch = "released-too-much", 11;
+    /// Segments are deleted as soon as a checkpoint of their entries has begun.
+    DeletedEarly = "deleted-early", 154;
+    /// The name of a new segment is not made durable before the log counts on the segment.
+    NameNotSynced = "name-not-synced", 1;
+    /// A disk that was full once is full for ever.
+    FullForEver = "full-for-ever", 4;
     /// A compaction takes a pair that is still to be read.
     CompactionEatsLive = "compaction-eats-live", 3;
     /// A linearizable read asks nobody: after a restart it shows the last checkpoint.
-    StaleRead = "stale-read", 364;
+    StaleRead = "stale-read", 893;
     /// A response with events is lost on its way to somebody who catches up.
     LostOnCatchUp = "lost-on-catch-up", 3;
     /// A response with events comes twice.
     DoubledEvent = "doubled-event", 3;
     /// Progress overtakes events on their way.
-    ProgressOvertakes = "progress-overtakes", 62;
+    ProgressOvertakes = "progress-overtakes", 108;
     /// A restart brings back a lease that was revoked.
-    LeaseRevived = "lease-revived", 257;
+    LeaseRevived = "lease-revived", 198;
     /// The member's clock is a fifth too fast, so leases expire early.
-    FastClock = "fast-clock", 2;
+    FastClock = "fast-clock", 6;
     /// A long answer pins the revision above the one that it reads.
-    PinTooHigh = "pin-too-high", 20;
+    PinTooHigh = "pin-too-high", 3;
     /// A pin is not always given back.
-    PinForgotten = "pin-forgotten", 8;
+    PinForgotten = "pin-forgotten", 6;
     /// A HashKV pins the revision up to which it digests, and not the compaction below it.
-    HashUnpinned = "hash-unpinned", 73;
+    HashUnpinned = "hash-unpinned", 13;
     /// A list is planned anew when its revision is pinned, on what has been written meanwhile.
     ListReplanned = "list-replanned", 24;
     /// A message of a RangeStream is lost.
-    StreamChunkLost = "stream-chunk-lost", 73;
+    StreamChunkLost = "stream-chunk-lost", 33;
     /// A message of a RangeStream begins with the last pair of the one before.
-    StreamRepeats = "stream-repeats", 33;
+    StreamRepeats = "stream-repeats", 3;
     /// A core keeps a snapshot for ever, and with it every page that was freed since.
-    SnapshotKept = "snapshot-kept", 38;
+    SnapshotKept = "snapshot-kept", 18;
     /// The end of a checkpoint is not told, so pages that it has freed are held for ever.
-    CheckpointUntold = "checkpoint-untold", 642;
+    CheckpointUntold = "checkpoint-untold", 617;
     /// The hash of a compaction is lost, so its garbage waits for ever.
     DigestLost = "digest-lost", 1;
     /// A fragment of a watch response is lost.
-    FragmentLost = "fragment-lost", 70;
+    FragmentLost = "fragment-lost", 158;
     /// A fragment of a watch response lacks its last event.
-    FragmentCut = "fragment-cut", 70;
+    FragmentCut = "fragment-cut", 158;
     /// A response that is sent in parts lacks an event where one part ends.
     EventBetweenParts = "event-between-parts", 3;
     /// The last fragment of a watch response is marked as if more followed.
-    LastFragmentMarked = "last-fragment-marked", 26;
+    LastFragmentMarked = "last-fragment-marked", 0;
     /// Progress is promised while parts of a response are still owed.
-    ProgressAmidParts = "progress-amid-parts", 20;
+    ProgressAmidParts = "progress-amid-parts", 22;
     /// A stream that was full is not told that it has room again.
-    RoomUntold = "room-untold", 44;
+    RoomUntold = "room-untold", 156;
     /// An event lacks its previous value.
     PrevLost = "prev-lost", 3;
     /// A lane puts an empty batch in the place of one that it has lost.
-    GapUnseen = "gap-unseen", 21;
+    GapUnseen = "gap-unseen", 11;
     /// A restart forgets which alarms are raised.
-    AlarmForgotten = "alarm-forgotten", 8;
+    AlarmForgotten = "alarm-forgotten", 10;
     /// A restart brings back an alarm that was cleared.
-    AlarmRevived = "alarm-revived", 185;
+    AlarmRevived = "alarm-revived", 213;
     /// The member does not look at its quota.
-    QuotaIgnored = "quota-ignored", 1695;
+    QuotaIgnored = "quota-ignored", 388;
     /// A quota that was raised at a restart stays what it was.
-    QuotaKept = "quota-kept", 370;
+    QuotaKept = "quota-kept", 342;
     /// A restart forgets what a checkpoint has left of a lease.
-    RemainingForgotten = "remaining-forgotten", 209;
+    RemainingForgotten = "remaining-forgotten", 388;
     /// A reply that comes too late answers whoever has its slot by then.
     TicketReused = "ticket-reused", 11;
     /// A reply is lost between the cores.
-    ReplyLost = "reply-lost", 0;
+    ReplyLost = "reply-lost", 6;
     /// What a full lane refuses goes through all the same.
     RefusedAndDone = "refused-and-done", 5;
     /// A deletion that was suspended goes on one key too far behind the last one that it deleted.
@@ -123,17 +129,17 @@ plants! {
     /// A checkpoint begins in the middle of an entry.
     CheckpointMidway = "checkpoint-midway", 2;
     /// Recovery hands on entries that a later leader has cut off.
-    OverwrittenKept = "overwritten-kept", 5185;
+    OverwrittenKept = "overwritten-kept", 1713;
     /// Recovery leaves the first entry that was written over where its successor belongs.
-    CutTooFew = "cut-too-few", 323;
+    CutTooFew = "cut-too-few", 233;
     /// Recovery cuts one entry too many from a log in which entries were written over.
-    CutTooMany = "cut-too-many", 316;
+    CutTooMany = "cut-too-many", 1713;
     /// A restart forgets which members were removed.
-    RemovedForgotten = "removed-forgotten", 1736;
+    RemovedForgotten = "removed-forgotten", 6167;
     /// A restart takes the term of the last entry for its own, and knows of no vote.
-    HardStateLost = "hard-state-lost", 1;
+    HardStateLost = "hard-state-lost", 21;
     /// A restart knows its term, and not whom it has voted for.
-    VoteForgotten = "vote-forgotten", 103;
+    VoteForgotten = "vote-forgotten", 181;
     /// A member answers its leader and its candidates before its log is durable.
     AnswerBeforeLog = "answer-before-log", 1;
 }

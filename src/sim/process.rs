@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::judge::judge;
+use super::log_disk::By;
 use super::member::{Boot, Member};
 use super::model::Answer;
 use super::params::Rot;
@@ -13,7 +14,7 @@ use kevel::stdx::time::{Duration, Instant};
 impl World {
     /// The judge reads what goes to the disk.
     pub fn judge_write(&mut self, write: &kevel::wal::Write) {
-        for at in self.judge.on_write(write.create, write.offset, &write.bytes) {
+        for at in self.judge.on_write(write) {
             let Some(request) = &self.judge.history[at].request else { continue };
             let id = request.header.as_ref().map_or(0, |header| header.id);
             if let Ok(Answer::LeaseGrant(granted)) = self.judge.answer(at) {
@@ -21,6 +22,9 @@ impl World {
             }
             if id.is_multiple_of(2) {
                 self.check_own_alarm(at);
+            }
+            for checkpoint in request.lease_checkpoint.iter().flat_map(|request| &request.checkpoints) {
+                self.leases.on_checkpoint(checkpoint.id, checkpoint.remaining_ttl);
             }
             if request.alarm.is_some() && !self.judge.model.is_corrupt() {
                 self.leases.on_alarm_cleared(self.now);
@@ -35,11 +39,19 @@ impl World {
 
     /// Begins the log write whose turn it is, if none is on its way.
     pub fn write_next(&mut self) {
+        let begins = |write: &Option<kevel::wal::Write>| write.as_ref().map(|write| write.create);
+        let Some(creates) = self.member().writes.front().and_then(|(.., write)| begins(write)) else {
+            return;
+        };
+        let prepared = if creates { self.take_prepared() } else { None };
+        if creates && prepared.is_none() {
+            return;
+        }
         if let Some((ready, _, write)) = self.member().writes.front_mut()
             && let Some(write) = write.take()
         {
             let ready = *ready;
-            self.disk.begin_write(write);
+            self.disk.begin_write(write, prepared);
             let time = self.some(self.params.write_time);
             self.schedule(time, Event::WalDone { ready });
         }
@@ -49,7 +61,7 @@ impl World {
         self.trace.step(self.now, &[5, ready], format_args!("log write {ready} is done"));
         self.disk.finish_write();
         let (_, covers, _) = self.member().writes.pop_front().expect("a log write was on its way");
-        self.judge.durable = covers;
+        (self.judge.durable, self.judge.marked) = covers;
         if self.plant != Some(Plant::EarlySync) {
             self.send(Input::WalSynced { ready, buffer: Vec::new() });
         }
@@ -75,6 +87,7 @@ impl World {
             "the hash of compaction {previous} to {revision} is {expected:x}, not {:x}",
             hash.hash
         );
+        self.member().digested.insert(revision, hash.hash);
         if !self.spoils(Plant::DigestLost, 4) {
             self.send(Input::CompactionDigested { hash });
         }
@@ -162,6 +175,7 @@ impl World {
 
     pub fn boot(&mut self) {
         self.trace.step(self.now, &[9], format_args!("boot"));
+        let durable = self.judge.durable;
         if self.life > 0 && self.prng.chance(1, 3) {
             self.quota = self.quota.map(|quota| quota * 2).filter(|_| self.prng.chance(3, 4));
         }
@@ -174,6 +188,13 @@ impl World {
                 return;
             }
         }
+        if self.life > 0 && self.crashes_left > 0 && self.prng.chance(1, 20) {
+            // The start dies half-way, and nobody has been served.
+            self.judge.durable = durable;
+            return self.crash();
+        }
+        self.disk.folder(By::Start).told(By::Start);
+        self.prepare_segment();
         self.schedule(TICK, Event::Tick);
         self.wake_replica();
         if self.life > 0 {

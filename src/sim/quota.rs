@@ -19,6 +19,8 @@ pub struct Fullness {
     looked: u64,
     /// The store has been full in this process.
     was_full: bool,
+    /// Something new has made the store grow in this process.
+    has_grown: bool,
     /// The store was full when it grew, and nobody has said so since.
     since: Option<Instant>,
 }
@@ -27,6 +29,11 @@ impl Fullness {
     /// A process begins with a log that ends at `last`.
     pub fn on_boot(&mut self, member_id: u64, last: u64) {
         *self = Self { member_id, looked: last, ..Self::default() };
+    }
+
+    /// The log has stood still for so long.
+    pub fn on_stall(&mut self, time: Duration) {
+        self.since = self.since.map(|since| since + time);
     }
 }
 
@@ -45,6 +52,7 @@ impl World {
             .zip(new)
             .any(|(entry, at)| entry.request.as_ref().is_some_and(grows) && self.judge.answer(at).is_ok());
         fullness.looked = fullness.looked.max(applied);
+        fullness.has_grown |= grown;
         if grown && is_full {
             fullness.since.get_or_insert(self.now);
         }
@@ -59,7 +67,8 @@ impl World {
     pub fn check_own_alarm(&self, at: usize) {
         let request = self.judge.history[at].request.as_ref().and_then(|request| request.alarm.as_ref());
         if let Some(alarm) = request.filter(|alarm| alarm.action == AlarmAction::Activate as i32) {
-            judge!(self.fullness.was_full, "{alarm:?} of the member itself, whose store is not full");
+            let may = self.fullness.was_full && self.fullness.has_grown;
+            judge!(may, "{alarm:?} of the member itself, whose store is not full, or has not grown");
         }
     }
 }

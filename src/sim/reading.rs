@@ -53,6 +53,7 @@ enum Legs {
         stream: Box<RangeStream>,
         message: BytesMut,
         got: Vec<RangeResponse>,
+        chunks: Chunks,
         expected: Box<RangeResponse>,
     },
     Hash {
@@ -137,7 +138,8 @@ impl World {
                 agreed(ask, begun, expected).map(|(stream, expected)| {
                     let (at, stream) = (stream.pin(), Box::new(stream));
                     let expected = Box::new(expected);
-                    (at, Legs::Stream { stream, message: BytesMut::new(), got: vec![], expected })
+                    let chunks = Chunks::new(max_request_bytes, request, state.revision);
+                    (at, Legs::Stream { stream, message: BytesMut::new(), got: vec![], chunks, expected })
                 })
             }
             Ask::Hash(revision) => {
@@ -158,6 +160,39 @@ impl World {
             self.begin_reading(number, at, legs);
         }
         self.saw(number, state.revision);
+    }
+
+    /// Reads from a snapshot while the world goes on: on another core, a look at the store takes its time.
+    pub fn read_beside(&mut self, number: usize, request: &RangeRequest) {
+        self.tally.reads += 1;
+        let readers = self.member().replica.readers();
+        let mut reader = readers.register();
+        let snapshot = reader.snapshot();
+        let state = self.judge.on_snapshot(snapshot.applied(), 0);
+        let expected = self.judge.model.range(request, state.revision, state.compacted);
+        let events = self.prng.below(30);
+        self.look_on(events);
+        let shown = range::answer(&View::new(&snapshot), &Header::default(), request).map_err(Error::message);
+        let shown = shown.map(|bytes| RangeResponse::decode(bytes).expect("an encoded response"));
+        judge!(shown == expected, "{request:?} beside writes is answered with {shown:?}, not {expected:?}");
+        self.saw(number, state.revision);
+    }
+
+    /// A compaction's hash that is remembered is the one that was taken; at the end, the newest ten are.
+    pub fn check_remembered(&mut self, at_the_end: bool) {
+        let member = self.member.as_ref().expect("a member that runs");
+        let hashes = member.replica.compaction_hashes();
+        for (number, (&revision, &hash)) in member.digested.iter().rev().enumerate() {
+            let shown = hashes.get(revision, 0).map(|hash| hash.hash);
+            let fits = shown == Some(hash) || shown.is_none() && !(at_the_end && number < 10);
+            judge!(
+                fits,
+                "the hash of the compaction to {revision} is {hash:x}, and {shown:x?} is remembered"
+            );
+        }
+        let unknown = member.digested.last_key_value().map_or(0, |(revision, _)| revision + 1);
+        judge!(hashes.get(unknown, 0).is_none(), "there was no compaction to {unknown}");
+        judge!(hashes.get(-2, 0).is_none(), "there was no compaction to -2");
     }
 
     fn begin_reading(&mut self, client: usize, at: i64, legs: Legs) {
@@ -212,6 +247,11 @@ impl World {
         drop(snapshot);
         reading.pinned = core.pins.pin(reading.at + spoilt_pin(self.plant), || compacted);
         judge!(
+            !reading.pinned || compacted <= reading.at,
+            "revision {} is pinned, and {compacted} is compacted",
+            reading.at
+        );
+        judge!(
             reading.pinned || compacted > reading.at,
             "revision {} cannot be pinned, and {compacted} is compacted",
             reading.at
@@ -240,8 +280,8 @@ impl World {
         match &mut reading.legs {
             Legs::List { list, got, expected, .. } => list_leg(&view, at, &leg, list, got, expected),
             Legs::Look { look, got, expected } => look_leg(&view, at, &leg, look, got, expected),
-            Legs::Stream { stream, message, got, expected } => {
-                let ended = stream_leg(&view, at, &leg, stream, message, got);
+            Legs::Stream { stream, message, got, chunks, expected } => {
+                let ended = stream_leg(&view, at, &leg, stream, message, got, chunks);
                 if ended == Ended::Whole {
                     judge_stream(at, got, expected);
                 }
@@ -356,6 +396,7 @@ fn stream_leg<R: Read>(
     stream: &mut RangeStream,
     message: &mut BytesMut,
     got: &mut Vec<RangeResponse>,
+    chunks: &mut Chunks,
 ) -> Ended {
     let header = Header::default();
     match stream.plan(view, leg.entries) {
@@ -381,6 +422,7 @@ fn stream_leg<R: Read>(
     let mut chunk = response.range_response.unwrap_or_default();
     judge!(last == chunk.header.is_some(), "the last message of a stream has the header: {chunk:?}");
     judge!(last || !chunk.kvs.is_empty(), "a message of a stream has no pair");
+    chunks.on_chunk(&chunk, last);
     if leg.repeats
         && let Some(kv) = got.last().and_then(|before| before.kvs.last())
     {
@@ -390,6 +432,47 @@ fn stream_leg<R: Read>(
         got.push(chunk);
     }
     if last { Ended::Whole } else { Ended::Not }
+}
+
+/// How many pairs a message of a stream has, as etcd reckons: ten at first, then twice or half as many while the
+/// message before was short or long.
+struct Chunks {
+    /// None where all pairs come at once.
+    target: Option<usize>,
+    /// The least and the most pairs of the next message that is not the last.
+    next: (usize, usize),
+    left: usize,
+    revision: i64,
+}
+
+impl Chunks {
+    /// What etcd measures is not known to the byte.
+    const BLUR: usize = 24;
+
+    fn new(target: usize, request: &RangeRequest, revision: i64) -> Self {
+        let left = if request.limit == 0 { usize::MAX } else { request.limit.max(0) as usize };
+        let target = (request.limit >= 0 && !request.count_only).then_some(target);
+        Self { target, next: (10.min(left), 10.min(left)), left, revision }
+    }
+
+    fn on_chunk(&mut self, chunk: &RangeResponse, last: bool) {
+        let Some(target) = self.target else { return };
+        let (pairs, (least, most)) = (chunk.kvs.len(), self.next);
+        judge!(
+            pairs <= most && (last || pairs >= least),
+            "a message of a stream has {pairs} pairs, and {least} to {most} are due"
+        );
+        self.left -= pairs;
+        let header = Some(ResponseHeader { revision: self.revision, ..ResponseHeader::default() });
+        let size = RangeResponse { header, kvs: chunk.kvs.clone(), more: true, count: 0 }.encoded_len();
+        let sizes = [size.saturating_sub(Self::BLUR), size + Self::BLUR];
+        let after = sizes.map(|size| match pairs {
+            _ if size < target / 2 => pairs * 2,
+            _ if size > target * 2 => (pairs / 2).max(1),
+            _ => pairs,
+        });
+        self.next = (after[0].min(after[1]).min(self.left), after[0].max(after[1]).min(self.left));
+    }
 }
 
 /// All messages put together are the answer.

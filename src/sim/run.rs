@@ -123,6 +123,7 @@ Runs simulated worlds and judges them; each runs twice and has to leave the same
     sim --seed S [--plant NAME]                          one world, with its last events if it fails
     sim --plant NAME [--seeds N]                         worlds with a planted bug: the judge should find it
     sim --list                                           the planted bugs, and a seed that finds each
+    sim --refresh [--seeds N]                            a new seed for each planted bug whose seed finds it no more
 
     --world W   member or peers: one member and its clients, or one member among scripted peers
     --once      run each world once: faster, and blind to what differs between two runs
@@ -137,6 +138,7 @@ struct Args {
     once: bool,
     plant: Option<Plant>,
     one: bool,
+    refresh: bool,
     kind: Option<Kind>,
 }
 
@@ -154,8 +156,16 @@ impl Args {
 
 fn parse(mut args: impl Iterator<Item = String>) -> Result<Args, String> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut parsed =
-        Args { start: 0, seeds: 1000, threads, once: false, plant: None, one: false, kind: None };
+    let mut parsed = Args {
+        start: 0,
+        seeds: 1000,
+        threads,
+        once: false,
+        plant: None,
+        one: false,
+        refresh: false,
+        kind: None,
+    };
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or(format!("{arg} needs a value"));
         let number = |text: String| text.parse::<u64>().map_err(|_| format!("{text} is not a number"));
@@ -164,6 +174,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Args, String> {
             "--start" => parsed.start = number(value()?)?,
             "--threads" => parsed.threads = number(value()?)?.max(1) as usize,
             "--once" => parsed.once = true,
+            "--refresh" => parsed.refresh = true,
             "--seed" => (parsed.start, parsed.seeds, parsed.one) = (number(value()?)?, 1, true),
             "--world" => {
                 parsed.kind = Some(match value()?.as_str() {
@@ -204,7 +215,57 @@ pub fn main(args: impl Iterator<Item = String>) -> ExitCode {
     };
     // Panics are verdicts here; they are printed with their seed.
     panic::set_hook(Box::new(|_| {}));
-    if args.one { one(&args) } else { many(&args) }
+    match () {
+        () if args.refresh => refresh(&args),
+        () if args.one => one(&args),
+        () => many(&args),
+    }
+}
+
+/// Whether a seed shows a planted bug, and nothing without it.
+fn shows(plant: Plant, seed: u64) -> bool {
+    let kind = Kind::of(plant);
+    world(kind, seed, Some(plant), false).is_err() && world(kind, seed, None, false).is_ok()
+}
+
+/// Says the lines that are to be changed in `plant` and on the page of the simulator.
+fn refresh(args: &Args) -> ExitCode {
+    let mut lost = false;
+    for &plant in Plant::ALL.iter().filter(|&&plant| !shows(plant, plant.seed())) {
+        match first(args, |seed| shows(plant, seed)) {
+            Some(seed) => {
+                println!("    {plant:?} = \"{}\", {seed};", plant.name());
+                println!("//! | `{}` | {} | {seed} |", plant.name(), plant.story().trim());
+            }
+            None => {
+                println!("no seed shows {}", plant.name());
+                lost = true;
+            }
+        }
+    }
+    if lost { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// The first seed of which something holds, found on all cores.
+fn first(args: &Args, holds: impl Fn(u64) -> bool + Sync) -> Option<u64> {
+    let (next, found) = (AtomicU64::new(args.start), AtomicU64::new(u64::MAX));
+    let end = args.start + args.seeds;
+    std::thread::scope(|scope| {
+        for _ in 0..args.threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end.min(found.load(Ordering::Relaxed)) {
+                        break;
+                    }
+                    if holds(seed) {
+                        found.fetch_min(seed, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    Some(found.into_inner()).filter(|&seed| seed < u64::MAX)
 }
 
 fn one(args: &Args) -> ExitCode {

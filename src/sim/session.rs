@@ -8,7 +8,7 @@ use prost::Message as _;
 use super::client::Waiting;
 use super::judge::judge;
 use super::plant::Plant;
-use super::world::{Event, World};
+use super::world::{Event, TICK, World};
 use kevel::btree::Reader;
 use kevel::error::Error;
 use kevel::mvcc::View;
@@ -256,10 +256,25 @@ impl World {
     fn deliver(&mut self, core: usize, stream: StreamId, response: WatchResponse, len: usize) {
         let found = self.clients.iter().position(|client| client.is_at(core, stream));
         let Some(number) = found else { return };
+        self.check_notification(number, &response);
         let mut response = response;
         if !self.spoil_watch(number, &mut response) && self.clients[number].receive(response, len) {
             let time = self.some(self.params.lane_time + Duration::from_millis(1));
             self.schedule(time, Event::Take(number));
+        }
+    }
+
+    /// Who has just got events need not be told how far the watch is.
+    fn check_notification(&mut self, number: usize, response: &WatchResponse) {
+        let (now, client) = (self.now, &mut self.clients[number]);
+        let watch = response.watch_id;
+        if response.created || response.canceled || watch == -1 {
+            client.events_sent.remove(&watch);
+        } else if !response.events.is_empty() {
+            client.events_sent.insert(watch, now);
+        } else if let Some(&last) = client.events_sent.get(&watch) {
+            let soon = now.since(last) + TICK;
+            judge!(soon >= client.interval, "watch {watch} is told how far it is, {soon:?} after events");
         }
     }
 
@@ -319,8 +334,15 @@ impl World {
     /// Gives up on what has waited too long.
     pub fn expire(&mut self, core: usize) {
         let now = self.now;
+        let latest = self.params.request_timeout + TICK * 2;
+        for (_, waiting) in self.member().cores[core].tickets.iter() {
+            let late = now.since(waiting.asked + latest);
+            judge!(late.is_zero(), "{} should have timed out {late:?} ago", waiting.ask);
+        }
         while let Some((number, waiting)) = self.member().cores[core].tickets.expire(now) {
             self.trace.step(now, &[23, number as u64], format_args!("client {number} waits no more"));
+            let early = (waiting.asked + self.params.request_timeout).since(now);
+            judge!(early.is_zero(), "{} times out {early:?} too early", waiting.ask);
             self.clients[number].waiting -= 1;
             self.check_timeout(&waiting);
             self.give_up(number, &waiting, Error::Timeout);

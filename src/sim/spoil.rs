@@ -13,6 +13,7 @@ use kevel::btree::{Applied, Read, Store, Tree};
 use kevel::mvcc::{Event, EventBatch};
 use kevel::proto::leasepb;
 use kevel::replica::Fault;
+use kevel::wal::segment::releasable;
 
 impl World {
     /// True now and then where this bug is planted. Other worlds draw no number for it.
@@ -36,6 +37,16 @@ impl World {
         }
         let core = &mut self.member().cores[core];
         core.issued.drain(..).find_map(|ticket| core.tickets.redeem(ticket))
+    }
+
+    /// Segments are deleted though nothing is durable yet.
+    pub fn delete_early(&mut self, index: u64) {
+        if self.plant == Some(Plant::DeletedEarly) {
+            let names: Vec<_> = self.disk.log().iter().map(|(name, _)| *name).collect();
+            let count = releasable(&names, index, 1);
+            let member = self.member.as_mut().expect("a member that runs");
+            member.preparer.release(&self.disk, &names[..count]);
+        }
     }
 
     /// A snapshot is forgotten, now and then.

@@ -248,7 +248,8 @@ impl Workload {
                 // A transaction that only reads would not be proposed.
                 let mut txn = self.txn(revision, 0, &mut 0);
                 let put = self.plain_put(Bytes::from_static(b"t"));
-                txn.success.push(RequestOp { request: Some(Op::RequestPut(put)) });
+                let branch = if self.prng.chance(1, 3) { &mut txn.failure } else { &mut txn.success };
+                branch.push(RequestOp { request: Some(Op::RequestPut(put)) });
                 write(InternalRaftRequest { txn: Some(txn), ..Default::default() })
             }
             50..53 => {

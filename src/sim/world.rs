@@ -13,6 +13,7 @@ use super::client::Client;
 use super::closing::Closing;
 use super::disk::Disk;
 use super::judge::{Judge, judge};
+use super::log_disk::By;
 use super::member::Member;
 use super::params::Params;
 use super::plant::Plant;
@@ -68,6 +69,12 @@ pub enum Event {
     Boot,
     /// There is room on the disk again.
     DiskFreed,
+    /// The thread that prepares segments wakes up.
+    Prepare,
+    /// It is done with a file, or has failed.
+    Prepared,
+    /// There is room for segments again.
+    LogDiskFreed,
 }
 
 struct Scheduled {
@@ -251,6 +258,22 @@ impl World {
         }
     }
 
+    /// What happens next happens, while somebody looks on. Ends before a client acts, who might look on too.
+    pub fn look_on(&mut self, events: u64) {
+        for _ in 0..events {
+            match self.queue.peek() {
+                Some(Reverse(next)) if next.life != self.life => _ = self.queue.pop(),
+                Some(Reverse(Scheduled { event: Event::Client(_) | Event::Boot | Event::Close, .. }))
+                | None => return,
+                _ => {
+                    let Some(Reverse(next)) = self.queue.pop() else { return };
+                    self.now = next.at;
+                    self.handle(next.event);
+                }
+            }
+        }
+    }
+
     pub fn schedule(&mut self, delay: Duration, event: Event) {
         self.schedule_at(self.now + delay, event);
     }
@@ -330,6 +353,9 @@ impl World {
             Event::Crash => self.crash(),
             Event::Boot => self.boot(),
             Event::DiskFreed => self.execute_checkpoint(),
+            Event::Prepare => self.prepare_segment(),
+            Event::Prepared => self.on_prepared(),
+            Event::LogDiskFreed => self.disk.folder(By::Preparer).set_room(None),
         }
     }
 
@@ -374,6 +400,7 @@ impl World {
         };
         let bounds = self.params.bounds(&mut self.prng);
         let member = self.member.as_mut().expect("a member that runs");
+        let before = member.replica.pending();
         member.replica.set_bounds(&bounds);
         member.turn_due = false;
         let count = member.inbox.len().min(take);
@@ -401,6 +428,7 @@ impl World {
         self.judge.on_applied(now, applied);
         self.check_quota();
         self.check_pins();
+        self.check_pending(before.max(bounds.pending));
         let dies_after = self.dies_in_turn(outputs.len());
         for (number, output) in outputs.drain(..).enumerate() {
             if dies_after == Some(number) {
@@ -410,6 +438,12 @@ impl World {
             self.do_output(output);
         }
         self.member().outputs = outputs;
+    }
+
+    /// No more proposals wait than may.
+    fn check_pending(&mut self, most: usize) {
+        let pending = self.member().replica.pending();
+        judge!(pending <= most, "{pending} proposals wait, and {most} may");
     }
 
     /// Some lanes lose a batch; another follows, so that it is missed.
@@ -432,7 +466,7 @@ impl World {
             Output::AppendWal { ready, write } => {
                 self.trace.bytes(&write.bytes);
                 self.judge_write(&write);
-                let covers = self.judge.last();
+                let covers = (self.judge.last(), self.judge.mark());
                 if self.plant == Some(Plant::EarlySync) {
                     self.send(Input::WalSynced { ready, buffer: Vec::new() });
                 }
@@ -443,10 +477,15 @@ impl World {
                 if self.plant == Some(Plant::ReleasedTooMuch) {
                     segments.extend(self.disk.log().get(segments.len()).map(|(name, _)| *name));
                 }
-                self.disk.release(&segments);
+                if self.plant != Some(Plant::ReleasedTooMuch) {
+                    self.judge.on_release(&segments);
+                }
+                let member = self.member.as_mut().expect("a member that runs");
+                member.preparer.release(&self.disk, &segments);
             }
             Output::WriteCheckpoint(job) => {
                 self.tally.checkpoints += 1;
+                self.delete_early(job.applied_index());
                 if self.prng.chance(1, 20) {
                     self.disk.store_file().set_full(true);
                 }

@@ -1,11 +1,13 @@
 //! The member of the scripted cluster: opened from what its disk kept, with the planted bugs of its start.
 #![forbid(unsafe_code)]
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::super::judge::judge;
 use super::super::log::LogEntry;
+use super::super::log_disk::{By, SIZES};
 use super::super::plant::Plant;
+use super::super::segments::Preparer;
 use super::super::world::TICK;
 use super::World;
 use kevel::btree::{Read, Reader, Store, Tree};
@@ -13,7 +15,7 @@ use kevel::mvcc::pin::Pins;
 use kevel::page::CheckpointJob;
 use kevel::replica::{Opening, Replica, Settings};
 use kevel::wal::segment::first_needed;
-use kevel::wal::{self, Recovered, SegmentName};
+use kevel::wal::{self, Recovered, SegmentName, folder, mend};
 
 /// Ids are numbered per life of the process, so that no two requests ever share one.
 const LIFE_SHIFT: u32 = 32;
@@ -24,9 +26,13 @@ pub struct Life {
     pub reader: Reader,
     /// Log writes, the first on its way once it is taken.
     pub writes: VecDeque<(u64, Option<wal::Write>)>,
+    /// The thread that prepares segments; here it takes no time.
+    pub preparer: Preparer,
     pub checkpoint: Option<CheckpointJob>,
     /// Generation and index of a checkpoint whose end is not told.
     pub checkpointed: Option<(u64, u64)>,
+    /// Reads that wait, by ticket, with what was committed when they were asked for.
+    pub reads: BTreeMap<u128, u64>,
     /// The last id of a client's request.
     pub ids: u64,
 }
@@ -37,7 +43,9 @@ impl Life {
         let file = world.disk.store_file();
         let mut store = Store::open(file.clone()).unwrap_or_else(|error| panic!("judge: {error}"));
         let applied = store.applied().index;
-        let log = world.disk.log();
+        folder::clean(world.disk.folder(By::Start))
+            .unwrap_or_else(|error| panic!("judge: the log cannot be cleaned: {error}"));
+        let log = newest(world.disk.log());
         let names: Vec<SegmentName> = log.iter().map(|(name, _)| *name).collect();
         let (own, overwritten) = world.judge.on_restart(&log);
         let opening = if names.is_empty() {
@@ -53,7 +61,8 @@ impl Life {
             judge_entries(world.plant, &recovered, &own[applied as usize..]);
             let line = format_args!("the log ends at {}, {:?}", recovered.last_index, recovered.tail.torn);
             world.trace.step(world.now, &[11, recovered.last_index, recovered.state.term], line);
-            world.disk.zero_tail(recovered.tail.offset);
+            mend::mend_tail(world.disk.folder(By::Start), &recovered.tail, &SIZES)
+                .unwrap_or_else(|error| panic!("judge: the log cannot be mended: {error}"));
             file.settle();
             Opening::Recover(Box::new(recovered), names)
         };
@@ -76,17 +85,28 @@ impl Life {
             request_ids: (first_id, 2),
             seed: world.prng.next_u64(),
         };
+        let mut preparer = Preparer::default();
+        world.disk.folder(By::Start).told(By::Start);
+        preparer.prepare(&world.disk);
         let mut replica = Replica::open(settings, store, opening, Pins::new(1));
-        replica.set_bounds(&world.bounds);
+        replica.set_bounds(&world.params.bounds);
         Self {
             reader: replica.readers().register(),
             replica,
             writes: VecDeque::new(),
+            preparer,
             checkpoint: None,
             checkpointed: None,
+            reads: BTreeMap::new(),
             ids: first_id + 1,
         }
     }
+}
+
+/// The segments behind the last gap: those before it are left from a deletion that a power cut has taken back in part.
+fn newest(log: Vec<(SegmentName, Vec<u8>)>) -> Vec<(SegmentName, Vec<u8>)> {
+    let gap = log.windows(2).rposition(|pair| pair[1].0.sequence != pair[0].0.sequence + 1);
+    log.into_iter().skip(gap.map_or(0, |gap| gap + 1)).collect()
 }
 
 /// Recovery reads what the judge has read. With a plant the member itself has to show what is wrong.

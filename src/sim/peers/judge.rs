@@ -7,10 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message as _;
-use raft::eraftpb::{ConfChange, ConfChangeType, Entry, EntryType, Message, MessageType};
+use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 
 use super::super::judge::judge;
 use super::super::log::{LogEntry, LogReader};
+use super::peer::Members;
 use kevel::proto::etcdserverpb::InternalRaftRequest;
 use kevel::proto::mvccpb::KeyValue;
 use kevel::wal::SegmentName;
@@ -20,27 +21,13 @@ use kevel::wal::SegmentName;
 pub struct State {
     pub revision: i64,
     pub pairs: BTreeMap<Vec<u8>, Vec<u8>>,
-    /// Voters and learners.
-    pub members: BTreeSet<u64>,
-    pub voters: BTreeSet<u64>,
-    pub removed: BTreeSet<u64>,
+    pub members: Members,
 }
 
 impl State {
     fn apply(&mut self, entry: &Entry) {
         if entry.entry_type() == EntryType::EntryConfChange {
-            let change = ConfChange::decode(entry.data.clone()).expect("the script writes what it can read");
-            if change.change_type() == ConfChangeType::RemoveNode {
-                self.members.remove(&change.node_id);
-                self.voters.remove(&change.node_id);
-                self.removed.insert(change.node_id);
-            } else {
-                self.members.insert(change.node_id);
-                if change.change_type() == ConfChangeType::AddNode {
-                    self.voters.insert(change.node_id);
-                }
-            }
-            return;
+            return self.members.apply(entry);
         }
         let request = InternalRaftRequest::decode(entry.data.clone()).expect("a request");
         if let Some(put) = request.put {
@@ -171,13 +158,22 @@ impl Judge {
         use MessageType as Kind;
         let kind = message.msg_type();
         judge!(
-            !self.state(applied).removed.contains(&message.to) || !is_of_a_leader(kind),
+            !self.state(applied).members.removed.contains(&message.to) || !is_of_a_leader(kind),
             "a message goes to {:x}, which was removed",
             message.to
         );
+        let asks = matches!(kind, Kind::MsgRequestVote | Kind::MsgRequestPreVote);
+        let has_voted = |state: &State| state.members.known.get(&message.to).is_some_and(|(_, votes)| *votes);
+        judge!(
+            !asks || self.states.iter().rev().any(has_voted),
+            "{:x} is asked for a vote that it never had",
+            message.to
+        );
         match kind {
-            // The term of a question before a campaign is nobody's yet.
-            Kind::MsgPropose | Kind::MsgRequestPreVote => return,
+            // The term of a question before a campaign is nobody's yet, and what is only handed on has none.
+            Kind::MsgPropose | Kind::MsgReadIndex | Kind::MsgReadIndexResp | Kind::MsgRequestPreVote => {
+                return;
+            }
             Kind::MsgRequestPreVoteResponse if !message.reject => return,
             Kind::MsgRequestVote => self.on_member_vote(message.term, self.member),
             Kind::MsgRequestVoteResponse if !message.reject => self.on_member_vote(message.term, message.to),
@@ -249,7 +245,7 @@ impl Judge {
         // A change of the voters counts for a member from when it is applied there.
         let counted = [self.seen.1, applied.min(self.committed.len() as u64)];
         let is_held = counted.iter().any(|&applied| {
-            let voters = &self.states[applied as usize].voters;
+            let voters = self.states[applied as usize].members.voters();
             let others = peers.iter().filter(|(id, log)| voters.contains(id) && holds(log)).count();
             others + usize::from(durable) > voters.len() / 2
         });

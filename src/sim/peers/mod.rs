@@ -6,13 +6,17 @@
 //!   Peer ◀──┘    lost or doubled   └──  a new process ◀─ crash ─────┘
 //! ```
 //!
-//! The peers lead, hand out entries that the leader of a later term writes over, ask for votes, and remove each other.
+//! The peers lead, hand out entries that the leader of a later term writes over, ask for votes, and change the members:
+//! learners come, are promoted, go and try to come again, some with the address of another. The silent ones are never
+//! so many that nobody could lead.
 //! The member answers, leads at times, and dies between any two of its I/Os. The generator decides what happens next;
 //! there is no queue of events. What is judged ([`judge`]):
 //!
 //! - what a quorum holds is never replaced, and nobody leads without it;
 //! - a restart finds in the log what was durable, and nothing that was written over;
-//! - the member applies what the script has committed, in that order, and no more; removed members stay removed;
+//! - the member applies what the script has committed, in that order, and no more; who is a member, with which address
+//!   and with or without a vote, is what etcd's rules make of the log;
+//! - a linearizable read sees what was committed before it was asked for;
 //! - the member has one vote in a term, and neither term, commit nor applied index goes back;
 //! - what the member says to be committed is held by a quorum; what it answers to clients is committed;
 //! - once all is calm, the member catches up.
@@ -24,11 +28,12 @@ mod boot;
 mod judge;
 mod peer;
 
-use raft::eraftpb::{ConfChange, ConfChangeType, EntryType, Message};
+use prost::Message as _;
+use raft::eraftpb::{ConfChangeType, Entry, EntryType, Message, MessageType};
 
 use self::boot::Life;
 use self::judge::{Judge, value_of};
-use self::peer::{Peer, Role};
+use self::peer::{Change, Members, Peer, Role, quorum};
 use super::disk::Disk;
 use super::judge::judge;
 use super::params::Params;
@@ -38,15 +43,18 @@ use super::world::{TICK, Tally};
 use kevel::btree::{Read, Tree};
 use kevel::mvcc::view::View;
 use kevel::proto::etcdserverpb::PutRequest;
-use kevel::replica::Bounds;
+use kevel::proto::membershippb::Member;
 use kevel::replica::bootstrap::Foundation;
 use kevel::replica::port::{Input, Output, Outputs, Ticket};
-use kevel::request::{Entry, Request};
+use kevel::request::{self, Request};
 use kevel::stdx::prng::Prng;
 use kevel::stdx::time::Instant;
 
 /// A learner that never answers.
 const LEARNER: u64 = 0xABCD;
+
+/// A second one.
+const ANOTHER: u64 = 0xABCE;
 
 /// Rounds in which a calm cluster has to agree.
 const CALM_ROUNDS: u64 = 400;
@@ -64,7 +72,7 @@ pub struct World {
     loss: u64,
     /// Nothing goes to or from the member for so many steps.
     alone: u64,
-    bounds: Bounds,
+    params: Params,
     foundation: Foundation,
     member_id: u64,
     disk: Disk,
@@ -86,7 +94,7 @@ impl World {
             foundation.founders.iter().find(|founder| founder.name == name).map_or(0, |founder| founder.id)
         };
         let founding = foundation.entries();
-        let bounds = Params::draw(&mut prng.fork()).bounds;
+        let params = Params::draw(&mut prng.fork());
         Self {
             trace: Trace::new(verbose),
             tally: Tally::default(),
@@ -94,7 +102,7 @@ impl World {
             crashes_left: prng.below(7),
             loss: prng.below(4),
             alone: 0,
-            bounds,
+            params,
             member_id: id_of("m"),
             disk: Disk::new(prng.fork(), plant),
             plant,
@@ -123,19 +131,20 @@ impl World {
         match self.prng.below(100) {
             _ if self.life.is_none() => self.while_down(),
             0..22 => self.turn(),
-            22..52 => self.deliver_some(),
-            52..64 => self.work_on_log(),
-            64..67 => self.work_on_checkpoint(),
-            67..72 => {
+            22..50 => self.deliver_some(),
+            50..62 => self.work_on_log(),
+            62..65 => self.work_on_checkpoint(),
+            65..70 => {
                 let ticks = 1 + self.prng.below(12);
                 (0..ticks).for_each(|_| self.tick());
             }
-            72..79 => self.command(),
-            79..88 => self.repeat(),
-            88..91 => self.campaign(),
-            91..94 => self.propose(),
-            94..95 => self.change_members(),
-            95..97 => self.sync_or_crash_peer(),
+            70..77 => self.command(),
+            77..86 => self.repeat(),
+            86..89 => self.campaign(),
+            89..91 => self.propose(),
+            91 => self.ask_read(),
+            92..96 => self.change_members(),
+            96 => self.sync_or_crash_peer(),
             97..98 => self.alone = self.prng.below(60),
             _ => self.crash(),
         }
@@ -149,6 +158,7 @@ impl World {
             2 => self.campaign(),
             3..5 => self.repeat(),
             5 => self.sync_or_crash_peer(),
+            6 => self.change_members(),
             _ => self.deliver_some(),
         }
     }
@@ -191,6 +201,8 @@ impl World {
         let mut outputs = Outputs::default();
         // The messages of a turn are made before its entries are applied.
         let applied = self.life().replica.applied().index;
+        let bounds = self.params.bounds(&mut self.prng);
+        self.life().replica.set_bounds(&bounds);
         self.life().replica.drain(now, &mut outputs);
         self.look();
         let dies = self.crashes_left > 0 && !outputs.is_empty() && self.prng.chance(1, 40);
@@ -227,15 +239,16 @@ impl World {
                     self.judge.on_reply(ticket.0 as u64);
                 }
             }
+            Output::ReadReady { ticket } => self.on_read_ready(ticket),
             Output::WriteCheckpoint(job) => {
                 self.tally.checkpoints += 1;
                 self.life().checkpoint = Some(job);
             }
-            Output::ReleaseWal { segments } => self.disk.release(&segments),
-            Output::DigestCompaction(_)
-            | Output::ReadReady { .. }
-            | Output::Publish(_)
-            | Output::Compacted { .. } => {}
+            Output::ReleaseWal { segments } => {
+                let life = self.life.as_mut().expect("a member that runs");
+                life.preparer.release(&self.disk, &segments);
+            }
+            Output::DigestCompaction(_) | Output::Publish(_) | Output::Compacted { .. } => {}
         }
     }
 
@@ -285,6 +298,9 @@ impl World {
             return;
         }
         let Some(number) = self.peers.iter().position(|peer| peer.id == message.to) else { return };
+        if message.msg_type() == MessageType::MsgReadIndex {
+            return self.answer_read(number, &message);
+        }
         let answers = self.peers[number].step(&message);
         self.after_peer(number, answers);
     }
@@ -321,7 +337,7 @@ impl World {
     fn command(&mut self) {
         let Some(number) = self.leader() else { return };
         let request = self.put();
-        let data = Entry::new(self.commands, request).encode();
+        let data = request::Entry::new(self.commands, request).encode();
         self.peers[number].propose(EntryType::EntryNormal, data);
         self.after_peer(number, vec![]);
         self.repeat();
@@ -371,7 +387,7 @@ impl World {
         let life = self.life();
         life.ids += 2;
         let id = life.ids;
-        let entry = Entry::new(id, request).encode();
+        let entry = request::Entry::new(id, request).encode();
         life.replica.step(Input::Propose { ticket: Ticket(id.into()), id, entry });
         self.tally.requests += 1;
     }
@@ -387,23 +403,65 @@ impl World {
         if changes || !peer.voters().contains(&peer.id) {
             return;
         }
-        let state = self.judge.state(peer.commit);
-        let (knows, knew) = (state.members.contains(&LEARNER), state.removed.contains(&LEARNER));
-        let (change_type, node_id) = match self.prng.below(3) {
-            0 | 1 if knows => (ConfChangeType::RemoveNode, LEARNER),
-            0 | 1 if !knew => (ConfChangeType::AddLearnerNode, LEARNER),
-            2 if peer.voters().contains(&other) => (ConfChangeType::RemoveNode, other),
-            _ => return,
+        let members = self.judge.state(peer.commit).members.clone();
+        let id = [LEARNER, LEARNER, LEARNER, LEARNER, ANOTHER, ANOTHER, ANOTHER, other]
+            [self.prng.below(8) as usize];
+        // Who is a member goes in every second change, and a stranger is to go at times.
+        let kind = match self.prng.below(8) {
+            0 => ConfChangeType::RemoveNode,
+            1..4 if members.known.contains_key(&id) => ConfChangeType::RemoveNode,
+            1..5 => ConfChangeType::AddLearnerNode,
+            _ => ConfChangeType::AddNode,
         };
-        let context = format!("{{\"id\":{node_id},\"peerURLs\":[\"http://c:2380\"],\"isLearner\":true}}");
-        let change = ConfChange {
-            change_type: change_type.into(),
-            node_id,
-            context: context.into(),
-            ..ConfChange::default()
+        let promotes = kind == ConfChangeType::AddNode && self.prng.chance(3, 4);
+        // Some come with the address of another member, or come again.
+        let url = if self.prng.chance(1, 4) { "http://a:2380" } else { "http://c:2380" }.to_owned();
+        let change = Change { id, url, kind, promotes };
+        let mut after = members.clone();
+        let data = change.encode();
+        let entry = Entry {
+            entry_type: EntryType::EntryConfChange.into(),
+            data: data.clone().into(),
+            ..Entry::default()
         };
-        peer.propose(EntryType::EntryConfChange, prost::Message::encode_to_vec(&change).into());
+        after.apply(&entry);
+        // The silent ones may never be as many as those who speak.
+        let speaks = |id: &u64| *id == self.member_id || self.peers.iter().any(|peer| peer.id == *id);
+        let voters = after.voters();
+        if voters.iter().filter(|id| speaks(id)).count() < quorum(voters.len()) {
+            return;
+        }
+        self.peers[number].propose(EntryType::EntryConfChange, data.into());
         self.after_peer(number, vec![]);
+    }
+
+    /// A client asks the member to read what is newest.
+    fn ask_read(&mut self) {
+        let floor = self.judge.committed.len() as u64;
+        let life = self.life();
+        life.ids += 2;
+        let ticket = Ticket(life.ids.into());
+        life.reads.insert(ticket.0, floor);
+        life.replica.step(Input::ReadIndex { ticket });
+    }
+
+    fn on_read_ready(&mut self, ticket: Ticket) {
+        let life = self.life();
+        let applied = life.replica.applied().index;
+        let floor = life.reads.remove(&ticket.0);
+        judge!(
+            floor.is_some_and(|floor| applied >= floor),
+            "a read may look at entry {applied}, and {floor:?} was committed before it was asked for"
+        );
+    }
+
+    /// A leader that is none any more, or does not know the newest commit, gets no quorum for a read.
+    fn answer_read(&mut self, number: usize, message: &Message) {
+        let peer = &self.peers[number];
+        let newest = self.judge.committed.len() as u64 == peer.commit;
+        if let Some(answer) = peer.answer_read(message).filter(|_| newest) {
+            self.send(answer);
+        }
     }
 
     /// The log write whose turn it is begins, or comes to its end.
@@ -411,7 +469,12 @@ impl World {
         let begun = self.life().writes.front_mut().map(|(_, write)| write.take());
         match begun {
             None => {}
-            Some(Some(write)) => self.disk.begin_write(write),
+            Some(Some(write)) => {
+                let preparer = &mut self.life.as_mut().expect("a member that runs").preparer;
+                let prepared = if write.create { preparer.take(&self.disk, &mut self.prng) } else { None };
+                preparer.prepare(&self.disk);
+                self.disk.begin_write(write, prepared);
+            }
             Some(None) => {
                 self.disk.finish_write();
                 self.judge.on_durable();
@@ -464,18 +527,12 @@ impl World {
                 String::from_utf8_lossy(&key)
             );
         }
-        let ids = |ids: &std::collections::BTreeSet<u64>, there: bool| {
-            ids.iter().all(|id| {
-                let record = snapshot.get(Tree::Member, &id.to_be_bytes());
-                record.is_some_and(|record| record.is_empty() != there)
-            })
-        };
         judge!(
-            ids(&state.members, true) && ids(&state.removed, false),
-            "entry {} is applied, and members are not {:x?} without {:x?}",
+            members_of(&snapshot) == state.members,
+            "entry {} is applied, and members are {:x?}, not {:x?}",
             applied.index,
-            state.members,
-            state.removed
+            members_of(&snapshot),
+            state.members
         );
         let numbers = [5, gate.term(), gate.committed(), applied.index];
         let line = format_args!("term {}, commit {}, applied {}", numbers[1], numbers[2], numbers[3]);
@@ -508,7 +565,7 @@ impl World {
         self.turn();
         (0..8).for_each(|_| self.work_on_log());
         self.work_on_checkpoint();
-        let voters = &self.judge.state(self.judge.committed.len() as u64).voters;
+        let voters = self.judge.state(self.judge.committed.len() as u64).members.voters();
         let stands = self.peers.each_ref().map(|peer| voters.contains(&peer.id));
         let number = (round / 60 % 2) as usize;
         if round % 60 == 30 && stands[number] && self.leader().is_none() {
@@ -530,4 +587,24 @@ impl World {
             self.deliver(message);
         }
     }
+}
+
+/// Who is a member, as the store says.
+fn members_of(read: &impl Read) -> Members {
+    let mut members = Members::default();
+    let mut cursor = read.cursor(Tree::Member);
+    cursor.seek(&[]);
+    while cursor.valid() {
+        let id = u64::from_be_bytes(cursor.key().try_into().expect("a member's key is its id"));
+        if cursor.value().is_empty() {
+            members.removed.insert(id);
+        } else {
+            let member = Member::decode(cursor.value()).expect("a stored member");
+            let raft = member.raft_attributes.unwrap_or_default();
+            let url = raft.peer_urls.first().cloned().unwrap_or_default();
+            members.known.insert(id, (url, !raft.is_learner));
+        }
+        cursor.next();
+    }
+    members
 }

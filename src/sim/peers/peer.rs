@@ -42,17 +42,87 @@ pub struct Peer {
     before: BTreeMap<u64, u64>,
 }
 
-/// The voters after these entries.
-pub fn voters(entries: &[Entry]) -> BTreeSet<u64> {
-    let mut voters = BTreeSet::new();
-    for entry in entries.iter().filter(|entry| entry.entry_type() == EntryType::EntryConfChange) {
+/// Who is a member after some entries, by etcd's rules.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Members {
+    /// Members with the address that each has; true for those that vote.
+    pub known: BTreeMap<u64, (String, bool)>,
+    pub removed: BTreeSet<u64>,
+}
+
+/// A change of the members, as its entry says.
+#[derive(Clone, Debug)]
+pub struct Change {
+    pub id: u64,
+    pub url: String,
+    pub kind: ConfChangeType,
+    pub promotes: bool,
+}
+
+impl Change {
+    pub fn encode(&self) -> Vec<u8> {
+        let Self { id, url, kind, promotes } = self;
+        let learns = *kind == ConfChangeType::AddLearnerNode;
+        let context = format!(
+            "{{\"id\":{id},\"peerURLs\":[\"{url}\"],\"isLearner\":{learns},\"isPromote\":{promotes}}}"
+        );
+        let change = ConfChange {
+            change_type: (*kind).into(),
+            node_id: *id,
+            context: context.into(),
+            ..Default::default()
+        };
+        change.encode_to_vec()
+    }
+
+    /// Of what a founder of the cluster or the script has written.
+    fn decode(entry: &Entry) -> Self {
         let change = ConfChange::decode(entry.data.clone()).expect("the script writes what it can read");
-        match change.change_type() {
-            ConfChangeType::AddNode => _ = voters.insert(change.node_id),
-            _ => _ = voters.remove(&change.node_id),
+        let context = String::from_utf8_lossy(&change.context).into_owned();
+        let url = context.split("http://").nth(1).and_then(|rest| rest.split('"').next());
+        let url = url.map_or(String::new(), |url| format!("http://{url}"));
+        let promotes = context.contains("\"isPromote\":true");
+        Self { id: change.node_id, url, kind: change.change_type(), promotes }
+    }
+}
+
+impl Members {
+    /// Takes an entry into account, if it takes effect.
+    pub fn apply(&mut self, entry: &Entry) {
+        if entry.entry_type() != EntryType::EntryConfChange {
+            return;
+        }
+        let change = Change::decode(entry);
+        let known = self.known.get(&change.id).cloned();
+        if self.removed.contains(&change.id) {
+            return;
+        }
+        if change.kind == ConfChangeType::RemoveNode {
+            if known.is_some() {
+                self.known.remove(&change.id);
+                self.removed.insert(change.id);
+            }
+            return;
+        }
+        match (known, change.promotes) {
+            (Some((url, false)), true) => _ = self.known.insert(change.id, (url, true)),
+            (None, false) if !self.known.values().any(|(url, _)| *url == change.url) => {
+                self.known.insert(change.id, (change.url, change.kind == ConfChangeType::AddNode));
+            }
+            _ => {}
         }
     }
-    voters
+
+    pub fn voters(&self) -> BTreeSet<u64> {
+        self.known.iter().filter(|(_, (_, votes))| *votes).map(|(&id, _)| id).collect()
+    }
+}
+
+/// The members after these entries.
+pub fn members(entries: &[Entry]) -> Members {
+    let mut members = Members::default();
+    entries.iter().for_each(|entry| members.apply(entry));
+    members
 }
 
 /// How many of so many are a quorum.
@@ -94,7 +164,7 @@ impl Peer {
 
     /// Those who vote, as far as this peer knows.
     pub fn voters(&self) -> BTreeSet<u64> {
-        voters(&self.log[..self.commit as usize])
+        members(&self.log[..self.commit as usize]).voters()
     }
 
     fn others(&self) -> Vec<u64> {
@@ -179,6 +249,7 @@ impl Peer {
         use MessageType as Kind;
         match message.msg_type() {
             Kind::MsgPropose => return self.on_propose(message),
+            Kind::MsgReadIndex => return vec![],
             Kind::MsgRequestPreVote => return vec![self.on_pre_vote(message)],
             Kind::MsgRequestPreVoteResponse => return vec![],
             _ => {}
@@ -203,6 +274,14 @@ impl Peer {
             Kind::MsgAppendResponse => self.on_append_response(message),
             _ => vec![],
         }
+    }
+
+    /// Answers a read of a follower. To be called only where this peer leads, and nothing newer is committed elsewhere.
+    pub fn answer_read(&self, message: &Message) -> Option<Message> {
+        let in_term = self.term_at(self.commit) == Some(self.term);
+        let answer = self.message(message.from, MessageType::MsgReadIndexResp);
+        let answer = Message { index: self.commit, entries: message.entries.clone(), ..answer };
+        (self.role == Role::Leader && in_term).then_some(answer)
     }
 
     fn on_propose(&mut self, message: &Message) -> Vec<Message> {
