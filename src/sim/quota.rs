@@ -43,7 +43,8 @@ impl World {
         let Some(quota) = self.quota else { return };
         let member = self.member.as_ref().expect("a member that runs");
         let (applied, used) = (member.replica.applied().index, member.replica.store_stats().used_bytes);
-        let is_full = used >= quota;
+        // The pages of an entry that takes several turns count already, and nothing is full before they are published.
+        let is_full = used >= quota && !member.replica.is_suspended();
         let fullness = &mut self.fullness;
         fullness.was_full |= is_full;
         let new = fullness.looked.min(applied) as usize..applied as usize;
