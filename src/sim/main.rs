@@ -49,7 +49,7 @@
 //! | `skipped-sync` | A sync of the log says it is done and does nothing. | 1 |
 //! | `early-sync` | The end of a log write is reported before it has come. | 0 |
 //! | `applied-behind` | The store claims an index one below what its trees contain, so an entry is applied twice. | 3 |
-//! | `applied-ahead` | The store claims an index one above what its trees contain, so an entry is left out. | 5 |
+//! | `applied-ahead` | The store claims an index one above what its trees contain, so an entry is left out. | 3 |
 //! | `tail-not-zeroed` | What a torn write left behind the end of the log stays there. | 1650 |
 //! | `last-record-dropped` | Recovery takes the last whole record for torn. | 1 |
 //! | `early-checkpoint` | A checkpoint is reported durable before it is, so log and pages go too early. | 260 |
@@ -59,7 +59,7 @@
 //! | `deleted-early` | Segments are deleted as soon as a checkpoint of their entries has begun. | 154 |
 //! | `name-not-synced` | The name of a new segment is not made durable before the log counts on the segment. | 1 |
 //! | `full-for-ever` | A disk that was full once is full for ever. | 4 |
-//! | `compaction-eats-live` | A compaction takes a pair that is still to be read. | 1 |
+//! | `compaction-eats-live` | A compaction takes a pair that is still to be read. | 3 |
 //! | `stale-read` | A linearizable read asks nobody: after a restart it shows the last checkpoint. | 893 |
 //! | `lost-on-catch-up` | A response with events is lost on its way to somebody who catches up. | 3 |
 //! | `doubled-event` | A response with events comes twice. | 3 |
@@ -69,7 +69,7 @@
 //! | `pin-too-high` | A long answer pins the revision above the one that it reads. | 3 |
 //! | `pin-forgotten` | A pin is not always given back. | 6 |
 //! | `hash-unpinned` | A HashKV pins the revision up to which it digests, and not the compaction below it. | 13 |
-//! | `list-replanned` | A list is planned anew when its revision is pinned, on what has been written meanwhile. | 1 |
+//! | `list-replanned` | A list is planned anew when its revision is pinned, on what has been written meanwhile. | 24 |
 //! | `stream-chunk-lost` | A message of a RangeStream is lost. | 33 |
 //! | `stream-repeats` | A message of a RangeStream begins with the last pair of the one before. | 3 |
 //! | `snapshot-kept` | A core keeps a snapshot for ever, and with it every page that was freed since. | 18 |
