@@ -70,6 +70,24 @@ fn hub_config(world: &mut World, identity: Identity) -> HubConfig {
     }
 }
 
+/// What the process is started with. Its request ids begin at `first_id`.
+fn settings(world: &mut World, member_id: u64, first_id: u64) -> Settings {
+    Settings {
+        member_id,
+        name: "sim".into(),
+        client_urls: vec!["http://localhost:2379".into()],
+        election_ticks: 10,
+        tick: TICK,
+        pre_vote: true,
+        catchup_entries: world.prng.below(20),
+        segments_kept: world.prng.below(3) as usize,
+        lease_ttl_min: super::model::MIN_TTL_SECONDS,
+        quota_bytes: world.spoilt_quota(),
+        request_ids: (first_id, 2),
+        seed: world.prng.next_u64(),
+    }
+}
+
 impl Member {
     /// Starts the process on the world's disk.
     pub fn boot(world: &mut World) -> Boot {
@@ -123,20 +141,7 @@ impl Member {
         let cores = world.params.cores;
         let life = world.tally.crashes;
         let first_id = (life + 1) << LIFE_SHIFT;
-        let settings = Settings {
-            member_id,
-            name: "sim".into(),
-            client_urls: vec!["http://localhost:2379".into()],
-            election_ticks: 10,
-            tick: TICK,
-            pre_vote: true,
-            catchup_entries: world.prng.below(20),
-            segments_kept: world.prng.below(3) as usize,
-            lease_ttl_min: super::model::MIN_TTL_SECONDS,
-            quota_bytes: world.spoilt_quota(),
-            request_ids: (first_id, 2),
-            seed: world.prng.next_u64(),
-        };
+        let settings = settings(world, member_id, first_id);
         let pins = Pins::new(cores);
         let mut replica = Replica::open(settings, store, opening, pins.clone());
         replica.set_bounds(&world.params.bounds);
