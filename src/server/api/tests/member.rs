@@ -46,27 +46,9 @@ pub struct Member {
 impl Member {
     /// A member of a new cluster of one, once it serves.
     pub async fn start(quota: Option<u64>) -> Self {
-        let foundation =
-            Foundation::new([("m1".to_owned(), vec!["http://localhost:2380".to_owned()])], "cluster");
-        let (cluster_id, member_id) = (foundation.cluster_id, foundation.founders[0].id);
-        let pins = Pins::new(1);
-        let settings = settings(member_id, quota);
-        let replica = Replica::open(settings, Store::in_memory(), Opening::Found(foundation), pins.clone());
-        let (to_replica, inputs) = mesh::lane::<Input>(1024);
+        let counters = Counters::new();
+        let (replica, session, inputs) = found(quota, 1024, &counters, |_| {});
         let (to_session, lane) = mesh::lane::<FromReplica>(1024);
-        let (counts, counters) = (metrics::Core::new(), Counters::new());
-        let session = Session::new(Parts {
-            member: Arc::new(facts(&replica, (cluster_id, member_id), quota, &counts, &counters)),
-            core: (0, 2),
-            readers: replica.readers(),
-            pins: pins.slot(0),
-            replica: to_replica,
-            gate: replica.gate().clone(),
-            first_id: 1,
-            seed: 1,
-            metrics: counts,
-            counters: counters.clone(),
-        });
         let now = Rc::new(Cell::new(Instant::default() + Duration::from_secs(1000)));
         task::spawn(drive(replica, inputs, Outbox::new(to_session), now.clone()));
         task::spawn(session_loop::run(session.clone(), lane));
@@ -91,17 +73,31 @@ impl Member {
 
 /// A session core whose replica answers nobody. The lane to it has room for one message.
 pub fn unanswered() -> (Rc<Session>, Receiver<Input>) {
+    let hurried = |facts: &mut session::Member| facts.request_timeout = Duration::from_millis(1);
+    let (_, session, inputs) = found(None, 1, &Counters::new(), hurried);
+    (session, inputs)
+}
+
+/// The replica of a new cluster of one, its session core with facts changed by `change`, and the end of the lane from
+/// there, which has room for so many messages.
+fn found(
+    quota: Option<u64>,
+    room: usize,
+    counters: &Arc<Counters>,
+    change: impl FnOnce(&mut session::Member),
+) -> (Replica, Rc<Session>, Receiver<Input>) {
     let foundation =
         Foundation::new([("m1".to_owned(), vec!["http://localhost:2380".to_owned()])], "cluster");
     let (cluster_id, member_id) = (foundation.cluster_id, foundation.founders[0].id);
     let pins = Pins::new(1);
-    let settings = settings(member_id, None);
+    let settings = settings(member_id, quota);
     let replica = Replica::open(settings, Store::in_memory(), Opening::Found(foundation), pins.clone());
-    let (to_replica, inputs) = mesh::lane::<Input>(1);
-    let (counts, counters) = (metrics::Core::new(), Counters::new());
-    let facts = facts(&replica, (cluster_id, member_id), None, &counts, &counters);
+    let (to_replica, inputs) = mesh::lane::<Input>(room);
+    let counts = metrics::Core::new();
+    let mut facts = facts(&replica, (cluster_id, member_id), quota, &counts, counters);
+    change(&mut facts);
     let session = Session::new(Parts {
-        member: Arc::new(session::Member { request_timeout: Duration::from_millis(1), ..facts }),
+        member: Arc::new(facts),
         core: (0, 2),
         readers: replica.readers(),
         pins: pins.slot(0),
@@ -110,9 +106,9 @@ pub fn unanswered() -> (Rc<Session>, Receiver<Input>) {
         first_id: 1,
         seed: 1,
         metrics: counts,
-        counters,
+        counters: counters.clone(),
     });
-    (session, inputs)
+    (replica, session, inputs)
 }
 
 fn settings(member_id: u64, quota_bytes: Option<u64>) -> Settings {
