@@ -247,9 +247,9 @@ impl WriteTxn<'_> {
         u64::from(self.store.pager.view().pages()) * PAGE_SIZE as u64
     }
 
-    /// [`Snapshot::ask`] in what this transaction has made.
-    pub fn ask(&self, tree: Tree, key: &[u8]) {
-        cursor::ask(self.store.pager.view(), self.store.pager.draft.roots[tree as usize], key);
+    /// [`Snapshot::ask`] in what this transaction has made. True if the disk has nothing to do.
+    pub fn ask(&self, tree: Tree, key: &[u8]) -> bool {
+        cursor::ask(self.store.pager.view(), self.store.pager.draft.roots[tree as usize], key)
     }
 
     /// Sets what the state will contain once committed.

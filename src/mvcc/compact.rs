@@ -6,11 +6,14 @@
 #![forbid(unsafe_code)]
 
 use super::revision::Revision;
-use super::schema::{garbage_key, index_key, split_garbage_key, split_kv_value};
+use super::schema::{KeyBuf, garbage_key, index_key, split_garbage_key, split_kv_value};
 use crate::btree::{Applied, Cursor, Read, Tree, WriteTxn};
 use crate::error::Error;
 use crate::limits::LARGE_STORE_BYTES;
 use crate::wire::key_of;
+
+/// Pages that a slice of the sweep may wait for: some milliseconds of a disk that is busy. The rest was asked for ahead.
+const WAITS_MAX: usize = 4;
 
 /// A value of this many bytes costs a slice of the sweep as much again as a removal does: the pages of a long value are
 /// read from the disk, and their checksum is computed.
@@ -55,25 +58,29 @@ pub fn sweep(txn: &mut WriteTxn<'_>, pinned: Option<i64>, budget: usize) -> Swep
     if applied.swept_revision >= limit {
         return Swept { removed: 0, done: true };
     }
+    let is_large = txn.file_bytes() >= LARGE_STORE_BYTES;
     let mut dead = Vec::new();
     let mut cursor = txn.cursor(Tree::Garbage);
     cursor.seek(&[]);
-    let mut cost = 0;
-    while cursor.valid() && cost < budget {
+    let (mut cost, mut waits) = (0, 0);
+    while cursor.valid() && cost < budget && waits < WAITS_MAX {
         let (due, revision) = split_garbage_key(cursor.key());
         if due > limit {
             break;
         }
-        let kv_key = revision.to_bytes();
-        let value = txn.get(Tree::Kv, &kv_key).expect("garbage is stored until it is swept");
-        cost += 1 + value.len() / BYTES_PER_REMOVAL;
-        dead.push((due, revision, index_key(key_of(split_kv_value(value).1), revision)));
+        let waits_for = |tree, key: &[u8]| usize::from(is_large && !txn.ask(tree, key));
+        waits += waits_for(Tree::Kv, &revision.to_bytes());
+        let (index, len) = indexed(txn, revision);
+        waits += waits_for(Tree::Index, &index);
+        // Where the disk has to be asked, that takes as long as the removal does.
+        cost += 1 + usize::from(is_large) + len / BYTES_PER_REMOVAL;
+        dead.push((due, revision, index));
         cursor.next();
     }
     // The first entry that stays tells how far everything is gone.
     let next_due = cursor.valid().then(|| split_garbage_key(cursor.key()).0);
     let done = next_due.is_none_or(|due| due > limit);
-    if !done && txn.file_bytes() >= LARGE_STORE_BYTES {
+    if !done && is_large {
         ask_ahead(txn, cursor, budget);
     }
     for (due, revision, index) in &dead {
@@ -85,14 +92,24 @@ pub fn sweep(txn: &mut WriteTxn<'_>, pinned: Option<i64>, budget: usize) -> Swep
     Swept { removed: dead.len(), done }
 }
 
-/// Asks the disk for the pairs of the slice that follows, which begins where `garbage` points: between two slices there
-/// is time for it.
+/// Where `Index` has a revision that is stored, and how long its value in `Kv` is.
+fn indexed(txn: &WriteTxn<'_>, revision: Revision) -> (KeyBuf, usize) {
+    let value = txn.get(Tree::Kv, &revision.to_bytes()).expect("garbage is stored until it is swept");
+    (index_key(key_of(split_kv_value(value).1), revision), value.len())
+}
+
+/// Asks the disk for what the next slices will remove, the first of them beginning where `garbage` points: the pairs
+/// that the slice after the next one needs, and the places in `Index` of the next one, whose pairs tell where they are.
 fn ask_ahead(txn: &WriteTxn<'_>, mut garbage: Cursor<'_>, budget: usize) {
-    for _ in 0..budget {
+    for nth in 0..2 * budget {
         if !garbage.valid() {
             return;
         }
-        txn.ask(Tree::Kv, &split_garbage_key(garbage.key()).1.to_bytes());
+        let revision = split_garbage_key(garbage.key()).1;
+        let is_near = txn.ask(Tree::Kv, &revision.to_bytes());
+        if is_near && nth < budget {
+            txn.ask(Tree::Index, &indexed(txn, revision).0);
+        }
         garbage.next();
     }
 }

@@ -30,6 +30,12 @@ pub trait PageFile: Send + Sync {
         false
     }
 
+    /// Whether a page within the file can be read through the mapping without waiting for the disk, as far as the system
+    /// tells.
+    fn is_in_memory(&self, _page: u32) -> bool {
+        true
+    }
+
     /// Fills `into` from page `first` on. Reading past the end is an error.
     fn read(&self, first: u32, into: &mut [u8]) -> io::Result<()>;
 

@@ -462,15 +462,26 @@ impl<'a> View<'a> {
         self.table.file.pages()
     }
 
-    /// The node behind `r` if it was read before; if not, the file is asked for it, and nobody waits.
+    /// The node behind `r` if it is in memory; if not, the file is asked for it, and nobody waits.
     pub(crate) fn page_or_ask(self, r: PageRef) -> Option<&'a Page> {
-        if self.table.entry(r.id).load(Ordering::Relaxed).is_null() {
-            if self.table.mapping.is_some() && r.id.0 < self.pages() {
-                self.table.file.will_need(r.id.0, 1);
-            }
-            return None;
+        if self.is_near(r.id) {
+            return Some(self.page(r));
         }
-        Some(self.page(r))
+        if self.table.mapping.is_some() && r.id.0 < self.pages() {
+            self.table.file.will_need(r.id.0, 1);
+        }
+        None
+    }
+
+    /// Whether the page can be read without waiting for the disk. One that was read before can, unless memory is so
+    /// scarce that it may be gone again.
+    fn is_near(self, id: PageId) -> bool {
+        let ptr = self.table.entry(id).load(Ordering::Relaxed);
+        let file = &self.table.file;
+        if self.table.is_memory(ptr) || (!ptr.is_null() && !file.is_larger_than_memory()) {
+            return true;
+        }
+        self.table.mapping.is_some() && id.0 < self.pages() && file.is_in_memory(id.0)
     }
 
     /// The node behind `r`, to which a walk goes that will go on to its neighbours in the file.

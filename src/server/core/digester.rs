@@ -13,8 +13,12 @@ use crate::server::mesh::Sender;
 /// Changes digested between two pauses: at most some 0.2 ms, so that whoever else needs this CPU waits no longer.
 const SLICE: usize = 128;
 
-/// Time between two slices: with it, a digest takes at most a quarter of one CPU, and a million pairs some 6 s.
-const PAUSE: Duration = Duration::from_micros(600);
+/// Between two slices the thread pauses so many times as long as the slice took: a digest takes at most a quarter of
+/// one CPU, a million pairs in memory some 6 s, and where the disk has to be read no more than a quarter of its time.
+const PAUSE: u32 = 3;
+
+/// The shortest pause: one that is shorter than a slice of the scheduler gives nobody anything.
+const PAUSE_MIN: Duration = Duration::from_micros(600);
 
 /// Starts the thread; it ends when the sender is dropped.
 ///
@@ -26,9 +30,10 @@ pub fn start(replica: Sender<Input>) -> std::io::Result<mpsc::Sender<Box<Compact
         while let Ok(mut job) = inbox.recv() {
             let began = Instant::now();
             let hash = loop {
+                let slice = Instant::now();
                 match job.step(SLICE) {
                     Some(hash) => break hash,
-                    None => thread::sleep(PAUSE),
+                    None => thread::sleep(PAUSE_MIN.max(slice.elapsed() * PAUSE)),
                 }
             };
             drop(job);

@@ -13,6 +13,7 @@
 //!   watchdog finds turns of tasks that last too long
 //!   turns    whose turn it is among the connections of a core
 //!   wal_dir, wal_file, log_map, page_file, ofd_lock    the files of a member
+//!   memory_limit  the memory that control groups leave the process
 //!   wal_prepare  the thread that makes the next log segment, and waits for room on a full disk
 //!   dir      directories that outlive a power cut
 //!   fault    says why the process ends when a mapped page cannot be read
@@ -39,6 +40,7 @@ pub mod executor;
 pub mod fault;
 pub mod idle;
 pub mod log_map;
+mod memory_limit;
 pub mod ofd_lock;
 pub mod page_file;
 pub mod probe;

@@ -15,7 +15,7 @@
 //! What a checkpoint writes goes to the disk a little at a time. Left to the sync at its end, tens of megabytes would
 //! go at once, and the log's writes would wait behind them.
 //!
-//! Unsafe: mmap, munmap, madvise, fallocate, sync_file_range, sysconf, and the promise that a [`Mapping`] asks for.
+//! Unsafe: mmap, munmap, madvise, mincore, fallocate, sync_file_range, sysconf, and the promise that a [`Mapping`] asks for.
 #![allow(unsafe_code)]
 
 use std::fs::{File, OpenOptions, TryLockError};
@@ -26,6 +26,7 @@ use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
+use super::memory_limit;
 use crate::page::{Mapping, PAGE_SIZE, PAGES_MAX, PageFile};
 
 /// The file grows and shrinks by multiples of an eighth of its size, but by no less than this, 64 KiB: the store of a
@@ -162,11 +163,12 @@ pub(super) fn preallocate(file: &File, from: u64, length: u64) -> io::Result<boo
     }
 }
 
-/// Pages of memory that the machine has.
+/// Pages of memory that the machine has, or that the group of this process may take.
 fn memory_pages() -> u32 {
     // SAFETY: the calls take numbers alone.
     let [pages, size] = [libc::_SC_PHYS_PAGES, libc::_SC_PAGESIZE].map(|name| unsafe { libc::sysconf(name) });
     let bytes = u64::try_from(pages).unwrap_or(0) * u64::try_from(size).unwrap_or(0);
+    let bytes = memory_limit::of_this_process().map_or(bytes, |limit| bytes.min(limit));
     u32::try_from(bytes / PAGE_SIZE as u64).unwrap_or(u32::MAX)
 }
 
@@ -236,6 +238,17 @@ impl PageFile for MappedFile {
 
     fn is_larger_than_memory(&self) -> bool {
         self.pages.load(Ordering::Relaxed) > self.memory_pages
+    }
+
+    fn is_in_memory(&self, page: u32) -> bool {
+        let mut resident = 0_u8;
+        // SAFETY: the page lies within the mapping, because the file does; the call writes one byte for it.
+        let result = unsafe {
+            let at = self.base.as_ptr().add(page as usize * PAGE_SIZE);
+            libc::mincore(at.cast(), PAGE_SIZE, &raw mut resident)
+        };
+        // What the system does not tell counts as being there: whoever reads the page waits for it then.
+        result != 0 || resident & 1 == 1
     }
 
     fn read(&self, first: u32, into: &mut [u8]) -> io::Result<()> {
@@ -317,15 +330,7 @@ mod tests {
         file.sync().unwrap();
         // SAFETY: the call takes numbers alone.
         unsafe { libc::posix_fadvise(file.file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
-        let is_resident = |page: u32| {
-            let mut resident = 0_u8;
-            // SAFETY: the page lies within the mapping, and the call writes one byte for it.
-            let done = unsafe {
-                let at = file.base.as_ptr().add(page as usize * PAGE_SIZE);
-                libc::mincore(at.cast(), PAGE_SIZE, &raw mut resident)
-            };
-            done == 0 && resident & 1 == 1
-        };
+        let is_resident = |page: u32| file.is_in_memory(page);
         if (0..PAGES).any(is_resident) {
             return; // a filesystem in memory, which has nothing to read ahead
         }
