@@ -12,7 +12,8 @@ use crate::error::Error;
 use crate::limits::LARGE_STORE_BYTES;
 use crate::wire::key_of;
 
-/// Pages that a slice of the sweep may wait for: some milliseconds of a disk that is busy. The rest was asked for ahead.
+/// Pages that a slice of the sweep may wait for: some milliseconds of a disk that is busy. Most of the pages were asked
+/// for ahead.
 const WAITS_MAX: usize = 4;
 
 /// A value of this many bytes costs a slice of the sweep as much again as a removal does: the pages of a long value are

@@ -30,8 +30,8 @@ pub trait PageFile: Send + Sync {
         false
     }
 
-    /// Whether a page within the file can be read through the mapping without waiting for the disk, as far as the system
-    /// tells.
+    /// Whether a page within the file can be read through the mapping without waiting for the disk, as far as the
+    /// system tells.
     fn is_in_memory(&self, _page: u32) -> bool {
         true
     }

@@ -247,10 +247,10 @@ impl Hub {
         watcher.flags.set(Flags::QUIET, false);
         let (watch_id, flags) = (watcher.id, watcher.flags);
         let single = flags.has(Flags::LIVE) && delivery.scratch.revision_of(run[run.len() - 1]) == first;
-        let header = Head::header(self.config.identity, if single { first } else { delivery.revision });
+        let header = self.header(if single { first } else { delivery.revision });
         let form = delivery.scratch.form(flags);
         if flags.has(Flags::FRAGMENT) {
-            self.send_fragments(slot, &header, watch_id, form, run, spent);
+            self.send_fragments(slot, header, watch_id, form, run, spent);
         } else {
             let head = header.with(Fields { watch_id, ..Fields::default() });
             let body = form.body(run.iter().map(|m| m.position()));
@@ -269,14 +269,14 @@ impl Hub {
     fn send_fragments(
         &mut self,
         slot: usize,
-        header: &Head,
+        header: Head,
         watch_id: i64,
         form: &Records,
         mut run: &[Match],
         spent: &mut usize,
     ) {
         let limit = self.fragment_bytes();
-        let whole = header.with(Fields { watch_id, ..Fields::default() });
+        let whole = header.clone().with(Fields { watch_id, ..Fields::default() });
         let part = header.with(Fields { watch_id, fragment: true, ..Fields::default() });
         let len: usize = run.iter().map(|m| form.len_of(m.position())).sum();
         *spent += len / 4;
@@ -297,9 +297,17 @@ impl Hub {
         }
     }
 
+    /// The header of a response. Many responses in a row have the same one.
+    fn header(&mut self, revision: i64) -> Head {
+        match &self.header {
+            Some((of, header)) if *of == revision => header.clone(),
+            _ => self.header.insert((revision, Head::header(self.config.identity, revision))).1.clone(),
+        }
+    }
+
     /// A response without events.
     pub(super) fn respond(&mut self, slot: usize, revision: i64, fields: Fields, body: Bytes) {
-        let head = Head::header(self.config.identity, revision).with(fields);
+        let head = self.header(revision).with(fields);
         self.send(slot, head, body, 0);
     }
 

@@ -110,10 +110,11 @@ impl Head {
         Self { bytes: [0; HEAD_MAX], len: 0 }
     }
 
-    /// A head that ends after the header; fields are added to copies of it.
+    /// A head that ends after the header.
     pub(super) fn header(identity: Identity, revision: i64) -> Self {
         let mut head = Self { bytes: [0; HEAD_MAX], len: 0 };
-        head.push(&[0x0A, 0]);
+        head.push(0x0A);
+        head.push(0);
         for (tag, value) in [
             (0x08, identity.cluster_id),
             (0x10, identity.member_id),
@@ -126,8 +127,9 @@ impl Head {
         head
     }
 
-    pub(super) fn with(&self, fields: Fields) -> Self {
-        let mut head = self.clone();
+    /// The head with these fields behind its header.
+    pub(super) fn with(self, fields: Fields) -> Self {
+        let mut head = self;
         head.number(0x10, fields.watch_id.cast_unsigned());
         head.number(0x18, u64::from(fields.created));
         head.number(0x20, u64::from(fields.canceled));
@@ -137,18 +139,21 @@ impl Head {
     }
 
     /// A varint field; absent when zero.
-    fn number(&mut self, tag: u8, value: u64) {
-        if value != 0 {
-            self.push(&[tag]);
-            let (bytes, len) = varint(value);
-            self.push(&bytes[..len]);
+    fn number(&mut self, tag: u8, mut value: u64) {
+        if value == 0 {
+            return;
         }
+        self.push(tag);
+        while value > 0x7F {
+            self.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        self.push(value as u8);
     }
 
-    fn push(&mut self, bytes: &[u8]) {
-        let at = usize::from(self.len);
-        self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
-        self.len += bytes.len() as u8;
+    fn push(&mut self, byte: u8) {
+        self.bytes[usize::from(self.len)] = byte;
+        self.len += 1;
     }
 }
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use slab::Slab;
 
 use super::catch_up::Budget;
-use super::encode::{Fields, Identity, Output, cancel_reason};
+use super::encode::{Fields, Head, Identity, Output, cancel_reason};
 use super::history::History;
 use super::key_index::{KeyIndex, List};
 use super::large::Large;
@@ -242,6 +242,8 @@ pub struct Hub {
     pub(super) promises: VecDeque<(i64, StreamId)>,
     pub(super) notices: VecDeque<Notice>,
     pub(super) outputs: VecDeque<Output>,
+    /// The header that was made last, and for which revision.
+    pub(super) header: Option<(i64, Head)>,
     pub(super) live: Live,
     /// Streams with parked watchers and room for them.
     pub(super) ready: VecDeque<StreamId>,
@@ -274,6 +276,7 @@ impl Hub {
             promises: VecDeque::new(),
             notices: VecDeque::new(),
             outputs: VecDeque::new(),
+            header: None,
             live: Live::default(),
             ready: VecDeque::new(),
             large: VecDeque::new(),
@@ -307,6 +310,7 @@ impl Hub {
     /// The term that headers carry from now on.
     pub fn set_term(&mut self, raft_term: u64) {
         self.config.identity.raft_term = raft_term;
+        self.header = None;
     }
 
     /// The next response to write. Responses of one stream come in their order.

@@ -12,11 +12,16 @@ use crate::server::call::status::Status;
 /// Bodies up to this are copied; a larger one is worth a frame of its own, which shares it.
 pub const COPIED_BYTES_MAX: usize = 8 * 1024;
 
+/// Room that is made at once for messages that are expected.
+const EXPECTED_BYTES_MAX: usize = 32 * 1024;
+
 /// Framed messages, one behind the other.
 #[derive(Default)]
 pub struct Messages {
     bytes: Vec<u8>,
     count: u64,
+    /// Bytes taken last: as much will be needed again.
+    expected: usize,
     /// Why a message could not be added: the stream has to end with it.
     refused: Option<Status>,
 }
@@ -36,7 +41,8 @@ impl Messages {
             }
         };
         let copied = body.len() <= COPIED_BYTES_MAX;
-        self.bytes.reserve(HEAD_BYTES + if copied { length } else { head.len() });
+        let needed = HEAD_BYTES + if copied { length } else { head.len() };
+        self.bytes.reserve(if self.bytes.is_empty() { needed.max(self.expected) } else { needed });
         self.bytes.extend_from_slice(&frame);
         self.bytes.extend_from_slice(head);
         self.count += 1;
@@ -62,7 +68,12 @@ impl Messages {
     /// # Errors
     /// When a message was refused: what was collected before it is thrown away.
     pub fn take(&mut self) -> Result<(Bytes, u64), Status> {
-        let taken = std::mem::take(self);
+        let mut taken = std::mem::take(self);
+        self.expected = taken.bytes.len().min(EXPECTED_BYTES_MAX);
+        // A client may take them late, and what is counted until then is their length.
+        if taken.bytes.capacity() > 2 * taken.bytes.len() {
+            taken.bytes.shrink_to_fit();
+        }
         match taken.refused {
             Some(status) => Err(status),
             None => Ok((taken.bytes.into(), taken.count)),

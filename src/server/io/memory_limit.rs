@@ -1,7 +1,8 @@
-//! How much memory the control groups of this process leave it, pages of files included: a container of 2 GB on a machine
-//! of 64 has no more than the 2.
+//! How much memory the control groups of this process leave it, pages of files included: a container of 2 GB on a
+//! machine of 64 has no more than the 2.
 //!
-//! Linux, `Documentation/admin-guide/cgroup-v2.rst` (`memory.max`) and `cgroup-v1/memory.rst` (`memory.limit_in_bytes`).
+//! Linux, `Documentation/admin-guide`: `cgroup-v2.rst` (`memory.max`), `cgroup-v1/memory.rst`
+//! (`memory.limit_in_bytes`).
 #![forbid(unsafe_code)]
 
 use std::fs;

@@ -15,7 +15,8 @@
 //! What a checkpoint writes goes to the disk a little at a time. Left to the sync at its end, tens of megabytes would
 //! go at once, and the log's writes would wait behind them.
 //!
-//! Unsafe: mmap, munmap, madvise, mincore, fallocate, sync_file_range, sysconf, and the promise that a [`Mapping`] asks for.
+//! Unsafe: mmap, munmap, madvise, mincore, fallocate, sync_file_range, sysconf, and the promise that a [`Mapping`] asks
+//! for.
 #![allow(unsafe_code)]
 
 use std::fs::{File, OpenOptions, TryLockError};

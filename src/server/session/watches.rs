@@ -43,7 +43,11 @@ pub struct Watches {
 
 /// The gRPC streams of a core's watches.
 #[derive(Default)]
-struct Outlets(HashMap<StreamId, Rc<Stream>>);
+struct Outlets {
+    streams: HashMap<StreamId, Rc<Stream>>,
+    /// One of them that was looked up last: the next response is likely to go there too.
+    last: Option<Rc<Stream>>,
+}
 
 /// One stream and its client.
 pub struct Stream {
@@ -61,7 +65,7 @@ pub struct Stream {
 impl Transport for Outlets {
     fn send(&mut self, output: Output) {
         // Nobody is left to tell when the stream was closed meanwhile.
-        let Some(stream) = self.0.get(&output.stream) else { return };
+        let Some(stream) = self.find(output.stream) else { return };
         match output.part {
             Part::Whole => stream.collect(&output.head, output.body),
             Part::First { total } => stream.send_slice(Some(total), Bytes::copy_from_slice(&output.head)),
@@ -71,7 +75,7 @@ impl Transport for Outlets {
     }
 
     fn flush(&mut self, stream: StreamId) -> usize {
-        let Some(stream) = self.0.get(&stream) else { return 0 };
+        let Some(stream) = self.find(stream) else { return 0 };
         stream.send(None);
         let room = stream.outgoing.borrow().as_ref().map_or(0, Outgoing::room);
         let was_held = stream.held.take();
@@ -83,9 +87,21 @@ impl Transport for Outlets {
 }
 
 impl Outlets {
+    fn find(&mut self, id: StreamId) -> Option<&Stream> {
+        if self.last.as_ref().is_none_or(|last| last.id != id) {
+            self.last = Some(self.streams.get(&id)?.clone());
+        }
+        self.last.as_deref()
+    }
+
+    fn remove(&mut self, id: StreamId) -> Option<Rc<Stream>> {
+        self.last = None;
+        self.streams.remove(&id)
+    }
+
     /// A stream that cannot go on.
     fn end(&mut self, id: StreamId, fault: Fault) {
-        let Some(stream) = self.0.remove(&id) else { return };
+        let Some(stream) = self.remove(id) else { return };
         stream.send(None);
         if let Some(outgoing) = stream.outgoing.borrow_mut().take() {
             outgoing.finish(Err(fault.into()));
@@ -152,7 +168,7 @@ impl Watches {
 
     /// Whether there are streams.
     pub fn is_open(&self) -> bool {
-        !self.outlets.borrow().0.is_empty()
+        !self.outlets.borrow().streams.is_empty()
     }
 
     /// Counts, for metrics.
@@ -168,7 +184,7 @@ impl Watches {
 
     /// Ends all streams: the member stops.
     pub fn close_all(&self) {
-        let streams: Vec<Rc<Stream>> = self.outlets.borrow().0.values().cloned().collect();
+        let streams: Vec<Rc<Stream>> = self.outlets.borrow().streams.values().cloned().collect();
         for stream in streams {
             self.close(&stream, Status::stopped());
             stream.wake();
@@ -188,14 +204,14 @@ impl Watches {
             task: RefCell::new(None),
             collected: RefCell::new(Messages::default()),
         });
-        self.outlets.borrow_mut().0.insert(id, stream.clone());
+        self.outlets.borrow_mut().streams.insert(id, stream.clone());
         stream
     }
 
     /// Ends a stream with a status.
     pub fn close(&self, stream: &Stream, status: Status) {
         self.with_hub(|hub| hub.close(stream.id));
-        self.outlets.borrow_mut().0.remove(&stream.id);
+        self.outlets.borrow_mut().remove(stream.id);
         if let Some(outgoing) = stream.outgoing.borrow_mut().take() {
             outgoing.finish(Err(status));
         }
