@@ -25,6 +25,7 @@
 //!   go        Go's numbers and durations      url        URLs of flags
 //!   cluster   who founds a cluster            cores      which CPUs
 //!   gates     feature gates                   logging    levels and outputs of the log
+//!   fuzz      files in every form, and texts that nearly are files
 //! ```
 //!
 //! Nothing in here reads a file, a clock, the environment or the machine's addresses; `main` hands them in. Start with
@@ -37,6 +38,7 @@ pub mod command;
 pub mod cores;
 pub mod file;
 pub mod flag;
+pub mod fuzz;
 pub mod gates;
 pub mod go;
 pub mod help;
@@ -63,11 +65,8 @@ use crate::limits::PROPOSAL_TIMEOUT;
 pub const ETCD_VERSION: &str = "3.7.3";
 /// Kevel's own.
 pub const KEVEL_VERSION: &str = env!("CARGO_PKG_VERSION");
-/// The commit it was built from, where the build said so.
-pub const GIT_SHA: &str = match option_env!("KEVEL_GIT_SHA") {
-    Some(sha) => sha,
-    None => "unknown",
-};
+/// The commit it was built from, where the build said so by this variable.
+pub const GIT_SHA: Option<&str> = option_env!("KEVEL_GIT_SHA");
 /// What stands where etcd names its Go release.
 pub const TOOLCHAIN: &str = concat!("none (Rust ", env!("CARGO_PKG_RUST_VERSION"), " or later)");
 
@@ -88,17 +87,6 @@ pub enum Failure {
     },
     /// A variable repeats a flag: a fatal log line naming it, status 1.
     Shadowed(String),
-}
-
-/// Automatic compaction. Only `Off` is built.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AutoCompaction {
-    /// None.
-    Off,
-    /// History of this length stays.
-    Periodic(Duration),
-    /// So many revisions stay.
-    Revision(i64),
 }
 
 /// Where a member listens. Each list is sorted and has no doubles.
@@ -230,11 +218,7 @@ pub struct Config {
     pub reporting: Reporting,
     /// Named switches.
     pub gates: Gates,
-    /// `simple` tokens; empty for none at all.
-    pub auth_token: String,
-    /// Automatic compaction.
-    pub auto_compaction: AutoCompaction,
-    /// Its mode as given, for the log.
+    /// The mode of automatic compaction as given, for the log.
     pub auto_compaction_mode: String,
     /// Interval of progress notifications.
     pub watch_progress_notify_interval: Duration,

@@ -1,4 +1,5 @@
-//! Fuzzing of the message decoder: random streams, cut anywhere, against a decoder that has the whole stream.
+//! Fuzzing of the message decoder, random streams cut anywhere against a decoder that has the whole stream; and of
+//! packed messages, against another reader of the format.
 #![forbid(unsafe_code)]
 
 use std::time::{Duration, Instant};
@@ -6,6 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::frame::{Decoder, HEAD_BYTES};
+use super::gzip::{self, Unpacking};
 use crate::server::call::status::Status;
 use crate::stdx::prng::Prng;
 
@@ -100,8 +102,81 @@ fn model(mut bytes: &[u8], encoding: Option<&str>) -> (Vec<Vec<u8>>, Result<(), 
     (messages, end)
 }
 
+/// One packed message, whole or spoilt; panics when what it unpacks to is not what another reader makes of it, or when
+/// it takes more steps than its length allows.
+pub fn packed(seed: u64) {
+    let mut prng = Prng::new(seed);
+    let length_max = 1 + prng.below(400_000) as usize;
+    let whole: Vec<Bytes> = (0..prng.below(4)).map(|_| member(&mut prng)).collect();
+    let mut bytes = whole.concat();
+    if prng.chance(1, 2) {
+        spoil(&mut prng, &mut bytes);
+    }
+    let mut expected = Vec::new();
+    // One byte more than may be tells that the message is too long.
+    let reader = flate2::read::MultiGzDecoder::new(&bytes[..]);
+    let read =
+        std::io::Read::read_to_end(&mut std::io::Read::take(reader, length_max as u64 + 1), &mut expected);
+    match (unpacked(&bytes, length_max), read) {
+        (Ok(plain), Ok(_)) => assert!(plain == expected, "seed {seed}: another message"),
+        (Err(status), Ok(_)) => {
+            let too_long = expected.len() > length_max && status.code == super::Code::ResourceExhausted;
+            let reserved = status.message.ends_with("gzip: invalid header");
+            assert!(too_long || bytes.is_empty() || reserved, "seed {seed}: {status:?}");
+        }
+        // The other reader refuses flags that Go does not look at.
+        (Ok(_), Err(error)) => assert!(error.to_string().contains("header"), "seed {seed}: {error}"),
+        (Err(_), Err(_)) => {}
+    }
+}
+
+/// Unpacks a message step by step, none of which may be long.
+fn unpacked(bytes: &[u8], length_max: usize) -> Result<Bytes, Status> {
+    let mut unpacking = Unpacking::begin(Bytes::copy_from_slice(bytes), length_max)?;
+    // What a step may take in and give out, twice over.
+    let steps_max = 8 + bytes.len() / 512 + length_max / (64 * 1024);
+    for _ in 0..steps_max {
+        if let Some(plain) = unpacking.step()? {
+            return Ok(plain);
+        }
+    }
+    panic!("more than {steps_max} steps for {} bytes", bytes.len());
+}
+
+/// A member of the format: long or short, of few different bytes or of many.
+fn member(prng: &mut Prng) -> Bytes {
+    let length = [0, 10, 1000, 300_000][prng.below(4) as usize];
+    let letters = 1 + prng.below(256);
+    let plain: Vec<u8> = (0..prng.below(length + 1)).map(|_| prng.below(letters) as u8).collect();
+    gzip::pack([&plain[..]]).expect("a compressor takes any bytes")
+}
+
+/// Changes, takes out or adds some bytes, most of them at the head and the tail.
+fn spoil(prng: &mut Prng, bytes: &mut Vec<u8>) {
+    for _ in 0..1 + prng.below(3) {
+        let length = bytes.len() as u64;
+        let at = match prng.below(3) {
+            0 => prng.below(12).min(length),
+            1 => length - prng.below(12).min(length),
+            _ => prng.below(length + 1),
+        } as usize;
+        match prng.below(4) {
+            0 => bytes.truncate(at),
+            1 => bytes.insert(at, prng.next_u64() as u8),
+            _ if at == bytes.len() => {}
+            2 => bytes[at] ^= 1 << prng.below(8),
+            _ => drop(bytes.remove(at)),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn some_packed_messages() {
+        (0..200).for_each(super::packed);
+    }
+
     #[test]
     fn a_second_of_fuzzing() {
         assert!(super::fuzz(1, 1) > 100);

@@ -18,7 +18,7 @@ use crate::server::io::clock;
 use crate::server::io::idle::IdleClients;
 use crate::server::io::stop::{Membership, Phase};
 use crate::server::io::task;
-use crate::server::io::wire::ByteStream;
+use crate::server::io::wire::{ByteStream, linger};
 use crate::stdx::time::Duration;
 
 const HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -27,9 +27,6 @@ const BODY_BYTES_MAX: u64 = 1024 * 1024;
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// How long a client may take to receive an answer.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long, and for how many bytes, a closed connection is read on.
-const LINGER: Duration = Duration::from_secs(1);
-const LINGER_BYTES_MAX: u64 = 4 * 1024 * 1024;
 const READ_BYTES: usize = 4 * 1024;
 /// Reads of a body before other connections have their turn.
 const TURN_READS: u32 = 16;
@@ -48,11 +45,7 @@ pub async fn serve<S: ByteStream>(
     while let Ok(true) = serve_one(service, &mut stream, &mut input, membership, idle).await {
         task::give_way().await;
     }
-    if poll_fn(|cx| Pin::new(&mut stream).poll_close(cx)).await.is_ok() {
-        // Closing a socket with unread bytes would throw away what the client has not read yet.
-        let rest = skip(&mut stream, &mut input, LINGER_BYTES_MAX);
-        let _ = task::until(clock::now() + LINGER, rest).await;
-    }
+    linger(&mut stream).await;
 }
 
 /// One request; false when the connection ends after it.
@@ -97,29 +90,27 @@ async fn serve_one<S: ByteStream>(
 }
 
 /// What reading a head comes to.
-enum Read {
+pub(super) enum Read {
     Head(Box<Head>),
     /// The client went.
     Gone,
     Refused(Box<Answer>),
 }
 
-/// Reads until a head is whole. Each byte is looked at once, and the head is parsed once.
-async fn read_head<S: ByteStream>(stream: &mut S, input: &mut BytesMut) -> io::Result<Read> {
+/// Reads until a head is whole. Each byte is looked at once, and what has come beyond the head, or has not come yet,
+/// changes nothing.
+pub(super) async fn read_head<S: ByteStream>(stream: &mut S, input: &mut BytesMut) -> io::Result<Read> {
     let mut lines = Lines::default();
     loop {
-        if !lines.look(input) {
-            return Ok(Read::Refused(Box::new(Answer::refusal(400, "Bad Request"))));
-        }
-        if lines.is_whole {
-            match parse(input) {
+        match lines.look(input) {
+            Look::Whole => match parse(&input[..lines.seen]) {
                 Ok(Some(head)) => return Ok(Read::Head(Box::new(head))),
-                Ok(None) => lines.is_whole = false,
+                Ok(None) => continue,
                 Err(refusal) => return Ok(Read::Refused(refusal)),
-            }
-        }
-        if input.len() > HEAD_BYTES_MAX || lines.count > FIELDS_MAX {
-            return Ok(Read::Refused(Box::new(too_large())));
+            },
+            Look::NoText => return Ok(Read::Refused(Box::new(Answer::refusal(400, "Bad Request")))),
+            Look::TooLarge => return Ok(Read::Refused(Box::new(too_large()))),
+            Look::More => {}
         }
         if read_more(stream, input).await? == 0 {
             return Ok(Read::Gone);
@@ -134,31 +125,52 @@ struct Lines {
     seen: usize,
     /// Where the line under way begins.
     begin: usize,
-    count: usize,
-    /// An empty line came behind the first.
-    is_whole: bool,
+    /// The request's line has ended.
+    has_request: bool,
+    /// Lines behind it.
+    fields: usize,
+}
+
+/// What the lines of a head have come to.
+#[derive(Debug, PartialEq, Eq)]
+enum Look {
+    /// More has to come.
+    More,
+    /// The empty line behind the fields.
+    Whole,
+    /// A request's line that is no text.
+    NoText,
+    /// Longer, or with more fields, than a head may be.
+    TooLarge,
 }
 
 impl Lines {
-    /// Looks at what has come since; false when it cannot be a request's line.
-    fn look(&mut self, input: &[u8]) -> bool {
+    /// Looks at what has come since.
+    fn look(&mut self, input: &[u8]) -> Look {
         while let Some(&byte) = input.get(self.seen) {
             let is_text = byte == b'\n' || byte == b'\r' || byte == b'\t' || byte >= b' ';
-            if self.count == 0 && !is_text {
-                return false;
+            if !self.has_request && !is_text {
+                return Look::NoText;
             }
             self.seen += 1;
-            if byte == b'\n' {
-                let line = input[self.begin..self.seen].trim_ascii_end();
-                self.begin = self.seen;
-                self.count += 1;
-                if line.is_empty() && self.count > 1 {
-                    self.is_whole = true;
-                    return true;
-                }
+            if self.seen > HEAD_BYTES_MAX {
+                return Look::TooLarge;
+            }
+            if byte != b'\n' {
+                continue;
+            }
+            let is_empty = input[self.begin..self.seen].trim_ascii_end().is_empty();
+            self.begin = self.seen;
+            match (self.has_request, is_empty) {
+                (true, true) => return Look::Whole,
+                (true, false) => self.fields += 1,
+                (false, _) => self.has_request = !is_empty,
+            }
+            if self.fields > FIELDS_MAX {
+                return Look::TooLarge;
             }
         }
-        true
+        Look::More
     }
 }
 
@@ -228,12 +240,24 @@ mod tests {
 
     #[test]
     fn a_head_is_whole_behind_its_first_empty_line() {
-        let head = b"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET";
-        let mut lines = Lines::default();
+        let head = b"\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\nGET";
         for length in 0..head.len() {
-            assert!(lines.look(&head[..length]));
-            assert_eq!(lines.is_whole, length >= head.len() - 3, "{length} bytes");
+            let expected = if length >= head.len() - 3 { Look::Whole } else { Look::More };
+            assert_eq!(Lines::default().look(&head[..length]), expected, "{length} bytes");
         }
-        assert!(!Lines::default().look(b"\x16\x03\x01"), "no text");
+        assert_eq!(Lines::default().look(b"\x16\x03\x01"), Look::NoText);
+    }
+
+    #[test]
+    fn a_head_may_have_so_many_fields_however_it_comes() {
+        for (fields, expected) in [(FIELDS_MAX, Look::Whole), (FIELDS_MAX + 1, Look::TooLarge)] {
+            let head = format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(fields));
+            assert_eq!(Lines::default().look(head.as_bytes()), expected, "at once");
+            let mut lines = Lines::default();
+            let ends = (0..=head.len()).map(|length| lines.look(&head.as_bytes()[..length]));
+            assert_eq!(ends.into_iter().find(|look| *look != Look::More), Some(expected), "byte by byte");
+        }
+        let long = format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "x".repeat(HEAD_BYTES_MAX));
+        assert_eq!(Lines::default().look(long.as_bytes()), Look::TooLarge);
     }
 }

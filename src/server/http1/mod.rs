@@ -5,6 +5,7 @@
 //!   head         what the head of a request says, as Go's server takes it
 //!   answer       status, headers and body of an answer
 //!   query        the query of a target, percent-encoding
+//!   fuzz         heads that are cut anywhere, escapes of any text
 //! ```
 //!
 //! This folder knows how requests are read and answers are written; what is answered to a request is the business of a
@@ -16,6 +17,7 @@ use head::Head;
 
 pub mod answer;
 pub mod connection;
+pub mod fuzz;
 pub mod head;
 pub mod query;
 
