@@ -7,9 +7,10 @@ use std::process::ExitCode;
 use kevel::btree::Tree;
 use kevel::config::{self, Command, Config, Failure, Notice, Surroundings};
 use kevel::page::{self, OpenError};
+use kevel::server::boot::data_dir;
 use kevel::server::boot::default_host::default_host;
 use kevel::server::io::page_file::MappedFile;
-use kevel::server::io::{fault, probe};
+use kevel::server::io::{fault, process};
 use kevel::server::log::{self, lines};
 use kevel::server::run;
 
@@ -20,7 +21,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const STATUS_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    probe::early_init();
+    process::early_init();
     fault::explain();
     let args: Vec<String> = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
     let env: Vec<(String, String)> = std::env::vars_os()
@@ -65,6 +66,10 @@ fn run(config: Config, notices: &[Notice], args: &[String]) -> ExitCode {
 /// Proves the store file in `dir` whole. The member must be stopped: the file is locked while one runs.
 fn check(dir: &Path) -> ExitCode {
     let path = dir.join("member").join("kevel").join("store");
+    if !path.exists() {
+        eprintln!("{}", data_dir::no_store(dir, &path));
+        return ExitCode::FAILURE;
+    }
     let report = MappedFile::open_existing(&path)
         .map_err(OpenError::from)
         .and_then(|file| page::check::check(&file, Tree::NAMES));

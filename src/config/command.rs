@@ -66,14 +66,22 @@ pub fn parse(args: &[String], surroundings: &Surroundings<'_>) -> Result<Command
             settings.notices.extend(more);
             Ok(Command::Run { config: Box::new(config), notices: settings.notices })
         }
-        Err(error) => Err(Failure::Invalid { error, notices: settings.notices }),
+        Err(error) => {
+            let error = path.map_or(error.clone(), |path| format!("{path}: {error}"));
+            Err(Failure::Invalid { error, notices: settings.notices })
+        }
     }
 }
 
 fn check(args: &[String]) -> Result<Command, Failure> {
+    if args[1..].iter().any(|arg| matches!(arg.as_str(), "-h" | "-help" | "--help")) {
+        return Ok(Command::Print(help::CHECK.to_owned()));
+    }
     match args {
         [_, dir] if !dir.starts_with('-') => Ok(Command::Check(PathBuf::from(dir))),
-        _ => Err(Failure::Usage("check takes one argument: the data directory".to_owned())),
+        _ => Err(Failure::Usage(
+            "check takes one argument: the data directory (kevel check --help)".to_owned(),
+        )),
     }
 }
 
@@ -91,7 +99,7 @@ fn config_file(settings: &Settings, env: &[(String, String)]) -> Option<String> 
 fn settings_of_file(path: &str, surroundings: &Surroundings<'_>) -> Result<Settings, Failure> {
     let text = (surroundings.read_file)(Path::new(path)).map_err(|error| format!("open {path}: {error}"));
     let mut settings = text
-        .and_then(|text| file::read(&text))
+        .and_then(|text| file::read(&text).map_err(|error| format!("{path}: {error}")))
         .map_err(|error| Failure::Invalid { error, notices: Vec::new() })?;
     let notice = Notice::info(
         "loaded server configuration, other configuration command line flags and environment variables will be \

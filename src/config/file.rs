@@ -1,4 +1,4 @@
-//! The configuration file: YAML or JSON, flag names as keys, some flags inside blocks.
+//! The YAML or JSON, flag names as keys, some flags inside blocks.
 //!
 //! It replaces command line and environment altogether. Values are taken as Go's JSON decoder takes them: a key in
 //! other letters counts, a whole number may be written as a float, a null leaves what was there, and any other value of
@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 
 use super::flag::{self, FLAGS, FileKey, Flag, Kind, Old};
+use super::go;
 use super::settings::{Notice, SetError, Settings};
 use super::yaml::{self, Value};
 
@@ -20,7 +21,7 @@ const PEER_TLS: &str = "peer-transport-security";
 /// Reads the text of a configuration file.
 pub fn read(text: &[u8]) -> Result<Settings, String> {
     let mut settings = Settings::default();
-    match yaml::read(text).map_err(|error| format!("configuration file: {error}"))? {
+    match yaml::read(text)? {
         Value::Null => {}
         Value::Map(root) => {
             if root.get(PEER_TLS) == Some(&Value::Null) {
@@ -28,7 +29,7 @@ pub fn read(text: &[u8]) -> Result<Settings, String> {
             }
             block(&mut settings, &mut Vec::new(), &root)?;
         }
-        _ => return Err("configuration file: expected a mapping of flag names to values".to_owned()),
+        _ => return Err("expected a mapping of flag names to values, such as `name: m1`".to_owned()),
     }
     Ok(settings)
 }
@@ -93,7 +94,7 @@ fn unknown(settings: &mut Settings, path: &[&'static str], key: &str, value: &Va
 fn set(settings: &mut Settings, flag: &Flag, value: &Value, path: &[&str]) -> Result<(), String> {
     let place = path.join(".");
     let text = scalar(flag, value)
-        .map_err(|wanted| format!("configuration file: {place} must be {wanted}, not {}", shown(value)))?;
+        .map_err(|wanted| format!("{place} must be {wanted}, not {}{}", shown(value), hint(flag, value)))?;
     // An empty text stands for "not given" wherever etcd looks whether there is one, and it looks at no stage of the
     // deprecated store.
     if text.is_empty() && flag.kind.empty_is_default() || matches!(flag.kind, Kind::AnyOf(_)) {
@@ -101,9 +102,9 @@ fn set(settings: &mut Settings, flag: &Flag, value: &Value, path: &[&str]) -> Re
     }
     settings.set(flag.name, &text).map_err(|error| match error {
         SetError::BadValue { why, .. } | SetError::Gone(why) => {
-            format!("configuration file: unexpected error setting up {place}: {why}")
+            format!("unexpected error setting up {place}: {why}")
         }
-        SetError::Unknown => format!("configuration file: {place} is no flag"),
+        SetError::Unknown => format!("{place} is no flag"),
     })
 }
 
@@ -129,6 +130,24 @@ fn scalar(flag: &Flag, value: &Value) -> Result<String, &'static str> {
         (_, Value::Text(text)) => Ok(text.clone()),
         _ => Err("a text"),
     }
+}
+
+/// What to write instead of a value of the wrong kind, behind a colon; empty where its meaning is not plain.
+fn hint(flag: &Flag, value: &Value) -> String {
+    let instead = match (flag.kind, value) {
+        (Kind::Duration, Value::Text(text)) => go::parse_duration(text).ok().map(|nanos| nanos.to_string()),
+        (Kind::Uint | Kind::Uint32 | Kind::Int, Value::Text(text)) if text.parse::<i64>().is_ok() => {
+            Some(text.clone())
+        }
+        (Kind::Bool, Value::Text(text)) if matches!(yaml::read(text.as_bytes()), Ok(Value::Bool(_))) => {
+            Some(text.clone())
+        }
+        (Kind::List, Value::Text(text)) => Some(format!("[{text:?}]")),
+        (Kind::Bool | Kind::Uint | Kind::Uint32 | Kind::Int | Kind::Duration | Kind::List, _) => None,
+        (_, Value::Int(_) | Value::Float(_) | Value::Bool(_)) => Some(format!("{:?}", shown(value))),
+        _ => None,
+    };
+    instead.map(|instead| format!(": write {instead}")).unwrap_or_default()
 }
 
 /// A number that JSON would write without a point or an exponent.
@@ -223,42 +242,30 @@ mod tests {
     #[test]
     fn wrong_types_say_what_is_wanted() {
         for (text, complaint) in [
-            ("pre-vote: 'yes'", "configuration file: pre-vote must be true or false, not \"yes\""),
-            ("pre-vote: 1", "configuration file: pre-vote must be true or false, not 1"),
-            (
-                "snapshot-count: lots",
-                "configuration file: snapshot-count must be a whole number, not \"lots\"",
-            ),
-            ("snapshot-count: '5'", "configuration file: snapshot-count must be a whole number, not \"5\""),
-            ("snapshot-count: ''", "configuration file: snapshot-count must be a whole number, not \"\""),
-            ("snapshot-count: 1.5", "configuration file: snapshot-count must be a whole number, not 1.5"),
-            (
-                "snapshot-count: -5",
-                "configuration file: unexpected error setting up snapshot-count: parse error",
-            ),
-            (
-                "initial-cluster-token: 123",
-                "configuration file: initial-cluster-token must be a text, not 123",
-            ),
-            (
-                "auto-compaction-retention: 0",
-                "configuration file: auto-compaction-retention must be a text, not 0",
-            ),
+            ("pre-vote: 'yes'", "pre-vote must be true or false, not \"yes\": write yes"),
+            ("pre-vote: 1", "pre-vote must be true or false, not 1"),
+            ("snapshot-count: lots", "snapshot-count must be a whole number, not \"lots\""),
+            ("snapshot-count: '5'", "snapshot-count must be a whole number, not \"5\": write 5"),
+            ("snapshot-count: ''", "snapshot-count must be a whole number, not \"\""),
+            ("snapshot-count: 1.5", "snapshot-count must be a whole number, not 1.5"),
+            ("snapshot-count: -5", "unexpected error setting up snapshot-count: parse error"),
+            ("initial-cluster-token: 123", "initial-cluster-token must be a text, not 123: write \"123\""),
+            ("auto-compaction-retention: 0", "auto-compaction-retention must be a text, not 0: write \"0\""),
             (
                 "log-outputs: stderr",
-                "configuration file: log-outputs must be a list of texts, not \"stderr\"",
+                "log-outputs must be a list of texts, not \"stderr\": write [\"stderr\"]",
             ),
             (
                 "grpc-keepalive-timeout: 5s",
-                "configuration file: grpc-keepalive-timeout must be a number of nanoseconds, not \"5s\"",
+                "grpc-keepalive-timeout must be a number of nanoseconds, not \"5s\": write 5000000000",
             ),
             ("peer-transport-security: 1", "invalid peer-transport-security"),
             ("peer-transport-security:", "invalid peer-transport-security"),
             ("socket-options: []", "invalid socket-options"),
-            ("[]", "configuration file: expected a mapping of flag names to values"),
+            ("[]", "expected a mapping of flag names to values, such as `name: m1`"),
             (
                 "listen-client-urls: 'localhost:1'",
-                "configuration file: unexpected error setting up listen-client-urls: \
+                "unexpected error setting up listen-client-urls: \
                  URL scheme must be http, https, unix, or unixs: localhost:1",
             ),
         ] {

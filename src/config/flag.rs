@@ -282,7 +282,8 @@ pub static FLAGS: &[Flag] = &[
     flag(Clustering, "advertise-client-urls", Urls, "http://localhost:2379",
         "Client URLs told to clients; needed with --listen-client-urls."),
     flag(Clustering, "initial-cluster", Text, "",
-        "Members of a new cluster: name=peerURL,... (default: this member alone)."),
+        "Members of a new cluster: name=peerURL,... By default this member alone, by its --name and\n\
+         --initial-advertise-peer-urls; with the name \"default\" it is default=http://localhost:2380."),
     flag(Clustering, "initial-cluster-state", OneOf(&["new", "existing"]), "new",
         "Found a new cluster, or join an existing one; ignored once there is data."),
     flag(Clustering, "initial-cluster-token", Text, "etcd-cluster",
@@ -378,9 +379,9 @@ pub static FLAGS: &[Flag] = &[
     flag(Auth, "auth-token-ttl", Uint, "300", "Seconds a simple token lives.").no_effect(NO_AUTH),
 
     flag(Store, "auto-compaction-mode", Text, "periodic",
-        "How --auto-compaction-retention is meant: periodic or revision."),
+        "What --auto-compaction-retention counts: periodic (time) or revision."),
     flag(Store, "auto-compaction-retention", Text, "0",
-        "History to keep: a duration or hours, or a number of revisions (0: everything)."),
+        "History to keep; only 0 is built: all, until a client compacts (etcdctl compact)."),
     flag(Store, "compaction-batch-limit", Int, "0", "Revisions removed in one step of a compaction.")
         .no_effect("compactions go in small steps between requests"),
     flag(Store, "compaction-sleep-interval", Duration, "0", "Pause between such steps.")

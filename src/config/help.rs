@@ -10,7 +10,7 @@ use super::{ETCD_VERSION, GIT_SHA, KEVEL_VERSION, TOOLCHAIN};
 pub const USAGE: &str = "\
 Usage:
   kevel [flags]            run a member
-  kevel check DATA_DIR     prove the store of a stopped member
+  kevel check DATA_DIR     prove the store of a stopped member whole
   kevel --version          print the version
   kevel -h | --help        print all flags
 ";
@@ -27,6 +27,16 @@ const GROUPS: [Group; 9] = [
     Group::Kevel,
 ];
 
+/// What `kevel check --help` prints.
+pub const CHECK: &str = "\
+Usage:
+  kevel check DATA_DIR
+
+Reads every page of the store in DATA_DIR, the folder that --data-dir names (default: default.kevel), and proves that
+each is whole and has one place. The member must be stopped. Nothing is written. Status 0: the store is sound; status 1:
+it is not, or it cannot be read.
+";
+
 /// All flags, those that work first in each group; those that are not built only by name.
 pub fn help() -> String {
     let mut text = String::from("Kevel, an etcd-v3-compatible store for the Kubernetes control plane.\n\n");
@@ -34,7 +44,9 @@ pub fn help() -> String {
     text.push_str(
         "\nFlags take the forms -f v, --f v and --f=v; booleans --f and --f=false. Each has a variable\n\
          (--data-dir is ETCD_DATA_DIR), and a key of its name in the YAML or JSON of --config-file,\n\
-         which replaces all of them; durations there are nanoseconds.\n",
+         which replaces all of them; durations there are nanoseconds.\n\
+         [no effect]: accepted so that a command line for etcd works, but Kevel has nothing for it to act upon;\n\
+         the log says why. Not built yet: anything but etcd's default is refused by name.\n",
     );
     for group in GROUPS {
         let _ = write!(text, "\n{}:\n", group.title());
@@ -42,11 +54,12 @@ pub fn help() -> String {
         for flag in here().filter(|flag| !matches!(flag.standing, Standing::NotBuilt(_))) {
             let default = match (flag.kind, flag.default) {
                 (Kind::Bool, "false") | (_, "") => String::new(),
+                (Kind::Text | Kind::List, word) => format!(" (default {word:?})"),
                 (_, default) => format!(" (default {default})"),
             };
             let idle = if matches!(flag.standing, Standing::NoEffect(_)) { " [no effect]" } else { "" };
             let head = format!("  --{}", flag.name);
-            let line = format!("{}{default}{idle}", flag.help);
+            let line = format!("{}{default}{idle}", flag.help).replace('\n', &format!("\n{:<40}", ""));
             if head.len() < 38 {
                 let _ = writeln!(text, "{head:<38}  {line}");
             } else {
@@ -86,8 +99,9 @@ pub fn arch() -> &'static str {
 /// The lines of `--version`: etcd's four, which tools parse, and Kevel's.
 pub fn version() -> String {
     let arch = arch();
+    let sha = GIT_SHA.unwrap_or("not recorded (KEVEL_GIT_SHA was not set when it was built)");
     format!(
-        "etcd Version: {ETCD_VERSION}\nGit SHA: {GIT_SHA}\nGo Version: {TOOLCHAIN}\nGo OS/Arch: {}/{arch}\n\
+        "etcd Version: {ETCD_VERSION}\nGit SHA: {sha}\nGo Version: {TOOLCHAIN}\nGo OS/Arch: {}/{arch}\n\
          Kevel Version: {KEVEL_VERSION}\n",
         std::env::consts::OS,
     )
@@ -106,6 +120,14 @@ mod tests {
         for line in help.lines() {
             assert!(line.chars().count() <= 140, "{line}");
         }
+    }
+
+    #[test]
+    fn help_explains_what_it_marks() {
+        let help = help();
+        assert!(help.contains("[no effect]: accepted"), "the mark is explained");
+        assert!(help.contains("(default \"default\")"), "a word is quoted");
+        assert!(!help.contains("(default default)"));
     }
 
     #[test]

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::flag::{self, FLAGS, Standing};
 use super::settings::{Notice, Settings};
 use super::{
-    Advertise, AutoCompaction, Config, Founding, Gates, HttpAccess, InitialCluster, Keepalive, Limits,
-    Listen, Raft, Reporting, Url, go, logging, url,
+    Advertise, Config, Founding, Gates, HttpAccess, InitialCluster, Keepalive, Limits, Listen, Raft,
+    Reporting, Url, go, logging, url,
 };
 
 /// The longest election timeout etcd takes, in milliseconds.
@@ -34,10 +34,6 @@ pub(super) fn resolve(
     let mut notices = standing(settings)?;
     let log = logging::log(settings)?;
     let listen = listen(settings)?;
-    if listen.client_http.is_empty() {
-        let message = "Running http and grpc server on single port. This is not recommended for production.";
-        notices.push(Notice::warn(message));
-    }
     let advertise = advertise(settings)?;
     let raft = raft(settings)?;
     if !from_file && settings.is_set("listen-client-urls") && !settings.is_set("advertise-client-urls") {
@@ -45,7 +41,8 @@ pub(super) fn resolve(
             "--advertise-client-urls is required when --listen-client-urls is set explicitly".to_owned()
         );
     }
-    let auto_compaction = auto_compaction(settings)?;
+    auto_compaction(settings)?;
+    auth_token(settings)?;
     let gates = Gates::parse(&settings.gates())?;
     gates.check()?;
     if settings.nanos("compact-hash-check-time") <= 0 {
@@ -57,9 +54,9 @@ pub(super) fn resolve(
     }
     let name = settings.text("name").to_owned();
     if name == DEFAULT_NAME {
-        let message = "it isn't recommended to use default name, please set a value for --name. Note that etcd might \
-                       run into issue when multiple members have the same default name";
-        notices.push(Notice::warn(message).with("name", DEFAULT_NAME));
+        let message =
+            "the member has the default name; each member of a cluster needs one of its own (--name)";
+        notices.push(Notice::info(message).with("name", DEFAULT_NAME));
     }
     let (advertise, host) = with_default_host(advertise, &listen, default_host);
     notices.extend(host);
@@ -96,8 +93,6 @@ pub(super) fn resolve(
             extensive_metrics: settings.text("metrics") == "extensive",
         },
         gates,
-        auth_token: auth_token(settings)?,
-        auto_compaction,
         auto_compaction_mode: settings.text("auto-compaction-mode").to_owned(),
         watch_progress_notify_interval: match duration(settings, "watch-progress-notify-interval") {
             Duration::ZERO => PROGRESS_INTERVAL,
@@ -283,34 +278,30 @@ fn limits(settings: &Settings) -> Limits {
     }
 }
 
-fn auto_compaction(settings: &Settings) -> Result<AutoCompaction, String> {
+/// Refuses automatic compaction, which is not built, and what is no way to ask for it.
+fn auto_compaction(settings: &Settings) -> Result<(), String> {
     let mode = settings.text("auto-compaction-mode");
     match mode {
         "periodic" | "revision" => {}
         "" => return Err("undefined auto-compaction-mode".to_owned()),
         other => return Err(format!("unknown auto-compaction-mode {other:?}")),
     }
-    match retention(mode, settings.text("auto-compaction-retention"))? {
-        AutoCompaction::Off => Ok(AutoCompaction::Off),
-        _ => Err("--auto-compaction-retention is not built yet: it needs automatic compaction".to_owned()),
+    if keeps_everything(settings.text("auto-compaction-retention"))? {
+        return Ok(());
     }
+    Err("--auto-compaction-retention is not built yet: it needs automatic compaction; leave it out and let a client \
+         compact (etcdctl compact), as kube-apiserver does by itself"
+        .to_owned())
 }
 
-/// What is kept: a number counts hours, or revisions; a duration is a time, or so many revisions as it has nanoseconds.
-fn retention(mode: &str, text: &str) -> Result<AutoCompaction, String> {
+/// Whether a retention keeps all history: a number, or a duration, of zero, or nothing.
+fn keeps_everything(text: &str) -> Result<bool, String> {
     let text = if text.is_empty() { "0" } else { text };
-    let periodic = mode == "periodic";
     match go::atoi(text).filter(|number| *number >= 0) {
-        Some(0) => Ok(AutoCompaction::Off),
-        Some(hours) if periodic => {
-            Ok(AutoCompaction::Periodic(Duration::from_secs((hours as u64).saturating_mul(3600))))
-        }
-        Some(revisions) => Ok(AutoCompaction::Revision(revisions)),
+        Some(number) => Ok(number == 0),
         None => match go::parse_duration(text) {
+            Ok(nanos) => Ok(nanos == 0),
             Err(_) => Err(format!("error parsing CompactionRetention: time: invalid duration {text:?}")),
-            Ok(0) => Ok(AutoCompaction::Off),
-            Ok(nanos) if periodic => Ok(AutoCompaction::Periodic(Duration::from_nanos(nanos.unsigned_abs()))),
-            Ok(nanos) => Ok(AutoCompaction::Revision(nanos)),
         },
     }
 }
@@ -323,9 +314,10 @@ fn or_default(settings: &Settings, name: &str, default: u64) -> u64 {
     }
 }
 
-fn auth_token(settings: &Settings) -> Result<String, String> {
+/// Refuses tokens that are not built, or that are none.
+fn auth_token(settings: &Settings) -> Result<(), String> {
     match settings.text("auth-token") {
-        token @ ("" | "simple") => Ok(token.to_owned()),
+        "" | "simple" => Ok(()),
         token if token.split(',').next() == Some("jwt") => {
             Err("--auth-token=jwt is not built yet: it needs authentication".to_owned())
         }

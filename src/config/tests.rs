@@ -48,7 +48,8 @@ fn no_flags_at_all_run_a_member() {
     assert_eq!(config.quota_bytes(), Some(2 << 30));
     assert_eq!(config.watch_progress_notify_interval, Duration::from_secs(600));
     assert!(config.data_dir_defaulted && !config.unsafe_no_fsync);
-    assert_eq!(notices.len(), 2, "one port and the default name: {notices:?}");
+    assert_eq!(notices.len(), 1, "the default name: {notices:?}");
+    assert!(!notices[0].warning, "nothing is wrong with a member that was given no flags");
 }
 
 #[test]
@@ -136,7 +137,8 @@ fn what_is_not_built_is_refused_by_name() {
         ("--auth-token=jwt,pub-key=a", "--auth-token=jwt is not built yet: it needs authentication"),
         (
             "--auto-compaction-retention=1h",
-            "--auto-compaction-retention is not built yet: it needs automatic compaction",
+            "--auto-compaction-retention is not built yet: it needs automatic compaction; leave it out and let a \
+             client compact (etcdctl compact), as kube-apiserver does by itself",
         ),
         (
             "--force-new-cluster",
@@ -216,7 +218,22 @@ fn a_file_replaces_everything_else() {
     let tls =
         parse_with("--config-file=f.yml", &[], "client-transport-security: {cert-file: a, key-file: b}");
     let Err(Failure::Invalid { error, .. }) = tls else { panic!("{tls:?}") };
-    assert_eq!(error, "--cert-file, --key-file are not built yet: they need TLS");
+    assert_eq!(error, "f.yml: --cert-file, --key-file are not built yet: they need TLS");
+}
+
+#[test]
+fn what_is_wrong_in_a_file_names_the_file_the_place_and_what_to_write() {
+    for (file, start, word) in [
+        ("name: [", "f.yml: yaml: ", "line "),
+        ("name: m\n\tx: 1", "f.yml: yaml: ", "line 2"),
+        ("snapshot-count: '5'", "f.yml: snapshot-count must be a whole number", "write 5"),
+        ("heartbeat-interval: 0", "f.yml: --heartbeat-interval must be >0", "0ms"),
+        ("- name", "f.yml: expected a mapping", "`name: m1`"),
+    ] {
+        let refused = parse_with("--config-file=f.yml", &[], file);
+        let Err(Failure::Invalid { error, .. }) = refused else { panic!("{file}: {refused:?}") };
+        assert!(error.starts_with(start) && error.contains(word), "{error}");
+    }
 }
 
 #[test]
@@ -231,6 +248,10 @@ fn statuses_and_words_around_flags() {
     assert!(matches!(parse_with("-h", &[], ""), Ok(Command::Print(text)) if text.contains("--data-dir")));
     assert!(matches!(parse_with("check d", &[], ""), Ok(Command::Check(dir)) if dir.as_os_str() == "d"));
     assert!(matches!(parse_with("check", &[], ""), Err(Failure::Usage(_))));
+    for words in ["check --help", "check -h", "check d --help"] {
+        let Ok(Command::Print(text)) = parse_with(words, &[], "") else { panic!("{words} asks for help") };
+        assert!(text.contains("kevel check DATA_DIR") && text.contains("Status 0"), "{text}");
+    }
 }
 
 #[test]
@@ -285,12 +306,15 @@ fn a_retention_of_nothing_is_none() {
         "--auto-compaction-retention=0.0h",
         "--auto-compaction-mode=revision --auto-compaction-retention=0h",
     ] {
-        assert_eq!(config_of(words, "").auto_compaction, AutoCompaction::Off, "{words}");
+        assert_eq!(
+            config_of(words, "").auto_compaction_mode,
+            if words.contains("revision") { "revision" } else { "periodic" }
+        );
     }
     for file in
         ["auto-compaction-retention: '0h'", "auto-compaction-retention: ''", "auto-compaction-retention:"]
     {
-        assert_eq!(config_of("--config-file=f.yml", file).auto_compaction, AutoCompaction::Off, "{file}");
+        assert_eq!(config_of("--config-file=f.yml", file).auto_compaction_mode, "periodic", "{file}");
     }
     for kept in ["1h", "5", "-1h", "1ns"] {
         let complaint = error(&format!("--auto-compaction-retention={kept}"));

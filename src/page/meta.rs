@@ -331,6 +331,14 @@ pub fn claim(file: &dyn PageFile, owner: Owner) -> Result<(), OpenError> {
     Ok(())
 }
 
+/// Whether a member has begun to live in the store: it has an owner, or something was applied to it.
+///
+/// # Errors
+/// What the file answers, and when it is no store.
+pub fn is_claimed(file: &dyn PageFile) -> Result<bool, OpenError> {
+    Ok(read(file)?.is_some_and(|meta| meta.owner.is_some() || meta.state.applied.index > 0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::file::MemoryFile;
@@ -386,10 +394,14 @@ mod tests {
         let file = MemoryFile::default();
         let owner = Owner { member_id: 1, cluster_id: 2 };
         assert!(claim(&file, owner).unwrap_err().to_string().contains("no owner"));
+        assert!(!is_claimed(&file).unwrap(), "an empty file");
         create(&file).unwrap();
+        assert!(!is_claimed(&file).unwrap(), "a store without content");
         let m = Meta { owner: None, ..meta(3) };
         file.write(1, &m.encode(PageId(1))[..]).unwrap();
+        assert!(is_claimed(&file).unwrap(), "something was applied to it");
         claim(&file, owner).unwrap();
+        assert!(is_claimed(&file).unwrap());
         for slot in [0, 1] {
             let mut torn = file.bytes().clone();
             torn[slot * PAGE_SIZE..(slot + 1) * PAGE_SIZE].fill(0);

@@ -3,9 +3,10 @@
 
 use std::process::ExitCode;
 
+use super::boot::failure::{Failure, to};
 use super::boot::{data_dir, executors, listeners, open, signals, wiring};
 use super::core::plan::Plan;
-use super::io::probe;
+use super::io::{probe, process};
 use super::log::{self, lines};
 use crate::config::Config;
 
@@ -17,8 +18,8 @@ pub fn run(config: Config) -> ExitCode {
             log::flush();
             signals::end(signal)
         }
-        Err(error) => {
-            lines::fatal("discovery failed", error);
+        Err(Failure { what, why }) => {
+            lines::fatal(what, why);
             log::flush();
             ExitCode::FAILURE
         }
@@ -26,12 +27,13 @@ pub fn run(config: Config) -> ExitCode {
 }
 
 /// A whole life. The signal that ended it, or why it did not begin.
-fn try_run(config: &Config) -> Result<i32, String> {
+fn try_run(config: &Config) -> Result<i32, Failure> {
     // 1. What this process may use: rings, descriptors, CPUs.
-    let rings = probe::probe()?;
-    probe::enough_descriptors()?;
+    let rings = probe::probe().map_err(to("cannot use io_uring"))?;
+    process::enough_descriptors().map_err(to("too few file descriptors"))?;
     let cpus = executors::allowed_cpus();
-    let plan = Plan::new(&config.cores, &cpus)?;
+    let plan = Plan::new(&config.cores, &cpus).map_err(to("cannot use the CPUs of --cores"))?;
+    lines::cores(&config.cores, cpus.len());
     let depth = rings.depth(plan.executors());
 
     // 2. The data directory: made, or found with a member in it.
@@ -40,19 +42,20 @@ fn try_run(config: &Config) -> Result<i32, String> {
 
     // 3. Every listener, before anything is opened that takes time.
     lines::configuring_listeners(config);
-    let listeners = listeners::claim(config)?;
+    let listeners = listeners::claim(config).map_err(to("cannot listen"))?;
     lines::starting(config, initialized, plan.sessions(), cpus.len());
     lines::streams(config);
-    lines::machine(&plan.to_string(), &rings, depth, probe::descriptor_limit());
+    lines::machine(&plan.to_string(), &rings, depth, process::descriptor_limit());
 
     // 4. The store, and the log behind it.
-    let opened = open::open(config)?;
+    let opened = open::open(config).map_err(to("cannot open the member's data"))?;
     lines::no_fsync(config);
     lines::quota(config.limits.quota_backend_bytes, config.quota_bytes());
     lines::local_member(opened.member_id, opened.cluster_id);
 
     // 5. The cores, the lanes between them and the threads beside them.
-    let wiring::Member { replica, sessions, end } = wiring::wire(config, opened, listeners, plan.sessions())?;
+    let wired = wiring::wire(config, opened, listeners, plan.sessions());
+    let wiring::Member { replica, sessions, end } = wired.map_err(to("cannot set the member up"))?;
 
     // 6. A signal ends what begins now.
     let ending = end.clone();
@@ -60,9 +63,9 @@ fn try_run(config: &Config) -> Result<i32, String> {
         lines::signal(signals::name(signal));
         ending.begin(signal);
     })
-    .map_err(|error| format!("cannot watch for signals: {error}"))?;
+    .map_err(to("cannot watch for signals"))?;
 
     // 7. The executors run until every client is gone and the last checkpoint is written.
-    executors::run(plan, depth, replica, sessions)?;
+    executors::run(plan, depth, replica, sessions).map_err(to("cannot run the member"))?;
     Ok(end.signal())
 }

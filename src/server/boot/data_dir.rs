@@ -7,8 +7,11 @@ use std::net::{IpAddr, ToSocketAddrs};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use super::failure::{Failure, at_path, to};
 use crate::config::{Config, Url};
+use crate::page;
 use crate::server::io::dir;
+use crate::server::io::page_file::MappedFile;
 use crate::server::log::{Line, lines};
 
 /// Looks at the data directory and makes it if need be. True when a member of ours lives there.
@@ -16,11 +19,20 @@ use crate::server::log::{Line, lines};
 /// # Errors
 /// When it holds another program's data, cannot be used, or is empty while the flags describe no member that could
 /// begin there.
-pub fn prepare(config: &Config) -> Result<bool, String> {
-    let initialized = inspect(config)?;
+pub fn prepare(config: &Config) -> Result<bool, Failure> {
+    let initialized = inspect(config).map_err(to("cannot use the data directory"))?;
     if initialized {
         return Ok(true);
     }
+    may_found(config).map_err(to("cannot found a cluster"))?;
+    dir::create(&config.data_dir)
+        .map_err(|error| at_path("create", config.data_dir.display(), &error))
+        .map_err(to("cannot use the data directory"))?;
+    Ok(false)
+}
+
+/// Whether the flags describe a member that begins a cluster.
+fn may_found(config: &Config) -> Result<(), String> {
     if config.founding.join_existing {
         return Err(
             "--initial-cluster-state=existing is not built yet: it needs clusters of more than one member; \
@@ -28,36 +40,32 @@ pub fn prepare(config: &Config) -> Result<bool, String> {
                 .to_owned(),
         );
     }
-    config.founders()?.check(&config.name, &config.advertise.peer, same_place)?;
-    dir::create(&config.data_dir).map_err(|error| failed("create", &config.data_dir, &error))?;
-    Ok(false)
+    config.founders()?.check(&config.name, &config.advertise.peer, same_place)
 }
 
-fn failed(verb: &str, path: &Path, error: &io::Error) -> String {
-    format!("cannot {verb} {}: {error}", path.display())
-}
-
+/// Whether a member of ours lives in the data directory. Looks only.
 fn inspect(config: &Config) -> Result<bool, String> {
     let dir = &config.data_dir;
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(failed("read", dir, &error)),
+        Err(error) => return Err(at_path("read", dir.display(), &error)),
     };
     for entry in entries {
-        let name = entry.map_err(|error| failed("read", dir, &error))?.file_name();
+        let name = entry.map_err(|error| at_path("read", dir.display(), &error))?.file_name();
         match name.to_str() {
             Some("member") => {}
             Some("proxy") => {
                 return Err(format!(
-                    "{} is the directory of a v2 proxy, which etcd removed too",
+                    "{} is the directory of a v2 proxy, which etcd removed too: name another --data-dir",
                     dir.display()
                 ));
             }
             _ => lines::stray_file(&name.to_string_lossy(), dir),
         }
     }
-    let mode = fs::metadata(dir).map_err(|error| failed("read", dir, &error))?.permissions().mode() & 0o777;
+    let metadata = fs::metadata(dir).map_err(|error| at_path("read", dir.display(), &error))?;
+    let mode = metadata.permissions().mode() & 0o777;
     if mode != 0o700 {
         Line::warn("the data directory's permissions are not -rwx------")
             .text("data-dir", dir.display().to_string())
@@ -66,15 +74,48 @@ fn inspect(config: &Config) -> Result<bool, String> {
     }
     let bolt = config.member_dir().join("snap").join("db");
     if bolt.exists() {
-        return Err(format!(
-            "{} holds a member of etcd ({}); importing one is not built yet. Nothing in it was touched: name another \
-             --data-dir for Kevel",
-            dir.display(),
-            bolt.display()
-        ));
+        if !is_ours(&config.store_path()) {
+            return Err(etcds(dir, &bolt));
+        }
+        lines::etcd_was_here(&config.member_dir().join("snap"));
     }
     let has_log = fs::read_dir(config.wal_dir()).is_ok_and(|mut files| files.next().is_some());
     Ok(config.store_path().exists() || has_log)
+}
+
+/// Whether a member of Kevel has begun to live in the store at `path`. A file of that name that cannot be read is
+/// Kevel's all the same, and opening it says what is wrong with it.
+fn is_ours(path: &Path) -> bool {
+    match MappedFile::open_existing(path) {
+        Ok(file) => page::is_claimed(&file).unwrap_or(true),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    }
+}
+
+/// What is said of a directory that belongs to etcd.
+fn etcds(dir: &Path, bolt: &Path) -> String {
+    format!(
+        "{} holds a member of etcd ({}), and Kevel does not read etcd's store. Nothing in it was touched: name another \
+         --data-dir for Kevel, and copy the keys from a running etcd with `etcdctl make-mirror`",
+        dir.display(),
+        bolt.display()
+    )
+}
+
+/// What is said of a directory to be checked that has no store of Kevel.
+pub fn no_store(dir: &Path, store: &Path) -> String {
+    let what = if !dir.exists() {
+        "there is no such folder"
+    } else if dir.join("member").join("snap").join("db").exists() {
+        "it holds a member of etcd"
+    } else {
+        "it holds no member of Kevel"
+    };
+    format!(
+        "{}: {what} ({} is missing); name the folder that --data-dir names, default.kevel where none was given",
+        dir.display(),
+        store.display()
+    )
 }
 
 /// Whether two URLs lead to one place: the same, or with names that stand for the same addresses. `localhost` stands
@@ -101,7 +142,10 @@ fn addresses(url: &Url) -> Vec<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::btree::Store;
     use crate::config::{self, Command, Surroundings};
+    use crate::page::Owner;
+    use std::sync::Arc;
 
     fn config(dir: &Path, more: &str) -> Config {
         let line = format!("--name=m --data-dir={} {more}", dir.display());
@@ -121,10 +165,12 @@ mod tests {
     fn a_directory_is_made_found_again_or_left_alone() {
         let dir = std::env::temp_dir().join(format!("kevel-data-dir-{}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
-        let existing = prepare(&config(&dir, "--initial-cluster-state=existing")).unwrap_err();
+        let Failure { what, why: existing } =
+            prepare(&config(&dir, "--initial-cluster-state=existing")).unwrap_err();
+        assert_eq!(what, "cannot found a cluster");
         assert!(existing.starts_with("--initial-cluster-state=existing is not built yet"), "{existing}");
         assert!(!dir.exists(), "refused before anything was made");
-        let other = prepare(&config(&dir, "--initial-cluster=m=http://localhost:1")).unwrap_err();
+        let other = prepare(&config(&dir, "--initial-cluster=m=http://localhost:1")).unwrap_err().why;
         assert!(other.starts_with("--initial-cluster must include m=http://localhost:2380"), "{other}");
 
         assert_eq!(prepare(&config(&dir, "--initial-cluster=m=http://localhost:2380,")), Ok(false));
@@ -139,10 +185,40 @@ mod tests {
             "flags that found a cluster mean nothing once there is data"
         );
 
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_directory_is_whose_the_store_is() {
+        let dir = std::env::temp_dir().join(format!("kevel-data-dir-whose-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(dir.join("member/snap")).unwrap();
         fs::write(dir.join("member/snap/db"), "").unwrap();
-        let etcd = prepare(&restarted).unwrap_err();
-        assert!(etcd.contains("holds a member of etcd") && etcd.contains("not built yet"), "{etcd}");
+        let config = config(&dir, "");
+        let refused = || match prepare(&config) {
+            Err(Failure { what: "cannot use the data directory", why }) => {
+                why.contains("holds a member of etcd") && why.contains("make-mirror")
+            }
+            _ => false,
+        };
+        assert!(refused(), "etcd's alone");
+        let store = config.store_path();
+        assert!(no_store(&dir, &store).contains("holds a member of etcd"));
+        assert!(no_store(&dir.join("member"), &store).contains("holds no member of Kevel"));
+        assert!(no_store(&dir.join("none"), &store).contains("no such folder"));
+        let parent = config.store_path().parent().unwrap().to_owned();
+        fs::create_dir_all(parent).unwrap();
+        let file = MappedFile::open(&config.store_path()).unwrap();
+        assert!(is_ours(&config.store_path()), "a member runs on it");
+        drop(file);
+        assert!(refused(), "an empty file says nothing");
+        drop(Store::open(Arc::new(MappedFile::open(&config.store_path()).unwrap())).unwrap());
+        assert!(refused(), "a store that no member has begun to live in");
+        let owner = Owner { member_id: 1, cluster_id: 2 };
+        page::claim(&MappedFile::open(&config.store_path()).unwrap(), owner).unwrap();
+        assert_eq!(prepare(&config), Ok(true), "etcd was started once on a directory of Kevel");
+        fs::write(config.store_path(), [7; 2 * page::PAGE_SIZE]).unwrap();
+        assert_eq!(prepare(&config), Ok(true), "what is wrong with the store is said when it is opened");
         fs::remove_dir_all(&dir).unwrap();
     }
 

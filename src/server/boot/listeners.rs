@@ -35,6 +35,18 @@ pub enum Kind {
     Metrics,
 }
 
+impl Kind {
+    /// The flag that says where such listeners are.
+    fn flag(self) -> &'static str {
+        match self {
+            Kind::Peer => "--listen-peer-urls",
+            Kind::Client { .. } => "--listen-client-urls",
+            Kind::Http => "--listen-client-http-urls",
+            Kind::Metrics => "--listen-metrics-urls",
+        }
+    }
+}
+
 /// One listening socket.
 pub struct Listener {
     /// What is served there.
@@ -89,12 +101,33 @@ pub fn claim(config: &Config) -> Result<Vec<Listener>, String> {
     let mut claimed: Vec<Listener> = Vec::new();
     for (urls, kind) in kinds {
         for url in urls {
-            let socket = claim_one(url, listen.reuse_port, &claimed)
-                .map_err(|error| format!("listen tcp {}: bind: {error}", url.authority()))?;
+            let socket = claim_one(url, listen.reuse_port, &claimed).map_err(|error| {
+                let advice = advice(&error, kind);
+                format!("listen tcp {}: bind: {error}{advice}", url.authority())
+            })?;
             claimed.push(Listener { kind, address: url.authority(), socket });
         }
     }
     Ok(claimed)
+}
+
+/// What to do about an address that cannot be claimed; empty where the error says it all.
+fn advice(error: &io::Error, kind: Kind) -> String {
+    let flag = kind.flag();
+    match error.raw_os_error() {
+        Some(libc::EADDRINUSE) => format!(
+            "; end the process that listens there, perhaps another member, or give this one another address with {flag}"
+        ),
+        Some(libc::EADDRNOTAVAIL) => {
+            format!(
+                "; no interface of this machine has that address: name another one with {flag}, 0.0.0.0 for all"
+            )
+        }
+        Some(libc::EACCES) => format!(
+            "; ports below 1024 need the capability CAP_NET_BIND_SERVICE: give it, or name another port with {flag}"
+        ),
+        _ => format!("; check what {flag} names"),
+    }
 }
 
 /// Claims an address. A member that was killed a moment ago may still hold it: the kernel takes down rings, and the
@@ -204,6 +237,7 @@ mod tests {
                     error.starts_with("listen tcp ") && error.contains("in use"),
                     "{flag} {client} {other}: {error}"
                 );
+                assert!(error.contains("end the process") && error.contains("with --listen-"), "{error}");
                 assert!(begun.elapsed() < CLAIM / 2, "a member waits for itself");
             }
         }
@@ -224,6 +258,25 @@ mod tests {
         let error = share_by(&claimed, |_| Err(io::Error::from_raw_os_error(libc::EMFILE))).unwrap_err();
         assert!(error.starts_with("cannot accept on 127.0.0.1:0: Too many open files"), "{error}");
         assert!(error.contains("ulimit -n"), "{error}");
+    }
+
+    #[test]
+    fn an_address_that_cannot_be_had_says_what_to_do() {
+        let refused = |host: &str| {
+            let flags = format!(
+                "--advertise-client-urls=http://h:1 --listen-peer-urls=http://127.0.0.1:0 \
+                 --listen-client-urls=http://{host}:0"
+            );
+            claim(&config(&flags)).err().unwrap()
+        };
+        let nobody = refused("203.0.113.1");
+        assert!(nobody.contains("no interface of this machine") && nobody.contains("0.0.0.0"), "{nobody}");
+        let denied = advice(&io::Error::from_raw_os_error(libc::EACCES), Kind::Metrics);
+        assert!(
+            denied.contains("CAP_NET_BIND_SERVICE") && denied.contains("--listen-metrics-urls"),
+            "{denied}"
+        );
+        assert!(advice(&io::Error::other("odd"), Kind::Peer).contains("--listen-peer-urls"));
     }
 
     #[test]

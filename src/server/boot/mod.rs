@@ -11,6 +11,7 @@
 //!   arrivals      which core serves a new connection
 //!   listener      an accept loop, and the first bytes that tell HTTP/2 from HTTP/1.1
 //!   signals       what signals do to a member, watched by a thread
+//!   failure       why a member does not start, and what to do about it
 //!   notify        the message to the service manager, once clients are answered
 //! ```
 //!
@@ -21,6 +22,7 @@ pub mod arrivals;
 pub mod data_dir;
 pub mod default_host;
 pub mod executors;
+pub mod failure;
 pub mod listener;
 pub mod listeners;
 pub mod notify;

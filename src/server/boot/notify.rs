@@ -10,13 +10,13 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 /// The one message that etcd sends.
 const READY: &[u8] = b"READY=1";
 
-/// Sends one datagram that says the member is ready. Does nothing when nobody asked for it. The name of a socket is a
-/// path, or one outside of the file system behind an `@`.
+/// Sends one datagram that says the member is ready; false when nobody asked for it. The name of a socket is a path, or
+/// one outside of the file system behind an `@`.
 ///
 /// # Errors
 /// What the socket answers.
-pub fn ready(socket: Option<&OsStr>) -> io::Result<()> {
-    let Some(name) = socket.filter(|name| !name.is_empty()) else { return Ok(()) };
+pub fn ready(socket: Option<&OsStr>) -> io::Result<bool> {
+    let Some(name) = socket.filter(|name| !name.is_empty()) else { return Ok(false) };
     let address = match name.as_bytes() {
         [b'@', rest @ ..] => SocketAddr::from_abstract_name(rest)?,
         _ => SocketAddr::from_pathname(name)?,
@@ -24,7 +24,7 @@ pub fn ready(socket: Option<&OsStr>) -> io::Result<()> {
     let sender = UnixDatagram::unbound()?;
     // A manager that does not read must not keep the member from serving.
     sender.set_nonblocking(true)?;
-    sender.send_to_addr(READY, &address).map(drop)
+    sender.send_to_addr(READY, &address).map(|_| true)
 }
 
 #[cfg(test)]
@@ -33,7 +33,7 @@ mod tests {
     use std::time::Duration;
 
     fn told(listener: &UnixDatagram, name: &OsStr) -> Vec<u8> {
-        ready(Some(name)).unwrap();
+        assert!(ready(Some(name)).unwrap());
         listener.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let mut buffer = [0; 64];
         let length = listener.recv(&mut buffer).unwrap();
@@ -57,7 +57,7 @@ mod tests {
 
     #[test]
     fn nobody_needs_to_listen() {
-        assert!(ready(None).is_ok() && ready(Some(OsStr::new(""))).is_ok());
+        assert!(!ready(None).unwrap() && !ready(Some(OsStr::new(""))).unwrap());
         assert!(ready(Some(OsStr::new("/nonexistent/socket"))).is_err());
     }
 }

@@ -16,6 +16,7 @@ use std::fmt::Display;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::failure::at_path;
 use crate::btree::Store;
 use crate::config::{Config, InitialCluster, Url};
 use crate::page::{self, Applied, Owner, PageFile};
@@ -52,9 +53,9 @@ pub fn open(config: &Config) -> Result<Opened, String> {
     let file = store_file(config, &store_path)?;
     let mut store =
         Store::open(file.clone()).map_err(|error| failed("open", store_path.display(), &error))?;
-    let wal_dir = WalDir::open(&wal_path).map_err(|error| failed("open", wal_path.display(), &error))?;
+    let wal_dir = WalDir::open(&wal_path).map_err(|error| at_path("open", wal_path.display(), &error))?;
     let wal_dir = if config.unsafe_no_fsync { wal_dir.without_sync() } else { wal_dir };
-    let names = wal_dir.segments().map_err(|error| failed("read", wal_path.display(), &error))?;
+    let names = wal_dir.segments().map_err(|error| at_path("read", wal_path.display(), &error))?;
     let applied = store.applied();
     if names.is_empty() {
         if applied.index > 0 || store.owner().is_some() {
@@ -70,7 +71,7 @@ pub fn open(config: &Config) -> Result<Opened, String> {
     }
     let content = wal_dir
         .read_after(&names, applied.index)
-        .map_err(|error| failed("read", wal_path.display(), &error))?;
+        .map_err(|error| at_path("read", wal_path.display(), &error))?;
     let segments: Vec<_> = content.iter().map(|(name, bytes)| (*name, &**bytes)).collect();
     let recovered = wal::recover(&segments, applied.index).map_err(|error| error.to_string())?;
     drop(content);
@@ -81,7 +82,7 @@ pub fn open(config: &Config) -> Result<Opened, String> {
         record(&*file, owner)?;
         store.set_owner(owner);
     }
-    wal_dir.mend_tail(&recovered.tail).map_err(|error| failed("mend", wal_path.display(), &error))?;
+    wal_dir.mend_tail(&recovered.tail).map_err(|error| at_path("mend", wal_path.display(), &error))?;
     let opening = Opening::Recover(Box::new(recovered), names);
     Ok(Opened { store, opening, member_id, cluster_id, wal_dir, founded: None })
 }
@@ -103,9 +104,9 @@ fn record(file: &dyn PageFile, owner: Owner) -> Result<(), String> {
 
 fn store_file(config: &Config, path: &Path) -> Result<Arc<dyn PageFile>, String> {
     let parent = path.parent().unwrap_or(Path::new("/"));
-    dir::create(parent).map_err(|error| failed("create", parent.display(), &error))?;
-    let file = MappedFile::open(path).map_err(|error| failed("open", path.display(), &error))?;
-    dir::sync(parent).map_err(|error| failed("sync", parent.display(), &error))?;
+    dir::create(parent).map_err(|error| at_path("create", parent.display(), &error))?;
+    let file = MappedFile::open(path).map_err(|error| at_path("open", path.display(), &error))?;
+    dir::sync(parent).map_err(|error| at_path("sync", parent.display(), &error))?;
     Ok(Arc::new(if config.unsafe_no_fsync { file.without_sync() } else { file }))
 }
 

@@ -5,7 +5,7 @@
 //! | SIGTERM, SIGINT | one orderly stop, then the signal's own ending; another one meanwhile changes nothing |
 //! | SIGQUIT | the end at once, with status 2 |
 //! | SIGHUP | the default: the end, unless it was ignored from the start |
-//! | SIGPIPE, SIGUSR1, SIGUSR2 and others that report or ask | nothing (`io::probe::early_init`) |
+//! | SIGPIPE, SIGUSR1, SIGUSR2 and others that report or ask | nothing (`io::process::early_init`) |
 //!
 //! The process ends as killed by the signal it got (status 143 or 130); as process 1 of a container, where the kernel
 //! ignores default dispositions, with 0.

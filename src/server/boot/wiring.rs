@@ -19,6 +19,7 @@ use crate::server::core::session_loop::FromReplica;
 use crate::server::core::{checkpointer, digester};
 use crate::server::grpc::counters::Counters;
 use crate::server::io::accept::Admission;
+use crate::server::io::wal_prepare::Prepared;
 use crate::server::log::slow::Limits;
 use crate::server::mesh::{self, Outbox};
 use crate::server::metrics;
@@ -151,6 +152,9 @@ pub fn wire(
     let digests =
         digester::start(to_replica.clone()).map_err(|error| format!("cannot start the digester: {error}"))?;
 
+    let prepared = Prepared::start(opened.wal_dir.clone())
+        .map_err(|error| format!("cannot start the thread that prepares the log: {error}"))?;
+
     let member = Arc::new(session::Member {
         cluster_id,
         member_id,
@@ -200,6 +204,7 @@ pub fn wire(
         checkpoints,
         digests,
         wal_dir: opened.wal_dir,
+        prepared,
         founded: opened.founded,
         tick: config.raft.heartbeat_interval,
         metrics: replica_counts,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::Line;
 use crate::config::go;
-use crate::config::{Config, ETCD_VERSION, GIT_SHA, LogLevel, Notice, TOOLCHAIN, Url};
+use crate::config::{Config, Cores, ETCD_VERSION, GIT_SHA, LogLevel, Notice, TOOLCHAIN, Url};
 use crate::server::grpc::STREAMS_MAX;
 use crate::server::io::probe::Rings;
 
@@ -52,7 +52,7 @@ pub fn fatal(message: &str, error: impl std::fmt::Display) {
 pub fn data_dir(config: &Config, initialized: bool) {
     let dir = config.data_dir.display().to_string();
     if config.data_dir_defaulted {
-        Line::warn("'data-dir' was empty; using default").text("data-dir", &dir).write();
+        Line::info("no --data-dir was given; using the default").text("data-dir", &dir).write();
     }
     let (message, kind) = match initialized {
         true => ("server has already been initialized", "member"),
@@ -66,6 +66,29 @@ pub fn data_dir(config: &Config, initialized: bool) {
 pub fn stray_file(name: &str, dir: &Path) {
     let line = Line::warn("found invalid file under data directory");
     line.text("filename", name).text("data-dir", dir.display().to_string()).write();
+}
+
+/// etcd was started once on a directory of ours. It read our log, made a store of its own and may have written to the
+/// log, which is read from there.
+#[track_caller]
+pub fn etcd_was_here(snap: &Path) {
+    Line::warn("etcd was started on this directory and left its own store, which Kevel does not read; what etcd wrote \
+                to the log counts. Remove the folder, and do not start etcd here again")
+        .text("folder", snap.display().to_string())
+        .write();
+}
+
+/// Warns where `--cores` asks for more CPUs than there are.
+#[track_caller]
+pub fn cores(asked: &Cores, allowed: usize) {
+    if let Cores::Count(asked) = asked
+        && *asked > allowed
+    {
+        Line::warn("--cores asks for more CPUs than this process may run on; all of those are used")
+            .value("asked", asked)
+            .value("allowed", allowed)
+            .write();
+    }
 }
 
 fn urls(urls: &[Url]) -> Vec<String> {
@@ -161,11 +184,14 @@ pub fn starting(config: &Config, initialized: bool, cores_used: usize, cores_ava
         Ok(founders) if !initialized => founders.to_string(),
         _ => String::new(),
     };
-    Line::info("starting an etcd server")
+    let line = Line::info("starting an etcd server")
         .text("etcd-version", ETCD_VERSION)
-        .text("kevel-version", crate::config::KEVEL_VERSION)
-        .text("git-sha", GIT_SHA)
-        .text("go-version", TOOLCHAIN)
+        .text("kevel-version", crate::config::KEVEL_VERSION);
+    let line = match GIT_SHA {
+        Some(sha) => line.text("git-sha", sha),
+        None => line,
+    };
+    line.text("go-version", TOOLCHAIN)
         .text("go-os", std::env::consts::OS)
         .text("go-arch", crate::config::help::arch())
         .value("max-cpu-set", cores_used)
@@ -232,11 +258,12 @@ pub fn address_in_use(address: &str, patience: Duration) {
         .write();
 }
 
-/// The service manager was told that the member serves, where there is one; or could not be told.
+/// The service manager was told that the member serves, or could not be told. Nothing where there is none.
 #[track_caller]
-pub fn notified(result: std::io::Result<()>) {
+pub fn notified(result: std::io::Result<bool>) {
     match result {
-        Ok(()) => Line::info("successfully notified init daemon").write(),
+        Ok(true) => Line::info("successfully notified init daemon").write(),
+        Ok(false) => {}
         Err(error) => Line::new(LogLevel::Error, "failed to notify systemd for readiness")
             .text("error", error.to_string())
             .write(),

@@ -1,5 +1,6 @@
 """What is given to both servers. See judge.py."""
 import dataclasses
+import os
 import resource
 import signal
 import socket
@@ -15,6 +16,12 @@ class Case:
     signal: typing.Any = None
     look: typing.Any = None
     before: typing.Any = None
+    # Makes what lies in the data directory.
+    folder: typing.Any = None
+    # Which of the two is started on the server's directory before the case, after the server has lived there.
+    between: typing.Any = None
+    # Keys whose values are compared: "first" was put by the server itself, "between" by the other one.
+    keys: tuple = ()
     # How the file's text becomes bytes.
     encode: typing.Any = str.encode
     quick: bool = False
@@ -281,8 +288,36 @@ def signal_cases():
     yield Case("signal SIGHUP under nohup", args=flags(), signal=signal.SIGHUP, before=ignore)
 
 
+def holding(*files, mode=0o700):
+    """Makes a data directory with these empty files, or folders where a name ends with a slash."""
+    def make(data):
+        os.makedirs(data, mode=0o700)
+        for name in files:
+            path = os.path.join(data, name)
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+            if not name.endswith("/"):
+                open(path, "wb").close()
+        os.chmod(data, mode)
+    return make
+
+
+def folder_cases():
+    """What lies in the data directory."""
+    for name, make in [
+        ("empty", holding()), ("of another mode", holding(mode=0o755)), ("with a stray file", holding("notes.txt")),
+        ("with a stray folder", holding("backup/old")), ("of a v2 proxy", holding("proxy/")), ("with an empty member", holding("member/")),
+        ("with an empty log", holding("member/wal/")), ("with an empty snap", holding("member/snap/")),
+        ("that is a file", lambda data: open(data, "wb").close()), ("whose member is a file", holding("member")),
+        ("whose log is a file", holding("member/wal")), ("with a stray file in the log", holding("member/wal/notes.txt")),
+        ("with an empty segment", holding("member/wal/0000000000000000-0000000000000000.wal")),
+    ]:
+        yield Case(f"folder {name}", args=flags(), folder=make, quick=name in ("empty", "that is a file"))
+    yield Case("folder of the server's own", args=flags(), between="etcd", keys=("first", "between"), quick=True)
+    yield Case("folder on which the other server was started", args=flags(), between="server", keys=("first",), quick=True)
+
+
 def all_cases():
-    cases = [*file_cases(), *flag_cases(), *variable_cases(), *listener_cases(), *signal_cases()]
+    cases = [*file_cases(), *flag_cases(), *variable_cases(), *listener_cases(), *folder_cases(), *signal_cases()]
     names = [case.name for case in cases]
     assert len(set(names)) == len(names), [name for name in names if names.count(name) > 1]
     return cases

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Gives the same flags, variables, configuration files and signals to etcd and to another server, and compares what becomes of
-them: whether the server serves, with which status it exits, and what it says its configuration is.
+them: whether the server serves, with which status it exits, and what it says its configuration is. Data directories are
+given too: with what may lie in them, and after one server was started on the directory of the other.
 
     judge.py --etcd BINARY --server BINARY [--quick] [--only WORD] [--verbose]
 
@@ -54,8 +55,8 @@ def free_ports(count):
 class Run:
     """One start of one server."""
 
-    def __init__(self, binary, case, ports, tag):
-        self.dir = tempfile.mkdtemp(prefix=f"start-{tag}-", dir=FOLDER)
+    def __init__(self, binary, case, ports, folder):
+        self.dir = folder
         self.ports = ports
         words = {"C": ports[0], "P": ports[1], "M": ports[2], "H": ports[3], "D": self.dir}
         fill = lambda text: str(text).replace("{C}", str(words["C"])).replace("{P}", str(words["P"])).replace(
@@ -131,18 +132,65 @@ class Run:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
-        shutil.rmtree(self.dir, ignore_errors=True)
 
 
-def play(binary, case, ports, tag):
+class Keys:
+    """Puts and gets by the etcdctl that lies beside etcd."""
+
+    def __init__(self, etcd, port):
+        self.command = [os.path.join(os.path.dirname(etcd), "etcdctl"), f"--endpoints=127.0.0.1:{port}"]
+
+    def run(self, *words):
+        try:
+            done = subprocess.run([*self.command, *words], capture_output=True, text=True, timeout=20)
+            return done.stdout.strip()
+        except subprocess.TimeoutExpired:
+            return "no answer"
+
+    def put(self, key):
+        return self.run("put", key, f"value of {key}")
+
+    def get(self, key):
+        return self.run("get", "--print-value-only", key)
+
+
+def live_before(case, binary, etcd, other, ports, folder):
+    """What has happened on a folder before the case: the server lived there, and then another one was started on it."""
+    own, between = Keys(etcd, ports[0]), {"etcd": etcd, "server": other}[case.between]
+    for program, key in ((binary, "first"), (between, "between")):
+        run = Run(program, case, ports, folder)
+        try:
+            if run.outcome() == "serves":
+                own.put(key)
+                run.after(signal.SIGTERM)
+        finally:
+            run.end()
+
+
+def play(binary, case, ports, tag, etcd, other):
     """All that can be seen of one case on one server."""
-    run = Run(binary, case, ports, tag)
+    folder = tempfile.mkdtemp(prefix=f"start-{tag}-", dir=FOLDER)
+    try:
+        if case.folder is not None:
+            case.folder(os.path.join(folder, "data"))
+        if case.between is not None:
+            live_before(case, binary, etcd, other, ports, folder)
+        return look_at(binary, case, ports, folder, etcd)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def look_at(binary, case, ports, folder, etcd):
+    """One start, in a folder that is ready."""
+    run = Run(binary, case, ports, folder)
     try:
         seen = {"outcome": run.outcome()}
         said = run.tail()
         if seen["outcome"] == "serves":
             if case.look is not None:
                 seen["look"] = case.look(ports)
+            for key in case.keys:
+                seen[f"key {key}"] = Keys(etcd, ports[0]).get(key)
             if case.signal is not None:
                 seen["signal"] = run.after(case.signal)
             configuration = run.configuration()
@@ -185,7 +233,8 @@ def main():
     def judge(numbered):
         at, case = numbered
         own = ports[4 * at:4 * at + 4]
-        return case, play(binaries[0], case, own, "etcd"), play(binaries[1], case, own, "server")
+        etcd, server = binaries
+        return case, play(etcd, case, own, "etcd", etcd, server), play(server, case, own, "server", etcd, server)
 
     wrong = 0
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
