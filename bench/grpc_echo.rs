@@ -14,7 +14,7 @@ use kevel::server::grpc::{Api, Call, Core, Incoming, Method, Outgoing, Responder
 use kevel::server::io::accept::Admission;
 use kevel::server::io::stop::Stop;
 use kevel::server::io::turns::Turns;
-use kevel::server::io::{probe, socket, task};
+use kevel::server::io::{process, socket, task};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -59,7 +59,7 @@ impl Api for Echo {
 }
 
 fn main() {
-    probe::early_init();
+    process::early_init();
     // cargo bench adds `--bench`.
     let arguments: Vec<_> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let Some(address) = arguments.first() else {

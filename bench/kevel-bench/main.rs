@@ -67,7 +67,7 @@ const STATUS_ERRORS: u8 = 1;
 const STATUS_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    probe::early_init();
+    kevel::server::io::process::early_init();
     let cli = Cli::parse();
     if let Command::Completion { shell } = cli.command {
         let mut script = Vec::new();

@@ -4,11 +4,13 @@
 //!   time        instants and durations that cannot read a clock
 //!   prng        a seeded generator of numbers
 //!   keyed_hash  a hash whose collisions nobody can choose without its secret
+//!   counter     a number that one core counts up and every core may read
 //!   waker       wakers that are kept without cloning them anew
 //!   sync        what cores share, as the standard library has it or as the model checker tries it
 //! ```
 #![deny(unsafe_code)]
 
+pub mod counter;
 pub mod keyed_hash;
 pub mod prng;
 pub mod sync;

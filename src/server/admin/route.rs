@@ -8,7 +8,7 @@ use crate::server::grpc::gzip;
 use crate::server::http1::answer::Answer;
 use crate::server::http1::head::Head;
 use crate::server::http1::query::{Query, unescape_path};
-use crate::server::io::probe;
+use crate::server::io::process;
 
 /// Answers a request: host check, CORS, then the endpoint. The listener for metrics alone has neither check nor CORS.
 pub async fn answer(admin: &Admin, head: &Head) -> Answer {
@@ -167,7 +167,7 @@ async fn endpoint(admin: &Admin, head: &Head, target: &Target<'_>) -> Answer {
         "/debug/vars" if !admin.settings.metrics_only && is_get => {
             let variables = serde_json::json!({
                 "cmdline": std::env::args().collect::<Vec<_>>(),
-                "file_descriptor_limit": probe::descriptor_limit(),
+                "file_descriptor_limit": process::descriptor_limit(),
                 "raft.status": admin.source.raft_status(),
             });
             return Answer::new(200, "application/json; charset=utf-8", variables.to_string());

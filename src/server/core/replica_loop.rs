@@ -11,11 +11,9 @@ use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
-use futures::StreamExt;
-use futures::channel::mpsc::{self, UnboundedReceiver, UnboundedSender};
-
+use super::log_task::{Log, Written};
 use super::session_loop::FromReplica;
 use crate::mvcc::compact_hash::CompactionDigest;
 use crate::page::CheckpointJob;
@@ -23,16 +21,20 @@ use crate::replica::Replica;
 use crate::replica::port::{Input, Output, Outputs};
 use crate::server::io::wal_dir::WalDir;
 use crate::server::io::wal_file::{OnFounded, WalFile};
+use crate::server::io::wal_prepare::{Prepared, Releaser};
 use crate::server::io::{clock, task};
 use crate::server::log::lines;
 use crate::server::mesh::{Outbox, Receiver};
 use crate::server::metrics::{self, replica};
 use crate::session::core_of;
-use crate::stdx::time::Duration;
-use crate::wal::Write;
+use crate::stdx::time::{Duration, Instant};
 
 /// Inputs stepped before the replica is drained.
 const TURN_INPUTS_MAX: usize = 4096;
+
+/// Log writes on their way from which on no more inputs are taken: what waits for the disk waits in the lanes, which
+/// are bounded, and not in the log's queue.
+const WRITES_MAX: usize = 1024;
 
 /// A log write that takes longer is logged.
 const SLOW_SYNC: Duration = Duration::from_secs(1);
@@ -51,6 +53,8 @@ pub struct ReplicaCore {
     pub digests: std::sync::mpsc::Sender<Box<CompactionDigest>>,
     /// The log's folder.
     pub wal_dir: WalDir,
+    /// Segments of the log, made ready by a thread.
+    pub prepared: Prepared,
     /// What has to be done when a new log's first write is durable.
     pub founded: Option<OnFounded>,
     /// One raft tick.
@@ -63,137 +67,217 @@ pub struct ReplicaCore {
 
 impl ReplicaCore {
     /// Runs until `stopping` says that no session needs the replica any more; then waits for a last checkpoint.
-    pub async fn run(mut self, stopping: impl Fn() -> bool) {
-        let mut inputs = VecDeque::with_capacity(TURN_INPUTS_MAX);
-        let mut outputs = Outputs::default();
-        let mut next_tick = clock::now() + self.tick;
-        let mut alarm = task::Alarm::at(next_tick);
-        let wal = WalFile::new(self.wal_dir.clone(), self.founded.take())
-            .unwrap_or_else(|error| panic!("cannot prepare the log: {error}"));
-        let releaser = wal.releaser();
-        let (writes, to_write) = mpsc::unbounded();
-        let (durable, mut written) = mpsc::unbounded();
-        task::spawn(write_log(wal, to_write, durable));
-        // Log writes on their way.
-        let mut writing = 0;
-        let mut ticked = false;
-        let mut turns = replica::Turns::default();
+    pub async fn run(self, stopping: impl Fn() -> bool) {
+        let mut running = Running::new(self);
         loop {
-            let now = clock::now();
-            // A session core that is far behind must catch up before there is more for it to hear.
-            if !self.sessions.iter().any(Outbox::is_backed_up) {
-                self.lane.take(TURN_INPUTS_MAX, &mut inputs);
-            }
-            for input in inputs.drain(..) {
-                self.replica.step(input);
-            }
-            if now >= next_tick || ticked {
-                ticked = false;
-                self.replica.step(Input::Tick);
-                next_tick = now + self.tick;
-                alarm = task::Alarm::at(next_tick);
-            }
-            let more = self.replica.drain(now, &mut outputs);
-            let took = clock::now().since(now);
-            replica::turn(&self.metrics, &mut turns, self.replica.tally(), now, took, self.slow_apply);
-            replica::replica(&self.metrics, &self.replica);
-            for output in outputs.drain(..) {
-                match output {
-                    Output::AppendWal { ready, write } => {
-                        writing += 1;
-                        writes
-                            .unbounded_send((ready, write))
-                            .expect("the log's writer runs as long as this loop");
-                    }
-                    Output::WriteCheckpoint(job) => {
-                        self.checkpoints.send(job).expect("the checkpointer outlives the replica");
-                    }
-                    Output::DigestCompaction(job) => {
-                        self.digests.send(job).expect("the digester outlives the replica");
-                    }
-                    Output::Reply { ticket, result } => {
-                        self.sessions[core_of(ticket)].push(FromReplica::Reply(ticket, result));
-                    }
-                    Output::ReadReady { ticket } => {
-                        self.sessions[core_of(ticket)].push(FromReplica::ReadReady(ticket));
-                    }
-                    Output::Publish(batch) => {
-                        for session in &mut self.sessions {
-                            session.push(FromReplica::Publish(batch.clone()));
-                        }
-                    }
-                    Output::ReleaseWal { segments } => releaser.release(segments),
-                    Output::Compacted { revision, removed } => {
-                        let store = self.replica.store_stats();
-                        replica::compacted(&self.metrics, &mut turns, store, revision, removed);
-                    }
-                    // There is nobody to carry it: to raft it is a message that the network lost.
-                    Output::Send { .. } => {}
-                }
-            }
-            let mut flushed = true;
-            for session in &mut self.sessions {
-                flushed &= session.flush();
-            }
-            if stopping() && writing == 0 && self.replica.settle(&mut outputs) {
-                if outputs.is_empty() {
+            let turn = running.turn();
+            if stopping() && running.settle() {
+                if running.outputs.is_empty() {
                     return;
                 }
                 continue;
             }
-            if more || !self.lane.is_empty() || !flushed {
-                task::yield_now().await;
-            }
-            let mut ready = pin!(self.lane.ready());
-            let done = poll_fn(|cx| {
-                if let Poll::Ready(done) = written.poll_next_unpin(cx) {
-                    return Poll::Ready(Some(done.expect("the log's writer runs as long as this loop")));
-                }
-                ticked |= alarm.poll(cx).is_ready();
-                if ready.as_mut().poll(cx).is_ready() || ticked || !flushed || more {
-                    return Poll::Ready(None);
-                }
-                Poll::Pending
-            })
-            .await;
-            if let Some(written) = done {
-                writing -= 1;
-                on_written(&self.metrics, &mut self.replica, written);
-            }
+            running.wait(turn).await;
         }
     }
 }
 
-fn on_written(metrics: &metrics::Core, replica: &mut Replica, Written { ready, buffer, took }: Written) {
-    // One call hands the bytes to the disk and makes them durable.
-    metrics.wal_wrote(buffer.len() as u64, took);
-    metrics.wal_fsync(took);
-    if took > SLOW_SYNC {
-        lines::slow_sync(took, SLOW_SYNC);
+/// The loop's own state.
+struct Running {
+    replica: Replica,
+    lane: Receiver<Input>,
+    sessions: Vec<Outbox<FromReplica>>,
+    threads: Threads,
+    log: Log,
+    ticker: Ticker,
+    /// What has arrived, during a turn; empty between turns.
+    inputs: VecDeque<Input>,
+    /// What is to be done, during a turn; between turns it has what a last checkpoint asks for.
+    outputs: Outputs,
+    counts: Counts,
+}
+
+/// What threads do for the replica.
+struct Threads {
+    checkpoints: std::sync::mpsc::Sender<CheckpointJob>,
+    digests: std::sync::mpsc::Sender<Box<CompactionDigest>>,
+    segments: Releaser,
+}
+
+/// What is counted.
+struct Counts {
+    metrics: Arc<metrics::Core>,
+    turns: replica::Turns,
+    slow_apply: Duration,
+}
+
+/// What a turn leaves to be done.
+struct Turn {
+    /// The replica has more to do at once.
+    more: bool,
+    /// Every lane to a session core has taken what was for it.
+    flushed: bool,
+    /// Inputs may be taken.
+    open: bool,
+}
+
+impl Running {
+    fn new(core: ReplicaCore) -> Self {
+        let segments = core.prepared.releaser();
+        let ReplicaCore { replica, lane, sessions, checkpoints, digests, metrics, slow_apply, .. } = core;
+        Self {
+            replica,
+            lane,
+            sessions,
+            threads: Threads { checkpoints, digests, segments },
+            log: Log::start(WalFile::new(core.wal_dir, core.prepared, core.founded)),
+            ticker: Ticker::new(core.tick),
+            inputs: VecDeque::with_capacity(TURN_INPUTS_MAX),
+            outputs: Outputs::default(),
+            counts: Counts { metrics, turns: replica::Turns::default(), slow_apply },
+        }
     }
-    replica.step(Input::WalSynced { ready, buffer });
+
+    /// Steps the replica with what has arrived, and does what it says.
+    fn turn(&mut self) -> Turn {
+        let now = clock::now();
+        let open = self.is_open();
+        if open {
+            self.lane.take(TURN_INPUTS_MAX, &mut self.inputs);
+        }
+        for input in self.inputs.drain(..) {
+            self.replica.step(input);
+        }
+        if self.ticker.is_due(now) {
+            self.replica.step(Input::Tick);
+        }
+        let more = self.replica.drain(now, &mut self.outputs);
+        self.counts.turn(&self.replica, now);
+        let mut outputs = std::mem::take(&mut self.outputs);
+        outputs.drain(..).for_each(|output| self.perform(output));
+        self.outputs = outputs;
+        let mut flushed = true;
+        for session in &mut self.sessions {
+            flushed &= session.flush();
+        }
+        Turn { more, flushed, open }
+    }
+
+    /// A session core that is far behind must catch up before there is more for it to hear, and so must the disk.
+    fn is_open(&self) -> bool {
+        !self.sessions.iter().any(Outbox::is_backed_up) && self.log.writing() < WRITES_MAX
+    }
+
+    /// Does one thing that the replica says.
+    fn perform(&mut self, output: Output) {
+        match output {
+            Output::AppendWal { ready, write } => self.log.append(ready, write),
+            Output::WriteCheckpoint(job) => {
+                let taken = self.threads.checkpoints.send(job);
+                assert!(taken.is_ok(), "the checkpointer outlives the replica");
+            }
+            Output::DigestCompaction(job) => {
+                let taken = self.threads.digests.send(job);
+                assert!(taken.is_ok(), "the digester outlives the replica");
+            }
+            Output::Reply { ticket, result } => {
+                self.sessions[core_of(ticket)].push(FromReplica::Reply(ticket, result));
+            }
+            Output::ReadReady { ticket } => {
+                self.sessions[core_of(ticket)].push(FromReplica::ReadReady(ticket));
+            }
+            Output::Publish(batch) => {
+                for session in &mut self.sessions {
+                    session.push(FromReplica::Publish(batch.clone()));
+                }
+            }
+            Output::ReleaseWal { segments } => self.threads.segments.release(segments),
+            Output::Compacted { revision, removed } => {
+                let store = self.replica.store_stats();
+                replica::compacted(&self.counts.metrics, &mut self.counts.turns, store, revision, removed);
+            }
+            // There is nobody to carry it: to raft it is a message that the network lost.
+            Output::Send { .. } => {}
+        }
+    }
+
+    /// Whether a last checkpoint is written, once the log is quiet; what it asks for is in `outputs`.
+    fn settle(&mut self) -> bool {
+        self.log.writing() == 0 && self.replica.settle(&mut self.outputs)
+    }
+
+    /// Waits until there is something for a turn.
+    async fn wait(&mut self, turn: Turn) {
+        let Turn { more, flushed, open } = turn;
+        if more || (open && !self.lane.is_empty()) || !flushed {
+            task::yield_now().await;
+        }
+        let mut ready = pin!(self.lane.ready());
+        let written = poll_fn(|cx| {
+            if let Poll::Ready(written) = self.log.poll_written(cx) {
+                return Poll::Ready(Some(written));
+            }
+            let ticked = self.ticker.poll(cx);
+            if (open && ready.as_mut().poll(cx).is_ready()) || ticked || !flushed || more {
+                return Poll::Ready(None);
+            }
+            Poll::Pending
+        })
+        .await;
+        if let Some(written) = written {
+            self.counts.written(&written);
+            let Written { ready, buffer, .. } = written;
+            self.replica.step(Input::WalSynced { ready, buffer });
+        }
+    }
 }
 
-/// A log write that is durable.
-struct Written {
-    ready: u64,
-    buffer: Vec<u8>,
-    took: Duration,
-}
-
-/// Does log writes one after the other. A task of its own, because the loop turns many times while one is on its
-/// way, and glommio keeps a waker for every time that a write is polled.
-async fn write_log(
-    mut file: WalFile,
-    mut writes: UnboundedReceiver<(u64, Write)>,
-    written: UnboundedSender<Written>,
-) {
-    while let Some((ready, write)) = writes.next().await {
-        let began = clock::now();
-        let buffer = file.write(write).await;
+impl Counts {
+    fn turn(&mut self, replica: &Replica, began: Instant) {
         let took = clock::now().since(began);
-        if written.unbounded_send(Written { ready, buffer, took }).is_err() {
-            return; // the member has stopped
+        replica::turn(&self.metrics, &mut self.turns, replica.tally(), began, took, self.slow_apply);
+        replica::replica(&self.metrics, replica);
+    }
+
+    fn written(&self, written: &Written) {
+        // One call hands the bytes to the disk and makes them durable.
+        self.metrics.wal_wrote(written.buffer.len() as u64, written.took);
+        self.metrics.wal_fsync(written.took);
+        if written.took > SLOW_SYNC {
+            lines::slow_sync(written.took, SLOW_SYNC);
         }
+    }
+}
+
+/// Raft's ticks.
+struct Ticker {
+    every: Duration,
+    next: Instant,
+    alarm: task::Alarm,
+    /// The alarm went off since the last tick.
+    is_over: bool,
+}
+
+impl Ticker {
+    fn new(every: Duration) -> Self {
+        let next = clock::now() + every;
+        Self { every, next, alarm: task::Alarm::at(next), is_over: false }
+    }
+
+    /// Whether a tick is due. The next one is due a whole interval later, however late this one is.
+    fn is_due(&mut self, now: Instant) -> bool {
+        if now < self.next && !self.is_over {
+            return false;
+        }
+        self.is_over = false;
+        self.next = now + self.every;
+        self.alarm = task::Alarm::at(self.next);
+        true
+    }
+
+    /// Whether the alarm went off.
+    fn poll(&mut self, cx: &mut Context<'_>) -> bool {
+        self.is_over |= self.alarm.poll(cx).is_ready();
+        self.is_over
     }
 }

@@ -1,47 +1,30 @@
 //! What happened, per method: counted by the core it happened on, summed by a scrape.
 //!
-//! Each core writes its own [`Counters`] and nobody else's, so a count is a plain load and store; they are atomic
-//! only because a scrape on another core reads them.
+//! Each core writes its own [`Counters`] and nobody else's.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::server::call::method::Method;
 use crate::server::call::status::Code;
 use crate::server::io::clock;
+use crate::stdx::counter::Counter;
 use crate::stdx::time::{Duration, Instant};
 
 const METHODS: usize = Method::ALL.len();
 const CODES: usize = Code::ALL.len();
 
-/// A count with one writer.
-#[derive(Default)]
-pub struct Count(AtomicU64);
-
-impl Count {
-    /// Adds, on the core that owns it.
-    pub fn add(&self, n: u64) {
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
-    }
-
-    /// Reads, on any core.
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
 /// The counts of one method.
 #[derive(Default)]
 pub struct MethodCounts {
     /// Calls begun.
-    pub started: Count,
+    pub started: Counter,
     /// Calls ended, by code.
-    pub handled: [Count; CODES],
+    pub handled: [Counter; CODES],
     /// Messages received.
-    pub received: Count,
+    pub received: Counter,
     /// Messages sent.
-    pub sent: Count,
+    pub sent: Counter,
 }
 
 /// Upper bounds of [`Handling`], in microseconds: those of Prometheus' clients, which etcd leaves as they are.
@@ -51,8 +34,8 @@ pub const HANDLING_BOUNDS: [u64; 11] =
 /// How long the calls of one method took, by bucket; the last bucket has no bound.
 #[derive(Default)]
 pub struct Handling {
-    buckets: [Count; HANDLING_BOUNDS.len() + 1],
-    nanos: Count,
+    buckets: [Counter; HANDLING_BOUNDS.len() + 1],
+    nanos: Counter,
 }
 
 impl Handling {
@@ -70,13 +53,13 @@ pub struct Counters {
     /// How long calls took, where that is asked for: it costs a look at the clock at both ends of each call.
     handling: Option<Box<[Handling; METHODS]>>,
     /// Payload bytes of messages received.
-    pub received_bytes: Count,
+    pub received_bytes: Counter,
     /// Payload bytes of messages sent.
-    pub sent_bytes: Count,
+    pub sent_bytes: Counter,
     /// Connections open: opened minus closed.
-    pub opened: Count,
+    pub opened: Counter,
     /// Connections closed.
-    pub closed: Count,
+    pub closed: Counter,
 }
 
 impl Counters {
@@ -90,10 +73,10 @@ impl Counters {
         Arc::new(Self {
             methods: std::array::from_fn(|_| MethodCounts::default()),
             handling: timed.then(|| Box::new(std::array::from_fn(|_| Handling::default()))),
-            received_bytes: Count::default(),
-            sent_bytes: Count::default(),
-            opened: Count::default(),
-            closed: Count::default(),
+            received_bytes: Counter::default(),
+            sent_bytes: Counter::default(),
+            opened: Counter::default(),
+            closed: Counter::default(),
         })
     }
 

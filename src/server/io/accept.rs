@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use glommio::net::{AcceptedTcpStream, TcpListener};
 
-use super::probe::{self, DESCRIPTORS_RESERVED};
+use super::process::{self, DESCRIPTORS_RESERVED};
 use super::tcp::Tcp;
 use super::{socket, task};
 use crate::stdx::time::Duration;
@@ -28,7 +28,7 @@ pub struct Place(Arc<Admission>);
 impl Admission {
     /// As many places as the process has descriptors to spare.
     pub fn from_descriptor_limit() -> Arc<Self> {
-        let spare = probe::descriptor_limit().saturating_sub(DESCRIPTORS_RESERVED).max(1);
+        let spare = process::descriptor_limit().saturating_sub(DESCRIPTORS_RESERVED).max(1);
         Self::with_places(usize::try_from(spare).unwrap_or(usize::MAX))
     }
 

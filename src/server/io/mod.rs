@@ -18,7 +18,8 @@
 //!   dir      directories that outlive a power cut
 //!   fault    says why the process ends when a mapped page cannot be read
 //!   rings    how the rings of io_uring are made
-//!   probe    what a process does before its first executor: signals, descriptors, and whether io_uring is allowed
+//!   process  what a process settles with the kernel before its first executor: signals, descriptors
+//!   probe    whether io_uring is allowed
 //! ```
 //!
 //! What glommio 0.9 needs to be told (all measured):
@@ -26,7 +27,7 @@
 //! - a task's waker panics beyond 32 766 clones: no task waits on so many things at once (connections are no tasks of
 //!   glommio's, see [`turns`]; log writes are a task of their own);
 //! - the first sleep of an executor takes 11 ms unless the process registered for membarrier before its first
-//!   thread: [`probe::early_init`].
+//!   thread: [`process::early_init`].
 //!
 //! What serves connections lives on one core and is neither `Send` nor shared, except [`accept::Admission`], one atomic
 //! count of connections for the whole process, and the queues of [`turns`], which a waker must be able to reach. The
@@ -44,6 +45,7 @@ mod memory_limit;
 pub mod ofd_lock;
 pub mod page_file;
 pub mod probe;
+pub mod process;
 mod rings;
 pub mod socket;
 pub mod stop;

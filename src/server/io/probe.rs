@@ -1,11 +1,13 @@
-//! What a process does before its first executor: it sets up signals and descriptors, and finds out whether it may use
-//! io_uring. So a refusal is one clear line instead of a panic in a thread.
+//! Whether a process may use io_uring, found out before its first executor. So a refusal is one clear line instead of a
+//! panic in a thread.
 //!
 //! Unsafe: raw system calls whose arguments are built here.
 #![allow(unsafe_code)]
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use super::process;
 
 /// Locked memory that the registered buffers of one executor take: three rings register the same megabyte.
 const REGISTERED_BYTES: u64 = 3 << 20;
@@ -18,64 +20,9 @@ const PARAMS_BYTES: usize = 120;
 /// `IORING_REGISTER_PROBE` and the size of its `struct io_uring_probe` without operations.
 const REGISTER_PROBE: libc::c_uint = 8;
 const PROBE_BYTES: usize = 16;
-/// Descriptors kept for files, rings and other members, as etcd keeps them: clients have those beyond.
-pub const DESCRIPTORS_RESERVED: u64 = 150;
 /// What helps when the kernel refuses the memory of a ring.
 pub(super) const LOCKED_MEMORY_ADVICE: &str = "raise the memlock limit (ulimit -l 8192, LimitMEMLOCK=8M, or --ulimit \
                                                memlock=8388608 for a container)";
-/// Signals that Go's runtime drops when a program did not ask for them, and that would end any other process.
-const IGNORED_SIGNALS: [libc::c_int; 9] = [
-    libc::SIGUSR1,
-    libc::SIGUSR2,
-    libc::SIGALRM,
-    libc::SIGVTALRM,
-    libc::SIGPROF,
-    libc::SIGXCPU,
-    libc::SIGXFSZ,
-    libc::SIGIO,
-    libc::SIGPWR,
-];
-/// `MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED`.
-const MEMBARRIER_REGISTER: libc::c_int = 1 << 4;
-
-/// What must happen before the process has a second thread, and before descriptors are counted.
-///
-/// - The descriptor limit is raised to what it may be.
-/// - Huge pages are declined: the allocator asks for them, and a member whose heap is small blocks here and there
-///   then holds 2 MiB for each (idle 23 MiB instead of 6), at no gain in time that could be measured.
-/// - glommio puts an executor to sleep with a membarrier. The kernel wants a process to register for it, and
-///   registering with threads alive waits for a grace period: the first sleep would take some 11 ms.
-/// - Signals are ignored that Go's runtime ignores: scripts send them to etcd for lack of better.
-pub fn early_init() {
-    raise_descriptor_limit();
-    ignore_signals();
-    // SAFETY: both calls take integers and touch no memory of ours. A failure (old kernel, seccomp) only costs
-    // memory or the 11 ms, so the results are not looked at.
-    unsafe {
-        libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0);
-        libc::syscall(libc::SYS_membarrier, MEMBARRIER_REGISTER, 0, 0);
-    }
-}
-
-/// Lets the process open as many descriptors as its hard limit allows, as every Go program does on its own.
-fn raise_descriptor_limit() {
-    let mut limits = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: both calls read or write the struct at the pointer, which lives on our stack. A refusal leaves the
-    // limit as it was, and `descriptor_limit` then says so.
-    unsafe {
-        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limits) == 0 {
-            limits.rlim_cur = limits.rlim_max;
-            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limits);
-        }
-    }
-}
-
-fn ignore_signals() {
-    for signal in IGNORED_SIGNALS {
-        // SAFETY: the call takes integers. The signals are the kernel's own, so it cannot fail.
-        unsafe { libc::signal(signal, libc::SIG_IGN) };
-    }
-}
 
 /// What this process may use of io_uring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,7 +77,7 @@ pub fn probe() -> Result<Rings, String> {
     if entered < 0 {
         return Err(refusal("io_uring_enter", &io::Error::last_os_error()));
     }
-    let memlock_bytes = limit(libc::RLIMIT_MEMLOCK);
+    let memlock_bytes = process::limit(libc::RLIMIT_MEMLOCK);
     Ok(Rings { memlock_bytes, registered: memlock_bytes >= REGISTERED_BYTES })
 }
 
@@ -165,40 +112,6 @@ fn refusal(call: &str, error: &io::Error) -> String {
     }
 }
 
-/// Checks that there are descriptors for clients beyond the reserve.
-///
-/// # Errors
-/// One line that says what to raise.
-pub fn enough_descriptors() -> Result<(), String> {
-    check_descriptors(descriptor_limit())
-}
-
-fn check_descriptors(limit: u64) -> Result<(), String> {
-    if limit > DESCRIPTORS_RESERVED {
-        return Ok(());
-    }
-    Err(format!(
-        "file descriptor limit of the process is too low; please set higher: it is {limit}, and {DESCRIPTORS_RESERVED} \
-         are kept for files and rings (ulimit -n 65536, LimitNOFILE=65536, or --ulimit nofile=65536:65536 for a \
-         container)"
-    ))
-}
-
-/// The soft limit of a resource; `u64::MAX` when it has none.
-#[expect(clippy::useless_conversion, reason = "the resource's type differs between libcs")]
-fn limit(resource: libc::__rlimit_resource_t) -> u64 {
-    let mut limits = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: getrlimit fills the struct at the pointer, which lives on our stack.
-    let result = unsafe { libc::getrlimit(resource, &raw mut limits) };
-    assert_eq!(result, 0, "getrlimit knows its resources");
-    if limits.rlim_cur == libc::RLIM_INFINITY { u64::MAX } else { u64::from(limits.rlim_cur) }
-}
-
-/// How many descriptors the process may open.
-pub fn descriptor_limit() -> u64 {
-    limit(libc::RLIMIT_NOFILE)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,30 +133,5 @@ mod tests {
         assert_eq!((depth(64 << 10, 1), depth(64 << 10, 4), depth(0, 1)), (64, 64, 64));
         assert_eq!((ring_bytes(512), ring_bytes(64)), (53_248, 8_192));
         assert!(depth(8 << 20, 63) < 512);
-    }
-
-    #[test]
-    fn clients_need_descriptors_of_their_own() {
-        for limit in [0, 64, DESCRIPTORS_RESERVED] {
-            let error = check_descriptors(limit).unwrap_err();
-            assert!(error.contains(&format!("it is {limit},")) && error.contains("ulimit -n"), "{error}");
-        }
-        assert_eq!(check_descriptors(DESCRIPTORS_RESERVED + 1), Ok(()));
-    }
-
-    #[test]
-    fn a_process_survives_the_signals_that_go_ignores() {
-        early_init();
-        for signal in IGNORED_SIGNALS {
-            // SAFETY: the call takes an integer.
-            assert_eq!(unsafe { libc::raise(signal) }, 0);
-        }
-    }
-
-    #[test]
-    fn the_process_has_descriptors() {
-        let before = descriptor_limit();
-        early_init();
-        assert!(descriptor_limit() >= before && before > 3);
     }
 }

@@ -22,7 +22,7 @@ use glommio::io::{BufferedFile, DmaFile, OpenOptions};
 
 use super::task;
 use super::wal_dir::WalDir;
-use super::wal_prepare::{Prepared, Releaser};
+use super::wal_prepare::Prepared;
 use crate::stdx::time::Duration;
 use crate::wal::folder::is_full;
 use crate::wal::prepare::Fill;
@@ -56,13 +56,9 @@ pub struct WalFile {
 pub type OnFounded = Box<dyn FnOnce() -> Result<(), String> + Send>;
 
 impl WalFile {
-    /// A writer into `dir`.
-    ///
-    /// # Errors
-    /// When the thread that prepares segments cannot be started.
-    pub fn new(dir: WalDir, founded: Option<OnFounded>) -> io::Result<Self> {
-        let prepared = Prepared::start(dir.clone())?;
-        Ok(Self { dir, prepared, writes: (0, 0), current: None, founded })
+    /// A writer into `dir`, for which segments are made ready by `prepared`.
+    pub fn new(dir: WalDir, prepared: Prepared, founded: Option<OnFounded>) -> Self {
+        Self { dir, prepared, writes: (0, 0), current: None, founded }
     }
 
     /// Does one write. When it returns, the write is durable if it has to be. Gives the buffer back.
@@ -81,11 +77,6 @@ impl WalFile {
             );
         }
         write.bytes
-    }
-
-    /// Where to say which segments nothing needs any more.
-    pub fn releaser(&self) -> Releaser {
-        self.prepared.releaser()
     }
 
     async fn try_write(&mut self, write: &Write) -> io::Result<()> {
@@ -222,7 +213,7 @@ mod tests {
     /// Writes a log of three segments into `dir` and reads it back.
     fn write_and_read(path: &Path, dir: &WalDir) {
         on_an_executor(async {
-            let mut file = WalFile::new(dir.clone(), None).unwrap();
+            let mut file = WalFile::new(dir.clone(), Prepared::start(dir.clone()).unwrap(), None);
             let mut log = Appender::create(Metadata { node_id: 7, cluster_id: 9 });
             log.set_segment_bytes(20_000);
             let mut buffer = Vec::new();
@@ -253,11 +244,16 @@ mod tests {
         write_and_read(&path, &WalDir::open(&path).unwrap().without_sync());
     }
 
+    fn file_in(path: &Path) -> WalFile {
+        let dir = WalDir::open(path).unwrap();
+        WalFile::new(dir.clone(), Prepared::start(dir).unwrap(), None)
+    }
+
     #[test]
     fn a_write_waits_for_room_and_is_done_again_as_a_whole() {
         let path = scratch("wal-file-full");
         on_an_executor(async {
-            let mut file = WalFile::new(WalDir::open(&path).unwrap(), None).unwrap();
+            let mut file = file_in(&path);
             let write =
                 Write { segment: name(0), create: false, offset: 0, bytes: vec![7; 4096], sync: true };
             let full = OpenOptions::new().write(true).buffered_open("/dev/full").await.unwrap();
@@ -280,7 +276,7 @@ mod tests {
     fn a_write_that_fails_otherwise_ends_the_member_with_what_to_do() {
         let path = scratch("wal-file-broken");
         on_an_executor(async {
-            let mut file = WalFile::new(WalDir::open(&path).unwrap(), None).unwrap();
+            let mut file = file_in(&path);
             fs::remove_dir_all(&path).unwrap();
             let write =
                 Write { segment: name(0), create: false, offset: 0, bytes: vec![7; 4096], sync: true };

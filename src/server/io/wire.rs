@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures::io::{AsyncRead, AsyncWrite};
 
 use super::{clock, task};
-use crate::stdx::time::Instant;
+use crate::stdx::time::{Duration, Instant};
 
 /// A byte stream between us and a client: a TCP or Unix socket, or TLS over one.
 pub trait ByteStream: AsyncRead + AsyncWrite + Unpin + 'static {}
@@ -23,7 +23,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> ByteStream for S {}
 
 /// What one connection may read before it lets others run.
 const READ_TURN_BYTES: usize = 256 * 1024;
-/// What is read and thrown away at most while a connection is closed.
+/// How long, and for how many bytes, a connection that is closed is read on.
+const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 4 * 1024 * 1024;
 const SCRATCH_BYTES: usize = 64 * 1024;
 
@@ -87,27 +88,36 @@ impl<S: ByteStream> Wire<S> {
         Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
     }
 
-    /// Closes behind the last words: ends our side, and reads on until the client has ended its own, because closing a
-    /// socket with unread bytes throws away what the client has not read yet.
+    /// Closes behind the last words: see [`linger`].
     pub async fn linger(&mut self) {
-        if poll_fn(|cx| Pin::new(&mut self.stream).poll_close(cx)).await.is_err() {
-            return; // the client has gone
-        }
-        let mut left = LINGER_BYTES_MAX;
-        while left > 0 {
-            match poll_fn(|cx| self.poll_discard(cx)).await {
-                Ok(n) if n > 0 => left = left.saturating_sub(n),
-                _ => return,
-            }
-        }
-    }
-
-    fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        SCRATCH.with_borrow_mut(|scratch| Pin::new(&mut self.stream).poll_read(cx, scratch))
+        linger(&mut self.stream).await;
     }
 
     /// When bytes last came in.
     pub fn last_read(&self) -> Instant {
         self.last_read
     }
+}
+
+/// Closes behind the last words: ends our side, and reads on until the client has ended its own, because closing a
+/// socket with unread bytes throws away what the client has not read yet.
+pub async fn linger<S: ByteStream>(stream: &mut S) {
+    if poll_fn(|cx| Pin::new(&mut *stream).poll_close(cx)).await.is_err() {
+        return; // the client has gone
+    }
+    let rest = async {
+        let mut left = LINGER_BYTES_MAX;
+        while left > 0 {
+            match poll_fn(|cx| poll_discard(stream, cx)).await {
+                Ok(n) if n > 0 => left = left.saturating_sub(n),
+                _ => return,
+            }
+        }
+    };
+    // A client that goes on sending has had its time.
+    let _ = task::until(clock::now() + LINGER, rest).await;
+}
+
+fn poll_discard<S: ByteStream>(stream: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    SCRATCH.with_borrow_mut(|scratch| Pin::new(stream).poll_read(cx, scratch))
 }

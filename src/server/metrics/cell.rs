@@ -1,32 +1,11 @@
-//! Numbers with one writer: each belongs to one core, and only a scrape reads it from elsewhere.
-//!
-//! They are atomics because of that reader, not because of other writers: adding is a plain load and store, with
-//! no locked instruction and no cache line that two cores write.
+//! Numbers with one writer: each belongs to one core, and only a scrape reads it from elsewhere. They are made as
+//! [`Counter`] is, which is for numbers that only go up.
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-/// Goes up.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
-
-impl Counter {
-    /// Adds, on the core that owns it.
-    pub fn add(&self, n: u64) {
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
-    }
-
-    /// Adds one.
-    pub fn inc(&self) {
-        self.add(1);
-    }
-
-    /// Reads, on any core.
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
+pub use crate::stdx::counter::Counter;
 
 /// Goes up and down. Where several cores keep a part each, their sum is the value.
 #[derive(Debug, Default)]
