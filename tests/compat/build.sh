@@ -11,6 +11,12 @@
 #
 # Everything lands in $KEVEL_JUDGES (default: target/judges at the root of the repository).
 set -euo pipefail
+case ${1:-} in
+  -h | --help)
+    sed -n '2,/^set /s/^# \{0,1\}//p' "$0"
+    exit
+    ;;
+esac
 
 here=$(cd "$(dirname "$0")" && pwd)
 judges=${KEVEL_JUDGES:-$here/../../target/judges}

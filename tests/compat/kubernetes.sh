@@ -9,6 +9,12 @@
 # SERVER may be etcd itself: such a run adds what the apiserver complains of to kubernetes/complaints.txt, which is what runs
 # on other servers are compared with. About two minutes a run.
 set -euo pipefail
+case ${1:-} in
+  -h | --help)
+    sed -n '2,/^set /s/^# \{0,1\}//p' "$0"
+    exit
+    ;;
+esac
 
 here=$(cd "$(dirname "$0")" && pwd)
 server=$(realpath "${1:?which server binary?}")

@@ -5,6 +5,12 @@
 #
 #   robustness.sh SERVER [RUNS]     RUNS per traffic profile, default 4
 set -euo pipefail
+case ${1:-} in
+  -h | --help)
+    sed -n '2,/^set /s/^# \{0,1\}//p' "$0"
+    exit
+    ;;
+esac
 
 here=$(cd "$(dirname "$0")" && pwd)
 server=$(realpath "${1:?which server binary?}")

@@ -6,6 +6,12 @@
 #
 # A list has one test (and subtest) a line. A test that was skipped or ran nothing counts as failed. Logs are kept when one fails.
 set -euo pipefail
+case ${1:-} in
+  -h | --help)
+    sed -n '2,/^set /s/^# \{0,1\}//p' "$0"
+    exit
+    ;;
+esac
 
 here=$(cd "$(dirname "$0")" && pwd)
 server=$(realpath "${1:?which server binary?}")

@@ -86,3 +86,21 @@ fn the_picture_of_imports_is_true() {
     let result = picture::check(&imports::edges(&read("src")));
     assert!(result.is_ok(), "{}", result.unwrap_err());
 }
+
+#[test]
+fn every_script_says_how_it_is_called() {
+    let scripts = ["tests/run", "tests/bench/smoke"].into_iter().map(str::to_owned);
+    let compat = std::fs::read_dir("tests/compat").unwrap().map(|entry| entry.unwrap().path());
+    let compat = compat.filter(|path| path.extension().is_some_and(|extension| extension == "sh"));
+    for script in scripts.chain(compat.map(|path| path.display().to_string())) {
+        // One that does not know the word would do its work instead of telling what that is.
+        assert!(std::fs::read_to_string(&script).unwrap().contains("-h | --help)"), "{script} has no --help");
+        let said = std::process::Command::new(&script).arg("--help").output().unwrap();
+        let name = script.rsplit('/').next().unwrap();
+        assert!(said.status.success() && said.stderr.is_empty(), "{script}: {said:?}");
+        assert!(
+            String::from_utf8_lossy(&said.stdout).contains(name),
+            "{script} --help tells no way to call it"
+        );
+    }
+}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
+	"strings"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -26,13 +28,59 @@ const (
 	methodDefragment  = "/etcdserverpb.Maintenance/Defragment"
 )
 
-// A kind of dear request. Kinds that keep the log busy (`writes`) are held to their memory only: a get that is
+// A kind of dear request. How long gets take is never judged beside kinds that keep the log busy (`writes`): a get that is
 // linearizable waits for no write, but the disk and the kernel are shared.
 type kind struct {
 	name   string
 	writes bool
 	send   func(*sender)
+	// answers are all that may come, "OK" where there are none: codes, or what a sender that sees no code counts.
+	answers []string
+	// An answer of everything in the full store is longer than gRPC can say.
+	everything bool
 }
+
+// tooLong is the code of an answer that is longer than gRPC can say, or than a member assembles.
+const tooLong = "ResourceExhausted"
+
+// wrong is what is wrong with the answers to a kind; empty where each is one that may come, and there is one.
+func (k kind) wrong(answers map[string]int, full bool) string {
+	right := k.answers
+	switch {
+	case len(right) == 0 && k.everything && full:
+		right = []string{tooLong}
+	case len(right) == 0:
+		right = []string{"OK"}
+	}
+	for answer := range answers {
+		if !slices.Contains(right, answer) {
+			return fmt.Sprintf("%s instead of %s", answer, strings.Join(right, " or "))
+		}
+	}
+	if len(answers) == 0 {
+		return "no answer"
+	}
+	return ""
+}
+
+// answering says what comes instead of "OK".
+func (k kind) answering(answers ...string) kind {
+	k.answers = answers
+	return k
+}
+
+// ofEverything marks an answer that has all of the store in it.
+func (k kind) ofEverything() kind {
+	k.everything = true
+	return k
+}
+
+// What senders count that see no code.
+var (
+	streamed = []string{"message", "OK"}
+	unseen   = []string{"sent"}
+	watched  = []string{"response"}
+)
 
 var everything = &pb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}}
 
@@ -50,26 +98,26 @@ var kinds = append(ranges(), append(txns(), append(streams(), others()...)...)..
 
 func ranges() []kind {
 	return []kind{
-		unaryKind("range/everything", 1, methodRange, everything),
-		unaryKind("range/limit-negative", 1, methodRange, of(func(r *pb.RangeRequest) { r.Limit = -1 })),
+		unaryKind("range/everything", 1, methodRange, everything).ofEverything(),
+		unaryKind("range/limit-negative", 1, methodRange, of(func(r *pb.RangeRequest) { r.Limit = -1 })).ofEverything(),
 		unaryKind("range/values-that-fit", 4, methodRange, &pb.RangeRequest{Key: []byte("large/"), RangeEnd: []byte("large/0000100")}),
 		unaryKind("range/keys-only", 4, methodRange, of(func(r *pb.RangeRequest) { r.KeysOnly = true })),
 		unaryKind("range/count-only", 4, methodRange, of(func(r *pb.RangeRequest) { r.CountOnly = true })),
 		unaryKind("range/sorted-by-value", 4, methodRange, sorted(pb.RangeRequest_VALUE, 1)),
-		unaryKind("range/sorted-by-value-all", 1, methodRange, sorted(pb.RangeRequest_VALUE, 0)),
+		unaryKind("range/sorted-by-value-all", 1, methodRange, sorted(pb.RangeRequest_VALUE, 0)).ofEverything(),
 		unaryKind("range/sorted-by-version", 4, methodRange, sorted(pb.RangeRequest_VERSION, 10)),
-		unaryKind("range/sorted-by-mod", 4, methodRange, sorted(pb.RangeRequest_MOD, 0)),
+		unaryKind("range/sorted-by-mod", 4, methodRange, sorted(pb.RangeRequest_MOD, 0)).ofEverything(),
 		unaryKind("range/filtered-to-nothing", 4, methodRange, of(func(r *pb.RangeRequest) { r.MinModRevision = 1 << 60 })),
-		{name: "range/stream", send: func(s *sender) { s.streamed(2, methodRangeStream, everything) }},
-		{name: "range/stream-limit-negative", send: func(s *sender) {
+		{name: "range/stream", answers: streamed, send: func(s *sender) { s.streamed(2, methodRangeStream, everything) }},
+		{name: "range/stream-limit-negative", answers: streamed, send: func(s *sender) {
 			s.streamed(1, methodRangeStream, of(func(r *pb.RangeRequest) { r.Limit = -1 }))
 		}},
-		{name: "range/stream-sorted", send: func(s *sender) { s.streamed(1, methodRangeStream, sorted(pb.RangeRequest_VALUE, 0)) }},
-		{name: "range/unread", send: func(s *sender) { s.stalled(2000, methodRange, &pb.RangeRequest{Key: []byte("large/0000000")}) }},
-		{name: "range/unread-everything", send: func(s *sender) {
+		{name: "range/stream-sorted", answers: streamed, send: func(s *sender) { s.streamed(1, methodRangeStream, sorted(pb.RangeRequest_VALUE, 0)) }},
+		{name: "range/unread", answers: unseen, send: func(s *sender) { s.stalled(2000, methodRange, &pb.RangeRequest{Key: []byte("large/0000000")}) }},
+		{name: "range/unread-everything", answers: unseen, send: func(s *sender) {
 			s.stalled(200, methodRange, &pb.RangeRequest{Key: []byte("large/"), RangeEnd: []byte("large/0000090")})
 		}},
-		{name: "range/unread-streams", send: func(s *sender) { s.stalled(500, methodRangeStream, everything) }},
+		{name: "range/unread-streams", answers: unseen, send: func(s *sender) { s.stalled(500, methodRangeStream, everything) }},
 	}
 }
 
@@ -98,7 +146,7 @@ func txns() []kind {
 		})
 	}
 	return []kind{
-		unaryKind("txn/127-lists", 1, methodTxn, txnOf(127, rangeOp(everything))),
+		unaryKind("txn/127-lists", 1, methodTxn, txnOf(127, rangeOp(everything))).answering(tooLong),
 		unaryKind("txn/20-lists-of-25-MB", 2, methodTxn,
 			txnOf(20, rangeOp(&pb.RangeRequest{Key: []byte("large/"), RangeEnd: []byte("large/0000025")}))),
 		unaryKind("txn/127-that-match-nothing", 4, methodTxn,
@@ -144,11 +192,11 @@ func nested(puts int) *pb.TxnRequest {
 
 func streams() []kind {
 	return []kind{
-		{name: "watch/100000-creates", send: func(s *sender) { s.watches(100_000, 0, 1, watchNew) }},
-		{name: "watch/20000-progress-requests", send: func(s *sender) { s.watches(50_000, 20_000, 1, watchNew) }},
-		{name: "watch/history-with-previous", send: func(s *sender) { s.watches(4, 0, 2, watchHistory) }},
-		{name: "watch/history-of-1000", send: func(s *sender) { s.watches(1000, 0, 1, watchHistory) }},
-		{name: "watch/50000-of-everything-and-puts", writes: true, send: func(s *sender) {
+		{name: "watch/100000-creates", answers: watched, send: func(s *sender) { s.watches(100_000, 0, 1, watchNew) }},
+		{name: "watch/20000-progress-requests", answers: watched, send: func(s *sender) { s.watches(50_000, 20_000, 1, watchNew) }},
+		{name: "watch/history-with-previous", answers: watched, send: func(s *sender) { s.watches(4, 0, 2, watchHistory) }},
+		{name: "watch/history-of-1000", answers: watched, send: func(s *sender) { s.watches(1000, 0, 1, watchHistory) }},
+		{name: "watch/50000-of-everything-and-puts", writes: true, answers: []string{"OK", "response"}, send: func(s *sender) {
 			go s.unary(1, methodTxn, func(call int) proto.Message {
 				txn := &pb.TxnRequest{}
 				for key := range 128 {
@@ -206,7 +254,7 @@ func (s *sender) watches(creates, progress, streams int, create func(int) *pb.Wa
 
 func others() []kind {
 	return []kind{
-		{name: "delete/everything-under-a-watch", writes: true, send: func(s *sender) {
+		{name: "delete/everything-under-a-watch", writes: true, answers: []string{"OK", "response"}, send: func(s *sender) {
 			go s.watches(1, 0, 1, func(int) *pb.WatchCreateRequest {
 				return &pb.WatchCreateRequest{Key: []byte{0}, RangeEnd: []byte{0}, PrevKv: true}
 			})
@@ -241,9 +289,9 @@ func others() []kind {
 		unaryKind("maintenance/hashkv", 8, methodHashKV, &pb.HashKVRequest{}),
 		unaryKind("maintenance/hash", 4, methodHash, &pb.HashRequest{}),
 		unaryKind("maintenance/defragment", 4, methodDefragment, &pb.DefragmentRequest{}),
-		{name: "http/pipelined-metrics", send: func(s *sender) { s.pipelined("GET /metrics HTTP/1.1\r\nHost: m\r\n\r\n") }},
-		{name: "http/pipelined-health", send: func(s *sender) { s.pipelined("GET /health HTTP/1.1\r\nHost: m\r\n\r\n") }},
-		{name: "http2/half-open-calls", send: func(s *sender) { s.halfOpen() }},
+		{name: "http/pipelined-metrics", answers: unseen, send: func(s *sender) { s.pipelined("GET /metrics HTTP/1.1\r\nHost: m\r\n\r\n") }},
+		{name: "http/pipelined-health", answers: unseen, send: func(s *sender) { s.pipelined("GET /health HTTP/1.1\r\nHost: m\r\n\r\n") }},
+		{name: "http2/half-open-calls", answers: []string{"opened"}, send: func(s *sender) { s.halfOpen() }},
 		{name: "compact/physical-of-everything", writes: true, send: func(s *sender) {
 			s.once(methodPut, &pb.PutRequest{Key: []byte("written")})
 			s.once(methodCompact, &pb.CompactionRequest{Revision: 3, Physical: true})

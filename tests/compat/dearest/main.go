@@ -1,21 +1,26 @@
-// Dearest sends the requests that cost a member most, by RPC, one kind after the other, and looks at three things beside
-// each: how much anonymous memory the member grows by, how long another client's gets take, and whether the member lives.
+// Dearest sends the requests that cost a member most, by RPC, one kind after the other. Judged are the codes of the answers,
+// by how much anonymous memory the member grows, whether another client's gets and puts are answered beside it, and whether
+// the member lives. How long those gets and puts take is printed; -gets-within judges the gets too, on a machine that is
+// quiet enough for that.
 //
-//	go run ./dearest -server PATH                 everything, on a store of a few GiB (about 10 minutes)
-//	go run ./dearest -server PATH -size small     the same kinds on a store of 200 MB (2 minutes)
-//	go run ./dearest -server PATH -only watch     the kinds whose names contain the word
+//	go run ./dearest -server PATH                          everything, on a store of a few GiB (about 10 minutes)
+//	go run ./dearest -server PATH -size small -for 2s      the same kinds on a store of 200 MB (4 minutes)
+//	go run ./dearest -server PATH -gets-within 20ms        also fails where a get's p99 is longer than that
+//	go run ./dearest -server PATH -only watch              the kinds whose names contain the word
 //
 // The client that asks for much is a process of its own at low priority, and so is the one that gets, at the usual
 // priority: a get must not wait for the CPU that the other client takes.
 package main
 
 import (
-	"bufio"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -24,9 +29,8 @@ import (
 )
 
 const (
-	growthMax  = 256 << 10 // KiB of RssAnon
-	latencyMax = 20 * time.Millisecond
-	quiet      = 2 * time.Second
+	growthMax = 256 << 10 // KiB of RssAnon
+	quiet     = 2 * time.Second
 )
 
 func main() {
@@ -34,10 +38,11 @@ func main() {
 	only := flag.String("only", "", "only the kinds whose names contain this")
 	size := flag.String("size", "full", "full or small: how much the store holds")
 	lasts := flag.Duration("for", 8*time.Second, "how long each kind is sent at most")
+	within := flag.Duration("gets-within", 0, "fail where the p99 of gets beside a kind that only reads is longer; 0 judges no time")
 	list := flag.Bool("list", false, "print the kinds and end")
 	attack := flag.String("attack", "", "the kind to send: what the tool runs beside itself")
 	address := flag.String("address", "", "where to send it")
-	probe := flag.Bool("probe", false, "send gets until standard input ends: what the tool runs beside itself")
+	probe := flag.Bool("probe", false, "send gets and puts until standard input ends: what the tool runs beside itself")
 	flag.Parse()
 
 	switch {
@@ -50,12 +55,12 @@ func main() {
 	case *attack != "":
 		send(*attack, *address, *lasts)
 	default:
-		os.Exit(judge(*server, *only, *size, *lasts))
+		os.Exit(judge(*server, *only, *size, *lasts, *within))
 	}
 }
 
 // judge runs each kind and returns the exit code.
-func judge(server, only, size string, lasts time.Duration) int {
+func judge(server, only, size string, lasts, within time.Duration) int {
 	holds, known := sizes[size]
 	if !known {
 		fail(fmt.Errorf("no store is called %s", size))
@@ -68,7 +73,7 @@ func judge(server, only, size string, lasts time.Duration) int {
 	fail(m.Start())
 	defer m.Stop()
 	fail(fill(m.Client, holds))
-	fmt.Printf("%-34s %10s %10s %10s %9s  %s\n", "kind", "get p50", "get p99", "slowest", "RssAnon", "answers")
+	fmt.Printf("%-34s %28s %28s %9s  %s\n", "kind", "gets p50/p99/slowest, ms", "puts p50/p99/slowest, ms", "RssAnon", "answers")
 	run, bad := 0, 0
 	for _, kind := range kinds {
 		if !strings.Contains(kind.name, only) {
@@ -82,14 +87,16 @@ func judge(server, only, size string, lasts time.Duration) int {
 			verdict = err.Error()
 		case result.growth > growthMax:
 			verdict = "too much memory"
-		case result.p99 > latencyMax && !kind.writes:
+		case within > 0 && result.beside.Gets.P99 > within && !kind.writes:
 			verdict = "gets wait"
+		default:
+			verdict = kind.wrong(result.answers, size == "full")
 		}
 		if verdict != "" {
 			bad++
 		}
-		fmt.Printf("%-34s %10s %10s %10s %+7d M  %s  %s\n", kind.name, ms(result.p50), ms(result.p99), ms(result.most),
-			result.growth>>10, result.answers, strings.ToUpper(verdict))
+		fmt.Printf("%-34s %28s %28s %+7d M  %s  %s\n", kind.name, result.beside.Gets, result.beside.Puts,
+			result.growth>>10, shown(result.answers), strings.ToUpper(verdict))
 		if !m.Running() {
 			fail(m.Start())
 		}
@@ -102,19 +109,19 @@ func judge(server, only, size string, lasts time.Duration) int {
 }
 
 type outcome struct {
-	p50, p99, most time.Duration
-	growth         int // KiB
-	answers        string
+	beside  latencies
+	growth  int // KiB
+	answers map[string]int
 }
 
-// beside sends one kind while another process gets.
+// beside sends one kind while another process gets and puts.
 func beside(m *member.Member, name string, lasts time.Duration) (outcome, error) {
 	time.Sleep(quiet)
 	before, peak := m.Memory(), m.WatchMemory()
 	probe := exec.Command(os.Args[0], "-probe", "-address", m.Client)
 	stop, err := probe.StdinPipe()
 	fail(err)
-	gets, err := probe.StdoutPipe()
+	figures, err := probe.StdoutPipe()
 	fail(err)
 	probe.Stderr = os.Stderr
 	fail(member.Spawn(probe))
@@ -127,28 +134,31 @@ func beside(m *member.Member, name string, lasts time.Duration) (outcome, error)
 	// Best effort: without the right to change priorities the figures are only noisier.
 	_ = syscall.Setpriority(syscall.PRIO_PROCESS, attack.Process.Pid, 10)
 	var result outcome
-	for lines := bufio.NewScanner(said); lines.Scan(); {
-		result.answers = lines.Text()
-	}
-	failed := attack.Wait()
+	unsaid := json.NewDecoder(said).Decode(&result.answers)
+	failed := errors.Join(unsaid, attack.Wait())
 	result.growth = peak().Anon - before.Anon
 	stop.Close()
-	var p50, p99, most int64
-	_, err = fmt.Fscan(gets, &p50, &p99, &most)
+	err = json.NewDecoder(figures).Decode(&result.beside)
 	probe.Wait()
-	result.p50, result.p99, result.most = time.Duration(p50), time.Duration(p99), time.Duration(most)
 	switch {
 	case !m.Running():
 		return result, errors.New("the member ended, see its log")
 	case failed != nil:
 		return result, fmt.Errorf("the sender failed: %w", failed)
 	case err != nil:
-		return result, fmt.Errorf("a get failed, or none was answered: %w", err)
+		return result, fmt.Errorf("a get or a put failed, or none was answered: %w", err)
 	}
 	return result, nil
 }
 
-func ms(d time.Duration) string { return fmt.Sprintf("%.2f ms", float64(d)/float64(time.Millisecond)) }
+// shown is how often each answer came, in an order that does not change.
+func shown(answers map[string]int) string {
+	var words []string
+	for _, answer := range slices.Sorted(maps.Keys(answers)) {
+		words = append(words, fmt.Sprintf("%s %d", answer, answers[answer]))
+	}
+	return strings.Join(words, ", ")
+}
 
 func fail(err error) {
 	if err != nil {

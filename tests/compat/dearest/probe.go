@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -14,33 +16,64 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
 
-// A pause between two gets: enough samples, little CPU.
-const pause = 2 * time.Millisecond
+// Pauses between two gets and between two puts: enough samples, little CPU and few writes.
+const (
+	pauseGets = 2 * time.Millisecond
+	pausePuts = 20 * time.Millisecond
+)
 
-// probeUntilEOF gets one small key again and again, and prints p50, p99 and the slowest in nanoseconds at the end. A get
-// that fails, or takes a minute, ends it without figures.
+// latency is how long the calls of one kind took.
+type latency struct{ P50, P99, Most time.Duration }
+
+// latencies are those of a client that gets and of one that puts.
+type latencies struct{ Gets, Puts latency }
+
+func (l latency) String() string {
+	ms := func(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+	return fmt.Sprintf("%.2f / %.2f / %.2f", ms(l.P50), ms(l.P99), ms(l.Most))
+}
+
+// probeUntilEOF gets and puts one small key again and again, and prints the latencies at the end. A call that fails, or takes
+// a minute, ends it without figures.
 func probeUntilEOF(address string) {
 	var over atomic.Bool
 	go func() {
 		io.Copy(io.Discard, os.Stdin)
 		over.Store(true)
 	}()
+	var both latencies
+	var group sync.WaitGroup
+	group.Go(func() {
+		both.Gets = calls(address, &over, pauseGets, func(ctx context.Context, kv pb.KVClient) error {
+			_, err := kv.Range(ctx, &pb.RangeRequest{Key: []byte("probe")})
+			return err
+		})
+	})
+	group.Go(func() {
+		both.Puts = calls(address, &over, pausePuts, func(ctx context.Context, kv pb.KVClient) error {
+			_, err := kv.Put(ctx, &pb.PutRequest{Key: []byte("probe"), Value: make([]byte, 100)})
+			return err
+		})
+	})
+	group.Wait()
+	fail(json.NewEncoder(os.Stdout).Encode(both))
+}
+
+// calls makes one call after the other on a connection of its own until it is over.
+func calls(address string, over *atomic.Bool, pause time.Duration, call func(context.Context, pb.KVClient) error) latency {
 	conn, err := member.Dial(address)
 	fail(err)
 	kv := pb.NewKVClient(conn)
 	var took []time.Duration
-	for !over.Load() {
+	for !over.Load() || len(took) == 0 {
 		start := time.Now()
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		_, err := kv.Range(ctx, &pb.RangeRequest{Key: []byte("probe")})
+		err := call(ctx, kv)
 		cancel()
 		fail(err)
 		took = append(took, time.Since(start))
 		time.Sleep(pause)
 	}
-	if len(took) == 0 {
-		os.Exit(1)
-	}
 	slices.Sort(took)
-	fmt.Println(int64(took[len(took)/2]), int64(took[len(took)*99/100]), int64(took[len(took)-1]))
+	return latency{took[len(took)/2], took[len(took)*99/100], took[len(took)-1]}
 }

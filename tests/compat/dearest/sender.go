@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -37,7 +39,7 @@ func send(name, address string, lasts time.Duration) {
 	kinds[index].send(s)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	fmt.Println(s.counts)
+	fail(json.NewEncoder(os.Stdout).Encode(s.counts))
 }
 
 func (s *sender) count(what string) {
