@@ -129,7 +129,7 @@ impl Block {
     /// The whole file.
     fn written(&self, prng: &mut Prng) -> String {
         if prng.chance(1, 3) {
-            return self.flow(prng);
+            return self.flow();
         }
         let mut text = String::from(if prng.chance(1, 4) { "# first\n---\n" } else { "" });
         self.lines(prng, 0, &mut text);
@@ -143,9 +143,7 @@ impl Block {
             text.push_str(&format!("{:indent$}{key}:", ""));
             match node {
                 Node::Value(value) => text.push_str(&format!("{blank}{value}")),
-                Node::Block(block) if prng.chance(1, 2) => {
-                    text.push_str(&format!("{blank}{}", block.flow(prng)))
-                }
+                Node::Block(block) if prng.chance(1, 2) => text.push_str(&format!("{blank}{}", block.flow())),
                 Node::Block(block) => {
                     text.push('\n');
                     let deeper = indent + 1 + prng.below(4) as usize;
@@ -157,13 +155,13 @@ impl Block {
         }
     }
 
-    fn flow(&self, prng: &mut Prng) -> String {
+    fn flow(&self) -> String {
         let pairs: Vec<String> = self
             .0
             .iter()
             .map(|(key, node)| match node {
                 Node::Value(value) => format!("\"{key}\": {value}"),
-                Node::Block(block) => format!("{key}: {}", block.flow(prng)),
+                Node::Block(block) => format!("{key}: {}", block.flow()),
             })
             .collect();
         format!("{{{}}}", pairs.join(", "))
