@@ -13,6 +13,7 @@ use crate::page;
 use crate::server::io::dir;
 use crate::server::io::page_file::MappedFile;
 use crate::server::log::{Line, lines};
+use crate::wal::SegmentName;
 
 /// Looks at the data directory and makes it if need be. True when a member of ours lives there.
 ///
@@ -79,8 +80,15 @@ fn inspect(config: &Config) -> Result<bool, String> {
         }
         lines::etcd_was_here(&config.member_dir().join("snap"));
     }
-    let has_log = fs::read_dir(config.wal_dir()).is_ok_and(|mut files| files.next().is_some());
-    Ok(config.store_path().exists() || has_log)
+    Ok(config.store_path().exists() || has_log(&config.wal_dir()))
+}
+
+/// Whether a folder has segments of a log. Other files are none of a member.
+fn has_log(folder: &Path) -> bool {
+    let is_segment = |file: io::Result<fs::DirEntry>| {
+        file.is_ok_and(|file| file.file_name().to_str().and_then(SegmentName::parse).is_some())
+    };
+    fs::read_dir(folder).is_ok_and(|mut files| files.any(is_segment))
 }
 
 /// Whether a member of Kevel has begun to live in the store at `path`. A file of that name that cannot be read is
@@ -175,6 +183,12 @@ mod tests {
 
         assert_eq!(prepare(&config(&dir, "--initial-cluster=m=http://localhost:2380,")), Ok(false));
         assert_eq!(fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o700);
+        fs::create_dir_all(dir.join("member/wal")).unwrap();
+        fs::write(dir.join("member/wal/notes.txt"), "").unwrap();
+        assert_eq!(prepare(&config(&dir, "")), Ok(false), "a stray file is no log");
+        fs::write(dir.join("member/wal/0000000000000000-0000000000000000.wal"), "").unwrap();
+        assert_eq!(prepare(&config(&dir, "")), Ok(true));
+        fs::remove_dir_all(dir.join("member/wal")).unwrap();
         fs::create_dir_all(dir.join("member/kevel")).unwrap();
         fs::write(dir.join("member/kevel/store"), "").unwrap();
         let restarted =

@@ -219,7 +219,7 @@ pub fn starting(config: &Config, initialized: bool, cores_used: usize, cores_ava
         .texts("host-whitelist", &config.http.host_whitelist)
         .text("initial-cluster", initial_cluster)
         .text("initial-cluster-state", if config.founding.join_existing { "existing" } else { "new" })
-        .text("initial-cluster-token", &config.founding.token)
+        .text("initial-cluster-token", if initialized { "" } else { &config.founding.token })
         .value(
             "quota-backend-bytes",
             config.quota_bytes().map_or(config.limits.quota_backend_bytes, |bytes| bytes as i64),
