@@ -79,6 +79,17 @@ impl LeafCounts {
         self.remember(LeafCount { follows: Some((before, continues)), ..count });
     }
 
+    /// Commits a fault in everything that is remembered.
+    #[cfg(any(debug_assertions, feature = "faults"))]
+    pub fn spoil(&self, fault: Fault) {
+        for count in self.0.borrow_mut().values_mut() {
+            match fault {
+                Fault::ForEveryRevision => count.newest = 0,
+                Fault::NeverContinued => count.follows = count.follows.map(|(before, _)| (before, false)),
+            }
+        }
+    }
+
     fn remember(&self, count: LeafCount) {
         let mut counts = self.0.borrow_mut();
         if counts.len() == LEAVES_MAX && !counts.contains_key(&count.leaf.0) {
@@ -86,6 +97,16 @@ impl LeafCounts {
         }
         counts.insert(count.leaf.0, count);
     }
+}
+
+/// What a broken core would remember: for the simulator, which has to find it.
+#[cfg(any(debug_assertions, feature = "faults"))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// A count holds for reads at every revision.
+    ForEveryRevision,
+    /// No key continues from the leaf before.
+    NeverContinued,
 }
 
 #[cfg(test)]

@@ -78,7 +78,7 @@ impl Deletion {
     }
 
     /// Passes over a key as if it had been deleted: a fault for the simulator, which has to find it.
-    #[doc(hidden)]
+    #[cfg(any(debug_assertions, feature = "faults"))]
     pub fn skip_key(&mut self, txn: &WriteTxn<'_>) {
         let at = txn.applied().revision + 1;
         let view = View::at(txn, at);

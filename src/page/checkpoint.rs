@@ -252,6 +252,7 @@ impl Pager {
 
 #[cfg(test)]
 mod tests {
+    use super::super::check::check;
     use super::super::file::MemoryFile;
     use super::*;
     use crate::btree::{Read, Store, Tree};
@@ -325,6 +326,24 @@ mod tests {
         let said = catch_unwind(AssertUnwindSafe(read)).expect_err("an older page was served");
         let said = said.downcast_ref::<String>().unwrap();
         assert!(said.contains("is of generation") && said.contains("snapshot"), "{said}");
+    }
+
+    #[test]
+    fn pages_that_a_checkpoint_frees_or_a_reader_holds_are_free_in_the_file() {
+        let file = FileArc::new(MemoryFile::default());
+        let mut store = Store::open(file.clone()).unwrap();
+        let mut reader = store.readers().register();
+        for round in 0..3 {
+            put(&mut store, &[round; 3 * PAGE_SIZE]);
+            let snapshot = reader.snapshot();
+            (10..14).for_each(|value| put(&mut store, &[value; 3 * PAGE_SIZE]));
+            let job = store.begin_checkpoint().unwrap();
+            job.execute().unwrap();
+            let report = check(&*file, Tree::NAMES).unwrap();
+            assert!(report.is_sound(), "round {round}: {report}");
+            store.finish_checkpoint(job.generation());
+            drop(snapshot);
+        }
     }
 
     #[test]

@@ -247,6 +247,7 @@ fn put(
 
 impl DeleteWork {
     /// A fault for the simulator: [`Deletion::skip_key`].
+    #[cfg(any(debug_assertions, feature = "faults"))]
     pub(super) fn skip_key(&mut self, txn: &WriteTxn<'_>) {
         self.deletion.skip_key(txn);
     }

@@ -1,4 +1,5 @@
-//! Faults in the middle of an entry, for the simulator: its judge has to notice each of them. No member calls this.
+//! Faults in the middle of an entry, for the simulator: its judge has to notice each of them. A release build has none
+//! of this but with the feature `faults`.
 #![forbid(unsafe_code)]
 
 use super::apply::Work;
@@ -20,7 +21,6 @@ pub enum Fault {
 
 impl Replica {
     /// Commits a fault, if an entry is suspended.
-    #[doc(hidden)]
     pub fn spoil(&mut self, fault: Fault, outputs: &mut Outputs) {
         let Some(Executing { index, work: Some(Work::Delete(work)), .. }) = &mut self.executing else {
             return;

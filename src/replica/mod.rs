@@ -32,7 +32,8 @@
 //!   election     election timeouts drawn from a seed        tail       the log's newest entries in memory
 //!   checkpoint   when the store file is written             defragment what is given back when asked for
 //!   quota        the second look at the quota               digest     hashes of what a compaction removes
-//!   fault        what would be wrong in the middle of an entry, for the simulator
+//!   laggards     members that wait for a snapshot
+//!   fault        what would be wrong in the middle of an entry, in builds for the simulator alone
 //!   bucket_hash  the hash of all that etcd would store      tally      counts for the metrics
 //! ```
 //!
@@ -53,7 +54,9 @@ mod defragment;
 mod digest;
 mod election;
 mod execute;
+#[cfg(any(debug_assertions, feature = "faults"))]
 mod fault;
+mod laggards;
 mod propose;
 mod quota;
 mod read_index;
@@ -66,6 +69,7 @@ mod tail;
 mod tests;
 
 pub use checkpoint::Bounds;
+#[cfg(any(debug_assertions, feature = "faults"))]
 pub use fault::Fault;
 pub use recover::{Opening, refusal};
 pub use replica::{Replica, Settings};

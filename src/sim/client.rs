@@ -158,7 +158,7 @@ impl World {
         let floor = self.judge.acknowledged;
         let needs_round = !(self.member().gate.is_open() || self.plant == Some(Plant::StaleRead));
         match &ask {
-            Ask::Range(request) if request.serializable && self.prng.chance(1, 8) => {
+            Ask::Range(request) if request.serializable && !self.is_watched && self.prng.chance(1, 8) => {
                 self.read_beside(number, request);
             }
             _ if ask.is_serializable() => self.read(number, &ask, 0),

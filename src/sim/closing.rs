@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::judge::judge;
 use super::workload::Ask;
 use super::world::{Event, World};
+use kevel::btree::Applied;
 use kevel::page::PAGE_SIZE;
 use kevel::proto::etcdserverpb::alarm_request::AlarmAction;
 use kevel::proto::etcdserverpb::*;
@@ -19,8 +20,11 @@ const TRICKLE: Duration = Duration::from_millis(130);
 /// How long somebody still writes a little.
 const WRITES: Duration = Duration::from_secs(3);
 
-/// How soon after a compaction the space is free: a checkpoint that costs much waits for a minute of idleness.
+/// How soon after the last change the space is free: a checkpoint that costs much waits for a minute of idleness.
 const SOON: Duration = Duration::from_secs(80);
+
+/// How long a store that may be full is written to before anything is compacted.
+const REFILLS: Duration = Duration::from_millis(600);
 
 /// Pages of a store without content, and of what the last writes hold.
 const PAGES_BASE: u64 = 60;
@@ -33,8 +37,8 @@ pub enum Closing {
     Before,
     /// Alarms are being cleared.
     Clearing,
-    /// Everything old is compacted, or will be soon.
-    Shrinking { since: Instant, revision: i64 },
+    /// Everything old is compacted, or will be soon. The store changed last at an instant, to this state.
+    Shrinking { since: Instant, revision: i64, changed: Instant, state: Applied },
     /// The store is as small as what lives in it.
     Done,
 }
@@ -51,22 +55,27 @@ impl World {
                 self.clear_alarm();
                 Closing::Clearing
             }
-            Closing::Clearing => {
-                Closing::Shrinking { since: self.now, revision: self.judge.durable_revision() }
-            }
-            Closing::Shrinking { since, revision } => match self.is_small(revision) {
+            Closing::Clearing => Closing::Shrinking {
+                since: self.now,
+                revision: self.judge.durable_revision(),
+                changed: self.now,
+                state: self.member().replica.applied(),
+            },
+            Closing::Shrinking { since, revision, changed, state } => match self.is_small(revision) {
                 Ok(()) => Closing::Done,
                 Err(why) => {
-                    judge!(self.now.since(since) < SOON || self.rotten, "space does not come back: {why}");
-                    if !is_busy && self.judge.model.compacted < revision {
+                    let shown = self.member().replica.applied();
+                    let changed = if shown == state { changed } else { self.now };
+                    judge!(self.now.since(changed) < SOON || self.rotten, "space does not come back: {why}");
+                    let refilled = self.quota.is_none() || self.now.since(since) > REFILLS;
+                    if !is_busy && refilled && self.judge.model.compacted < revision {
                         // Also where it was refused, or timed out, before.
                         let compaction = Some(CompactionRequest { revision, physical: true });
                         self.write(InternalRaftRequest { compaction, ..Default::default() });
-                    }
-                    if !is_busy && (self.now.since(since) < WRITES || self.has_missed()) {
+                    } else if !is_busy && (self.now.since(since) < WRITES || self.has_missed()) {
                         self.write_a_little();
                     }
-                    self.closing
+                    Closing::Shrinking { since, revision, changed, state: shown }
                 }
             },
             Closing::Done => return,
@@ -102,6 +111,9 @@ impl World {
     fn is_small(&mut self, revision: i64) -> Result<(), String> {
         if self.has_missed() || self.judge.model.compacted < revision {
             return Err("not all is published, or compacted".into());
+        }
+        if self.fullness.is_alarm_due() {
+            return Err("the store was full, and no alarm is raised".into());
         }
         let model = &self.judge.model;
         let pairs = model.pairs(&[0], &[0], model.revision);

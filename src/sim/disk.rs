@@ -19,7 +19,7 @@ use kevel::wal::folder::{Content as _, Folder as _, LogFile, adopt};
 use kevel::wal::{self, SegmentName};
 
 /// What a disk writes as a whole or not at all.
-const SECTOR_BYTES: usize = 512;
+pub const SECTOR_BYTES: usize = 512;
 
 /// Writes, and makes the file longer where it has to be.
 pub fn write_at(file: &mut Vec<u8>, at: usize, bytes: &[u8]) {

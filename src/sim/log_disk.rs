@@ -159,6 +159,16 @@ impl LogDisk {
         inner.live.names.iter().filter_map(segment).collect()
     }
 
+    /// Whether a file reads as zeros.
+    pub fn is_blank(&self, file: LogFile) -> bool {
+        let inner = self.inner();
+        inner
+            .live
+            .names
+            .get(&file)
+            .is_some_and(|&content| inner.live.of(content).iter().all(|&byte| byte == 0))
+    }
+
     /// The process is gone, and with `power` so is the page cache.
     pub fn crash(&self, power: bool, prng: &mut Prng) {
         let inner = &mut *self.inner();
@@ -322,6 +332,7 @@ impl Folder for LogDisk {
         let inner = &mut *self.inner();
         let lies = match inner.plant {
             Some(Plant::NameNotSynced) => inner.by == By::Writer,
+            Some(Plant::StartNamesUnsynced) => inner.by == By::Start,
             _ => false,
         };
         if !lies {
@@ -352,8 +363,11 @@ impl Content for LogContent {
     fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
         let inner = &mut *self.disk.inner();
         let at = at as usize;
-        if inner.live.of(self.content).len() < at + bytes.len() {
+        let length = inner.live.of(self.content).len();
+        if length < at + bytes.len() {
             inner.take_room()?;
+        } else if inner.plant == Some(Plant::RecycledUnzeroed) && inner.by == By::Preparer {
+            return Ok(());
         }
         inner.perform(Op::Write(self.content, at, bytes.to_vec()));
         Ok(())

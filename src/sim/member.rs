@@ -40,6 +40,8 @@ pub struct Member {
     pub inbox: VecDeque<Input>,
     pub turn_due: bool,
     pub outputs: Outputs,
+    /// The revision whose events were published last.
+    pub published: i64,
     /// Log writes, the first on its way: number, entries and mark that are durable with it, and the write.
     pub writes: VecDeque<(u64, (u64, u64), Option<wal::Write>)>,
     /// The thread that prepares segments.
@@ -174,6 +176,7 @@ impl Member {
             inbox: VecDeque::new(),
             turn_due: false,
             outputs: Outputs::default(),
+            published: revision,
             writes: VecDeque::new(),
             preparer: Preparer::default(),
             checkpoint: None,

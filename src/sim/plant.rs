@@ -41,81 +41,93 @@ plants! {
     /// The store claims an index one above what its trees contain, so an entry is left out.
     AppliedAhead = "applied-ahead", 3;
     /// What a torn write left behind the end of the log stays there.
-    TailNotZeroed = "tail-not-zeroed", 1650;
+    TailNotZeroed = "tail-not-zeroed", 163;
     /// Recovery takes the last whole record for torn.
     LastRecordDropped = "last-record-dropped", 1;
     /// A checkpoint is reported durable before it is, so log and pages go too early.
-    EarlyCheckpoint = "early-checkpoint", 260;
+    EarlyCheckpoint = "early-checkpoint", 329;
     /// A sync of the store file does nothing.
     SkippedStoreSync = "skipped-store-sync", 5;
     /// The meta page of a checkpoint is written before the pages that it names are durable.
-    MetaBeforePages = "meta-before-pages", 73;
+    MetaBeforePages = "meta-before-pages", 334;
     /// The log loses one segment more than the replica released.
-    ReleasedTooMuch = "released-too-much", 11;
+    ReleasedTooMuch = "released-too-much", 3;
     /// Segments are deleted as soon as a checkpoint of their entries has begun.
-    DeletedEarly = "deleted-early", 154;
+    DeletedEarly = "deleted-early", 196;
     /// The name of a new segment is not made durable before the log counts on the segment.
     NameNotSynced = "name-not-synced", 1;
+    /// A start does not make durable what the segments are called.
+    StartNamesUnsynced = "start-names-unsynced", 624;
+    /// A segment that is used again is not filled with zeros before.
+    RecycledUnzeroed = "recycled-unzeroed", 11;
     /// A disk that was full once is full for ever.
     FullForEver = "full-for-ever", 4;
     /// A compaction takes a pair that is still to be read.
     CompactionEatsLive = "compaction-eats-live", 3;
     /// A linearizable read asks nobody: after a restart it shows the last checkpoint.
-    StaleRead = "stale-read", 893;
+    StaleRead = "stale-read", 37;
     /// A response with events is lost on its way to somebody who catches up.
-    LostOnCatchUp = "lost-on-catch-up", 3;
+    LostOnCatchUp = "lost-on-catch-up", 11;
     /// A response with events comes twice.
     DoubledEvent = "doubled-event", 3;
     /// Progress overtakes events on their way.
-    ProgressOvertakes = "progress-overtakes", 108;
+    ProgressOvertakes = "progress-overtakes", 48;
     /// A restart brings back a lease that was revoked.
-    LeaseRevived = "lease-revived", 198;
+    LeaseRevived = "lease-revived", 21;
     /// The member's clock is a fifth too fast, so leases expire early.
     FastClock = "fast-clock", 6;
     /// A long answer pins the revision above the one that it reads.
     PinTooHigh = "pin-too-high", 3;
     /// A pin is not always given back.
-    PinForgotten = "pin-forgotten", 6;
+    PinForgotten = "pin-forgotten", 4;
     /// A HashKV pins the revision up to which it digests, and not the compaction below it.
-    HashUnpinned = "hash-unpinned", 13;
+    HashUnpinned = "hash-unpinned", 3;
     /// A list is planned anew when its revision is pinned, on what has been written meanwhile.
     ListReplanned = "list-replanned", 24;
     /// A message of a RangeStream is lost.
     StreamChunkLost = "stream-chunk-lost", 33;
     /// A message of a RangeStream begins with the last pair of the one before.
-    StreamRepeats = "stream-repeats", 3;
+    StreamRepeats = "stream-repeats", 33;
     /// A core keeps a snapshot for ever, and with it every page that was freed since.
-    SnapshotKept = "snapshot-kept", 18;
+    SnapshotKept = "snapshot-kept", 11;
     /// The end of a checkpoint is not told, so pages that it has freed are held for ever.
     CheckpointUntold = "checkpoint-untold", 617;
     /// The hash of a compaction is lost, so its garbage waits for ever.
-    DigestLost = "digest-lost", 1;
+    DigestLost = "digest-lost", 10;
     /// A fragment of a watch response is lost.
-    FragmentLost = "fragment-lost", 158;
+    FragmentLost = "fragment-lost", 191;
     /// A fragment of a watch response lacks its last event.
-    FragmentCut = "fragment-cut", 158;
+    FragmentCut = "fragment-cut", 191;
     /// A response that is sent in parts lacks an event where one part ends.
-    EventBetweenParts = "event-between-parts", 3;
+    EventBetweenParts = "event-between-parts", 38;
     /// The last fragment of a watch response is marked as if more followed.
     LastFragmentMarked = "last-fragment-marked", 0;
     /// Progress is promised while parts of a response are still owed.
-    ProgressAmidParts = "progress-amid-parts", 22;
+    ProgressAmidParts = "progress-amid-parts", 38;
     /// A stream that was full is not told that it has room again.
     RoomUntold = "room-untold", 156;
     /// An event lacks its previous value.
     PrevLost = "prev-lost", 3;
     /// A lane puts an empty batch in the place of one that it has lost.
-    GapUnseen = "gap-unseen", 11;
+    GapUnseen = "gap-unseen", 28;
+    /// The events of two writes are published in the wrong order.
+    BatchesSwapped = "batches-swapped", 3;
+    /// An answer leaves before the events of its write.
+    ReplyOvertakes = "reply-overtakes", 0;
+    /// A count of leaves is used for revisions older than the newest in them.
+    CountTooEarly = "count-too-early", 240;
+    /// A key whose revisions span two leaves is counted in both.
+    CountTwice = "count-twice", 646;
     /// A restart forgets which alarms are raised.
     AlarmForgotten = "alarm-forgotten", 10;
     /// A restart brings back an alarm that was cleared.
-    AlarmRevived = "alarm-revived", 213;
+    AlarmRevived = "alarm-revived", 8;
     /// The member does not look at its quota.
     QuotaIgnored = "quota-ignored", 388;
     /// A quota that was raised at a restart stays what it was.
     QuotaKept = "quota-kept", 342;
     /// A restart forgets what a checkpoint has left of a lease.
-    RemainingForgotten = "remaining-forgotten", 388;
+    RemainingForgotten = "remaining-forgotten", 176;
     /// A reply that comes too late answers whoever has its slot by then.
     TicketReused = "ticket-reused", 11;
     /// A reply is lost between the cores.
@@ -125,23 +137,27 @@ plants! {
     /// A deletion that was suspended goes on one key too far behind the last one that it deleted.
     KeySkipped = "key-skipped", 2;
     /// An entry counts as applied, and is published, when its first turn ends.
-    AppliedMidway = "applied-midway", 11;
+    AppliedMidway = "applied-midway", 230;
     /// A checkpoint begins in the middle of an entry.
     CheckpointMidway = "checkpoint-midway", 2;
     /// Recovery hands on entries that a later leader has cut off.
-    OverwrittenKept = "overwritten-kept", 1713;
+    OverwrittenKept = "overwritten-kept", 2036;
     /// Recovery leaves the first entry that was written over where its successor belongs.
-    CutTooFew = "cut-too-few", 233;
+    CutTooFew = "cut-too-few", 59;
     /// Recovery cuts one entry too many from a log in which entries were written over.
-    CutTooMany = "cut-too-many", 1713;
+    CutTooMany = "cut-too-many", 59;
     /// A restart forgets which members were removed.
-    RemovedForgotten = "removed-forgotten", 6167;
+    RemovedForgotten = "removed-forgotten", 67;
     /// A restart takes the term of the last entry for its own, and knows of no vote.
-    HardStateLost = "hard-state-lost", 21;
+    HardStateLost = "hard-state-lost", 10;
+    /// A leader sends no entry twice, so whoever has lost one never gets it.
+    LaggardForgotten = "laggard-forgotten", 109;
+    /// A leader takes entries that its log has for gone, and wants to send a snapshot.
+    LogTakenForGone = "log-taken-for-gone", 11;
     /// A restart knows its term, and not whom it has voted for.
-    VoteForgotten = "vote-forgotten", 181;
+    VoteForgotten = "vote-forgotten", 511;
     /// A member answers its leader and its candidates before its log is durable.
-    AnswerBeforeLog = "answer-before-log", 1;
+    AnswerBeforeLog = "answer-before-log", 3;
 }
 
 impl Plant {
@@ -154,10 +170,18 @@ impl Plant {
                 | CutTooFew
                 | CutTooMany
                 | RemovedForgotten
+                | LaggardForgotten
+                | LogTakenForGone
                 | HardStateLost
                 | VoteForgotten
                 | AnswerBeforeLog
         )
+    }
+
+    /// Whether the bug is planted within the product, and absent from an ordinary build for release.
+    pub fn is_within(self) -> bool {
+        use Plant::*;
+        matches!(self, KeySkipped | AppliedMidway | CheckpointMidway | CountTooEarly | CountTwice)
     }
 }
 

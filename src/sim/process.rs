@@ -1,6 +1,7 @@
 //! The process and its disk: log writes, checkpoints, compactions' hashes, crashes and starts.
 #![forbid(unsafe_code)]
 
+use super::disk::SECTOR_BYTES;
 use super::judge::judge;
 use super::log_disk::By;
 use super::member::{Boot, Member};
@@ -51,9 +52,21 @@ impl World {
             && let Some(write) = write.take()
         {
             let ready = *ready;
+            // The blocks behind the last record are zeros.
+            let sectors = write.bytes.iter().rposition(|&byte| byte != 0).unwrap_or(0) / SECTOR_BYTES;
             self.disk.begin_write(write, prepared);
             let time = self.some(self.params.write_time);
+            let one_in = if creates || sectors > 0 { 12 } else { 100 };
+            self.plan_crash_amid(one_in, time);
             self.schedule(time, Event::WalDone { ready });
+        }
+    }
+
+    /// Sometimes the process dies while the disk writes, more often where a segment begins, or a record may be torn.
+    fn plan_crash_amid(&mut self, one_in: u64, time: Duration) {
+        if self.crashes_left > 0 && self.prng.chance(1, one_in) {
+            let after = self.some(time);
+            self.schedule(after, Event::Crash);
         }
     }
 
@@ -81,6 +94,11 @@ impl World {
         self.member().digest = None;
         self.trace.step(self.now, &[12], format_args!("digested {hash:?}"));
         let (revision, previous) = (hash.hash_revision, hash.compact_revision);
+        let before = self.judge.model.compactions.range(..revision).next_back().copied().unwrap_or(-1);
+        judge!(
+            previous == before,
+            "the hash of compaction {revision} begins at {previous}, and the one before was to {before}"
+        );
         let expected = self.judge.model.compaction_hash(revision, previous);
         judge!(
             hash.hash == expected,

@@ -31,6 +31,11 @@ impl Fullness {
         *self = Self { member_id, looked: last, ..Self::default() };
     }
 
+    /// The store was full when it grew, and nobody has said so.
+    pub fn is_alarm_due(&self) -> bool {
+        self.since.is_some()
+    }
+
     /// The log has stood still for so long.
     pub fn on_stall(&mut self, time: Duration) {
         self.since = self.since.map(|since| since + time);

@@ -10,21 +10,19 @@ use bytes::BytesMut;
 use prost::Message as _;
 
 use super::judge::judge;
+use super::legs::{Broken, Chunks, Ended, Leg, Stage, judge_full, judge_stream, stream_leg};
 use super::model::Refusal;
 use super::plant::Plant;
+use super::spoil::spoil_counts;
 use super::workload::Ask;
 use super::world::{Event, World};
-use kevel::btree::Read;
+use kevel::btree::Read as _;
 use kevel::error::Error;
 use kevel::mvcc::hash::HashKv;
-use kevel::mvcc::range::{self, Emission, Plan, Progress, SLICE_SURPLUS};
-use kevel::mvcc::txn_read::{TxnEmission, TxnProgress};
+use kevel::mvcc::range::{self, Plan};
 use kevel::mvcc::{RangeStream, ReadTxn, View};
 use kevel::proto::etcdserverpb::*;
 use kevel::response::Header;
-
-/// A slice of fewer bytes than this is not asked for.
-const SLICE_BYTES_MIN: usize = 64;
 
 /// An answer of which a client has a part.
 pub struct Reading {
@@ -40,12 +38,12 @@ pub struct Reading {
 enum Legs {
     List {
         request: RangeRequest,
-        list: Stage<Plan, Emission>,
+        list: Stage<Plan>,
         got: BytesMut,
         expected: Box<RangeResponse>,
     },
     Look {
-        look: Stage<ReadTxn, TxnEmission>,
+        look: Stage<ReadTxn>,
         got: BytesMut,
         expected: Result<Box<TxnResponse>, Refusal>,
     },
@@ -62,37 +60,11 @@ enum Legs {
     },
 }
 
-/// An answer whose length is not known yet, or one that is being written.
-enum Stage<P, E> {
-    Planning(Option<Box<P>>),
-    Writing(Box<E>),
-}
-
 impl Reading {
     /// The revision that it holds.
     pub fn pin(&self) -> Option<i64> {
         self.pinned.then_some(self.at)
     }
-}
-
-/// The sizes of one leg.
-struct Leg {
-    /// Index entries to look at.
-    entries: usize,
-    /// Bytes to write.
-    bytes: usize,
-    /// A planted bug loses the message of a stream, or repeats a pair in it.
-    loses: bool,
-    repeats: bool,
-}
-
-/// Whether a stream has ended.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Ended {
-    Not,
-    /// A compaction has ended it.
-    Early,
-    Whole,
 }
 
 impl World {
@@ -106,6 +78,7 @@ impl World {
         let core = &mut member.cores[core];
         let snapshot = core.reader.snapshot();
         let state = self.judge.on_snapshot(snapshot.applied(), floor);
+        spoil_counts(self.plant, &core.counts);
         let view = View::new(&snapshot).counting_with(&core.counts);
         let model = &self.judge.model;
         let begun = match ask {
@@ -120,7 +93,7 @@ impl World {
                 let expected = model.look(request, state.revision, state.compacted).map(Box::new);
                 let look = ReadTxn::new(&view, TxnRequest::clone(request), &core.plan_memory);
                 let at = look.pin();
-                let look = Stage::Planning(Some(Box::new(look)));
+                let look = Stage::planning(look);
                 Some((at, Legs::Look { look, got: BytesMut::new(), expected }))
             }
             Ask::List(request) => {
@@ -128,7 +101,7 @@ impl World {
                 agreed(ask, Plan::new(&view, request), expected).map(|(mut plan, expected)| {
                     plan.remember_in(&core.plan_memory);
                     let (at, request) = (plan.pin(), RangeRequest::clone(request));
-                    let (list, got) = (Stage::Planning(Some(Box::new(plan))), BytesMut::new());
+                    let (list, got) = (Stage::planning(plan), BytesMut::new());
                     (at, Legs::List { request, list, got, expected: expected.into() })
                 })
             }
@@ -170,7 +143,8 @@ impl World {
         let snapshot = reader.snapshot();
         let state = self.judge.on_snapshot(snapshot.applied(), 0);
         let expected = self.judge.model.range(request, state.revision, state.compacted);
-        let events = self.prng.below(30);
+        let most = [10, 30, 300][self.prng.below(3) as usize];
+        let events = self.prng.below(most);
         self.look_on(events);
         let shown = range::answer(&View::new(&snapshot), &Header::default(), request).map_err(Error::message);
         let shown = shown.map(|bytes| RangeResponse::decode(bytes).expect("an encoded response"));
@@ -242,7 +216,7 @@ impl World {
             && let Ok(anew) = Plan::new(&View::new(&snapshot), request)
         {
             reading.at = anew.pin();
-            *list = Stage::Planning(Some(Box::new(anew)));
+            *list = Stage::planning(anew);
         }
         drop(snapshot);
         reading.pinned = core.pins.pin(reading.at + spoilt_pin(self.plant), || compacted);
@@ -275,11 +249,38 @@ impl World {
         let core = self.clients[reading.client].core;
         let core = &mut self.member.as_mut().expect("a member that runs").cores[core];
         let snapshot = core.reader.snapshot();
+        spoil_counts(self.plant, &core.counts);
         let view = View::new(&snapshot).counting_with(&core.counts);
         let at = reading.at;
         match &mut reading.legs {
-            Legs::List { list, got, expected, .. } => list_leg(&view, at, &leg, list, got, expected),
-            Legs::Look { look, got, expected } => look_leg(&view, at, &leg, look, got, expected),
+            Legs::List { list, got, expected, .. } => {
+                let complete = match list.leg(&view, &leg, got) {
+                    Ok(complete) => complete,
+                    Err(Broken::Planning(error)) => return judge_full(at, error),
+                    Err(Broken::Writing(error)) => panic!("judge: a list at {at} ends with {error:?}"),
+                };
+                judge!(
+                    !complete || got[..] == expected.encode_to_vec()[..],
+                    "a long answer at {at} is {:?}, not {expected:?}",
+                    RangeResponse::decode(&got[..])
+                );
+                complete
+            }
+            Legs::Look { look, got, expected } => {
+                let shown = match look.leg(&view, &leg, got) {
+                    Ok(false) => return false,
+                    Ok(true) => TxnResponse::decode(&got[..]).map(Box::new).map_err(|_| "no response at all"),
+                    Err(Broken::Planning(error)) if expected.as_ref().err() == Some(&error.message()) => {
+                        return true;
+                    }
+                    Err(Broken::Planning(error) | Broken::Writing(error)) => return judge_full(at, error),
+                };
+                judge!(
+                    shown == *expected,
+                    "a transaction at {at} is answered with {shown:?}, not {expected:?}"
+                );
+                true
+            }
             Legs::Stream { stream, message, got, chunks, expected } => {
                 let ended = stream_leg(&view, at, &leg, stream, message, got, chunks);
                 if ended == Ended::Whole {
@@ -308,178 +309,6 @@ impl World {
             judge!(swept <= pin, "everything up to {swept} is swept, and {pin} is pinned");
         }
     }
-}
-
-/// A leg of a list; true if it was the last.
-fn list_leg<R: Read>(
-    view: &View<'_, R>,
-    at: i64,
-    leg: &Leg,
-    list: &mut Stage<Plan, Emission>,
-    got: &mut BytesMut,
-    expected: &RangeResponse,
-) -> bool {
-    let header = Header::default();
-    if let Stage::Planning(plan) = list {
-        let plan = plan.take().expect("a plan that is not finished");
-        *list = match plan.step(view, leg.entries) {
-            Ok(Progress::Pending(plan)) => Stage::Planning(Some(Box::new(plan))),
-            Ok(Progress::Done(emission)) => Stage::Writing(Box::new(emission)),
-            Err(error) => return judge_full(at, error),
-        };
-    }
-    let Stage::Writing(emission) = list else { return false };
-    let bytes = leg.bytes.max(emission.encoded_len(&header) / 100);
-    let before = got.len();
-    let complete = emission.emit(view, &header, got, bytes);
-    let complete = complete.unwrap_or_else(|error| panic!("judge: a list at {at} ends with {error:?}"));
-    judge_slice(got.len() - before, bytes);
-    judge!(
-        !complete || got[..] == expected.encode_to_vec()[..],
-        "a long answer at {at} is {:?}, not {expected:?}",
-        RangeResponse::decode(&got[..])
-    );
-    complete
-}
-
-/// A leg of a transaction that only reads; true if it was the last.
-fn look_leg<R: Read>(
-    view: &View<'_, R>,
-    at: i64,
-    leg: &Leg,
-    look: &mut Stage<ReadTxn, TxnEmission>,
-    got: &mut BytesMut,
-    expected: &Result<Box<TxnResponse>, Refusal>,
-) -> bool {
-    let header = Header::default();
-    if let Stage::Planning(plan) = look {
-        let plan = plan.take().expect("a plan that is not finished");
-        *look = match plan.step(view, leg.entries) {
-            Ok(TxnProgress::Pending(plan)) => Stage::Planning(Some(Box::new(plan))),
-            Ok(TxnProgress::Done(emission)) => Stage::Writing(Box::new(emission)),
-            Err(error) if expected.as_ref().err() == Some(&error.message()) => return true,
-            Err(error) => return judge_full(at, error),
-        };
-    }
-    let Stage::Writing(emission) = look else { return false };
-    let bytes = leg.bytes.max(emission.encoded_len(&header) / 100);
-    let before = got.len();
-    let complete = match emission.emit(view, &header, got, bytes) {
-        Ok(complete) => complete,
-        Err(error) => return judge_full(at, error),
-    };
-    judge_slice(got.len() - before, bytes);
-    if complete {
-        let shown = TxnResponse::decode(&got[..]).map(Box::new).map_err(|_| "no response at all");
-        judge!(shown == *expected, "a transaction at {at} is answered with {shown:?}, not {expected:?}");
-    }
-    complete
-}
-
-/// A slice has about as many bytes as were asked for.
-fn judge_slice(len: usize, bytes: usize) {
-    let most = bytes.max(SLICE_BYTES_MIN) + 4 * SLICE_SURPLUS;
-    judge!(len <= most, "a slice has {len} bytes, at most {most} were asked for");
-}
-
-/// The only reason for which a pinned read may end early.
-fn judge_full(at: i64, error: Error) -> bool {
-    judge!(error == Error::TooManyRequests, "a read at the pinned revision {at} ends with {error:?}");
-    true
-}
-
-/// A leg of a stream.
-fn stream_leg<R: Read>(
-    view: &View<'_, R>,
-    at: i64,
-    leg: &Leg,
-    stream: &mut RangeStream,
-    message: &mut BytesMut,
-    got: &mut Vec<RangeResponse>,
-    chunks: &mut Chunks,
-) -> Ended {
-    let header = Header::default();
-    match stream.plan(view, leg.entries) {
-        Ok(true) => {}
-        Ok(false) => return Ended::Not,
-        // A new chunk is a read of its own, as etcd has it: a compaction ends the stream.
-        Err(error) => {
-            let compacted = view.compact_revision();
-            let may_end = error == Error::Compacted && compacted > at;
-            judge!(may_end, "a stream at {at} ends with {error:?}, {compacted} is compacted");
-            return Ended::Early;
-        }
-    }
-    let Some(len) = stream.message_len(&header) else { panic!("judge: a message that stands has no length") };
-    match stream.emit(view, &header, message, leg.bytes.max(len / 100)) {
-        Ok(true) => {}
-        Ok(false) => return Ended::Not,
-        Err(error) => panic!("judge: a stream at the pinned revision {at} ends with {error:?}"),
-    }
-    judge!(message.len() == len, "a message of {len} bytes has {}", message.len());
-    let last = stream.is_finished();
-    let response = RangeStreamResponse::decode(message.split()).expect("an encoded response");
-    let mut chunk = response.range_response.unwrap_or_default();
-    judge!(last == chunk.header.is_some(), "the last message of a stream has the header: {chunk:?}");
-    judge!(last || !chunk.kvs.is_empty(), "a message of a stream has no pair");
-    chunks.on_chunk(&chunk, last);
-    if leg.repeats
-        && let Some(kv) = got.last().and_then(|before| before.kvs.last())
-    {
-        chunk.kvs.insert(0, kv.clone());
-    }
-    if !leg.loses || last {
-        got.push(chunk);
-    }
-    if last { Ended::Whole } else { Ended::Not }
-}
-
-/// How many pairs a message of a stream has, as etcd reckons: ten at first, then twice or half as many while the
-/// message before was short or long.
-struct Chunks {
-    /// None where all pairs come at once.
-    target: Option<usize>,
-    /// The least and the most pairs of the next message that is not the last.
-    next: (usize, usize),
-    left: usize,
-    revision: i64,
-}
-
-impl Chunks {
-    /// What etcd measures is not known to the byte.
-    const BLUR: usize = 24;
-
-    fn new(target: usize, request: &RangeRequest, revision: i64) -> Self {
-        let left = if request.limit == 0 { usize::MAX } else { request.limit.max(0) as usize };
-        let target = (request.limit >= 0 && !request.count_only).then_some(target);
-        Self { target, next: (10.min(left), 10.min(left)), left, revision }
-    }
-
-    fn on_chunk(&mut self, chunk: &RangeResponse, last: bool) {
-        let Some(target) = self.target else { return };
-        let (pairs, (least, most)) = (chunk.kvs.len(), self.next);
-        judge!(
-            pairs <= most && (last || pairs >= least),
-            "a message of a stream has {pairs} pairs, and {least} to {most} are due"
-        );
-        self.left -= pairs;
-        let header = Some(ResponseHeader { revision: self.revision, ..ResponseHeader::default() });
-        let size = RangeResponse { header, kvs: chunk.kvs.clone(), more: true, count: 0 }.encoded_len();
-        let sizes = [size.saturating_sub(Self::BLUR), size + Self::BLUR];
-        let after = sizes.map(|size| match pairs {
-            _ if size < target / 2 => pairs * 2,
-            _ if size > target * 2 => (pairs / 2).max(1),
-            _ => pairs,
-        });
-        self.next = (after[0].min(after[1]).min(self.left), after[0].max(after[1]).min(self.left));
-    }
-}
-
-/// All messages put together are the answer.
-fn judge_stream(at: i64, got: &[RangeResponse], expected: &RangeResponse) {
-    let kvs: Vec<_> = got.iter().flat_map(|chunk| chunk.kvs.iter().cloned()).collect();
-    let whole = RangeResponse { kvs, ..got[got.len() - 1].clone() };
-    judge!(whole == *expected, "a stream at {at} is {whole:?}, not {expected:?}");
 }
 
 /// What a planted bug adds to a pin.

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 
 use super::disk::Disk;
+use super::judge::judge;
 use super::log_disk::{By, SIZES};
 use super::plant::Plant;
 use super::world::{Event, World};
@@ -80,6 +81,10 @@ impl Preparer {
             return None;
         }
         let file = self.ready.take()?;
+        judge!(
+            disk.folder(By::Preparer).is_blank(file),
+            "{file} holds something before it becomes a segment"
+        );
         self.preparation.want(if prng.chance(2, 3) { Fill::Zeros } else { Fill::Blocks });
         disk.folder(By::Preparer).told(By::Preparer);
         Some(file)

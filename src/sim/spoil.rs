@@ -10,9 +10,11 @@ use super::client::Waiting;
 use super::plant::Plant;
 use super::world::World;
 use kevel::btree::{Applied, Read, Store, Tree};
+use kevel::mvcc::leaf_counts::LeafCounts;
 use kevel::mvcc::{Event, EventBatch};
 use kevel::proto::leasepb;
-use kevel::replica::Fault;
+use kevel::replica::Replica;
+use kevel::replica::port::{Output, Outputs};
 use kevel::wal::segment::releasable;
 
 impl World {
@@ -58,13 +60,53 @@ impl World {
     }
 }
 
+/// Whether this build has the bugs that are planted within the product.
+pub const HAS_FAULTS: bool = cfg!(any(debug_assertions, feature = "faults"));
+
 /// What a planted bug does in the middle of an entry.
-pub fn midway(plant: Option<Plant>) -> Option<Fault> {
-    match plant? {
-        Plant::KeySkipped => Some(Fault::KeySkipped),
-        Plant::AppliedMidway => Some(Fault::CountedApplied),
-        Plant::CheckpointMidway => Some(Fault::CheckpointBegun),
-        _ => None,
+#[cfg(any(debug_assertions, feature = "faults"))]
+pub fn spoil_midway(plant: Option<Plant>, replica: &mut Replica, outputs: &mut Outputs) {
+    use kevel::replica::Fault;
+    let fault = match plant {
+        Some(Plant::KeySkipped) => Fault::KeySkipped,
+        Some(Plant::AppliedMidway) => Fault::CountedApplied,
+        Some(Plant::CheckpointMidway) => Fault::CheckpointBegun,
+        _ => return,
+    };
+    replica.spoil(fault, outputs);
+}
+
+/// Nothing: see [`HAS_FAULTS`].
+#[cfg(not(any(debug_assertions, feature = "faults")))]
+pub fn spoil_midway(_: Option<Plant>, _: &mut Replica, _: &mut Outputs) {}
+
+/// What a planted bug does to the counts of leaves that a core remembers.
+#[cfg(any(debug_assertions, feature = "faults"))]
+pub fn spoil_counts(plant: Option<Plant>, counts: &LeafCounts) {
+    use kevel::mvcc::leaf_counts::Fault;
+    match plant {
+        Some(Plant::CountTooEarly) => counts.spoil(Fault::ForEveryRevision),
+        Some(Plant::CountTwice) => counts.spoil(Fault::NeverContinued),
+        _ => {}
+    }
+}
+
+/// Nothing: see [`HAS_FAULTS`].
+#[cfg(not(any(debug_assertions, feature = "faults")))]
+pub fn spoil_counts(_: Option<Plant>, _: &LeafCounts) {}
+
+/// Planted bugs in the order of what a turn leads to.
+pub fn spoil_order(plant: Option<Plant>, outputs: &mut Outputs) {
+    let is_batch = |output: &Output| matches!(output, Output::Publish(_));
+    match plant {
+        Some(Plant::ReplyOvertakes) => outputs.sort_by_key(is_batch),
+        Some(Plant::BatchesSwapped) => {
+            let batches: Vec<usize> = (0..outputs.len()).filter(|&at| is_batch(&outputs[at])).collect();
+            if let [first, second, ..] = batches[..] {
+                outputs.swap(first, second);
+            }
+        }
+        _ => {}
     }
 }
 

@@ -19,7 +19,7 @@ use super::params::Params;
 use super::plant::Plant;
 use super::quota::Fullness;
 use super::reading::Reading;
-use super::spoil::{midway, nothing_at};
+use super::spoil::{nothing_at, spoil_midway, spoil_order};
 use super::trace::{Trace, show_input, show_output};
 use super::workload::Workload;
 use kevel::replica::port::{Input, Output};
@@ -34,7 +34,7 @@ pub const TICK: Duration = Duration::from_millis(100);
 const CALM: Duration = Duration::from_secs(4);
 
 /// Who is not served then is never served.
-const PATIENCE: Duration = Duration::from_secs(110);
+const PATIENCE: Duration = Duration::from_secs(160);
 
 /// What happens next.
 pub enum Event {
@@ -176,6 +176,8 @@ pub struct World {
     pub old_leases: Vec<(Vec<u8>, Vec<u8>)>,
     /// Records of alarms that it once held.
     pub old_alarms: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Somebody looks at one state of the store, and everything goes on meanwhile.
+    pub is_watched: bool,
     /// When the running process leads, and leases run.
     pub leads_since: Option<Instant>,
     /// Last arrivals: to the replica, then to each session core.
@@ -217,6 +219,7 @@ impl World {
             refused: false,
             old_leases: vec![],
             old_alarms: vec![],
+            is_watched: false,
             leads_since: None,
             lanes: vec![Instant::default(); 1 + params.cores],
             inputs_on_the_way: 0,
@@ -258,13 +261,18 @@ impl World {
         }
     }
 
-    /// What happens next happens, while somebody looks on. Ends before a client acts, who might look on too.
+    /// What happens next happens, while somebody looks on. Nobody else looks on then; it ends with the process.
     pub fn look_on(&mut self, events: u64) {
+        self.is_watched = true;
+        self.happen(events);
+        self.is_watched = false;
+    }
+
+    fn happen(&mut self, events: u64) {
         for _ in 0..events {
             match self.queue.peek() {
                 Some(Reverse(next)) if next.life != self.life => _ = self.queue.pop(),
-                Some(Reverse(Scheduled { event: Event::Client(_) | Event::Boot | Event::Close, .. }))
-                | None => return,
+                Some(Reverse(Scheduled { event: Event::Boot | Event::Close, .. })) | None => return,
                 _ => {
                     let Some(Reverse(next)) = self.queue.pop() else { return };
                     self.now = next.at;
@@ -313,11 +321,15 @@ impl World {
     }
 
     pub fn plan_crash(&mut self) {
-        if self.crashes_left > 0 {
-            let busy = self.params.pause * self.params.requests / (2 * self.params.clients as u32);
-            let after = self.some(busy) + self.some(Duration::from_millis(2_000));
-            self.schedule(after, Event::Crash);
+        if self.crashes_left == 0 {
+            return;
         }
+        // Some processes live so short that the disk has forgotten nothing since the one before.
+        let soon = self.life > 0 && self.prng.chance(1, 4);
+        let busy = self.params.pause * self.params.requests / (2 * self.params.clients as u32);
+        let rest = Duration::from_millis(if soon { 300 } else { 2_000 });
+        let after = self.some(if soon { rest } else { busy }) + self.some(rest);
+        self.schedule(after, Event::Crash);
     }
 
     fn handle(&mut self, event: Event) {
@@ -412,10 +424,9 @@ impl World {
             member.replica.step(input);
         }
         let mut outputs = std::mem::take(&mut member.outputs);
-        if let Some(fault) = midway(self.plant) {
-            member.replica.spoil(fault, &mut outputs);
-        }
+        spoil_midway(self.plant, &mut member.replica, &mut outputs);
         let more = member.replica.drain(told, &mut outputs);
+        spoil_order(self.plant, &mut outputs);
         if more || !member.inbox.is_empty() {
             self.wake_replica();
         }
@@ -444,6 +455,22 @@ impl World {
     fn check_pending(&mut self, most: usize) {
         let pending = self.member().replica.pending();
         judge!(pending <= most, "{pending} proposals wait, and {most} may");
+    }
+
+    /// Batches come in the order of their revisions, and none is left out.
+    fn check_order(&mut self, revision: i64) {
+        let published = &mut self.member().published;
+        let before = std::mem::replace(published, revision);
+        judge!(
+            revision == before + 1,
+            "the events of revision {revision} are published after those of {before}"
+        );
+    }
+
+    /// Whoever is answered finds its events published.
+    fn check_published(&mut self, revision: i64) {
+        let published = self.member().published;
+        judge!(revision <= published, "an answer tells of revision {revision}, and {published} is published");
     }
 
     /// Some lanes lose a batch; another follows, so that it is missed.
@@ -497,12 +524,16 @@ impl World {
                 self.schedule_digest();
             }
             Output::Reply { ticket, result } => {
+                if let Ok(response) = &result {
+                    self.check_published(response.revision());
+                }
                 self.send_to_core(core_of(ticket), FromReplica::Reply(ticket, result));
             }
             Output::ReadReady { ticket } => {
                 self.send_to_core(core_of(ticket), FromReplica::ReadReady(ticket))
             }
             Output::Publish(batch) => {
+                self.check_order(batch.revision);
                 for core in 0..self.params.cores {
                     let batch = match self.loses_batch() {
                         true if self.plant == Some(Plant::GapUnseen) => {

@@ -79,6 +79,11 @@ fn only_a_change_of_commit_need_not_be_durable() {
     let (_, mut appender) = log(2, 10);
     assert!(!appender.append(&[], Some(&state(2)), None, Vec::new()).sync);
     assert!(appender.append(&[], Some(&HardState { term: 2, ..state(2) }), None, Vec::new()).sync);
+    let voted = HardState { term: 2, vote: 8, commit: 2 };
+    assert!(
+        appender.append(&[], Some(&voted), None, Vec::new()).sync,
+        "a vote in a term that is known already"
+    );
 }
 
 #[test]
@@ -218,6 +223,12 @@ fn a_later_entry_with_the_same_index_replaces_what_follows() {
     let read = files.recover(0).unwrap();
     assert_eq!(read.entries.len(), 3);
     assert_eq!(&read.entries[2].data[..], b"new");
+    let read = files.recover(3).unwrap();
+    assert_eq!(
+        (read.entries.len(), read.last_index),
+        (0, 3),
+        "also where nobody asks for the entry that replaces"
+    );
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::super::log_disk::{By, SIZES};
 use super::super::plant::Plant;
 use super::super::segments::Preparer;
 use super::super::world::TICK;
-use super::World;
+use super::world::World;
 use kevel::btree::{Read, Reader, Store, Tree};
 use kevel::mvcc::pin::Pins;
 use kevel::page::CheckpointJob;
@@ -23,6 +23,8 @@ const LIFE_SHIFT: u32 = 32;
 /// The running process.
 pub struct Life {
     pub replica: Replica,
+    /// The last entry that the store had at the start: the log in memory begins behind it.
+    pub replayed_from: u64,
     pub reader: Reader,
     /// Log writes, the first on its way once it is taken.
     pub writes: VecDeque<(u64, Option<wal::Write>)>,
@@ -92,6 +94,7 @@ impl Life {
         replica.set_bounds(&world.params.bounds);
         Self {
             reader: replica.readers().register(),
+            replayed_from: applied,
             replica,
             writes: VecDeque::new(),
             preparer,

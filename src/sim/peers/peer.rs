@@ -132,7 +132,7 @@ pub fn quorum(voters: usize) -> usize {
 
 impl Peer {
     /// A peer whose log begins with the entries of the foundation, which are committed.
-    pub fn new(id: u64, founding: &[Entry]) -> Self {
+    pub fn founder(id: u64, founding: &[Entry]) -> Self {
         Self {
             id,
             term: 1,
@@ -145,6 +145,11 @@ impl Peer {
             matched: BTreeMap::new(),
             before: BTreeMap::new(),
         }
+    }
+
+    /// A peer that knows nothing, and waits for a leader.
+    pub fn joiner(id: u64) -> Self {
+        Self { term: 0, ..Self::founder(id, &[]) }
     }
 
     pub fn last(&self) -> u64 {
@@ -162,13 +167,24 @@ impl Peer {
         self.log.last().map_or(0, |entry| entry.term)
     }
 
-    /// Those who vote, as far as this peer knows.
-    pub fn voters(&self) -> BTreeSet<u64> {
-        members(&self.log[..self.commit as usize]).voters()
+    /// Who is a member, as far as this peer knows.
+    pub fn members(&self) -> Members {
+        members(&self.log[..self.commit as usize])
     }
 
-    fn others(&self) -> Vec<u64> {
-        self.voters().into_iter().filter(|&id| id != self.id).collect()
+    /// Those who vote, as far as this peer knows.
+    pub fn voters(&self) -> BTreeSet<u64> {
+        self.members().voters()
+    }
+
+    /// The other members, also those that only learn.
+    pub fn others(&self) -> Vec<u64> {
+        self.members().known.into_keys().filter(|&id| id != self.id).collect()
+    }
+
+    /// Whether something of its own term is committed: before that a leader changes no members.
+    pub fn has_committed_in_term(&self) -> bool {
+        self.term_at(self.commit) == Some(self.term)
     }
 
     fn message(&self, to: u64, kind: MessageType) -> Message {
@@ -197,7 +213,7 @@ impl Peer {
             context: context.into(),
             ..self.message(to, MessageType::MsgRequestVote)
         };
-        self.others().into_iter().map(ask).collect()
+        self.voters().into_iter().filter(|&id| id != self.id).map(ask).collect()
     }
 
     /// Adds a command to the log of a leader.
@@ -278,10 +294,9 @@ impl Peer {
 
     /// Answers a read of a follower. To be called only where this peer leads, and nothing newer is committed elsewhere.
     pub fn answer_read(&self, message: &Message) -> Option<Message> {
-        let in_term = self.term_at(self.commit) == Some(self.term);
         let answer = self.message(message.from, MessageType::MsgReadIndexResp);
         let answer = Message { index: self.commit, entries: message.entries.clone(), ..answer };
-        (self.role == Role::Leader && in_term).then_some(answer)
+        (self.role == Role::Leader && self.has_committed_in_term()).then_some(answer)
     }
 
     fn on_propose(&mut self, message: &Message) -> Vec<Message> {
@@ -346,6 +361,23 @@ impl Peer {
         let reach = message.index + message.entries.len() as u64;
         self.commit = self.commit.max(message.commit.min(reach));
         Message { index: reach, commit: self.commit, ..answer }
+    }
+
+    /// Takes the state after these entries, which are committed, in the place of the entries.
+    pub fn install(&mut self, message: &Message, entries: &[Entry]) -> Message {
+        if message.term >= self.term {
+            self.follow(message.term);
+            let reach = entries.len() as u64;
+            if self.commit < reach {
+                if self.term_at(reach) != entries.last().map(|last| last.term) {
+                    self.log = entries.to_vec();
+                }
+                self.commit = reach;
+                self.sync();
+            }
+        }
+        let answer = self.message(message.from, MessageType::MsgAppendResponse);
+        Message { index: self.commit, commit: self.commit, ..answer }
     }
 
     fn on_append_response(&mut self, message: &Message) -> Vec<Message> {
