@@ -26,10 +26,10 @@ pub(super) fn get<'a>(view: View<'a>, root: PageRef, key: &[u8]) -> Option<&'a [
 
 /// Asks for the leaf that has `key` if any has, and waits for nothing: where a page on the way is not in memory, that
 /// page is asked for. True if all of them are there.
-pub(super) fn ask(view: View<'_>, root: PageRef, key: &[u8]) -> bool {
+pub(super) fn read_ahead(view: View<'_>, root: PageRef, key: &[u8]) -> bool {
     let mut at = root;
     while !at.is_none() {
-        let Some(page) = view.page_or_ask(at) else { return false };
+        let Some(page) = view.page_or_read_ahead(at) else { return false };
         let node = Node::new(page);
         at = if node.is_leaf() { PageRef::NONE } else { node.child(node.child_index(view, key)) };
     }

@@ -4,9 +4,10 @@
 use super::cursor::{self, Cursor};
 use super::finder::Finder;
 use super::{Read, Tree, insert, remove};
+use crate::limits::LARGE_STORE_BYTES;
 use crate::page::pager::Pager;
 use crate::page::readers::{PageReader, Pinned, Pins};
-use crate::page::table::Table;
+use crate::page::table::{Table, View};
 use crate::page::{
     Applied, CheckpointJob, MemoryFile, OpenError, Owner, PAGE_SIZE, PageFile, PageRef, TREES,
 };
@@ -181,15 +182,15 @@ pub struct Snapshot<'r> {
 }
 
 impl Snapshot<'_> {
-    /// Bytes of the store file.
-    pub fn file_bytes(&self) -> u64 {
-        u64::from(self.pinned.view().pages()) * PAGE_SIZE as u64
+    /// Whether most places of the store are likely not to be in memory.
+    pub fn is_large(&self) -> bool {
+        is_large(self.pinned.view())
     }
 
     /// Asks the disk for the page that has `key` if any has, and waits for nothing: for a key that will be looked up
     /// later, on a core that should not wait for the disk.
-    pub fn ask(&self, tree: Tree, key: &[u8]) {
-        cursor::ask(self.pinned.view(), self.pinned.state().roots[tree as usize], key);
+    pub fn read_ahead(&self, tree: Tree, key: &[u8]) {
+        cursor::read_ahead(self.pinned.view(), self.pinned.state().roots[tree as usize], key);
     }
 }
 
@@ -209,6 +210,10 @@ impl Read for Snapshot<'_> {
     fn applied(&self) -> Applied {
         self.pinned.state().applied
     }
+}
+
+fn is_large(view: View<'_>) -> bool {
+    u64::from(view.pages()) * PAGE_SIZE as u64 >= LARGE_STORE_BYTES
 }
 
 /// A transaction. Dropped without commit, it leaves no trace; suspended, it can be resumed in a later turn, and until
@@ -242,14 +247,14 @@ impl WriteTxn<'_> {
         removed
     }
 
-    /// Bytes of the store file.
-    pub fn file_bytes(&self) -> u64 {
-        u64::from(self.store.pager.view().pages()) * PAGE_SIZE as u64
+    /// [`Snapshot::is_large`].
+    pub fn is_large(&self) -> bool {
+        is_large(self.store.pager.view())
     }
 
-    /// [`Snapshot::ask`] in what this transaction has made. True if the disk has nothing to do.
-    pub fn ask(&self, tree: Tree, key: &[u8]) -> bool {
-        cursor::ask(self.store.pager.view(), self.store.pager.draft.roots[tree as usize], key)
+    /// [`Snapshot::read_ahead`] in what this transaction has made. True if the disk has nothing to do.
+    pub fn read_ahead(&self, tree: Tree, key: &[u8]) -> bool {
+        cursor::read_ahead(self.store.pager.view(), self.store.pager.draft.roots[tree as usize], key)
     }
 
     /// Sets what the state will contain once committed.

@@ -9,7 +9,6 @@ use super::revision::Revision;
 use super::schema::{KeyBuf, garbage_key, index_key, split_garbage_key, split_kv_value};
 use crate::btree::{Applied, Cursor, Read, Tree, WriteTxn};
 use crate::error::Error;
-use crate::limits::LARGE_STORE_BYTES;
 use crate::wire::key_of;
 
 /// Pages that a slice of the sweep may wait for: some milliseconds of a disk that is busy. Most of the pages were asked
@@ -59,7 +58,7 @@ pub fn sweep(txn: &mut WriteTxn<'_>, pinned: Option<i64>, budget: usize) -> Swep
     if applied.swept_revision >= limit {
         return Swept { removed: 0, done: true };
     }
-    let is_large = txn.file_bytes() >= LARGE_STORE_BYTES;
+    let is_large = txn.is_large();
     let mut dead = Vec::new();
     let mut cursor = txn.cursor(Tree::Garbage);
     cursor.seek(&[]);
@@ -69,7 +68,7 @@ pub fn sweep(txn: &mut WriteTxn<'_>, pinned: Option<i64>, budget: usize) -> Swep
         if due > limit {
             break;
         }
-        let waits_for = |tree, key: &[u8]| usize::from(is_large && !txn.ask(tree, key));
+        let waits_for = |tree, key: &[u8]| usize::from(is_large && !txn.read_ahead(tree, key));
         waits += waits_for(Tree::Kv, &revision.to_bytes());
         let (index, len) = indexed(txn, revision);
         waits += waits_for(Tree::Index, &index);
@@ -82,7 +81,7 @@ pub fn sweep(txn: &mut WriteTxn<'_>, pinned: Option<i64>, budget: usize) -> Swep
     let next_due = cursor.valid().then(|| split_garbage_key(cursor.key()).0);
     let done = next_due.is_none_or(|due| due > limit);
     if !done && is_large {
-        ask_ahead(txn, cursor, budget);
+        read_slices_ahead(txn, cursor, budget);
     }
     for (due, revision, index) in &dead {
         remove(txn, *due, *revision, index);
@@ -101,15 +100,15 @@ fn indexed(txn: &WriteTxn<'_>, revision: Revision) -> (KeyBuf, usize) {
 
 /// Asks the disk for what the next slices will remove, the first of them beginning where `garbage` points: the pairs
 /// that the slice after the next one needs, and the places in `Index` of the next one, whose pairs tell where they are.
-fn ask_ahead(txn: &WriteTxn<'_>, mut garbage: Cursor<'_>, budget: usize) {
+fn read_slices_ahead(txn: &WriteTxn<'_>, mut garbage: Cursor<'_>, budget: usize) {
     for nth in 0..2 * budget {
         if !garbage.valid() {
             return;
         }
         let revision = split_garbage_key(garbage.key()).1;
-        let is_near = txn.ask(Tree::Kv, &revision.to_bytes());
+        let is_near = txn.read_ahead(Tree::Kv, &revision.to_bytes());
         if is_near && nth < budget {
-            txn.ask(Tree::Index, &indexed(txn, revision).0);
+            txn.read_ahead(Tree::Index, &indexed(txn, revision).0);
         }
         garbage.next();
     }

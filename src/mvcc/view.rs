@@ -6,7 +6,6 @@ use super::revision::Revision;
 use super::schema::{IndexEntry, index_prefix, push_index_tail, split_index_key, split_kv_value};
 use crate::btree::{Read, Snapshot, Tree};
 use crate::error::Error;
-use crate::limits::LARGE_STORE_BYTES;
 
 /// One consistent state of the store: a snapshot on a session core, or a write transaction in the middle of it.
 pub struct View<'a, R: Read> {
@@ -30,8 +29,8 @@ impl View<'_, Snapshot<'_>> {
     /// A key is going to be written, so the disk is asked for its place in `Index` already if the store is so large
     /// that most places are cold: what applies the write finds it in memory then. The log takes longer than that.
     pub fn will_write(&self, key: &[u8]) {
-        if self.read.file_bytes() >= LARGE_STORE_BYTES {
-            self.read.ask(Tree::Index, &index_prefix(key));
+        if self.read.is_large() {
+            self.read.read_ahead(Tree::Index, &index_prefix(key));
         }
     }
 }

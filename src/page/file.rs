@@ -23,7 +23,7 @@ pub trait PageFile: Send + Sync {
     }
 
     /// Asks for pages within the file that will soon be read through the mapping, and does not wait for them.
-    fn will_need(&self, _first: u32, _pages: u32) {}
+    fn read_ahead(&self, _first: u32, _pages: u32) {}
 
     /// Whether the mapped pages hardly fit into memory: then one that was read is not certain to be there still.
     fn is_larger_than_memory(&self) -> bool {

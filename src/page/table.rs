@@ -295,11 +295,11 @@ impl Table {
     }
 
     #[cold]
-    fn read_ahead(&self, id: PageId) {
+    fn read_block_ahead(&self, id: PageId) {
         let pages = self.file.pages();
         if self.mapping.is_some() && id.0 < pages {
             let first = id.0 / READ_AHEAD_PAGES * READ_AHEAD_PAGES;
-            self.file.will_need(first, (2 * READ_AHEAD_PAGES).min(pages - first));
+            self.file.read_ahead(first, (2 * READ_AHEAD_PAGES).min(pages - first));
         }
     }
 
@@ -309,7 +309,7 @@ impl Table {
         let span = birth.pages();
         self.demand(id, span);
         if span > 1 {
-            self.file.will_need(id.0, span);
+            self.file.read_ahead(id.0, span);
         }
         let ptr = mapping.page(id);
         // SAFETY: below `pages()`, as `demand` has seen, the mapping is readable; nobody writes to a page that can
@@ -446,7 +446,7 @@ impl<'a> View<'a> {
     pub(crate) fn run(self, r: RunRef) -> &'a [u8] {
         let ptr = self.pointer(r.id, || Birth::Run(r));
         if r.pages() > 1 && self.table.file.is_larger_than_memory() {
-            self.table.file.will_need(r.id.0, r.pages());
+            self.table.file.read_ahead(r.id.0, r.pages());
         }
         // SAFETY: as above.
         let first = unsafe { &*ptr.cast::<Page>() };
@@ -463,12 +463,12 @@ impl<'a> View<'a> {
     }
 
     /// The node behind `r` if it is in memory; if not, the file is asked for it, and nobody waits.
-    pub(crate) fn page_or_ask(self, r: PageRef) -> Option<&'a Page> {
+    pub(crate) fn page_or_read_ahead(self, r: PageRef) -> Option<&'a Page> {
         if self.is_near(r.id) {
             return Some(self.page(r));
         }
         if self.table.mapping.is_some() && r.id.0 < self.pages() {
-            self.table.file.will_need(r.id.0, 1);
+            self.table.file.read_ahead(r.id.0, 1);
         }
         None
     }
@@ -489,7 +489,7 @@ impl<'a> View<'a> {
     pub(crate) fn walk_to(self, r: PageRef) -> &'a Page {
         if self.table.entry(r.id).load(Ordering::Relaxed).is_null() || self.table.file.is_larger_than_memory()
         {
-            self.table.read_ahead(r.id);
+            self.table.read_block_ahead(r.id);
         }
         self.page(r)
     }

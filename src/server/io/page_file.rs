@@ -6,8 +6,8 @@
 //!
 //! The kernel's read-ahead is turned off: around each page that is not in memory it reads as much as the device is set
 //! to, up to 8 MB, and a put to a random key of a large store would wait for all of that. Instead, walks in key or
-//! revision order ask for some pages around the next one ([`PageFile::will_need`]), and whoever reads a long value asks
-//! for all of it. A lone read reads its page.
+//! revision order ask for some pages around the next one ([`PageFile::read_ahead`]), and whoever reads a long value
+//! asks for all of it. A lone read reads its page.
 //!
 //! The file grows by extents with blocks behind them, so a full disk is met where a checkpoint can still be tried
 //! again, in `resize`, and hardly ever in a sync, where it could not. Filesystems that cannot preallocate get a hole.
@@ -225,7 +225,7 @@ impl PageFile for MappedFile {
         Some(unsafe { Mapping::new(self.base, self.reserved) })
     }
 
-    fn will_need(&self, first: u32, pages: u32) {
+    fn read_ahead(&self, first: u32, pages: u32) {
         // Relaxed: what another core makes of this costs a call too many.
         let asked = &self.asked[(first / ASKED_UNIT) as usize % ASKED];
         if asked.swap(first, Ordering::Relaxed) == first {
@@ -335,8 +335,8 @@ mod tests {
         if (0..PAGES).any(is_resident) {
             return; // a filesystem in memory, which has nothing to read ahead
         }
-        file.will_need(1024, 16);
-        file.will_need(PAGES - 1, 16);
+        file.read_ahead(1024, 16);
+        file.read_ahead(PAGES - 1, 16);
         // SAFETY: page 2048 lies within the file.
         assert_eq!(unsafe { *file.base.as_ptr().add(2048 * PAGE_SIZE) }, 7);
         let asked = (0..16).map(|page| 1024 + page).chain([2048, PAGES - 1]).collect::<Vec<_>>();
