@@ -3,8 +3,9 @@ package main
 import (
 	"bytes"
 	"encoding/binary"
-	"fmt"
+	"errors"
 	"net"
+	"sync"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -15,6 +16,7 @@ import (
 // raw is an HTTP/2 connection without manners: it gives no window, reads nothing, or sends what no library would.
 type raw struct {
 	net.Conn
+	mu     sync.Mutex // one frame after the other, from whoever sends
 	framer *http2.Framer
 	block  bytes.Buffer
 	coder  *hpack.Encoder
@@ -48,7 +50,9 @@ func (r *raw) head(method string) (uint32, error) {
 	}
 	id := r.next
 	r.next += 2
-	return id, r.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: r.block.Bytes(), EndHeaders: true})
+	return id, r.write(func() error {
+		return r.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: r.block.Bytes(), EndHeaders: true})
+	})
 }
 
 // call sends a whole call.
@@ -62,12 +66,18 @@ func (r *raw) call(method string, request proto.Message) error {
 		return err
 	}
 	body := binary.BigEndian.AppendUint32([]byte{0}, uint32(len(message)))
-	return r.framer.WriteData(id, true, append(body, message...))
+	return r.write(func() error { return r.framer.WriteData(id, true, append(body, message...)) })
 }
 
-// drain reads and drops until the time is over, acknowledging pings and settings.
+func (r *raw) write(frame func() error) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return frame()
+}
+
+// drain reads and drops until the time is over, acknowledging pings and settings. Nothing is written any more after that.
 func (r *raw) drain(until time.Time) {
-	r.SetReadDeadline(until)
+	r.SetDeadline(until)
 	for {
 		frame, err := r.framer.ReadFrame()
 		if err != nil {
@@ -76,16 +86,24 @@ func (r *raw) drain(until time.Time) {
 		switch frame := frame.(type) {
 		case *http2.PingFrame:
 			if !frame.IsAck() {
-				r.framer.WritePing(true, frame.Data)
+				r.write(func() error { return r.framer.WritePing(true, frame.Data) })
 			}
 		case *http2.SettingsFrame:
 			if !frame.IsAck() {
-				r.framer.WriteSettingsAck()
+				r.write(r.framer.WriteSettingsAck)
 			}
 		case *http2.GoAwayFrame:
 			return
 		}
 	}
+}
+
+// innermost is the error without the addresses that are told with it.
+func innermost(err error) error {
+	for errors.Unwrap(err) != nil {
+		err = errors.Unwrap(err)
+	}
+	return err
 }
 
 // stalled opens calls whose answers are not taken, and holds them.
@@ -95,8 +113,12 @@ func (s *sender) stalled(calls int, method string, request proto.Message) {
 	defer r.Close()
 	go func() {
 		for range calls {
-			if err := r.call(method, request); err != nil {
-				s.count(fmt.Sprintf("refused: %T", err))
+			err := r.call(method, request)
+			if s.over() {
+				return // the connection was closed here
+			}
+			if err != nil {
+				s.count("refused: " + innermost(err).Error())
 				return
 			}
 			s.count("sent")

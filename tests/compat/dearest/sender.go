@@ -18,6 +18,9 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
+// patience is what a call may take beyond the time of its kind: a bound against hangs, and no judgement of speed.
+const patience = time.Minute
+
 // sender sends one kind until its time is over, and counts what comes back.
 type sender struct {
 	address string
@@ -77,8 +80,22 @@ func (s *sender) unary(callers int, method string, request func(call int) proto.
 	group.Wait()
 }
 
+// each makes so many calls from several callers, however long that takes.
+func (s *sender) each(callers, calls int, method string, request func(call int) proto.Message) {
+	s.until = time.Now().Add(patience)
+	var group sync.WaitGroup
+	for caller := range callers {
+		group.Go(func() {
+			for call := caller; call < calls; call += callers {
+				s.once(method, request(call))
+			}
+		})
+	}
+	group.Wait()
+}
+
 func (s *sender) once(method string, request proto.Message) {
-	ctx, cancel := context.WithDeadline(context.Background(), s.until.Add(20*time.Second))
+	ctx, cancel := context.WithDeadline(context.Background(), s.until.Add(patience))
 	defer cancel()
 	err := s.conn.Invoke(ctx, method, request, nil, grpc.ForceCodecV2(unread{}))
 	s.count(status.Code(err).String())
@@ -98,7 +115,7 @@ func (s *sender) streamed(callers int, method string, request proto.Message) {
 }
 
 func (s *sender) stream(method string, request proto.Message) error {
-	ctx, cancel := context.WithDeadline(context.Background(), s.until.Add(20*time.Second))
+	ctx, cancel := context.WithDeadline(context.Background(), s.until.Add(patience))
 	defer cancel()
 	description := &grpc.StreamDesc{ServerStreams: true}
 	stream, err := s.conn.NewStream(ctx, description, method, grpc.ForceCodecV2(unread{}))
