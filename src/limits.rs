@@ -118,6 +118,10 @@ pub const SWEEP_SLICE: usize = 128;
 /// Answers of requests that only read are not assembled, and are bounded by [`MESSAGE_SENT_BYTES_MAX`] alone.
 pub const ANSWER_ASSEMBLED_BYTES_MAX: usize = 64 << 20;
 
+/// Bytes of pairs in the answers of one turn beyond which the turn ends, so that session cores can hand them on, or
+/// drop those that their clients have no room for.
+pub const TOLD_BYTES_MAX: usize = 8 << 20;
+
 /// Bytes of one message to a client: what etcd sends, and what its clients take.
 pub const MESSAGE_SENT_BYTES_MAX: usize = i32::MAX as usize;
 

@@ -76,7 +76,7 @@ pub enum Response {
         /// The encoded TxnResponse without its header.
         body: Bytes,
     },
-    /// To a write that was applied and whose answer is longer than may be assembled.
+    /// To a write that was applied and whose answer is longer than may be assembled, or than there is room for.
     Overlong {
         /// The revision of the write.
         revision: i64,
@@ -167,6 +167,18 @@ impl Response {
             | Response::LeaseExpiries { revision, .. }
             | Response::Alarm { revision, .. } => revision,
             Response::Done => 0,
+        }
+    }
+}
+
+impl Response {
+    /// Bytes of the pairs that it was assembled from.
+    pub fn pairs_len(&self) -> usize {
+        match self {
+            Self::Range { body, .. } | Self::Txn { body, .. } => body.len(),
+            Self::Put { prev_kv, .. } => prev_kv.as_ref().map_or(0, Bytes::len),
+            Self::DeleteRange { prev_kvs, .. } => prev_kvs.len(),
+            _ => 0,
         }
     }
 }

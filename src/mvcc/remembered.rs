@@ -165,6 +165,11 @@ impl Remembered {
         self.chunks.back_mut()
     }
 
+    /// Bytes that it holds without having taken them from the memory.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.chunks.front().map_or(0, Vec::capacity)
+    }
+
     /// Takes the first one.
     pub(super) fn pop(&mut self) -> Option<Revision> {
         let mut rest = self.chunks.front()?.get(self.read..).filter(|rest| !rest.is_empty())?;

@@ -239,6 +239,12 @@ impl TxnEmission {
         &self.request
     }
 
+    /// Bytes that are held until the answer is written, without the request.
+    pub fn held_bytes(&self) -> usize {
+        let emissions = self.ops.iter().filter_map(|op| op.emission.as_deref());
+        self.ops.len() * size_of::<Planned>() + emissions.map(Emission::held_bytes).sum::<usize>()
+    }
+
     /// Whether all conditions held.
     pub fn succeeded(&self) -> bool {
         self.succeeded

@@ -49,6 +49,15 @@ impl Interval {
         Position { seek: self.start.clone() }
     }
 
+    /// Bytes that its bounds hold.
+    pub fn held_bytes(&self) -> usize {
+        let end = match &self.end {
+            End::Before(end) => end.capacity(),
+            End::Never => 0,
+        };
+        self.start.capacity() + end
+    }
+
     fn admits(&self, index_key: &[u8]) -> bool {
         match &self.end {
             End::Before(end) => *index_key < end[..],
@@ -64,6 +73,11 @@ pub struct Position {
 }
 
 impl Position {
+    /// Bytes that it holds.
+    pub fn held_bytes(&self) -> usize {
+        self.seek.capacity()
+    }
+
     /// Behind everything that a key ever was.
     pub fn behind_key(key: &[u8]) -> Self {
         let mut seek = index_prefix(key).to_vec();

@@ -24,6 +24,7 @@ use super::replica::Replica;
 use super::tail::Tail;
 use crate::btree::{Applied, Read};
 use crate::cluster::cost::cost;
+use crate::limits::TOLD_BYTES_MAX;
 use crate::request::{Entry, Request};
 use crate::response::Response;
 use crate::stdx::time::Instant;
@@ -35,6 +36,8 @@ pub(super) struct Draft {
     pub(super) last: Option<u64>,
     /// Replies and events, to be told once the draft is published.
     pub(super) told: Vec<Output>,
+    /// Bytes of pairs in the replies.
+    told_bytes: usize,
     /// The store may have grown by what was not in the log at the start.
     pub(super) grown: bool,
 }
@@ -134,6 +137,9 @@ impl Replica {
             Progress::Done(applied) => {
                 let (index, term) = (executing.index, executing.term);
                 self.tell(executing, applied, compacted, draft);
+                if draft.told_bytes > TOLD_BYTES_MAX {
+                    slice.budget = 0;
+                }
                 self.pass(index, term, draft);
                 true
             }
@@ -164,7 +170,10 @@ impl Replica {
             (Some(ticket), Ok(response @ Response::Compact { compacted, physical: true, .. })) => {
                 self.sweeping.push((compacted, ticket, response));
             }
-            (Some(ticket), result) => draft.told.push(Output::Reply { ticket, result }),
+            (Some(ticket), result) => {
+                draft.told_bytes += result.as_ref().map_or(0, Response::pairs_len);
+                draft.told.push(Output::Reply { ticket, result });
+            }
             (None, _) => {}
         }
     }

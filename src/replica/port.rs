@@ -57,6 +57,11 @@ pub enum Input {
         /// The encoded `InternalRaftRequest`.
         entry: Bytes,
     },
+    /// Nobody waits any more for the reply to the proposal with this id: it is applied all the same.
+    Forget {
+        /// The id in the entry's header.
+        id: u64,
+    },
     /// A read wants to know when it may look.
     ReadIndex {
         /// Where the permission goes.

@@ -170,6 +170,7 @@ impl Replica {
         match input {
             Input::Tick => self.on_tick(),
             Input::Propose { ticket, id, entry } => self.on_propose(ticket, id, entry),
+            Input::Forget { id } => _ = self.proposals.answer(id),
             Input::ReadIndex { ticket } => {
                 if !self.reads.wait(ticket) {
                     self.proposals.refuse(ticket, Error::TooManyRequests);

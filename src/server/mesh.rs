@@ -13,13 +13,19 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 
 use crate::stdx::sync::{Arc, ArrayQueue, AtomicWaker};
 
+/// Bytes of what messages of one lane carry beyond which none may carry more: some answers of the longest.
+const CARRIED_BYTES_MAX: usize = 128 << 20;
+
 struct Ring<T> {
     queue: ArrayQueue<T>,
     consumer: AtomicWaker,
+    /// Bytes of what messages carry that have not arrived; orders nothing else.
+    carried: AtomicUsize,
 }
 
 /// One end that pushes. Any number of them, on any thread.
@@ -36,7 +42,11 @@ pub struct Receiver<T>(Arc<Ring<T>>);
 
 /// A lane for up to `capacity` messages.
 pub fn lane<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
-    let ring = Arc::new(Ring { queue: ArrayQueue::new(capacity), consumer: AtomicWaker::new() });
+    let ring = Arc::new(Ring {
+        queue: ArrayQueue::new(capacity),
+        consumer: AtomicWaker::new(),
+        carried: AtomicUsize::new(0),
+    });
     (Sender(ring.clone()), Receiver(ring))
 }
 
@@ -78,6 +88,13 @@ impl<T> Receiver<T> {
         .await;
     }
 
+    /// A message has been dealt with that carried `bytes`.
+    pub fn arrived(&self, bytes: usize) {
+        if bytes > 0 {
+            self.0.carried.fetch_sub(bytes, Ordering::Relaxed);
+        }
+    }
+
     /// Whether a look would find nothing.
     pub fn is_empty(&self) -> bool {
         self.0.queue.is_empty()
@@ -99,6 +116,19 @@ impl<T> Outbox<T> {
     /// An outbox in front of `lane`.
     pub fn new(lane: Sender<T>) -> Self {
         Self { lane, waiting: VecDeque::new(), pushed: false }
+    }
+
+    /// Whether the next message may carry `bytes` that only it holds. They count until they have [`arrived`], so a
+    /// consumer that is slower than its producer fills no memory.
+    ///
+    /// [`arrived`]: Receiver::arrived
+    pub fn may_carry(&self, bytes: usize) -> bool {
+        let carried = &self.lane.0.carried;
+        let may = bytes == 0 || carried.load(Ordering::Relaxed) <= CARRIED_BYTES_MAX;
+        if may && bytes > 0 {
+            carried.fetch_add(bytes, Ordering::Relaxed);
+        }
+        may
     }
 
     /// Queues a message behind all earlier ones.
@@ -168,6 +198,16 @@ mod tests {
         assert!(outbox.is_backed_up() && !outbox.flush() && outbox.is_backed_up());
         receiver.take(1, &mut VecDeque::new());
         assert!(outbox.flush() && !outbox.is_backed_up());
+    }
+
+    #[test]
+    fn messages_carry_a_bounded_amount_until_it_has_arrived() {
+        let (sender, receiver) = lane::<()>(2);
+        let outbox = Outbox::new(sender);
+        assert!(outbox.may_carry(CARRIED_BYTES_MAX) && outbox.may_carry(1));
+        assert!(!outbox.may_carry(1) && outbox.may_carry(0));
+        receiver.arrived(1);
+        assert!(outbox.may_carry(1));
     }
 
     #[test]

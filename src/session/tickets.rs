@@ -64,6 +64,17 @@ impl<W> Tickets<W> {
         holds(&self.waiting, ticket).then(|| self.waiting.remove(slot_of(ticket)).1)
     }
 
+    /// Slots that entries may have, those included that are free.
+    pub fn slots(&self) -> usize {
+        self.waiting.capacity()
+    }
+
+    /// Takes out the entry in a slot if nobody waits for it any more.
+    pub fn take_if(&mut self, slot: usize, is_over: impl FnOnce(&W) -> bool) -> Option<W> {
+        let (_, what) = self.waiting.get(slot)?;
+        is_over(what).then(|| self.waiting.remove(slot).1)
+    }
+
     /// The next entry whose time is over, taken out.
     pub fn expire(&mut self, now: Instant) -> Option<W> {
         while let Some(&(deadline, ticket)) = self.deadlines.front() {
@@ -137,6 +148,16 @@ mod tests {
         assert_eq!(tickets.expire(start + Duration::from_secs(60)), Some("other"));
         assert_eq!(tickets.expire(start + Duration::from_secs(60)), None);
         assert_eq!((tickets.len(), tickets.redeem(patient)), (1, Some("patient")));
+    }
+
+    #[test]
+    fn who_has_gone_is_taken_out_and_the_others_stay() {
+        let mut tickets = Tickets::new(0, Duration::from_secs(1));
+        let issued: Vec<Ticket> = (0..4).map(|n| tickets.issue(Instant::default(), n)).collect();
+        let gone: Vec<i32> =
+            (0..tickets.slots()).filter_map(|slot| tickets.take_if(slot, |n| n % 2 == 1)).collect();
+        assert_eq!((gone, tickets.len()), (vec![1, 3], 2));
+        assert_eq!((tickets.redeem(issued[1]), tickets.redeem(issued[2])), (None, Some(2)));
     }
 
     #[test]

@@ -69,6 +69,7 @@ fn hub_config(world: &mut World, identity: Identity) -> HubConfig {
         response_bytes_max: RESPONSE_BYTES_MAX,
         seed: world.prng.next_u64(),
         limits: world.params.hub_limits,
+        ..HubConfig::default()
     }
 }
 

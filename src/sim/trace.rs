@@ -63,6 +63,7 @@ pub fn show_input(input: &Input) -> String {
         Input::Propose { ticket, id, entry } => {
             format!("propose {:x} {id:x}, {} bytes", ticket.0, entry.len())
         }
+        Input::Forget { id } => format!("forget {id:x}"),
         Input::ReadIndex { ticket } => format!("read index {:x}", ticket.0),
         Input::Lease { ticket, call } => format!("{:x} {call:?}", ticket.0),
         Input::Defragment { ticket } => format!("defragment {:x}", ticket.0),

@@ -38,11 +38,15 @@ pub(super) const PREV_COST: usize = 256;
 /// Watchers of a closed stream that are removed in one piece of work.
 const REMOVED_MAX: usize = 1024;
 
+/// What a watcher takes in memory besides its bounds, with its place in its stream and a group of its own.
+pub(super) const WATCHER_BYTES: usize = 160;
+
 /// The id in responses that concern no single watcher.
 pub(super) const NO_WATCHER: i64 = -1;
 
 const REASON_COMPACTED: &str = "etcdserver: mvcc: required revision has been compacted";
 const REASON_EMPTY_RANGE: &str = "mvcc: watcher range is empty";
+const REASON_TOO_MANY: &str = "mvcc: too many watchers";
 const REASON_DUPLICATE_ID: &str = "mvcc: duplicate watch ID provided on the WatchStream";
 
 /// Why a stream ends before its client wants it to.
@@ -89,6 +93,22 @@ impl Default for Limits {
     }
 }
 
+/// What watchers may take in memory, each with its own bounds and some more: beyond that, further ones are refused.
+#[derive(Clone, Copy, Debug)]
+pub struct Watched {
+    /// Bytes of the watchers of one stream.
+    pub stream_bytes: usize,
+    /// Bytes of all watchers.
+    pub bytes: usize,
+}
+
+impl Default for Watched {
+    /// A million watchers of short keys, a third of them on one stream.
+    fn default() -> Self {
+        Self { stream_bytes: 64 << 20, bytes: 192 << 20 }
+    }
+}
+
 /// Settings of a hub, fixed when it is made.
 #[derive(Clone, Copy, Debug)]
 pub struct HubConfig {
@@ -104,6 +124,8 @@ pub struct HubConfig {
     pub seed: u64,
     /// What is held in memory at once.
     pub limits: Limits,
+    /// What watchers may take.
+    pub watched: Watched,
 }
 
 impl Default for HubConfig {
@@ -115,6 +137,7 @@ impl Default for HubConfig {
             fragment_slack_bytes: FRAGMENT_SLACK_BYTES,
             seed: 0,
             limits: Limits::default(),
+            watched: Watched::default(),
         }
     }
 }
@@ -144,6 +167,8 @@ pub(super) struct Stream {
     pub(super) room: i64,
     /// Watchers by the ids the client knows.
     pub(super) watchers: BTreeMap<i64, u32>,
+    /// What they take in memory.
+    watched_bytes: usize,
     /// Where the search for a free id goes on.
     next_id: i64,
     /// Watchers that wait, the longest first. May name watchers that are gone or no longer parked.
@@ -234,6 +259,8 @@ pub struct Hub {
     pub(super) known: i64,
     pub(super) streams: Slab<Stream>,
     pub(super) watchers: Slab<Watcher>,
+    /// What they take in memory.
+    watched_bytes: usize,
     pub(super) index: KeyIndex,
     pub(super) scans: Scans,
     /// Streams by the end of their progress interval.
@@ -270,6 +297,7 @@ impl Hub {
             known: revision,
             streams: Slab::new(),
             watchers: Slab::new(),
+            watched_bytes: 0,
             index: KeyIndex::new(config.seed),
             scans: Scans::default(),
             deadlines: BTreeSet::new(),
@@ -329,6 +357,7 @@ impl Hub {
             id,
             room: as_room(room),
             watchers: BTreeMap::new(),
+            watched_bytes: 0,
             next_id: 0,
             parked: VecDeque::new(),
             wave: 1,
@@ -447,6 +476,7 @@ impl Hub {
             _ if end.len() > usize::from(end == [0]) && key >= end => {
                 return self.refuse(id, REASON_EMPTY_RANGE);
             }
+            _ if !self.has_place(stream, key.len() + end.len()) => return self.refuse(id, REASON_TOO_MANY),
             0 => free_id(stream),
             taken if stream.watchers.contains_key(&taken) => return self.refuse(id, REASON_DUPLICATE_ID),
             given => given,
@@ -493,6 +523,12 @@ impl Hub {
         self.make_ready(id);
     }
 
+    /// Whether there is memory for a watcher of a stream whose bounds have so many bytes.
+    fn has_place(&self, stream: &Stream, bounds: usize) -> bool {
+        let (bytes, most) = (WATCHER_BYTES + bounds, self.config.watched);
+        stream.watched_bytes + bytes <= most.stream_bytes && self.watched_bytes + bytes <= most.bytes
+    }
+
     fn add_watcher(
         &mut self,
         id: StreamId,
@@ -524,6 +560,8 @@ impl Hub {
             state: if synced { State::Synced } else { State::Waiting },
             flags,
         };
+        let bytes = WATCHER_BYTES + self.index.bounds_len(watcher.group);
+        self.watched_bytes += bytes;
         let first = watcher.first();
         // A watcher takes 40 bytes of memory, which bounds their number below 2^32.
         let number = self.watchers.insert(watcher) as u32;
@@ -534,6 +572,7 @@ impl Hub {
             stream.ahead.insert((first, number));
         }
         stream.watchers.insert(watch_id, number);
+        stream.watched_bytes += bytes;
         stream.progress_watchers += usize::from(request.progress_notify);
         // All of it before the answer, which may end the stream, and this watcher with it.
         if synced {
@@ -561,8 +600,11 @@ impl Hub {
         self.detach(number);
         self.leave_wave(number);
         let watcher = self.watchers.remove(number as usize);
+        let bytes = WATCHER_BYTES + self.index.bounds_len(watcher.group);
+        self.watched_bytes -= bytes;
         self.index.leave(watcher.group);
         let stream = &mut self.streams[watcher.stream as usize];
+        stream.watched_bytes -= bytes;
         stream.ahead.remove(&(watcher.first(), number));
         let id = stream.id;
         match stream.large.take_if(|large| large.is_of(number)) {
@@ -640,6 +682,10 @@ impl Hub {
         }
         let listed: usize = self.streams.iter().map(|(_, stream)| stream.watchers.len()).sum();
         assert_eq!(listed, self.watchers.len(), "every watcher belongs to a stream");
+        let weigh = |w: &Watcher| WATCHER_BYTES + self.index.bounds_len(w.group);
+        let weights: usize = self.watchers.iter().map(|(_, w)| weigh(w)).sum();
+        let counted: usize = self.streams.iter().map(|(_, stream)| stream.watched_bytes).sum();
+        assert_eq!((weights, counted), (self.watched_bytes, weights), "what watchers take is counted");
         let unsynced = self.watchers.iter().filter(|(_, w)| w.state != State::Synced).count();
         assert_eq!(unsynced, self.unsynced);
         self.scans.check(&self.watchers);

@@ -130,6 +130,11 @@ impl KeyIndex {
         Span { bounds: bounds.clone(), split: *split as usize, kind: *kind }
     }
 
+    /// Bytes of a group's bounds.
+    pub(super) fn bounds_len(&self, group: u32) -> usize {
+        self.groups[group as usize].bounds.len()
+    }
+
     /// One watcher less in `group`; it is on none of its lists.
     pub(super) fn leave(&mut self, group: u32) {
         self.groups[group as usize].watchers -= 1;

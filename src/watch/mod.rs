@@ -46,7 +46,8 @@
 //! waves, whose size follows what their stream takes. A watcher that alone has more of one revision than may be held
 //! gets the revision piece by piece, read anew from the store for each piece ([`large`]). A response that is longer
 //! than gRPC servers send ends its stream, each time its client comes back; a client that asks for fragments gets
-//! responses of bounded length.
+//! responses of bounded length. What watchers themselves take, their keys above all, is bounded per stream and for the
+//! hub ([`Watched`]); a create request beyond that is refused.
 //!
 //! # Invariants
 //!
@@ -71,8 +72,7 @@
 //!
 //! # Deliberately absent
 //!
-//! Permissions (the caller checks them and calls [`Hub::refuse`]), timers other than the progress interval, and any
-//! bound on the number of watchers (the transport bounds streams; the driver stops reading a stream without room).
+//! Permissions (the caller checks them and calls [`Hub::refuse`]), and timers other than the progress interval.
 //!
 //! Start reading at [`hub`]. A [`watcher`] is small; [`interval`] is the tree of ranges, [`progress`] what is promised
 //! to those who have everything, [`history`] what is read of the store.
@@ -99,4 +99,4 @@ mod tests;
 pub use catch_up::Budget;
 pub use encode::{Output, Part};
 pub use history::{Event, EventBatch, History, PastEvent};
-pub use hub::{Fault, Hub, HubConfig, HubStats, Limits, StreamId};
+pub use hub::{Fault, Hub, HubConfig, HubStats, Limits, StreamId, Watched};

@@ -1227,3 +1227,35 @@ fn a_stream_that_ends_at_the_answer_to_a_create_leaves_the_others_as_they_are() 
         assert_eq!(events.sum::<u32>(), 1);
     }
 }
+
+#[test]
+fn watchers_take_a_bounded_amount_per_stream_and_altogether() {
+    let world = World::new();
+    let key = |n: u8| vec![n; 10_000];
+    let watched = Watched { stream_bytes: 25_000, bytes: 45_000 };
+    let mut hub = Hub::new(HubConfig { watched, ..config() }, 1);
+    let now = Instant::default();
+    let streams: Vec<StreamId> = (0..3).map(|_| hub.open(now, Duration::from_secs(600), 1 << 20)).collect();
+    let create = |hub: &mut Hub, stream: usize, n: u8, world: &World| {
+        let request = WatchCreateRequest { key: key(n).into(), ..WatchCreateRequest::default() };
+        hub.create(now, streams[stream], &request, world);
+        hub.check_invariants();
+        let output = hub.poll_output().expect("an answer");
+        let answer =
+            WatchResponse::decode(&[&output.head[..], &output.body].concat()[..]).expect("a response");
+        assert!(answer.created);
+        (answer.canceled, answer.cancel_reason)
+    };
+    let (taken, refused) = ((false, String::new()), (true, "mvcc: too many watchers".to_owned()));
+    for (stream, n) in [(0, 1), (0, 2), (1, 1), (1, 2)] {
+        assert_eq!(create(&mut hub, stream, n, &world), taken);
+    }
+    assert_eq!(create(&mut hub, 0, 3, &world), refused, "the stream has enough");
+    assert_eq!(create(&mut hub, 2, 3, &world), refused, "all of them have enough");
+    hub.cancel(streams[0], 0);
+    assert!(hub.poll_output().is_some());
+    assert_eq!(create(&mut hub, 2, 3, &world), taken);
+    hub.close(streams[1]);
+    hub.close(streams[2]);
+    assert_eq!(create(&mut hub, 0, 4, &world), taken, "what is closed takes nothing any more");
+}

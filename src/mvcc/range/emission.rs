@@ -128,6 +128,18 @@ impl Emission {
         &self.behind
     }
 
+    /// Bytes that are held until the answer is written, without what is bounded for the core: remembered and sorted
+    /// pairs.
+    pub fn held_bytes(&self) -> usize {
+        let source = match &self.source {
+            Source::ByKey { remembered, unremembered } => {
+                remembered.held_bytes() + unremembered.as_ref().map_or(0, Position::held_bytes)
+            }
+            Source::Sorted(_) => 0,
+        };
+        size_of::<Self>() + self.query.interval.held_bytes() + source + self.behind.held_bytes()
+    }
+
     /// True if keeping this until it is written costs little more than the structure itself.
     pub(crate) fn is_light(&self) -> bool {
         self.kvs() <= 16

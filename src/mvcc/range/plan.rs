@@ -269,11 +269,15 @@ impl Plan {
         }
     }
 
-    fn into_emission<R: Read>(self, view: &View<'_, R>) -> Result<Emission, Error> {
+    fn into_emission<R: Read>(mut self, view: &View<'_, R>) -> Result<Emission, Error> {
         let (mut kvs_len, mut behind) = (self.kvs_len, self.behind);
+        let walks = self.sorter.is_none() && (self.query.shape != Shape::Full || !self.remembers_all);
+        if !walks {
+            // Bounds may be long, and the answer may wait for its client.
+            self.query.interval = Interval::default();
+        }
         let source = match self.sorter {
             None => {
-                let walks = self.query.shape != Shape::Full || !self.remembers_all;
                 let unremembered = walks.then_some(self.unremembered);
                 Source::ByKey { remembered: self.remembered, unremembered }
             }

@@ -235,3 +235,20 @@ fn a_swept_revision_ends_plan_and_emission_with_an_error() {
     assert!(matches!(pending.step(&view, 10), Err(Error::Compacted)));
     assert_eq!(emit(&mut emission, &view), Err(Error::Compacted));
 }
+
+/// The bounds of a Range may be megabytes long, and its answer may wait for the client as long as that likes.
+#[test]
+fn an_answer_that_walks_no_more_keeps_no_bounds() {
+    let mut store = Store::in_memory();
+    fill(&mut store, &mut Prng::new(1));
+    let mut reader = store.readers().register();
+    let snapshot = reader.snapshot();
+    let view = View::new(&snapshot);
+    let held = |keys_only| {
+        let (key, range_end) = (b"0".as_slice().into(), vec![b'z'; 1 << 20].into());
+        let request = RangeRequest { key, range_end, limit: 10, keys_only, ..RangeRequest::default() };
+        Plan::new(&view, &request).unwrap().finish(&view).unwrap().held_bytes()
+    };
+    assert!(held(false) < 16 << 10, "{} bytes", held(false));
+    assert!(held(true) > 1 << 20, "the index is walked again");
+}

@@ -9,6 +9,9 @@
 //!
 //! A handler replies to nobody: it gives an [`Outcome`], and [`settle`] alone knows the transport's [`Responder`]. Only
 //! answers that come later take the responder with them.
+//!
+//! What a call makes the core hold until then is counted for its connection: its request, or room for the answer to a
+//! write. A client that takes no answers so gets no more requests in, and one that takes them never notices.
 #![forbid(unsafe_code)]
 
 use std::net::SocketAddr;
@@ -16,8 +19,10 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
+use crate::error::Error;
 use crate::request::Kind;
 use crate::server::grpc::{Responder, Status};
+use crate::server::io::{clock, task};
 use crate::server::session::Session;
 
 /// Who asks, as far as the member knows.
@@ -45,6 +50,8 @@ pub enum Answer {
         message: Bytes,
         /// The client alone decides how long it waits. Otherwise the request ends after the member's time for requests.
         is_unbounded: bool,
+        /// Bytes that the answer will have, or little more or less: it is assembled when the request is applied.
+        expected: usize,
     },
     /// What to do once the published state has everything that was committed before the call.
     Read(Reading),
@@ -53,9 +60,14 @@ pub enum Answer {
 }
 
 impl Answer {
-    /// A request for the log that ends after the member's time for requests.
+    /// A request for the log with a short answer that ends after the member's time for requests.
     pub fn propose(kind: Kind, message: Bytes) -> Self {
-        Self::Propose { kind, message, is_unbounded: false }
+        Self::propose_expecting(0, kind, message)
+    }
+
+    /// [`Answer::propose`] for a request whose answer will have about so many bytes.
+    pub fn propose_expecting(expected: usize, kind: Kind, message: Bytes) -> Self {
+        Self::Propose { kind, message, is_unbounded: false, expected }
     }
 
     /// See [`Answer::Read`].
@@ -69,19 +81,84 @@ impl Answer {
     }
 }
 
-/// Sees to it that the client gets what a handler gave.
-pub fn settle(session: &Rc<Session>, outcome: Outcome, reply: Responder) {
+/// Sees to it that the client gets what a handler gave to a request of `bytes`.
+pub fn settle(session: &Rc<Session>, outcome: Outcome, bytes: usize, mut reply: Responder) {
     match outcome {
         Err(status) => reply.fail(&status),
         Ok(Answer::Now(message)) => reply.send(Ok(message)),
-        Ok(Answer::Propose { kind, message, is_unbounded: false }) => session.propose(kind, &message, reply),
-        Ok(Answer::Propose { kind, message, is_unbounded: true }) => {
-            session.propose_for_ever(kind, &message, reply);
+        Ok(Answer::Propose { kind, message, is_unbounded, expected }) => {
+            if reply.keep(expected) {
+                return propose(session, kind, &message, is_unbounded, reply);
+            }
+            task::spawn(propose_later(session.clone(), kind, message, is_unbounded, reply));
         }
-        Ok(Answer::Read(then)) => session.linearizable(move |session, ready| match ready {
-            Ok(()) => settle(session, then(session), reply),
-            Err(status) => reply.fail(&status),
-        }),
-        Ok(Answer::Later(then)) => then(session, reply),
+        Ok(Answer::Read(then)) => {
+            if !reply.keep(kept_of(bytes)) {
+                return reply.fail(&Error::TooManyRequests.into());
+            }
+            session.linearizable(move |session, ready| match ready {
+                Ok(()) => read(session, then, bytes, reply),
+                Err(status) => reply.fail(&status),
+            });
+        }
+        Ok(Answer::Later(then)) => {
+            if !reply.keep(kept_of(bytes)) {
+                return reply.fail(&Error::TooManyRequests.into());
+            }
+            then(session, reply);
+        }
     }
+}
+
+/// Bytes of a request that are kept for nothing.
+const KEPT_FREE: usize = 1024;
+/// How often a request is there while its answer is planned and written: its message, and the bounds and the places of
+/// walks over the index.
+const COPIES: usize = 4;
+
+/// What is counted for a request of `bytes` whose answer comes later.
+pub(super) fn kept_of(bytes: usize) -> usize {
+    COPIES * bytes.saturating_sub(KEPT_FREE)
+}
+
+fn propose(session: &Rc<Session>, kind: Kind, message: &Bytes, is_unbounded: bool, reply: Responder) {
+    if is_unbounded {
+        session.propose_for_ever(kind, message, reply);
+    } else {
+        session.propose(kind, message, reply);
+    }
+}
+
+/// Proposes a request once the core has room for its answer. The request's time for that is the time for requests.
+async fn propose_later(
+    session: Rc<Session>,
+    kind: Kind,
+    message: Bytes,
+    is_unbounded: bool,
+    mut reply: Responder,
+) {
+    let until = clock::now() + session.member.request_timeout;
+    if task::until(until, reply.granted()).await.is_none() {
+        return reply.fail(&Error::TooManyRequests.into());
+    }
+    if reply.is_wanted() {
+        propose(&session, kind, &message, is_unbounded, reply);
+    }
+}
+
+/// Goes on with a read whose state is there. Those that waited for the same state do not all get their answers at once
+/// if their client takes none.
+fn read(session: &Rc<Session>, then: Reading, bytes: usize, mut reply: Responder) {
+    reply.keep(0);
+    if !reply.must_wait() {
+        return settle(session, then(session), bytes, reply);
+    }
+    let session = session.clone();
+    task::spawn(async move {
+        let turn = reply.turn(bytes).await;
+        if reply.is_wanted() {
+            settle(&session, then(&session), bytes, reply);
+        }
+        drop(turn);
+    });
 }

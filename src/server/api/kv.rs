@@ -8,9 +8,11 @@
 use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
+use prost::Message;
 
-use super::answer::{Answer, Caller, Outcome};
+use super::answer::{Answer, Caller, Outcome, kept_of};
 use super::decode::{decode, decode_kept, decode_txn_kept};
+use super::expected;
 use super::long::{self, Hold, Slices};
 use super::planned::{Planned, Step, planned};
 use super::quota;
@@ -33,6 +35,9 @@ use crate::server::session::observer::{self, ReadTimes};
 
 /// Keys of a transaction for which the disk is asked before the transaction is proposed.
 const ASKED_MAX: usize = 256;
+
+/// What a RangeStream holds besides its request: mostly the plan of a message.
+const STREAM_BYTES: usize = 8 * 1024;
 
 /// An answer up to this size is assembled and sent at once.
 const WHOLE_BYTES_MAX: usize = 64 * 1024;
@@ -130,7 +135,7 @@ async fn answer_long(
     request: RangeRequest,
     times: ReadTimes,
     begun: Step<Plan>,
-    reply: Responder,
+    mut reply: Responder,
 ) {
     let header = session.header();
     let again = || session.view(|view| new_plan(&session, view, &request));
@@ -141,6 +146,7 @@ async fn answer_long(
             observer::range(&session, reply.peer(), &request, times, Ok(&read));
             let hold = Hold::new(pin, request.revision > 0);
             drop(request);
+            reply.keep(emission.held_bytes());
             long::write(session, header, hold, emission, reply).await;
         }
         Err(error) => {
@@ -153,26 +159,20 @@ async fn answer_long(
 }
 
 /// `KV/RangeStream`.
-pub fn range_stream(session: &Rc<Session>, mut incoming: Incoming, outgoing: Outgoing) {
+pub fn range_stream(session: &Rc<Session>, mut incoming: Incoming, mut outgoing: Outgoing) {
     let session = session.clone();
     task::spawn(async move {
-        match incoming.only().await.and_then(decode::<RangeRequest>) {
-            Ok(request) => answer_stream(session, request, outgoing).await,
-            Err(status) => outgoing.finish(Err(status)),
-        }
+        let result = match incoming.only().await {
+            Ok(message) => send_stream(&session, message, &mut outgoing).await,
+            Err(status) => Err(status),
+        };
+        outgoing.finish(result);
     });
 }
 
-async fn answer_stream(session: Rc<Session>, request: RangeRequest, mut outgoing: Outgoing) {
-    let result = send_stream(&session, &request, &mut outgoing).await;
-    outgoing.finish(result);
-}
-
-async fn send_stream(
-    session: &Rc<Session>,
-    request: &RangeRequest,
-    outgoing: &mut Outgoing,
-) -> Result<(), Status> {
+async fn send_stream(session: &Rc<Session>, message: Bytes, outgoing: &mut Outgoing) -> Result<(), Status> {
+    let _kept = outgoing.keep(message.len(), kept_of(message.len()) + STREAM_BYTES).await?;
+    let request = &decode::<RangeRequest>(message)?;
     check::range_stream(request)?;
     if !request.serializable {
         session.read_barrier().await?;
@@ -192,15 +192,19 @@ pub fn put(session: &Rc<Session>, message: &Bytes) -> Outcome {
         return refusal;
     }
     check::put(&request)?;
-    session.view(|view| view.will_write(&request.key));
-    Ok(Answer::propose(Kind::Put, message))
+    let expected = session.view(|view| {
+        view.will_write(&request.key);
+        expected::of_put(view, &request)
+    });
+    Ok(Answer::propose_expecting(expected, Kind::Put, message))
 }
 
 /// `KV/DeleteRange`.
-pub fn delete_range(message: &Bytes) -> Outcome {
+pub fn delete_range(session: &Session, message: &Bytes) -> Outcome {
     let (request, message) = decode_kept::<DeleteRangeRequest>(message)?;
     check::delete_range(&request)?;
-    Ok(Answer::propose(Kind::DeleteRange, message))
+    let expected = session.view(|view| expected::of_delete(view, &request));
+    Ok(Answer::propose_expecting(expected, Kind::DeleteRange, message))
 }
 
 /// `KV/Txn`. One that cannot write is answered like a Range.
@@ -211,8 +215,11 @@ pub fn txn(session: &Rc<Session>, caller: Caller, message: &Bytes) -> Outcome {
     }
     check::txn(&request, session.member.max_txn_ops)?;
     if !txn::is_read_only(&request) {
-        session.view(|view| txn::put_keys(&request).take(ASKED_MAX).for_each(|key| view.will_write(key)));
-        return Ok(Answer::propose(Kind::Txn, message));
+        let expected = session.view(|view| {
+            txn::put_keys(&request).take(ASKED_MAX).for_each(|key| view.will_write(key));
+            expected::of_txn(view, &request)
+        });
+        return Ok(Answer::propose_expecting(expected, Kind::Txn, message));
     }
     let asked = clock::now();
     if txn::is_serializable(&request) || session.gate().is_open() {
@@ -261,7 +268,7 @@ async fn answer_long_txn(
     request: TxnRequest,
     times: ReadTimes,
     begun: Step<ReadTxn>,
-    reply: Responder,
+    mut reply: Responder,
 ) {
     let header = session.header();
     let again = || Ok(session.view(|view| ReadTxn::new(view, request.clone(), session.plan_memory())));
@@ -270,6 +277,7 @@ async fn answer_long_txn(
             let read = txn_read_of(&emission, emission.encoded_len(&header));
             observer::read_only_txn(&session, reply.peer(), &request, times, Ok(read));
             let hold = Hold::new(pin, txn::names_revision(&request));
+            reply.keep(kept_of(request.encoded_len()) + emission.held_bytes());
             drop(request);
             long::write(session, header, hold, emission, reply).await;
         }
@@ -285,5 +293,5 @@ async fn answer_long_txn(
 pub fn compact(message: &Bytes) -> Outcome {
     let (request, message) = decode_kept::<CompactionRequest>(message)?;
     // One that is answered when all is swept takes as long as that takes, as with etcd.
-    Ok(Answer::Propose { kind: Kind::Compaction, message, is_unbounded: request.physical })
+    Ok(Answer::Propose { kind: Kind::Compaction, message, is_unbounded: request.physical, expected: 0 })
 }

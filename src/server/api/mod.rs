@@ -9,6 +9,7 @@
 //!   kv, watch, lease, lease_info, cluster, maintenance, health   the services
 //!   decode     requests, read as leniently as etcd reads them
 //!   quota      whether a request that grows the store is let through
+//!   expected   how long the answer to a write will be
 //!   planned    plans that take more than one slice, made before their answer is written
 //!   long       answers too long to assemble, written as the client takes them
 //!   gathered   answers from trees without revisions, gathered first and then written
@@ -21,6 +22,7 @@ mod admit;
 pub mod answer;
 pub mod cluster;
 pub mod decode;
+mod expected;
 mod gathered;
 pub mod health;
 pub mod kv;
@@ -49,9 +51,13 @@ pub struct Api(pub Rc<Session>);
 
 impl grpc::Api for Api {
     fn unary(&self, call: Call, message: Bytes, reply: Responder) {
-        let admitted = admit(&self.0, &call, false);
+        let (admitted, bytes) = (admit(&self.0, &call, false), message.len());
         let outcome = admitted.and_then(|caller| handle(&self.0, caller, call.method, message));
-        settle(&self.0, outcome, reply);
+        settle(&self.0, outcome, bytes, reply);
+    }
+
+    fn gone(&self) {
+        self.0.forget_gone();
     }
 
     fn stream(&self, call: Call, incoming: Incoming, outgoing: Outgoing) {
@@ -74,7 +80,7 @@ fn handle(session: &Rc<Session>, caller: Caller, method: Method, message: Bytes)
     match method {
         Method::Range => kv::range(session, caller, message),
         Method::Put => kv::put(session, &message),
-        Method::DeleteRange => kv::delete_range(&message),
+        Method::DeleteRange => kv::delete_range(session, &message),
         Method::Txn => kv::txn(session, caller, &message),
         Method::Compact => kv::compact(&message),
         Method::LeaseGrant => lease::grant(session, &message),

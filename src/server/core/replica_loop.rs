@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::log_task::{Log, Written};
-use super::session_loop::FromReplica;
+use super::session_loop::{self, FromReplica};
 use crate::mvcc::compact_hash::CompactionDigest;
 use crate::page::CheckpointJob;
 use crate::replica::Replica;
@@ -181,7 +181,7 @@ impl Running {
                 assert!(taken.is_ok(), "the digester outlives the replica");
             }
             Output::Reply { ticket, result } => {
-                self.sessions[core_of(ticket)].push(FromReplica::Reply(ticket, result));
+                session_loop::reply(&mut self.sessions[core_of(ticket)], ticket, result);
             }
             Output::ReadReady { ticket } => {
                 self.sessions[core_of(ticket)].push(FromReplica::ReadReady(ticket));

@@ -7,8 +7,11 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 
+use crate::error::Error;
+use crate::replica::port::Ticket;
+use crate::response::Response;
 use crate::server::io::{clock, task};
-use crate::server::mesh::Receiver;
+use crate::server::mesh::{Outbox, Receiver};
 use crate::server::session::state::SessionTurn;
 use crate::server::session::{Session, observer};
 pub use crate::session::FromReplica;
@@ -23,6 +26,15 @@ const TIMERS_INTERVAL: Duration = Duration::from_millis(50);
 /// costs a tenth of a millisecond.
 const TIMERS_INTERVAL_IDLE: Duration = Duration::from_secs(1);
 
+/// Sends a reply down the lane to its session core; of an answer only the length where the lane carries too much.
+pub fn reply(session: &mut Outbox<FromReplica>, ticket: Ticket, result: Result<Response, Error>) {
+    let result = result.map(|response| match response.pairs_len() {
+        len if session.may_carry(len) => response,
+        len => Response::Overlong { revision: response.revision(), len },
+    });
+    session.push(FromReplica::Reply(ticket, result));
+}
+
 /// Runs for as long as the executor does.
 pub async fn run(session: Rc<Session>, lane: Receiver<FromReplica>) {
     let mut inbox = VecDeque::with_capacity(TURN_MESSAGES_MAX);
@@ -34,7 +46,7 @@ pub async fn run(session: Rc<Session>, lane: Receiver<FromReplica>) {
             term = current;
             session.watches.set_term(term);
         }
-        if turn(&mut SessionTurn::new(&session), &mut inbox) || !lane.is_empty() {
+        if turn(&mut SessionTurn::new(&session, &lane), &mut inbox) || !lane.is_empty() {
             task::yield_now().await;
             continue;
         }

@@ -5,6 +5,7 @@
 //! end of the connection; the others then find the slot empty or with another stamp and do nothing.
 #![forbid(unsafe_code)]
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
@@ -20,6 +21,8 @@ use super::shared::Shared;
 use crate::server::call::method::Method;
 use crate::server::call::status::{Code, Status};
 use crate::server::http2::Stream;
+use crate::server::http2::account::InLine;
+use crate::server::http2::charge::Charge;
 use crate::stdx::time::Instant;
 
 /// A request as its handler sees it, without the messages.
@@ -42,7 +45,7 @@ impl Shared {
         counts.received.add(1);
         self.core.counters.received_bytes.add(message.len() as u64);
         let (key, stamp) = self.put(method, stream, packs);
-        self.core.api.unary(call, message, Responder { shared: self.clone(), key, stamp });
+        self.core.api.unary(call, message, Responder { shared: self.clone(), key, stamp, kept: None });
         if let Some(at) = deadline
             && self.holds(key, stamp)
         {
@@ -56,9 +59,47 @@ pub struct Responder {
     shared: Rc<Shared>,
     key: usize,
     stamp: u32,
+    /// What is kept for the call until it is answered, if it is worth counting.
+    kept: Option<Charge>,
 }
 
 impl Responder {
+    /// So much of the request, or of room for the answer, is kept until the call is answered: the client's further
+    /// requests wait if it is too much. True if the core has that room; [`Responder::granted`] waits for it otherwise.
+    pub fn keep(&mut self, bytes: usize) -> bool {
+        match &mut self.kept {
+            None if bytes == 0 => true,
+            kept => kept.get_or_insert_with(|| Charge::new(&self.shared.account)).set(bytes),
+        }
+    }
+
+    /// Waits until the core has room for what is to be kept.
+    pub async fn granted(&mut self) {
+        if let Some(kept) = &mut self.kept {
+            poll_fn(|cx| kept.poll_granted(cx)).await;
+        }
+    }
+
+    /// Whether an answer of `bytes` may wait for the client: what is kept for it suffices, or there is more room.
+    pub fn may_send(&self, bytes: usize) -> bool {
+        match &self.kept {
+            _ if bytes == 0 => true,
+            Some(kept) => kept.may_become(bytes),
+            None => Charge::new(&self.shared.account).may_become(bytes),
+        }
+    }
+
+    /// Waits until the connection may answer, if it may not. Meanwhile `message`, a length, is held. What is returned
+    /// is to be kept until the answer is given.
+    pub async fn turn(&self, message: usize) -> Option<InLine> {
+        self.shared.answerable(message).await
+    }
+
+    /// Whether the connection has to wait with further answers.
+    pub fn must_wait(&self) -> bool {
+        self.shared.account.is_full()
+    }
+
     /// Answers with `message`, or with an error. For answers of up to a few hundred kilobytes; [`Responder::stream`] is
     /// for those without a bound.
     pub fn send(self, result: Result<Bytes, Status>) {
@@ -68,7 +109,8 @@ impl Responder {
         }
     }
 
-    fn send_message(self, message: Bytes) {
+    fn send_message(mut self, message: Bytes) {
+        self.kept = None;
         let Some(call) = self.shared.take(self.key, self.stamp) else { return };
         let shared = &self.shared;
         let head = match message_head(message.len(), false) {
@@ -109,11 +151,13 @@ impl Responder {
 
     /// Begins an answer of one message of `total` bytes that is written in slices, as fast as the client takes
     /// them. None if nobody waits for it any more, or if it is too long to be sent, which the client is told.
-    pub fn stream(self, total: usize) -> Option<LongAnswer> {
+    pub fn stream(mut self, total: usize) -> Option<LongAnswer> {
         match message_head(total, false) {
             Ok(head) => {
                 let call = self.shared.take(self.key, self.stamp)?;
-                Some(LongAnswer::begin(&self.shared, (call.method, call.stream, call.began), head, total))
+                let kept = self.kept.take();
+                let call = (call.method, call.stream, call.began);
+                Some(LongAnswer::begin(&self.shared, call, kept, head, total))
             }
             Err(status) => {
                 self.fail(&status);

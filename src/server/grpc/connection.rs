@@ -178,6 +178,9 @@ impl<S: ByteStream> Connection<S> {
                 }
             }
         }
+        if self.shared.account.is_full() && self.http2.has_requests() {
+            self.shared.account.wake_when_free(cx.waker());
+        }
         now >= end
     }
 
@@ -286,7 +289,7 @@ fn dispatch(shared: &Rc<Shared>, cx: &mut Context<'_>, now: Instant, request: Re
         return;
     };
     core.counters.of(method).started.add(1);
-    let call = Call { method, metadata: Metadata::new(request.metadata), deadline, peer: shared.peer };
+    let call = Call { method, metadata: Metadata::of(request), deadline, peer: shared.peer };
     if let Some(encoding) = &encoding
         && **encoding != *gzip::NAME
     {
@@ -306,9 +309,10 @@ fn dispatch(shared: &Rc<Shared>, cx: &mut Context<'_>, now: Instant, request: Re
     let mut reader = Reader::new(stream.clone(), encoding, shared.clone(), Code::Unknown);
     match reader.poll_message(cx) {
         Poll::Ready(message) => answer(shared, call, message, stream, packs),
-        Poll::Pending => {
-            task::spawn(answer_later(shared.clone(), call, reader, stream, packs));
-        }
+        Poll::Pending => match reader.hold_head(call.metadata.bytes()) {
+            Ok(()) => task::spawn(answer_later(shared.clone(), call, reader, stream, packs)),
+            Err(status) => shared.refuse(method, &stream, None, &status),
+        },
     }
 }
 

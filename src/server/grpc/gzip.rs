@@ -27,6 +27,8 @@ pub const PACKED_BYTES_MAX: usize = 64 * 1024;
 const STEP_BYTES: usize = 128 * 1024;
 /// Members that one step may begin: each costs something even if it is empty.
 const STEP_MEMBERS: usize = 64;
+/// What the state of an inflation takes: a window of 32 KB, and tables.
+const INFLATE_BYTES: usize = 48 * 1024;
 const HEAD_BYTES: usize = 10;
 const TAIL_BYTES: usize = 8;
 /// Flags of a member's head.
@@ -96,7 +98,7 @@ impl Unpacking {
 
     /// Bytes held.
     pub fn held_bytes(&self) -> usize {
-        self.packed.len() + self.plain.len()
+        INFLATE_BYTES + self.packed.len() + self.plain.capacity()
     }
 
     fn go_on(&mut self) -> Result<(), Broken> {
@@ -344,6 +346,7 @@ mod tests {
         };
         assert_eq!(status.code, Code::ResourceExhausted);
         assert_eq!(status.message, "grpc: received message after decompression larger than max 1000000");
+        let held = held - INFLATE_BYTES;
         assert!((7..9).contains(&steps) && held < 1_100_000, "{steps} steps, {held} bytes");
     }
 }

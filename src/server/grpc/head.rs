@@ -50,10 +50,8 @@ pub fn examine(request: &RequestHead, now: Instant) -> Result<Head, Refusal> {
             Err(text) => return refuse("400", Code::Internal, format!("malformed grpc-timeout: {text}")),
         },
     };
-    if request.has_binary
-        && let Some(text) = request.metadata.iter().find_map(malformed_binary)
-    {
-        return refuse("400", Code::Internal, text);
+    if let Some((field, at)) = &request.malformed_binary {
+        return refuse("400", Code::Internal, malformed(field, *at));
     }
     if authorities + hosts == 0 {
         return refuse("400", Code::Internal, "no host or :authority header present".to_owned());
@@ -72,33 +70,9 @@ pub fn examine(request: &RequestHead, now: Instant) -> Result<Head, Refusal> {
 }
 
 /// What is wrong with a field whose name says that its value is base64.
-fn malformed_binary(field: &Field) -> Option<String> {
-    if !field.name().ends_with(b"-bin") {
-        return None;
-    }
-    let at = not_base64(field.value())?;
+fn malformed(field: &Field, at: usize) -> String {
     let (name, value) = (String::from_utf8_lossy(field.name()), String::from_utf8_lossy(field.value()));
-    Some(format!(
-        "malformed binary metadata {value:?} in header {name:?}: illegal base64 data at input byte {at}"
-    ))
-}
-
-/// The place that Go names in a text which is not base64: padded if its length is a multiple of four, not padded
-/// otherwise.
-fn not_base64(text: &[u8]) -> Option<usize> {
-    let digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
-    let digits = text.iter().take_while(|byte| digit(byte)).count();
-    let is_padded = text.len().is_multiple_of(4);
-    match (digits % 4, &text[digits..]) {
-        (0, []) => None,
-        (2 | 3, []) if !is_padded => None,
-        // One digit is no byte.
-        (alone, []) => Some(digits - alone),
-        (2, [b'=', b'=']) | (3, [b'=']) if is_padded => None,
-        (2, [b'=', b'=', ..]) if is_padded => Some(digits + 2),
-        (3, [b'=', ..]) if is_padded => Some(digits + 1),
-        _ => Some(digits),
-    }
+    format!("malformed binary metadata {value:?} in header {name:?}: illegal base64 data at input byte {at}")
 }
 
 /// `application/grpc`, alone or with a subtype behind `+` or `;`.
@@ -135,61 +109,65 @@ fn timeout(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_nanos(count.saturating_mul(nanos_per_unit)))
 }
 
-/// The client's own fields, looked up when a handler asks.
+/// The client's own fields, as far as anybody asks for them.
 #[derive(Clone, Debug, Default)]
-pub struct Metadata(Vec<Field>);
+pub struct Metadata {
+    client_api_version: Option<Field>,
+    token: Option<Field>,
+    authorization: Option<Field>,
+}
 
 impl Metadata {
-    /// Wraps a request's fields.
-    pub fn new(fields: Vec<Field>) -> Self {
-        Self(fields)
+    /// Takes them out of a request's head.
+    pub fn of(head: RequestHead) -> Self {
+        let RequestHead { client_api_version, token, authorization, .. } = head;
+        Self { client_api_version, token, authorization }
     }
 
-    fn find(&self, name: &str) -> Option<&[u8]> {
-        self.0.iter().find(|field| field.name() == name.as_bytes()).map(Field::value)
-    }
-
-    /// The first value of a text field. `None` if absent or not printable text.
-    pub fn get(&self, name: &str) -> Option<&str> {
-        let printable =
-            |value: &&[u8]| value.iter().all(|&byte| byte == b'\t' || (b' '..=b'~').contains(&byte));
-        self.find(name).filter(printable).and_then(|value| std::str::from_utf8(value).ok())
+    /// Bytes of the fields, as RFC 7541 counts them.
+    pub fn bytes(&self) -> usize {
+        let Self { client_api_version, token, authorization } = self;
+        [client_api_version, token, authorization].into_iter().flatten().map(Field::size).sum()
     }
 
     /// The auth token: `token`, or `authorization` as the gateway passes it (with or without `Bearer`).
     pub fn token(&self) -> Option<&str> {
         let bearer = |value: &'_ str| -> usize { if value.starts_with("Bearer ") { 7 } else { 0 } };
-        self.get("token").or_else(|| self.get("authorization").map(|value| &value[bearer(value)..]))
+        printable(&self.token).or_else(|| printable(&self.authorization).map(|value| &value[bearer(value)..]))
     }
 
     /// `X.Y` of the client, for a metric's label. An error when it is not UTF-8, as etcd checks it.
     pub fn client_api_version(&self) -> Result<&str, Status> {
-        match self.find("client-api-version") {
+        match &self.client_api_version {
             None => Ok("unknown"),
-            Some(value) => std::str::from_utf8(value)
+            Some(field) => std::str::from_utf8(field.value())
                 .map_err(|_| Status::new(Code::InvalidArgument, "etcdserver: invalid client api version")),
         }
     }
 }
 
+/// The value of a text field. `None` if absent or not printable text.
+fn printable(field: &Option<Field>) -> Option<&str> {
+    let value = field.as_ref()?.value();
+    let is_printable = value.iter().all(|&byte| byte == b'\t' || (b' '..=b'~').contains(&byte));
+    if is_printable { std::str::from_utf8(value).ok() } else { None }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::http2::Collector;
 
     fn request(fields: &[(&str, &str)]) -> RequestHead {
-        let field = |name: &str| {
-            fields.iter().find(|(other, _)| *other == name).map(|(name, value)| Field::new(name, value))
-        };
-        let mut head = RequestHead {
-            verb: Some(Field::new(":method", "POST")),
-            content_type: field("content-type"),
-            grpc_timeout: field("grpc-timeout"),
-            authorities: 1,
-            has_binary: fields.iter().any(|(name, _)| name.ends_with("-bin")),
-            ..RequestHead::default()
-        };
-        head.metadata = fields.iter().map(|(name, value)| Field::new(name, value)).collect();
-        head
+        let mut collector = Collector::new(10_000);
+        for (name, value) in [(":method", "POST"), (":scheme", "http"), (":path", "/x"), (":authority", "h")]
+        {
+            assert!(collector.add(&Field::new(name, value)).is_continue());
+        }
+        for (name, value) in fields {
+            assert!(collector.add(&Field::new(name, value)).is_continue());
+        }
+        collector.finish().unwrap()
     }
 
     fn refused(fields: &[(&str, &str)]) -> (&'static str, String) {
@@ -260,8 +238,9 @@ mod tests {
 
     #[test]
     fn metadata_is_read_when_asked() {
-        let metadata = Metadata::new(request(&[("authorization", "Bearer x.1")]).metadata);
+        let metadata = Metadata::of(request(&[("authorization", "Bearer x.1"), ("other", "y")]));
         assert_eq!(metadata.token(), Some("x.1"));
         assert_eq!(metadata.client_api_version(), Ok("unknown"));
+        assert_eq!(metadata.bytes(), "authorization".len() + "Bearer x.1".len() + 32);
     }
 }

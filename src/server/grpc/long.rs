@@ -15,6 +15,7 @@ use crate::server::call::method::Method;
 use crate::server::call::status::{Code, Status};
 use crate::server::http2::Stream;
 use crate::server::http2::account::StreamAccount;
+use crate::server::http2::charge::Charge;
 use crate::stdx::time::Instant;
 
 /// Writes one message of a length that is known before its content.
@@ -29,6 +30,8 @@ pub struct LongAnswer {
     stream: Option<Stream>,
     shared: Rc<Shared>,
     account: Rc<StreamAccount>,
+    /// What is kept of the request to make the answer from.
+    kept: Option<Charge>,
     /// The message's head, until it is out.
     head: Option<[u8; HEAD_BYTES]>,
     total: usize,
@@ -41,6 +44,7 @@ impl LongAnswer {
     pub(super) fn begin(
         shared: &Rc<Shared>,
         (method, stream, began): (Method, Stream, Option<Instant>),
+        kept: Option<Charge>,
         head: [u8; HEAD_BYTES],
         total: usize,
     ) -> Self {
@@ -49,6 +53,7 @@ impl LongAnswer {
             stream: Some(stream),
             shared: shared.clone(),
             account: StreamAccount::new(&shared.account),
+            kept,
             head: Some(head),
             total,
             written: 0,
@@ -112,6 +117,7 @@ impl LongAnswer {
 
     fn close(&mut self, result: Result<(), &Status>) {
         let Some(stream) = self.stream.take() else { return };
+        self.kept = None;
         let counters = &self.shared.core.counters;
         counters.end(self.method, result.map_or_else(|status| status.code, |()| Code::Ok), self.began);
         counters.of(self.method).sent.add(1);

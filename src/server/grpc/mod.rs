@@ -67,6 +67,9 @@ pub trait Api {
 
     /// Takes over a streaming call. Must not block: what reads `incoming` is a task of its own.
     fn stream(&self, call: Call, incoming: Incoming, outgoing: Outgoing);
+
+    /// A connection has ended while unary calls of it were not answered: nobody waits for those any more.
+    fn gone(&self) {}
 }
 
 /// More streams than this per connection are refused whatever the operator says.
@@ -122,5 +125,10 @@ impl Core {
     /// A core that answers with `api` and counts into `counters`.
     pub fn new(api: Rc<dyn Api>, settings: Settings, counters: Arc<counters::Counters>) -> Rc<Self> {
         Rc::new(Self { api, settings, counters, memory: Memory::new(), pongs: Rc::default() })
+    }
+
+    /// What the clients of all connections make this core hold.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
     }
 }

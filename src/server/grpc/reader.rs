@@ -20,7 +20,9 @@ pub(super) struct Reader {
     shared: Rc<Shared>,
     /// A packed message that came whole.
     unpacking: Option<Unpacking>,
-    /// What this reader holds of an unfinished message, as counted in `shared` and its core.
+    /// Bytes of the call's head that are kept until its message is whole.
+    head_bytes: usize,
+    /// What this reader holds of an unfinished message, with those, as counted in `shared` and its core.
     held_bytes: usize,
     ended: bool,
     /// The code of a message that ends too early.
@@ -35,7 +37,16 @@ impl Reader {
         cut_code: Code,
     ) -> Self {
         let decoder = Decoder::new(shared.core.settings.message_bytes_max, encoding);
-        Self { stream, decoder, shared, unpacking: None, held_bytes: 0, ended: false, cut_code }
+        Self {
+            stream,
+            decoder,
+            shared,
+            unpacking: None,
+            head_bytes: 0,
+            held_bytes: 0,
+            ended: false,
+            cut_code,
+        }
     }
 
     /// The next message; `None` once the client has ended its side, whole.
@@ -48,8 +59,8 @@ impl Reader {
                         self.hold();
                         return Poll::Ready(Some(Ok(message)));
                     }
+                    Ok(None) if !self.hold() => return self.fail(too_many()),
                     Ok(None) => {
-                        self.hold();
                         task::wake_later(cx.waker());
                         return Poll::Pending;
                     }
@@ -76,8 +87,7 @@ impl Reader {
                 Some(Ok(chunk)) => {
                     self.decoder.push(chunk);
                     if !self.hold() {
-                        let text = "grpc: too many unfinished messages";
-                        return self.fail(Status::new(Code::ResourceExhausted, text));
+                        return self.fail(too_many());
                     }
                 }
                 Some(Err(Gone)) => return self.fail(Status::canceled()),
@@ -95,6 +105,15 @@ impl Reader {
         }
     }
 
+    /// Counts what of the call's head is kept until its message is whole.
+    ///
+    /// # Errors
+    /// When that is too much.
+    pub(super) fn hold_head(&mut self, bytes: usize) -> Result<(), Status> {
+        self.head_bytes = bytes;
+        if self.hold() { Ok(()) } else { Err(too_many()) }
+    }
+
     fn fail(&mut self, status: Status) -> Poll<Option<Result<Bytes, Status>>> {
         self.ended = true;
         self.decoder = Decoder::new(0, None);
@@ -105,7 +124,8 @@ impl Reader {
 
     /// Counts what is held; false when it is too much.
     fn hold(&mut self) -> bool {
-        let held_bytes = self.decoder.held_bytes() + self.unpacking.as_ref().map_or(0, Unpacking::held_bytes);
+        let unpacking = self.unpacking.as_ref().map_or(0, Unpacking::held_bytes);
+        let held_bytes = self.head_bytes + self.decoder.held_bytes() + unpacking;
         if held_bytes == self.held_bytes {
             return true;
         }
@@ -118,7 +138,13 @@ impl Drop for Reader {
     fn drop(&mut self) {
         self.decoder = Decoder::new(0, None);
         self.unpacking = None;
+        self.head_bytes = 0;
         self.hold();
         self.stream.stop_reading();
     }
+}
+
+/// The refusal of a call whose connection, or core, holds too much of what is not whole.
+fn too_many() -> Status {
+    Status::new(Code::ResourceExhausted, "grpc: too many unfinished messages")
 }

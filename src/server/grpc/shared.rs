@@ -150,9 +150,13 @@ impl Shared {
     /// Drops every call: the connection is gone.
     pub(super) fn abandon(&self) {
         let pending = std::mem::take(&mut *self.pending.borrow_mut());
+        let is_waited_for = !pending.is_empty();
         for (_, call) in pending {
             self.count_sent(call.method);
             self.core.counters.end(call.method, Code::Canceled, call.began);
+        }
+        if is_waited_for {
+            self.core.api.gone();
         }
         self.deadlines.borrow_mut().clear();
     }

@@ -18,10 +18,12 @@ use super::gzip;
 use super::messages::Messages;
 use super::reader::Reader;
 use super::shared::Shared;
+use crate::error::Error;
 use crate::server::call::method::{Kind, Method};
 use crate::server::call::status::{Code, Status};
 use crate::server::http2::Stream;
 use crate::server::http2::account::StreamAccount;
+use crate::server::http2::charge::Charge;
 use crate::stdx::time::Instant;
 
 /// What both halves and the connection's deadlines share.
@@ -247,6 +249,23 @@ impl Outgoing {
             self.send_pieces(total, [body, rest.split_to(missing)])?;
         }
         Ok(())
+    }
+
+    /// Waits until the connection may answer a request of `bytes`, as unary calls wait, and counts from then on what is
+    /// kept of it. What is returned is to be held as long as the request is.
+    ///
+    /// # Errors
+    /// When the client has gone, or the core has no room.
+    pub async fn keep(&mut self, bytes: usize, kept: usize) -> Result<Charge, Status> {
+        let shared = self.shared.clone();
+        let mut turn = std::pin::pin!(shared.answerable(bytes));
+        let _place = poll_fn(|cx| match self.poll_gone(cx) {
+            Poll::Ready(status) => Poll::Ready(Err(status)),
+            Poll::Pending => turn.as_mut().poll(cx).map(Ok),
+        })
+        .await?;
+        let mut charge = Charge::new(&shared.account);
+        if charge.set(kept) { Ok(charge) } else { Err(Error::TooManyRequests.into()) }
     }
 
     /// Sends the headers, if they are not out yet.

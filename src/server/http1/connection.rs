@@ -1,7 +1,8 @@
 //! One HTTP/1.1 connection: a request's head, its answer, and the next.
 //!
 //! Bounds: a head of [`HEAD_BYTES_MAX`], five minutes to send it, a body of [`BODY_BYTES_MAX`] that is read and
-//! thrown away. Whatever passes one, or is no HTTP, gets an answer and the connection ends.
+//! thrown away, and for all connections of a core what [`memory`](super::memory) allows. Whatever passes one, or is no
+//! HTTP, gets an answer and the connection ends.
 #![forbid(unsafe_code)]
 
 use std::future::poll_fn;
@@ -14,6 +15,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use super::Service;
 use super::answer::{Answer, Form};
 use super::head::{FIELDS_MAX, Head, parse, too_large};
+use super::memory::Held;
 use crate::server::io::clock;
 use crate::server::io::idle::IdleClients;
 use crate::server::io::stop::{Membership, Phase};
@@ -69,11 +71,15 @@ async fn serve_one<S: ByteStream>(
         Read::Gone => return Ok(false),
         Read::Refused(refusal) => {
             let form = Form { is_old: false, keeps_alive: false, is_head: false };
-            write(stream, &refusal, form).await?;
+            write(stream, *refusal, form).await?;
             return Ok(false);
         }
     };
     input.advance(head.bytes);
+    if head.bytes > READ_BYTES {
+        // A long head gives its memory back.
+        *input = BytesMut::from(&input[..]);
+    }
     // Nobody here wants a body: a client that asks first is not told to send it.
     let reads_body = head.body_bytes == 0 || (head.body_bytes <= BODY_BYTES_MAX && !head.expects_continue);
     let form = Form { keeps_alive: head.form.keeps_alive && reads_body, ..head.form };
@@ -85,8 +91,9 @@ async fn serve_one<S: ByteStream>(
         }
     }
     let reply = service.answer(&head).await;
-    write(stream, &reply, form).await?;
-    Ok(form.keeps_alive && !reply.closes)
+    drop(head);
+    let closes = write(stream, reply, form).await?;
+    Ok(form.keeps_alive && !closes)
 }
 
 /// What reading a head comes to.
@@ -100,7 +107,7 @@ pub(super) enum Read {
 /// Reads until a head is whole. Each byte is looked at once, and what has come beyond the head, or has not come yet,
 /// changes nothing.
 pub(super) async fn read_head<S: ByteStream>(stream: &mut S, input: &mut BytesMut) -> io::Result<Read> {
-    let mut lines = Lines::default();
+    let (mut lines, mut held) = (Lines::default(), Held::default());
     loop {
         match lines.look(input) {
             Look::Whole => match parse(&input[..lines.seen]) {
@@ -111,6 +118,9 @@ pub(super) async fn read_head<S: ByteStream>(stream: &mut S, input: &mut BytesMu
             Look::NoText => return Ok(Read::Refused(Box::new(Answer::refusal(400, "Bad Request")))),
             Look::TooLarge => return Ok(Read::Refused(Box::new(too_large()))),
             Look::More => {}
+        }
+        if !held.set(input.len()) {
+            return Ok(Read::Refused(Box::new(unavailable())));
         }
         if read_more(stream, input).await? == 0 {
             return Ok(Read::Gone);
@@ -201,12 +211,26 @@ async fn skip<S: ByteStream>(stream: &mut S, input: &mut BytesMut, mut bytes: u6
     }
 }
 
-async fn write<S: ByteStream>(stream: &mut S, answer: &Answer, form: Form) -> io::Result<()> {
-    let bytes = answer.encode(form, &http_date(clock::wall_nanos()));
+/// Writes an answer, or another one where too many are not taken. Says whether the connection ends behind it.
+async fn write<S: ByteStream>(stream: &mut S, mut answer: Answer, form: Form) -> io::Result<bool> {
+    let date = http_date(clock::wall_nanos());
+    let (mut bytes, mut held) = (answer.encode(form, &date), Held::default());
+    if !held.set(bytes.len()) {
+        answer = unavailable();
+        bytes = answer.encode(form, &date);
+        held.set(bytes.len());
+    }
+    let closes = answer.closes;
+    drop(answer);
     match task::until(clock::now() + WRITE_TIMEOUT, send(stream, &bytes)).await {
-        Some(sent) => sent,
+        Some(sent) => sent.map(|()| closes),
         None => Err(io::ErrorKind::TimedOut.into()),
     }
+}
+
+/// What a client is told for whom the core has no memory.
+fn unavailable() -> Answer {
+    Answer::refusal(503, "Service Unavailable")
 }
 
 /// RFC 9110's preferred date.

@@ -6,6 +6,7 @@
 //!   answer       status, headers and body of an answer
 //!   query        the query of a target, percent-encoding
 //!   fuzz         heads that are cut anywhere, escapes of any text
+//!   memory       what all clients of a core make it hold
 //! ```
 //!
 //! This folder knows how requests are read and answers are written; what is answered to a request is the business of a
@@ -19,6 +20,7 @@ pub mod answer;
 pub mod connection;
 pub mod fuzz;
 pub mod head;
+mod memory;
 pub mod query;
 
 /// Whoever answers the requests of a connection.

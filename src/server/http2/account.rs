@@ -4,7 +4,8 @@
 //! keeps to an account, and releases it when it is written, so a slow client shows as unsent bytes:
 //!
 //! ```text
-//!   unary answers    4 MB per connection, then its further requests wait; 64 KB while the core is exhausted
+//!   unary answers    4 MB and one answer per connection, then its further requests wait; 64 KB while the core is
+//!                    exhausted. What is kept for a call until its answer is written counts likewise; see `charge`
 //!   streams and      256 KB each, then their producers wait
 //!   long answers     16 KB each while those of one connection hold more than 16 MB, or the core is crowded
 //!                    none while those of one connection hold more than 32 MB
@@ -49,6 +50,8 @@ pub struct Account {
     line: RefCell<BTreeMap<u64, Waker>>,
     /// The number of the next request in line.
     next: Cell<u64>,
+    /// Whoever has requests that are to follow those in line.
+    behind: RefCell<Option<Waker>>,
     /// Streams whose producers wait until others have been written. A stream is in here once at most.
     crowd: RefCell<VecDeque<Rc<StreamAccount>>>,
 }
@@ -63,6 +66,7 @@ impl Account {
             wrote: Cell::new(false),
             line: RefCell::default(),
             next: Cell::new(0),
+            behind: RefCell::new(None),
             crowd: RefCell::default(),
         })
     }
@@ -84,7 +88,15 @@ impl Account {
 
     /// Whether so much is unsent that the connection's further requests wait.
     pub fn is_full(&self) -> bool {
-        let unsent = self.unsent.get();
+        self.is_full_with(self.unsent.get())
+    }
+
+    /// [`Account::is_full`] without `bytes` of what is unsent.
+    pub(super) fn is_full_beside(&self, bytes: usize) -> bool {
+        self.is_full_with(self.unsent.get() - bytes)
+    }
+
+    fn is_full_with(&self, unsent: usize) -> bool {
         unsent > CONNECTION_UNSENT_MAX || (unsent > EXHAUSTED_UNSENT_MAX && self.memory.is_exhausted())
     }
 
@@ -95,13 +107,25 @@ impl Account {
         InLine { account: self.clone(), number, passed: false }
     }
 
+    /// Has `waker` woken when the connection may answer requests that are not in the line yet.
+    pub fn wake_when_free(&self, waker: &Waker) {
+        keep(&mut self.behind.borrow_mut(), waker);
+    }
+
     /// Wakes the first in line, if the connection may answer it.
     fn wake_first(&self) {
-        if !self.is_full()
-            && let Some((_, waker)) = self.line.borrow_mut().pop_first()
-        {
+        if self.is_full() {
+            return;
+        }
+        let first = self.line.borrow_mut().pop_first().map(|(_, waker)| waker);
+        if let Some(waker) = first.or_else(|| self.behind.take()) {
             waker.wake();
         }
+    }
+
+    /// What all connections of the core hold.
+    pub(super) fn memory(&self) -> &Rc<Memory> {
+        &self.memory
     }
 
     fn charge(&self, bytes: usize) {
@@ -111,9 +135,16 @@ impl Account {
 
     fn release(&self, bytes: usize) {
         self.memory.wait(bytes, 0);
-        self.unsent.set(self.unsent.get() - bytes);
-        self.wake_first();
+        self.hold(bytes, 0);
         self.note_write();
+    }
+
+    /// `after` bytes are held where `before` were, as far as this connection is concerned.
+    pub(super) fn hold(&self, before: usize, after: usize) {
+        self.unsent.set(self.unsent.get() - before + after);
+        if after < before {
+            self.wake_first();
+        }
     }
 
     /// What a stream may hold now that holds `unsent` bytes.

@@ -8,14 +8,17 @@
 //!                                                                                           add to it is refused
 //!   streams    open ones                                                             100 000, then a connection that
 //!                                                                                           has 100 gets no more
-//!   unsent     answers that clients have not taken                                          64 MB, then streams get
-//!                                                                                           less room; 128 MB, then
-//!                                                                                           next to none
+//!   unsent     answers that clients have not taken, and what is kept for calls until        64 MB, then streams get
+//!              their answers are written                                                    less room; 128 MB, then
+//!                                                                                           next to none, and calls
+//!                                                                                           that need much wait
 //! ```
 #![forbid(unsafe_code)]
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::task::Waker;
 
 /// Bytes of received data from which on more of it is refused.
 const RECEIVED_MAX: usize = 128 * 1024 * 1024;
@@ -29,12 +32,19 @@ const UNSENT_CROWDED: usize = 64 * 1024 * 1024;
 /// Unsent bytes from which on a connection may hold a little and no more.
 const UNSENT_MAX: usize = 128 * 1024 * 1024;
 
+/// Calls at the head of the line that are asked whether what they need has become free.
+const ASKED_MAX: usize = 16;
+
 /// Counts of one core.
 #[derive(Default)]
 pub struct Memory {
     received: Cell<usize>,
     streams: Cell<usize>,
     unsent: Cell<usize>,
+    /// Calls that wait for room, in the order in which they came, and how much each needs.
+    line: RefCell<BTreeMap<u64, (usize, Waker)>>,
+    /// The number of the next call in line.
+    next: Cell<u64>,
 }
 
 impl Memory {
@@ -76,6 +86,24 @@ impl Memory {
     /// `after` bytes wait to be sent where `before` did.
     pub fn wait(&self, before: usize, after: usize) {
         self.unsent.set(self.unsent.get() - before + after);
+        if after < before {
+            self.wake_one();
+        }
+    }
+
+    /// Whether `bytes` more may wait to be sent.
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
+        self.unsent.get() + bytes <= UNSENT_MAX
+    }
+
+    /// Wakes a call that waits for no more room than there is.
+    fn wake_one(&self) {
+        let mut line = self.line.borrow_mut();
+        let fitting = line.iter().take(ASKED_MAX).find(|(_, (bytes, _))| self.has_room(*bytes));
+        let Some((&number, _)) = fitting else { return };
+        if let Some((_, waker)) = line.remove(&number) {
+            waker.wake();
+        }
     }
 
     /// Bytes that wait to be sent.
@@ -91,6 +119,36 @@ impl Memory {
     /// Whether so much waits to be sent that answers have to wait.
     pub fn is_exhausted(&self) -> bool {
         self.unsent.get() > UNSENT_MAX
+    }
+}
+
+/// A place in the line of calls that wait for room.
+pub(super) struct Waiting {
+    memory: Rc<Memory>,
+    number: u64,
+    bytes: usize,
+}
+
+impl Waiting {
+    /// A place behind all others, for a call that needs `bytes`.
+    pub(super) fn new(memory: &Rc<Memory>, bytes: usize) -> Self {
+        let number = memory.next.get();
+        memory.next.set(number + 1);
+        Self { memory: memory.clone(), number, bytes }
+    }
+
+    /// Has `waker` woken when there is room. A call that was woken and found none keeps its place.
+    pub(super) fn register(&self, waker: &Waker) {
+        self.memory.line.borrow_mut().insert(self.number, (self.bytes, waker.clone()));
+    }
+}
+
+impl Drop for Waiting {
+    /// A call that was woken and has gone leaves the room to the next.
+    fn drop(&mut self) {
+        if self.memory.line.borrow_mut().remove(&self.number).is_none() {
+            self.memory.wake_one();
+        }
     }
 }
 

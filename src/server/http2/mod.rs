@@ -8,6 +8,7 @@
 //!   window       flow control                                                     out       what is to be sent
 //!   ids          which stream an id is                                            account   what waits for a client
 //!   memory       what all clients of a core make it hold                            backlog   requests to be looked at
+//!   charge       what is kept for a call until its answer is written
 //! ```
 //!
 //! `fuzz` plays a client that follows no rules.
@@ -22,6 +23,7 @@
 
 pub mod account;
 mod backlog;
+pub mod charge;
 mod connection;
 mod frame;
 mod frame_reader;
@@ -42,5 +44,7 @@ pub use connection::{Http2, Limits, Over};
 pub use frame::{PREFACE, Reason};
 pub use hpack::{Field, Fields};
 pub use memory::Memory;
+#[cfg(test)]
+pub use request::Collector;
 pub use request::RequestHead;
 pub use stream::{Gone, Stream};

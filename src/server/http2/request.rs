@@ -5,7 +5,8 @@ use std::ops::ControlFlow;
 
 use super::hpack::{Field, Name};
 
-/// The fields of a request that somebody may ask for.
+/// The fields of a request that somebody asks for. Whatever else a client sends is checked and not kept: a field that
+/// it repeats by number costs a client one byte, and would cost us fifty.
 #[derive(Debug, Default)]
 pub struct RequestHead {
     /// `:method`
@@ -21,10 +22,14 @@ pub struct RequestHead {
     /// How often `:authority` and `host` are there.
     pub authorities: u32,
     pub hosts: u32,
-    /// A name that ends in `-bin` is there: its value is to be base64.
-    pub has_binary: bool,
-    /// The rest, without what every client sends and nobody here asks for.
-    pub metadata: Vec<Field>,
+    /// The first field whose name ends in `-bin` although its value is not base64, and the place where that shows.
+    pub malformed_binary: Option<(Field, usize)>,
+    /// `client-api-version`, and likewise the next two: the first of that name.
+    pub client_api_version: Option<Field>,
+    /// `token`
+    pub token: Option<Field>,
+    /// `authorization`
+    pub authorization: Option<Field>,
 }
 
 /// Fields are missing, twice, out of order, or not of HTTP/2.
@@ -91,12 +96,16 @@ impl Collector {
                 head.grpc_encoding = Some(field.clone());
                 false
             }
-            Name::Metadata | Name::Binary => {
-                head.has_binary |= name == Name::Binary;
-                head.metadata.push(field.clone());
+            Name::Binary => {
+                if head.malformed_binary.is_none() {
+                    head.malformed_binary = not_base64(field.value()).map(|at| (field.clone(), at));
+                }
                 false
             }
-            Name::Unused => false,
+            Name::ClientApiVersion => keep_first(&mut head.client_api_version, field),
+            Name::Token => keep_first(&mut head.token, field),
+            Name::Authorization => keep_first(&mut head.authorization, field),
+            Name::Metadata | Name::Unused => false,
             Name::Connection | Name::Invalid => true,
         };
         self.malformed |= again;
@@ -115,6 +124,30 @@ impl Collector {
     pub fn finish(self) -> Result<RequestHead, NoRequest> {
         let complete = self.head.verb.is_some() && self.head.path.is_some() && self.scheme;
         if self.malformed || !complete { Err(NoRequest) } else { Ok(self.head) }
+    }
+}
+
+/// Keeps the first field of a name. False, because others of the name are no fault.
+fn keep_first(place: &mut Option<Field>, field: &Field) -> bool {
+    place.get_or_insert_with(|| field.clone());
+    false
+}
+
+/// The place that Go names in a text which is not base64: padded if its length is a multiple of four, not padded
+/// otherwise.
+fn not_base64(text: &[u8]) -> Option<usize> {
+    let digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
+    let digits = text.iter().take_while(|byte| digit(byte)).count();
+    let is_padded = text.len().is_multiple_of(4);
+    match (digits % 4, &text[digits..]) {
+        (0, []) => None,
+        (2 | 3, []) if !is_padded => None,
+        // One digit is no byte.
+        (alone, []) => Some(digits - alone),
+        (2, [b'=', b'=']) | (3, [b'=']) if is_padded => None,
+        (2, [b'=', b'=', ..]) if is_padded => Some(digits + 2),
+        (3, [b'=', ..]) if is_padded => Some(digits + 1),
+        _ => Some(digits),
     }
 }
 
@@ -148,12 +181,22 @@ mod tests {
             ("content-type", "x"),
             ("token", "t"),
             ("token", "u"),
+            ("x-bin", "YQ"),
+            ("x-bin", "YQ="),
+            ("y-bin", "!"),
+            ("anything", "else"),
         ];
         let head = collect(&fields).unwrap();
         assert_eq!(head.path.unwrap().value(), b"/a");
         assert_eq!(head.content_type.unwrap().value(), b"x");
-        let metadata: Vec<_> = head.metadata.iter().map(|field| (field.name(), field.value())).collect();
-        assert_eq!(metadata, [(&b"token"[..], &b"t"[..]), (b"token", b"u")]);
+        assert_eq!(head.token.unwrap().value(), b"t", "the first of the name");
+        let (field, at) = head.malformed_binary.unwrap();
+        assert_eq!(
+            (field.name(), field.value(), at),
+            (&b"x-bin"[..], &b"YQ="[..], 2),
+            "the first that is wrong"
+        );
+        assert!(head.authorization.is_none() && head.client_api_version.is_none());
     }
 
     #[test]

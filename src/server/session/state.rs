@@ -26,20 +26,28 @@ use crate::replica::read_gate::ReadGate;
 use crate::request::{self, Kind};
 use crate::response::{self, Header, Response};
 use crate::server::grpc::counters::Counters;
-use crate::server::grpc::{Responder, Status, frame};
-use crate::server::io::clock;
+use crate::server::grpc::{Code, Responder, Status, frame};
+use crate::server::io::{clock, task};
 use crate::server::log::slow::{Asked, Limits};
-use crate::server::mesh::Sender;
+use crate::server::mesh::{Receiver, Sender};
 use crate::server::metrics;
 use crate::server::session::gathering::Gathering;
 use crate::server::session::streams::Streams;
 use crate::server::session::watches::Watches;
-use crate::session::{self, Shell, Tickets, Transport};
+use crate::session::{self, FromReplica, Shell, Tickets, Transport};
 use crate::stdx::time::{Duration, Instant};
 use crate::watch::History;
 
 /// What all long answers of a core may remember of their plans together: the pairs of forty lists of 100 000.
 const PLAN_BYTES_MAX: usize = 16 << 20;
+
+/// What a client is told whose write was applied, and whose answer found no room among those that it has not taken.
+const NO_ROOM: &str = "etcdserver: the request was applied, but its answer has no room";
+
+/// How long after the end of a connection its proposals are looked for.
+const FORGET_DELAY: Duration = Duration::from_millis(2);
+/// Tickets that are looked at before other tasks of the core run.
+const TICKETS_SLICE: usize = 1024;
 
 /// What is the same on every session core of a member.
 pub struct Member {
@@ -94,6 +102,8 @@ enum Waiting {
     Client {
         /// The client.
         reply: Responder,
+        /// The id in the header of the entry.
+        id: u64,
         /// What it asked for.
         kind: Kind,
         /// When.
@@ -105,6 +115,15 @@ enum Waiting {
     Handler(OnReply),
     /// A read waits until the replica has applied what was committed when it arrived.
     Read(OnRead),
+}
+
+/// Whether proposals of clients that have gone are looked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Forgetting {
+    Idle,
+    UnderWay,
+    /// Others have gone since the search began.
+    Again,
 }
 
 /// One session core.
@@ -133,6 +152,7 @@ pub struct Session {
     gate: Arc<ReadGate>,
     next_id: Cell<u64>,
     id_step: u64,
+    forgetting: Cell<Forgetting>,
     /// Someone asked for a turn of the session loop.
     called: Cell<bool>,
     loop_task: RefCell<Option<Waker>>,
@@ -188,6 +208,7 @@ impl Session {
             gate: parts.gate,
             next_id: Cell::new(parts.first_id + u64::from(core)),
             id_step: u64::from(id_step),
+            forgetting: Cell::new(Forgetting::Idle),
             called: Cell::new(false),
             loop_task: RefCell::new(None),
             timers_task: RefCell::new(None),
@@ -259,7 +280,7 @@ impl Session {
             return reply.fail(&Error::RequestTooLarge.into());
         }
         let asked = clock::now();
-        let waiting = Waiting::Client { reply, kind, asked, message };
+        let waiting = Waiting::Client { reply, id, kind, asked, message };
         let ticket = issue(&mut self.tickets.borrow_mut(), asked, waiting);
         self.submit(ticket, Input::Propose { ticket, id, entry });
     }
@@ -335,18 +356,23 @@ impl Session {
     pub fn on_reply(self: &Rc<Self>, now: Instant, ticket: Ticket, result: Result<Response, Error>) {
         let Some(waiting) = self.tickets.borrow_mut().redeem(ticket) else { return };
         match (waiting, result) {
-            (Waiting::Client { reply, kind, asked, message }, Ok(response)) => {
+            (Waiting::Client { reply, kind, asked, message, .. }, Ok(response)) => {
+                let response = match response.pairs_len() {
+                    len if !reply.may_send(len) => Response::Overlong { revision: response.revision(), len },
+                    _ => response,
+                };
                 let answer = response::encode(&response, &self.header());
                 let request = Asked { kind, message: &message, peer: reply.peer() };
                 observer::answer(self, &request, now.since(asked), Ok((&response, &answer)));
                 reply.send(match response {
-                    Response::Overlong { len, .. } => {
+                    Response::Overlong { len, .. } if len > ANSWER_ASSEMBLED_BYTES_MAX => {
                         Err(frame::unsendable(len, ANSWER_ASSEMBLED_BYTES_MAX, false))
                     }
+                    Response::Overlong { .. } => Err(Status::new(Code::ResourceExhausted, NO_ROOM)),
                     _ => Ok(answer),
                 });
             }
-            (Waiting::Client { reply, kind, asked, message }, Err(error))
+            (Waiting::Client { reply, kind, asked, message, .. }, Err(error))
                 if !matches!(error, Error::TooManyRequests | Error::NoLeader | Error::Timeout) =>
             {
                 let request = Asked { kind, message: &message, peer: reply.peer() };
@@ -377,6 +403,50 @@ impl Session {
             let expired = self.tickets.borrow_mut().expire(now);
             let Some(waiting) = expired else { return };
             self.end(waiting, Error::Timeout);
+        }
+    }
+
+    /// A connection has ended: nobody waits for the answers to its proposals any more, so they need not be assembled.
+    pub fn forget_gone(self: &Rc<Self>) {
+        match self.forgetting.get() {
+            Forgetting::Idle => {
+                self.forgetting.set(Forgetting::UnderWay);
+                let session = self.clone();
+                task::spawn(async move { session.forget_all_gone().await });
+            }
+            Forgetting::UnderWay | Forgetting::Again => self.forgetting.set(Forgetting::Again),
+        }
+    }
+
+    async fn forget_all_gone(self: Rc<Self>) {
+        loop {
+            // Many connections that end together are seen to together.
+            task::sleep(FORGET_DELAY).await;
+            self.forgetting.set(Forgetting::UnderWay);
+            let slots = self.tickets.borrow().slots();
+            for from in (0..slots).step_by(TICKETS_SLICE) {
+                (from..slots.min(from + TICKETS_SLICE)).for_each(|slot| self.forget_if_gone(slot));
+                task::yield_now().await;
+            }
+            if self.forgetting.get() == Forgetting::UnderWay {
+                return self.forgetting.set(Forgetting::Idle);
+            }
+        }
+    }
+
+    fn forget_if_gone(&self, slot: usize) {
+        let is_gone = |waiting: &Waiting| match waiting {
+            // The answers to others are short.
+            Waiting::Client { reply, kind: Kind::Put | Kind::DeleteRange | Kind::Txn, .. } => {
+                !reply.is_wanted()
+            }
+            _ => false,
+        };
+        // Taken out in a statement of its own: what is dropped below may be the last that holds on to a connection.
+        let gone = self.tickets.borrow_mut().take_if(slot, is_gone);
+        if let Some(Waiting::Client { id, .. }) = gone {
+            // If the lane is full the answer is assembled, and finds nobody.
+            let _ = self.replica.send(Input::Forget { id });
         }
     }
 
@@ -460,6 +530,8 @@ impl Session {
 /// A turn of the session loop; see [`crate::session::turn`].
 pub struct SessionTurn<'a> {
     session: &'a Rc<Session>,
+    /// Where the replica's messages come from.
+    lane: &'a Receiver<FromReplica>,
     /// When the turn began.
     began: Instant,
     /// Pieces of work since the clock was looked at last.
@@ -473,14 +545,16 @@ const PIECES_UNTIMED: u32 = 4;
 
 impl<'a> SessionTurn<'a> {
     /// A turn that begins now.
-    pub fn new(session: &'a Rc<Session>) -> Self {
-        Self { session, began: clock::now(), pieces: 0 }
+    pub fn new(session: &'a Rc<Session>, lane: &'a Receiver<FromReplica>) -> Self {
+        Self { session, lane, began: clock::now(), pieces: 0 }
     }
 }
 
 impl Shell for SessionTurn<'_> {
     fn on_reply(&mut self, ticket: Ticket, result: Result<Response, Error>) {
+        let carried = result.as_ref().map_or(0, Response::pairs_len);
         self.session.on_reply(self.began, ticket, result);
+        self.lane.arrived(carried);
     }
 
     fn on_read_ready(&mut self, ticket: Ticket) {

@@ -38,13 +38,29 @@ impl Client {
         Self(client)
     }
 
+    /// One that takes nothing of what its calls are answered.
+    pub async fn stuck(stream: End) -> Self {
+        let mut builder = h2::client::Builder::new();
+        builder.initial_window_size(0);
+        let (client, connection) = builder.handshake(stream).await.expect("a handshake");
+        task::spawn(async move { drop(connection.await) });
+        Self(client)
+    }
+
     /// Begins a call. `path` is `/service/method`.
     pub async fn open(&self, path: &str) -> Call {
-        let request = Request::post(format!("http://localhost{path}"))
+        self.open_with(path, &[]).await
+    }
+
+    /// Begins a call with further fields in its head.
+    pub async fn open_with(&self, path: &str, fields: &[(&str, &str)]) -> Call {
+        let mut request = Request::post(format!("http://localhost{path}"))
             .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            .body(())
-            .expect("a request");
+            .header("te", "trailers");
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(()).expect("a request");
         let mut ready = self.0.clone().ready().await.expect("a connection that stands");
         let (response, sends) = ready.send_request(request, false).expect("a stream");
         let (head, partial) = (HeaderMap::new(), BytesMut::new());

@@ -20,6 +20,7 @@ use crate::server::api::Api;
 use crate::server::core::session_loop;
 use crate::server::grpc::counters::Counters;
 use crate::server::grpc::{self, connection};
+use crate::server::http2::Memory;
 use crate::server::io::idle::IdleClients;
 use crate::server::io::stop::Stop;
 use crate::server::io::task;
@@ -56,8 +57,24 @@ impl Member {
         while !session.gate().is_published() {
             task::yield_now().await;
         }
+        Self::of(session, now, counters)
+    }
+
+    /// A member whose replica answers nobody, with what it is told.
+    pub fn unanswered() -> (Self, Receiver<Input>) {
+        let counters = Counters::new();
+        let (_, session, inputs) = found(None, 1024, &counters, |_| {});
+        (Self::of(session, Rc::default(), counters), inputs)
+    }
+
+    fn of(session: Rc<Session>, now: Rc<Cell<Instant>>, counters: Arc<Counters>) -> Self {
         let core = grpc::Core::new(Rc::new(Api(session.clone())), grpc::Settings::default(), counters);
         Self { session, now, core, stop: Stop::new(), turns: Turns::start(), idle: IdleClients::new() }
+    }
+
+    /// What its clients make it hold.
+    pub fn memory(&self) -> &Memory {
+        self.core.memory()
     }
 
     /// A client's end of a new connection.
@@ -193,7 +210,7 @@ fn carry_out(output: Output, session: &mut Outbox<FromReplica>) -> Option<Input>
             let hash = std::iter::repeat_with(|| job.step(1000)).flatten().next();
             return hash.map(|hash| Input::CompactionDigested { hash });
         }
-        Output::Reply { ticket, result } => session.push(FromReplica::Reply(ticket, result)),
+        Output::Reply { ticket, result } => session_loop::reply(session, ticket, result),
         Output::ReadReady { ticket } => session.push(FromReplica::ReadReady(ticket)),
         Output::Publish(batch) => session.push(FromReplica::Publish(batch)),
         Output::ReleaseWal { .. } | Output::Send { .. } | Output::Compacted { .. } => {}

@@ -8,10 +8,12 @@
 //! [`member`] is the member, [`pipe`] the connection, [`client`] the client. [`transcript`] plays the files of
 //! `testdata`, each a story of its own with a test of its name: what is asked, and what is answered, as etcd 3.7.3
 //! answers it. `UPDATE=1 cargo test --lib api::tests` writes the answers anew, to be read as a change is read.
-//! [`leases`] has what is too long for a transcript, [`reads`] what is counted of reads.
+//! [`leases`] has what is too long for a transcript, [`reads`] what is counted of reads, [`held`] what clients that
+//! take nothing make a core hold.
 #![forbid(unsafe_code)]
 
 mod client;
+mod held;
 mod leases;
 mod member;
 mod pipe;

@@ -30,7 +30,13 @@ pub enum Name {
     Connection,
     /// Fields that every client sends and nobody here asks for.
     Unused,
-    /// Metadata, for whoever asks.
+    /// `client-api-version`
+    ClientApiVersion,
+    /// `token`
+    Token,
+    /// `authorization`
+    Authorization,
+    /// Metadata that nobody here asks for.
     Metadata,
     /// Metadata whose name says that the value is base64.
     Binary,
@@ -50,6 +56,9 @@ impl Name {
             b"host" => Name::Host,
             b"grpc-timeout" => Name::GrpcTimeout,
             b"grpc-encoding" => Name::GrpcEncoding,
+            b"client-api-version" => Name::ClientApiVersion,
+            b"token" => Name::Token,
+            b"authorization" => Name::Authorization,
             b"te"
             | b"user-agent"
             | b"grpc-accept-encoding"
@@ -183,7 +192,7 @@ mod tests {
 
     #[test]
     fn names_and_values_are_checked() {
-        assert_eq!(Name::of(b"token"), Name::Metadata);
+        assert_eq!((Name::of(b"token"), Name::of(b"tokens")), (Name::Token, Name::Metadata));
         for wrong in [&b"Token"[..], b"", b"a b", b"a:b", b":status", b"a\0"] {
             assert_eq!(Name::of(wrong), Name::Invalid, "{wrong:?}");
         }
@@ -192,6 +201,6 @@ mod tests {
         let broken = Field::new("token", "\n");
         assert_eq!(broken.meaning(), Name::Invalid);
         let mended = Field::sent(broken.shared_name(), b"x");
-        assert_eq!(mended.meaning(), Name::Metadata, "a bad value does not spoil the name");
+        assert_eq!(mended.meaning(), Name::Token, "a bad value does not spoil the name");
     }
 }

@@ -29,6 +29,7 @@ pub fn meaning(number: usize) -> Name {
         4 | 5 => Name::Path,
         6 | 7 => Name::Scheme,
         8..=14 => Name::Invalid,
+        23 => Name::Authorization,
         31 => Name::ContentType,
         38 => Name::Host,
         16 | 19 | 28 | 58 => Name::Unused,

@@ -1,0 +1,251 @@
+//! What a core holds for clients that take no answers, or have gone: bounded, and nobody else notices.
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+
+use futures::future::join_all;
+use prost::Message;
+
+use super::client::{Call, Client};
+use super::member::Member;
+use crate::proto::etcdserverpb::request_op::Request as Op;
+use crate::proto::etcdserverpb::{
+    PutRequest, PutResponse, RangeRequest, RangeResponse, RequestOp, TxnRequest, TxnResponse,
+};
+use crate::replica::port::Input;
+use crate::response::Response;
+use crate::server::io::{clock, task};
+
+const MIB: usize = 1 << 20;
+const PUT: &str = "/etcdserverpb.KV/Put";
+const RANGE: &str = "/etcdserverpb.KV/Range";
+const RANGE_STREAM: &str = "/etcdserverpb.KV/RangeStream";
+const TXN: &str = "/etcdserverpb.KV/Txn";
+
+fn on_executor(test: impl Future<Output = ()>) {
+    let builder = glommio::LocalExecutorBuilder::default().io_memory(64 << 10).ring_depth(128);
+    builder.make().expect("an executor").run(test);
+}
+
+/// Lets everybody go on until nothing more is to be expected.
+async fn settle() {
+    for _ in 0..500 {
+        task::yield_now().await;
+    }
+}
+
+/// Sends a call and keeps it open.
+async fn send(client: &Client, path: &str, request: &impl Message) -> Call {
+    let mut call = client.open(path).await;
+    call.send(&request.encode_to_vec(), true);
+    call
+}
+
+async fn finish(mut call: Call) -> Result<Vec<u8>, String> {
+    let answer = call.next().await;
+    if answer.is_some() {
+        assert_eq!(call.next().await, None);
+    }
+    let ended = call.ended.expect("the call is over");
+    if ended.code == "0" { Ok(answer.expect("an answer").to_vec()) } else { Err(ended.text) }
+}
+
+async fn fill(client: &Client, keys: usize, bytes: usize) {
+    for n in 0..keys {
+        let (key, value) = (format!("large/{n:03}").into(), vec![b'v'; bytes].into());
+        let put = PutRequest { key, value, ..PutRequest::default() };
+        finish(send(client, PUT, &put).await).await.expect("a put");
+    }
+}
+
+/// A put that changes nothing but the revision, and answers with the pair before it.
+fn put_again() -> PutRequest {
+    let key = "large/000".into();
+    PutRequest { key, ignore_value: true, prev_kv: true, ..PutRequest::default() }
+}
+
+fn large(revision: i64) -> RangeRequest {
+    let (key, range_end) = ("large/".into(), "large0".into());
+    RangeRequest { key, range_end, revision, ..RangeRequest::default() }
+}
+
+fn txn(ops: impl IntoIterator<Item = Op>) -> TxnRequest {
+    let success = ops.into_iter().map(|op| RequestOp { request: Some(op) }).collect();
+    TxnRequest { success, ..TxnRequest::default() }
+}
+
+async fn is_served(client: &Client) {
+    let get = RangeRequest { key: "large/000".into(), ..RangeRequest::default() };
+    let answer = finish(send(client, RANGE, &get).await).await.expect("a get");
+    assert_eq!(RangeResponse::decode(&answer[..]).expect("an answer").count, 1);
+    let put = PutRequest { key: "small".into(), ..PutRequest::default() };
+    finish(send(client, PUT, &put).await).await.expect("a put");
+}
+
+#[test]
+fn answers_to_puts_that_nobody_takes_keep_further_puts_of_their_client_waiting() {
+    on_executor(async {
+        let member = Member::start(None).await;
+        let client = Client::new(member.connect()).await;
+        fill(&client, 1, MIB).await;
+        let stuck = Client::stuck(member.connect()).await;
+        let mut calls = Vec::new();
+        for _ in 0..100 {
+            calls.push(send(&stuck, PUT, &put_again()).await);
+        }
+        settle().await;
+        assert!(member.memory().unsent() < 7 * MIB, "{} bytes wait", member.memory().unsent());
+        is_served(&client).await;
+        drop((calls, stuck));
+        settle().await;
+        assert_eq!((member.memory().unsent(), member.memory().held()), (0, 0));
+        // Who takes answers gets all of them, however many come at once.
+        let mut calls = Vec::new();
+        for _ in 0..100 {
+            calls.push(send(&client, PUT, &put_again()).await);
+        }
+        for answer in join_all(calls.into_iter().map(finish)).await {
+            let answer = PutResponse::decode(&answer.expect("a put")[..]).expect("an answer");
+            assert_eq!(answer.prev_kv.expect("a pair").value.len(), MIB);
+        }
+    });
+}
+
+/// Nothing was there when these puts were let in, and each answers with a pair that others have put meanwhile.
+#[test]
+fn an_answer_longer_than_its_room_ends_its_call_where_nobody_takes_any() {
+    on_executor(async {
+        let (member, lane) = Member::unanswered();
+        let stuck = Client::stuck(member.connect()).await;
+        let put = PutRequest { key: "a".into(), prev_kv: true, ..PutRequest::default() };
+        let (mut calls, mut told) = (Vec::new(), VecDeque::new());
+        for n in 1..=20 {
+            calls.push(send(&stuck, PUT, &put).await);
+            while told.len() < n {
+                task::yield_now().await;
+                lane.take(usize::MAX, &mut told);
+            }
+        }
+        for input in told {
+            let Input::Propose { ticket, .. } = input else { panic!("a proposal") };
+            let answer = Response::Put { revision: 2, prev_kv: Some(vec![0; MIB].into()) };
+            member.session.on_reply(clock::now(), ticket, Ok(answer));
+        }
+        assert!(member.memory().unsent() < 7 * MIB, "{} bytes wait", member.memory().unsent());
+        for call in &mut calls[10..] {
+            assert_eq!(call.next().await, None);
+            let ended = call.ended.take().expect("the call is over");
+            assert!(ended.code == "8" && ended.text.contains("no room"), "{ended:?}");
+        }
+    });
+}
+
+#[test]
+fn long_answers_to_writes_of_many_clients_wait_for_the_room_of_the_core() {
+    on_executor(async {
+        let member = Member::start(None).await;
+        let client = Client::new(member.connect()).await;
+        fill(&client, 40, MIB).await;
+        let put = PutRequest { key: "small".into(), ..PutRequest::default() };
+        let request = txn([Op::RequestRange(large(0)), Op::RequestPut(put)]);
+        let mut stuck = Vec::new();
+        for _ in 0..6 {
+            let client = Client::stuck(member.connect()).await;
+            stuck.push((send(&client, TXN, &request).await, client));
+        }
+        settle().await;
+        assert!(member.memory().unsent() <= 128 * MIB, "{} bytes wait", member.memory().unsent());
+        is_served(&client).await;
+        let waiting = send(&client, TXN, &request).await;
+        settle().await;
+        drop(stuck);
+        let answer = finish(waiting).await.expect("room, once the others have gone");
+        assert_eq!(TxnResponse::decode(&answer[..]).expect("an answer").responses.len(), 2);
+        settle().await;
+        assert_eq!((member.memory().unsent(), member.session.waiting()), (0, 0));
+    });
+}
+
+/// Long answers hold a state each: so many of them are under way. What keeps no bounds until it is written may be.
+#[test]
+fn reads_that_keep_long_keys_and_that_nobody_takes_keep_further_ones_waiting() {
+    let range = RangeRequest { range_end: vec![b'z'; 1_400_000].into(), ..large(0) };
+    let read_only = txn([Op::RequestRange(range.clone())]);
+    for (path, request) in [(RANGE_STREAM, range.encode_to_vec()), (TXN, read_only.encode_to_vec())] {
+        on_executor(async {
+            let member = Member::start(None).await;
+            let client = Client::new(member.connect()).await;
+            fill(&client, 60, 10_000).await;
+            let (stuck, mut calls) = (Client::stuck(member.connect()).await, Vec::new());
+            for _ in 0..12 {
+                let mut call = stuck.open(path).await;
+                call.send(&request, true);
+                calls.push(call);
+            }
+            settle().await;
+            let under_way = member.session.metrics.store_readers.get();
+            assert!(under_way <= 4, "{under_way} of {path} are under way");
+            is_served(&client).await;
+            let mut taken = client.open(path).await;
+            taken.send(&request, true);
+            while taken.next().await.is_some() {}
+            assert_eq!(taken.ended.expect("the call is over").code, "0", "{path}");
+            drop((calls, stuck));
+            settle().await;
+            let left = (member.memory().unsent(), member.memory().held());
+            assert_eq!((left, member.session.metrics.store_readers.get()), ((0, 0), 0), "{path}");
+        });
+    }
+}
+
+#[test]
+fn what_is_kept_of_a_head_is_counted_until_its_message_has_come() {
+    on_executor(async {
+        let member = Member::start(None).await;
+        let client = Client::new(member.connect()).await;
+        let token = "t".repeat(10_000);
+        let other = "o".repeat(50_000);
+        let mut calls = Vec::new();
+        for _ in 0..10 {
+            calls.push(client.open_with(RANGE, &[("token", &token), ("other", &other)]).await);
+        }
+        settle().await;
+        let held = member.memory().held();
+        assert!((100_000..110_000).contains(&held), "{held}");
+        calls.iter_mut().for_each(|call| call.send(&large(0).encode_to_vec(), true));
+        for call in calls {
+            finish(call).await.expect("an answer");
+        }
+        settle().await;
+        assert_eq!(member.memory().held(), 0);
+    });
+}
+
+#[test]
+fn the_answers_of_clients_that_have_gone_are_not_waited_for() {
+    on_executor(async {
+        let (member, lane) = Member::unanswered();
+        let (gone, stays) = (Client::new(member.connect()).await, Client::new(member.connect()).await);
+        let put = PutRequest { key: "a".into(), prev_kv: true, ..PutRequest::default() };
+        let (gone_call, _stays) = (send(&gone, PUT, &put).await, send(&stays, PUT, &put).await);
+        let mut told = VecDeque::new();
+        while told.len() < 2 {
+            task::yield_now().await;
+            lane.take(usize::MAX, &mut told);
+        }
+        drop((gone_call, gone));
+        while told.len() < 3 {
+            task::yield_now().await;
+            lane.take(usize::MAX, &mut told);
+        }
+        let proposed: Vec<u64> = told
+            .iter()
+            .filter_map(|input| match input {
+                Input::Propose { id, .. } => Some(*id),
+                _ => None,
+            })
+            .collect();
+        assert!(matches!(told[2], Input::Forget { id } if proposed.contains(&id)));
+        assert_eq!(member.session.waiting(), 1, "the other client's");
+    });
+}
