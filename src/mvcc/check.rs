@@ -10,7 +10,7 @@ use crate::proto::etcdserverpb::alarm_request::AlarmAction;
 use crate::proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 use crate::proto::etcdserverpb::request_op::Request as Op;
 use crate::proto::etcdserverpb::{
-    AlarmRequest, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
+    AlarmRequest, Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
 };
 
 /// Checks a Range.
@@ -69,6 +69,11 @@ pub fn alarm(request: &AlarmRequest) -> Result<(), Error> {
 /// Checks a Txn against the limit on operations.
 pub fn txn(request: &TxnRequest, max_ops: usize) -> Result<(), Error> {
     txn_fields(request, max_ops)?;
+    txn_keys(request)
+}
+
+/// The part of [`txn`] that looks for keys that are written twice.
+pub fn txn_keys(request: &TxnRequest) -> Result<(), Error> {
     for branch in [&request.success, &request.failure] {
         // One operation by itself, which is what the apiserver sends, has nothing to collide with.
         let single = matches!(&branch[..], [] | [RequestOp { request: Some(Op::RequestPut(_)) }]);
@@ -79,25 +84,37 @@ pub fn txn(request: &TxnRequest, max_ops: usize) -> Result<(), Error> {
     Ok(())
 }
 
-fn txn_fields(request: &TxnRequest, max_ops: usize) -> Result<(), Error> {
+/// The part of [`txn`] that looks at each operation by itself.
+pub fn txn_fields(request: &TxnRequest, max_ops: usize) -> Result<(), Error> {
     let ops = request.compare.len().max(request.success.len()).max(request.failure.len());
     if ops > max_ops {
         return Err(Error::TooManyOps);
     }
-    if request.compare.iter().any(|compare| compare.key.is_empty()) {
-        return Err(Error::EmptyKey);
-    }
+    request.compare.iter().try_for_each(compare)?;
     for op in request.success.iter().chain(&request.failure) {
-        match &op.request {
-            Some(Op::RequestRange(request)) => range(request)?,
-            Some(Op::RequestPut(request)) => put(request)?,
-            Some(Op::RequestDeleteRange(request)) => delete_range(request)?,
+        let request = op.request.as_ref().ok_or(Error::KeyNotFound)?;
+        operation(request)?;
+        if let Op::RequestTxn(nested) = request {
             // A nested transaction gets what its parent has left.
-            Some(Op::RequestTxn(request)) => txn_fields(request, max_ops - ops)?,
-            None => return Err(Error::KeyNotFound),
+            txn_fields(nested, max_ops - ops)?;
         }
     }
     Ok(())
+}
+
+/// Checks a condition of a Txn.
+pub fn compare(compare: &Compare) -> Result<(), Error> {
+    if compare.key.is_empty() { Err(Error::EmptyKey) } else { Ok(()) }
+}
+
+/// Checks an operation of a Txn, but for what is nested in it.
+pub fn operation(request: &Op) -> Result<(), Error> {
+    match request {
+        Op::RequestRange(request) => range(request),
+        Op::RequestPut(request) => put(request),
+        Op::RequestDeleteRange(request) => delete_range(request),
+        Op::RequestTxn(_) => Ok(()),
+    }
 }
 
 /// What a list of operations writes.

@@ -1,92 +1,62 @@
 //! Decoding as Go decodes: a known field that comes with another wire type counts as an unknown one.
 //!
 //! prost refuses such a message. Newer clients may send one (a field changed its type between releases), so what
-//! prost refuses is looked at once more, field by field: those that cannot be read because of their wire type are left
-//! out, and whatever else is wrong stays wrong. Only refused messages pay for it.
+//! prost refuses is read once more after [`conform`] has made mistyped fields unknown ones. Only refused messages pay
+//! for it.
 #![forbid(unsafe_code)]
 
-use bytes::{Buf, Bytes, BytesMut};
-use prost::Message;
-use prost::encoding::{DecodeContext, WireType, decode_key, encode_key, skip_field};
+use bytes::Bytes;
+use prost::{Message, Name};
 
-use crate::error::Error;
-use crate::nested::{Unreadable, decode_txn};
-use crate::proto::etcdserverpb::TxnRequest;
-use crate::server::grpc::Status;
-
-/// Field numbers below this are tried; no message has a field beyond it, so those are unknown and kept.
-const NUMBERS: usize = 64;
-/// Wire types have three bits.
-const WIRE_TYPES: usize = 8;
+use super::wire_format::{Malformed, conform};
+use crate::proto::fields::message_of;
+use crate::server::grpc::{Code, Status};
 
 /// A request's message.
 ///
 /// # Errors
 /// What etcd answers to bytes that are no message.
-pub fn decode<M: Message + Default>(message: Bytes) -> Result<M, Status> {
+pub fn decode<M: Message + Default + Name>(message: Bytes) -> Result<M, Status> {
     decode_kept(&message).map(|(request, _)| request)
 }
 
-/// A request's message, and its bytes without what was left out: what goes into the log must be read by whoever reads
-/// the log, without a second look.
+/// A message of a stream.
+///
+/// # Errors
+/// What etcd answers on a stream to bytes that are no message.
+pub fn decode_streamed<M: Message + Default + Name>(message: Bytes) -> Result<M, Status> {
+    read(&message).map(|(request, _)| request).map_err(|malformed| {
+        let text = format!("grpc: failed to unmarshal the received message: {}", malformed.text());
+        Status::new(Code::Internal, text)
+    })
+}
+
+/// A request's message, and its bytes as whoever reads the log can read them without leniency.
 ///
 /// # Errors
 /// What etcd answers to bytes that are no message.
-pub fn decode_kept<M: Message + Default>(message: &Bytes) -> Result<(M, Bytes), Status> {
-    match M::decode(message.clone()) {
-        Ok(request) => Ok((request, message.clone())),
-        Err(_) => without_mistyped::<M>(message.clone()).map_err(|_| Status::undecodable()),
+pub fn decode_kept<M: Message + Default + Name>(message: &Bytes) -> Result<(M, Bytes), Status> {
+    read(message).map_err(undecodable)
+}
+
+/// What etcd answers to bytes that are no message.
+pub fn undecodable(malformed: Malformed) -> Status {
+    Status::new(Code::Internal, format!("grpc: error unmarshalling request: {}", malformed.text()))
+}
+
+fn read<M: Message + Default + Name>(message: &Bytes) -> Result<(M, Bytes), Malformed> {
+    if let Ok(request) = M::decode(message.clone()) {
+        return Ok((request, message.clone()));
     }
-}
-
-/// A transaction, however deep others are nested in it, and its bytes as [`decode_kept`] returns them.
-///
-/// # Errors
-/// What etcd answers to bytes that are no message, and to one that is too deep.
-pub fn decode_txn_kept(message: &Bytes) -> Result<(TxnRequest, Bytes), Status> {
-    match decode_txn(message.clone()) {
-        Ok(request) => Ok((request, message.clone())),
-        Err(Unreadable::TooDeep) => Err(Error::TooManyOps.into()),
-        Err(Unreadable::Malformed(_)) => decode_kept(message),
-    }
-}
-
-fn without_mistyped<M: Message + Default>(mut message: Bytes) -> Result<(M, Bytes), prost::DecodeError> {
-    let mut kept = BytesMut::with_capacity(message.len());
-    let mut fits = [[None; WIRE_TYPES]; NUMBERS];
-    while message.has_remaining() {
-        let mut rest = message.clone();
-        let (number, wire_type) = decode_key(&mut rest)?;
-        skip_field(wire_type, number, &mut rest, DecodeContext::default())?;
-        let field = message.split_to(message.len() - rest.len());
-        // One field of a number and a wire type says it for all of them.
-        let place = fits.get_mut(number as usize).map(|types| &mut types[wire_type as usize]);
-        if place.is_none_or(|fits| *fits.get_or_insert_with(|| fits_message::<M>(number, wire_type, &field)))
-        {
-            kept.extend_from_slice(&field);
-        }
-    }
-    let kept = kept.freeze();
-    Ok((M::decode(kept.clone())?, kept))
-}
-
-/// Whether the message has no such field, or has it with this wire type.
-fn fits_message<M: Message + Default>(number: u32, wire_type: WireType, field: &Bytes) -> bool {
-    M::decode(field.clone()).is_ok() || (wire_type == WireType::LengthDelimited && takes_length::<M>(number))
-}
-
-/// Whether the field is one of those that come with a length: then what is wrong lies within.
-fn takes_length<M: Message + Default>(number: u32) -> bool {
-    let mut empty = BytesMut::new();
-    encode_key(number, WireType::LengthDelimited, &mut empty);
-    empty.extend_from_slice(&[0]);
-    M::decode(empty).is_ok()
+    let kept = conform(message, message_of(M::PACKAGE, M::NAME), |_, _| ())?;
+    let request = M::decode(kept.clone()).map_err(|_| Malformed::Data)?;
+    Ok((request, kept))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::etcdserverpb::{RangeRequest, TxnRequest};
+    use crate::proto::etcdserverpb::{RangeRequest, WatchRequest};
 
     fn range(bytes: &'static [u8]) -> Option<RangeRequest> {
         decode::<RangeRequest>(Bytes::from_static(bytes)).ok()
@@ -99,13 +69,16 @@ mod tests {
         assert_eq!(range(b"\x0a\x01k\x08\x07\x18\x02"), Some(expected.clone()));
         // limit as a string, then as it should be.
         assert_eq!(range(b"\x0a\x01k\x1a\x01x\x18\x02"), Some(expected));
+        // The start revision of a watch as a string.
+        assert!(decode::<WatchRequest>(Bytes::from_static(b"\x0a\x06\x0a\x01a\x1a\x01x")).is_ok());
+        // A message without fields has no known ones.
+        assert!(decode::<()>(Bytes::from_static(b"\x08\x07")).is_ok());
     }
 
     #[test]
     fn what_is_kept_is_read_without_leniency() {
         let sent = Bytes::from_static(b"\x0a\x01k\x1a\x01x\x18\x02");
         let (request, kept) = decode_kept::<RangeRequest>(&sent).unwrap();
-        assert_eq!(kept, &b"\x0a\x01k\x18\x02"[..]);
         assert_eq!(RangeRequest::decode(kept).unwrap(), request);
         let whole = Bytes::from_static(b"\x0a\x01k");
         assert_eq!(decode_kept::<RangeRequest>(&whole).unwrap().1.as_ptr(), whole.as_ptr(), "not copied");
@@ -113,34 +86,15 @@ mod tests {
 
     /// Two megabytes of fields that are mistyped, in a time that does not depend on how fast this machine is.
     #[test]
-    fn mistyped_fields_are_tried_once_and_not_each() {
-        let whole = Bytes::from_static(b"\x0a\x01k");
-        let mistyped = b"\x08\x07".repeat(1_000_000);
-        let message = Bytes::from([&whole[..], &mistyped].concat());
+    fn mistyped_fields_are_read_once_and_not_each() {
+        let message = Bytes::from([&b"\x0a\x01k"[..], &b"\x08\x07".repeat(1_000_000)].concat());
         let (request, kept) = decode_kept::<RangeRequest>(&message).unwrap();
-        assert_eq!((&request.key[..], kept), (&b"k"[..], whole));
-    }
-
-    #[test]
-    fn a_transaction_that_is_nested_too_deep_has_too_many_operations() {
-        let mut bytes = Vec::new();
-        for _ in 0..2000 {
-            let mut within = vec![0x22];
-            prost::encoding::encode_varint(bytes.len() as u64, &mut within);
-            within.extend_from_slice(&bytes);
-            bytes = vec![0x12];
-            prost::encoding::encode_varint(within.len() as u64, &mut bytes);
-            bytes.extend_from_slice(&within);
-        }
-        let status = decode_txn_kept(&bytes.into()).unwrap_err();
-        assert_eq!(status.message, "etcdserver: too many operations in txn request");
+        assert_eq!((&request.key[..], kept.len()), (&b"k"[..], message.len()));
     }
 
     #[test]
     fn what_is_broken_stays_broken() {
         assert_eq!(range(b"\x0a\x05k"), None, "ends inside the key");
         assert_eq!(range(b"\x08"), None, "ends inside a number");
-        // A comparison whose own bytes are no message.
-        assert!(decode::<TxnRequest>(Bytes::from_static(b"\x0a\x02\x0a\x09")).is_err());
     }
 }

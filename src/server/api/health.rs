@@ -8,7 +8,7 @@ use futures::future::{Either, poll_fn, select};
 use prost::Message;
 
 use super::answer::{Answer, Outcome};
-use super::decode::decode;
+use super::decode::{decode, decode_streamed};
 use crate::proto::health::health_check_response::ServingStatus;
 use crate::proto::health::{HealthCheckRequest, HealthCheckResponse};
 use crate::server::grpc::{Code, Incoming, Outgoing, Status};
@@ -54,7 +54,7 @@ fn statuses() -> Bytes {
 pub fn watch(session: &Rc<Session>, mut incoming: Incoming, mut outgoing: Outgoing) {
     let session = session.clone();
     task::spawn(async move {
-        let known = match incoming.only().await.and_then(decode::<HealthCheckRequest>) {
+        let known = match incoming.only().await.and_then(decode_streamed::<HealthCheckRequest>) {
             Ok(request) => request.service == WHOLE,
             Err(status) => return outgoing.finish(Err(status)),
         };

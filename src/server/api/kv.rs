@@ -11,7 +11,8 @@ use bytes::{Bytes, BytesMut};
 use prost::Message;
 
 use super::answer::{Answer, Caller, Outcome, kept_of};
-use super::decode::{decode, decode_kept, decode_txn_kept};
+use super::decode::{decode, decode_kept, decode_streamed, undecodable};
+use super::decode_txn::{Refused, decode_txn};
 use super::expected;
 use super::long::{self, Hold, Slices};
 use super::planned::{Planned, Step, planned};
@@ -172,7 +173,7 @@ pub fn range_stream(session: &Rc<Session>, mut incoming: Incoming, mut outgoing:
 
 async fn send_stream(session: &Rc<Session>, message: Bytes, outgoing: &mut Outgoing) -> Result<(), Status> {
     let _kept = outgoing.keep(message.len(), kept_of(message.len()) + STREAM_BYTES).await?;
-    let request = &decode::<RangeRequest>(message)?;
+    let request = &decode_streamed::<RangeRequest>(message)?;
     check::range_stream(request)?;
     if !request.serializable {
         session.read_barrier().await?;
@@ -209,11 +210,19 @@ pub fn delete_range(session: &Session, message: &Bytes) -> Outcome {
 
 /// `KV/Txn`. One that cannot write is answered like a Range.
 pub fn txn(session: &Rc<Session>, caller: Caller, message: &Bytes) -> Outcome {
-    let (request, message) = decode_txn_kept(message)?;
+    let (request, message) = match decode_txn(message, session.member.max_txn_ops) {
+        Ok(decoded) => decoded,
+        Err(Refused::Malformed(malformed)) => return Err(undecodable(malformed)),
+        Err(Refused::Checked { error, puts }) => {
+            // What was not decoded costs no more than its bytes.
+            let cost = if puts { message.len() as u64 } else { 0 };
+            return quota::refusal(session, cost).unwrap_or(Err(error.into()));
+        }
+    };
     if let Some(refusal) = quota::refusal(session, txn_cost(&request)) {
         return refusal;
     }
-    check::txn(&request, session.member.max_txn_ops)?;
+    check::txn_keys(&request)?;
     if !txn::is_read_only(&request) {
         let expected = session.view(|view| {
             txn::put_keys(&request).take(ASKED_MAX).for_each(|key| view.will_write(key));

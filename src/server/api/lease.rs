@@ -12,7 +12,7 @@ use futures::future::{Either, select};
 use prost::Message;
 
 use super::answer::{Answer, Outcome};
-use super::decode::{decode, decode_kept};
+use super::decode::{decode_kept, decode_streamed};
 use super::quota;
 use crate::cluster::cost::LEASE_COST;
 use crate::proto::etcdserverpb::{LeaseGrantRequest, LeaseKeepAliveRequest, LeaseRevokeRequest};
@@ -121,10 +121,12 @@ impl Renewals {
                     return Poll::Pending;
                 }
                 Poll::Ready(None) => *self.end.borrow_mut() = Some(Ok(())),
-                Poll::Ready(Some(message)) => match message.and_then(decode::<LeaseKeepAliveRequest>) {
-                    Ok(request) => self.ask(session, request.id),
-                    Err(status) => *self.end.borrow_mut() = Some(Err(status)),
-                },
+                Poll::Ready(Some(message)) => {
+                    match message.and_then(decode_streamed::<LeaseKeepAliveRequest>) {
+                        Ok(request) => self.ask(session, request.id),
+                        Err(status) => *self.end.borrow_mut() = Some(Err(status)),
+                    }
+                }
             }
         }
         if (self.failed.get() || self.under_way.get() == 0)

@@ -7,7 +7,7 @@
 //! ```text
 //!   admit      the door that every call passes        answer   what a handler gives back, and what becomes of it
 //!   kv, watch, lease, lease_info, cluster, maintenance, health   the services
-//!   decode     requests, read as leniently as etcd reads them
+//!   decode, decode_txn, wire_format   requests, read as leniently as etcd reads them
 //!   quota      whether a request that grows the store is let through
 //!   expected   how long the answer to a write will be
 //!   planned    plans that take more than one slice, made before their answer is written
@@ -22,6 +22,7 @@ mod admit;
 pub mod answer;
 pub mod cluster;
 pub mod decode;
+mod decode_txn;
 mod expected;
 mod gathered;
 pub mod health;
@@ -36,6 +37,7 @@ mod quota;
 #[cfg(test)]
 mod tests;
 pub mod watch;
+mod wire_format;
 
 use std::rc::Rc;
 

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
-use super::decode::decode;
+use super::decode::decode_streamed;
 use crate::proto::etcdserverpb::WatchRequest;
 use crate::proto::etcdserverpb::watch_request::RequestUnion;
 use crate::server::grpc::{Code, Incoming, Outgoing, Status};
@@ -66,7 +66,7 @@ pub fn serve(session: &Rc<Session>, mut incoming: Incoming, outgoing: Outgoing) 
                 event
             });
             match event.await {
-                Event::Message(message) => match decode(message) {
+                Event::Message(message) => match decode_streamed(message) {
                     Ok(request) => on_request(&session, stream.id(), &request),
                     Err(status) => break status,
                 },

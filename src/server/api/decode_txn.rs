@@ -1,0 +1,325 @@
+//! Reading a transaction and checking it at the same time.
+//!
+//! An operation without content takes two bytes on the wire and a hundred times as many once it is decoded, so what a
+//! client may not ask for is not decoded first and refused then. What etcd says to a request that is wrong in several
+//! ways depends on its order: bytes that are no message come first, then the quota, then what [`check`] finds, level
+//! by level. So the wire format is looked at as a whole before anything else, and the operations are read one after
+//! the other, up to the first that is refused.
+#![forbid(unsafe_code)]
+
+use bytes::{Bytes, BytesMut};
+use prost::Message;
+
+use super::wire_format::{Field, Fields, LENGTH, Malformed, conform};
+use crate::error::Error;
+use crate::mvcc::check;
+use crate::proto::etcdserverpb::request_op::Request as Op;
+use crate::proto::etcdserverpb::{Compare, RequestOp, TxnRequest};
+use crate::proto::fields::message_of;
+
+/// Transactions within one another that are read, as in [`decode_txn`](crate::nested::decode_txn).
+const DEPTH_MAX: usize = 256;
+
+/// Why a transaction is not executed.
+#[derive(Debug, PartialEq)]
+pub enum Refused {
+    /// The bytes are no message.
+    Malformed(Malformed),
+    /// Etcd's checks find it wrong.
+    Checked {
+        /// The first thing that is wrong.
+        error: Error,
+        /// It would put something, so that a quota might refuse it before.
+        puts: bool,
+    },
+}
+
+/// What reading a part may end with.
+enum Stop {
+    Malformed(Malformed),
+    Error(Error),
+}
+
+impl From<Malformed> for Stop {
+    fn from(malformed: Malformed) -> Self {
+        Self::Malformed(malformed)
+    }
+}
+
+impl From<prost::DecodeError> for Stop {
+    fn from(_: prost::DecodeError) -> Self {
+        Self::Malformed(Malformed::Data)
+    }
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+/// A transaction that passes all of [`check::txn`] but the search for keys that are written twice, and its bytes as
+/// whoever reads the log can read them without leniency.
+///
+/// # Errors
+/// What is wrong with it, in etcd's order.
+pub fn decode_txn(message: &Bytes, max_ops: usize) -> Result<(TxnRequest, Bytes), Refused> {
+    let operation = message_of("etcdserverpb", "RequestOp");
+    let mut puts = false;
+    let kept = conform(message, message_of("etcdserverpb", "TxnRequest"), |message, number| {
+        puts |= number == 2 && std::ptr::eq(message, operation);
+    });
+    let kept = kept.map_err(Refused::Malformed)?;
+    match txn(&kept, max_ops, DEPTH_MAX) {
+        Ok(request) => Ok((request, kept)),
+        Err(Stop::Malformed(malformed)) => Err(Refused::Malformed(malformed)),
+        Err(Stop::Error(error)) => Err(Refused::Checked { error, puts }),
+    }
+}
+
+/// Field numbers of a TxnRequest.
+const COMPARE: u32 = 1;
+const SUCCESS: u32 = 2;
+const FAILURE: u32 = 3;
+
+fn txn(bytes: &Bytes, max_ops: usize, depth_left: usize) -> Result<TxnRequest, Stop> {
+    let depth_left = depth_left.checked_sub(1).ok_or(Error::TooManyOps)?;
+    let mut counts = [0; 4];
+    each(bytes, |field| {
+        if let Some(count) = counts.get_mut(field.number as usize) {
+            *count += 1;
+        }
+        Ok(())
+    })?;
+    let [_, compare, success, failure] = counts;
+    let ops = compare.max(success).max(failure);
+    let ops_left = max_ops.checked_sub(ops).ok_or(Error::TooManyOps)?;
+    let mut request = TxnRequest {
+        compare: Vec::with_capacity(compare),
+        success: Vec::with_capacity(success),
+        failure: Vec::with_capacity(failure),
+    };
+    each(bytes, |field| {
+        if field.number == COMPARE {
+            let compare = Compare::decode(bytes.slice(field.value))?;
+            check::compare(&compare)?;
+            request.compare.push(compare);
+        }
+        Ok(())
+    })?;
+    for (number, branch) in [(SUCCESS, &mut request.success), (FAILURE, &mut request.failure)] {
+        each(bytes, |field| {
+            if field.number == number {
+                branch.push(operation(&bytes.slice(field.value), ops_left, depth_left)?);
+            }
+            Ok(())
+        })?;
+    }
+    Ok(request)
+}
+
+/// Tells the fields that have a length.
+fn each(bytes: &Bytes, mut tell: impl FnMut(Field) -> Result<(), Stop>) -> Result<(), Stop> {
+    let mut fields = Fields::new(bytes);
+    while let Some(field) = fields.next()? {
+        if field.wire_type == LENGTH {
+            tell(field)?;
+        }
+    }
+    Ok(())
+}
+
+fn operation(bytes: &Bytes, ops_left: usize, depth_left: usize) -> Result<RequestOp, Stop> {
+    let (number, message) = variant(bytes)?;
+    let request = match number {
+        1 => Op::RequestRange(Message::decode(message)?),
+        2 => Op::RequestPut(Message::decode(message)?),
+        3 => Op::RequestDeleteRange(Message::decode(message)?),
+        4 => Op::RequestTxn(txn(&message, ops_left, depth_left)?),
+        _ => return Err(Error::KeyNotFound.into()),
+    };
+    check::operation(&request)?;
+    Ok(RequestOp { request: Some(request) })
+}
+
+/// Which of its fields an operation has, by number, and the message in it; 0 if it has none. The last one counts; a
+/// message that comes several times in a row is one that goes on.
+fn variant(bytes: &Bytes) -> Result<(u32, Bytes), Stop> {
+    let (mut number, mut parts, mut begin, mut last) = (0, 0, 0, 0..0);
+    each(bytes, |field| {
+        if (1..=4).contains(&field.number) {
+            if field.number != number {
+                (number, parts, begin) = (field.number, 0, field.tag.start);
+            }
+            parts += 1;
+            last = field.value;
+        }
+        Ok(())
+    })?;
+    if parts <= 1 {
+        return Ok((number, bytes.slice(last)));
+    }
+    let rest = bytes.slice(begin..);
+    let mut whole = BytesMut::with_capacity(rest.len());
+    each(&rest, |field| {
+        if field.number == number {
+            whole.extend_from_slice(&rest[field.value]);
+        }
+        Ok(())
+    })?;
+    Ok((number, whole.freeze()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nested;
+    use crate::proto::etcdserverpb::{DeleteRangeRequest, PutRequest, RangeRequest};
+    use crate::stdx::prng::Prng;
+
+    fn decoded(bytes: &[u8], max_ops: usize) -> Result<TxnRequest, Refused> {
+        decode_txn(&Bytes::copy_from_slice(bytes), max_ops).map(|(request, _)| request)
+    }
+
+    fn refused<T>(error: Error, puts: bool) -> Result<T, Refused> {
+        Err(Refused::Checked { error, puts })
+    }
+
+    fn of(request: Option<Op>) -> RequestOp {
+        RequestOp { request }
+    }
+
+    fn put(key: &str) -> RequestOp {
+        of(Some(Op::RequestPut(PutRequest { key: key.to_owned().into(), ..PutRequest::default() })))
+    }
+
+    fn success(success: Vec<RequestOp>) -> TxnRequest {
+        TxnRequest { success, ..TxnRequest::default() }
+    }
+
+    fn key(prng: &mut Prng) -> Bytes {
+        Bytes::from_static(if prng.chance(1, 40) { b"" } else { b"k" })
+    }
+
+    fn any_op(prng: &mut Prng, depth: u64) -> RequestOp {
+        let request = match prng.below(40) {
+            0 => None,
+            1..10 => Some(Op::RequestRange(RangeRequest { key: key(prng), ..RangeRequest::default() })),
+            10..20 => Some(Op::RequestPut(PutRequest { key: key(prng), lease: 7, ..PutRequest::default() })),
+            20..30 if depth < 4 => Some(Op::RequestTxn(any_txn(prng, depth + 1))),
+            _ => Some(Op::RequestDeleteRange(DeleteRangeRequest { key: key(prng), ..Default::default() })),
+        };
+        of(request)
+    }
+
+    fn any_txn(prng: &mut Prng, depth: u64) -> TxnRequest {
+        let compare = (0..prng.below(3)).map(|_| Compare { key: key(prng), ..Compare::default() }).collect();
+        let [success, failure] =
+            [3, 4].map(|most| (0..prng.below(most)).map(|_| any_op(prng, depth)).collect());
+        TxnRequest { compare, success, failure }
+    }
+
+    #[test]
+    fn what_passes_is_what_prost_reads_and_what_does_not_is_refused_as_the_check_refuses_it() {
+        let mut prng = Prng::new(11);
+        let (mut passed, mut failed) = (0, 0);
+        for _ in 0..2_000 {
+            let request = any_txn(&mut prng, 0);
+            let max_ops = [0, 2, 4, 128][prng.below(4) as usize];
+            match (decoded(&request.encode_to_vec(), max_ops), check::txn_fields(&request, max_ops)) {
+                (Ok(read), Ok(())) => {
+                    passed += 1;
+                    assert_eq!(read, request);
+                }
+                (Err(Refused::Checked { error, .. }), Err(expected)) => {
+                    failed += 1;
+                    assert_eq!(error, expected, "{request:?}");
+                }
+                (read, checked) => panic!("{read:?}, and the check says {checked:?}"),
+            }
+        }
+        assert!(passed > 300 && failed > 300, "{passed} passed and {failed} failed");
+    }
+
+    #[test]
+    fn many_operations_are_counted_before_they_are_decoded() {
+        let many = [0x12, 0].repeat(700_000);
+        assert_eq!(decoded(&many, 128), refused(Error::TooManyOps, false));
+        // As many in pieces that are not too many each: the first one is refused, and none is decoded behind it.
+        assert_eq!(decoded(&many, 1_000_000), refused(Error::KeyNotFound, false));
+        let compares = [0x0a, 0].repeat(129);
+        assert_eq!(decoded(&compares, 128), refused(Error::TooManyOps, false));
+        assert_eq!(decoded(&compares, 129), refused(Error::EmptyKey, false));
+    }
+
+    #[test]
+    fn bytes_that_are_no_message_come_before_all_else() {
+        let cut = [&[0x12, 0].repeat(200)[..], &[0x12, 3, 0x0a, 9, 1]].concat();
+        assert_eq!(decoded(&cut, 128), Err(Refused::Malformed(Malformed::Data)));
+        assert_eq!(
+            decoded(&[&[0x12, 0].repeat(200)[..], &[0x08]].concat(), 128),
+            Err(Refused::Malformed(Malformed::Data))
+        );
+        // A comparison whose own bytes are no message.
+        assert_eq!(decoded(b"\x0a\x02\x0a\x09", 128), Err(Refused::Malformed(Malformed::Data)));
+    }
+
+    #[test]
+    fn whether_it_would_put_is_known_whatever_is_wrong() {
+        assert_eq!(decoded(&success(vec![put("")]).encode_to_vec(), 128), refused(Error::EmptyKey, true));
+        let nested = success(vec![of(None), of(Some(Op::RequestTxn(success(vec![put("k")]))))]);
+        assert_eq!(decoded(&nested.encode_to_vec(), 128), refused(Error::KeyNotFound, true));
+    }
+
+    #[test]
+    fn an_operation_that_comes_in_parts_is_read_as_prost_reads_it() {
+        let range = RangeRequest { key: "a".into(), ..RangeRequest::default() };
+        let parts = [
+            of(Some(Op::RequestRange(range))),
+            put("b"),
+            of(Some(Op::RequestTxn(success(vec![put("c")])))),
+            of(Some(Op::RequestTxn(success(vec![put("d")])))),
+        ];
+        for count in 1..=parts.len() {
+            let bytes: Vec<u8> = parts[..count].iter().flat_map(Message::encode_to_vec).collect();
+            let whole = success(vec![RequestOp::decode(&bytes[..]).unwrap()]).encode_to_vec();
+            assert_eq!(decoded(&whole, 128).unwrap(), TxnRequest::decode(&whole[..]).unwrap());
+        }
+    }
+
+    #[test]
+    fn what_is_kept_of_a_transaction_is_read_from_the_log() {
+        for bytes in [
+            // success { request_range { key "a", limit as a string } }
+            &b"\x12\x08\x0a\x06\x0a\x01a\x1a\x01x"[..],
+            // compare { key as a number, key "k" }
+            b"\x0a\x05\x18\x07\x1a\x01k",
+        ] {
+            assert!(TxnRequest::decode(bytes).is_err(), "prost is not lenient");
+            let (request, kept) = decode_txn(&Bytes::copy_from_slice(bytes), 128).unwrap();
+            assert_eq!(nested::decode_txn(kept), Ok(request));
+        }
+    }
+
+    /// So many transactions within one.
+    fn nested_txns(count: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for _ in 0..count {
+            for tag in [0x22, 0x12] {
+                let mut around = vec![tag];
+                prost::encoding::encode_varint(bytes.len() as u64, &mut around);
+                around.extend_from_slice(&bytes);
+                bytes = around;
+            }
+        }
+        bytes
+    }
+
+    #[test]
+    fn a_transaction_that_is_nested_too_deep_has_too_many_operations() {
+        let bytes = nested_txns(2000);
+        assert_eq!(decoded(&bytes, 128), refused(Error::TooManyOps, false));
+        assert_eq!(decoded(&bytes, 10_000), refused(Error::TooManyOps, false));
+        assert_eq!(decoded(&nested_txns(5001), 128), Err(Refused::Malformed(Malformed::TooDeep)));
+    }
+}
