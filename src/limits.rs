@@ -33,6 +33,13 @@ pub const APPLY_BUDGET: usize = 6_400;
 /// a time. What apply hands to every session core stays small, and so does what an entry holds in memory.
 pub const EVENTS_PUBLISHED_MAX: usize = 4_096;
 
+/// Bytes of the events of one revision, beyond which it is published without them, likewise. A request brings no more
+/// than a megabyte or two, but one that keeps stored values, or deletes long keys, can make any number of bytes.
+pub const EVENTS_PUBLISHED_BYTES_MAX: usize = 16 << 20;
+
+/// Memory of the pages that one entry has made, from which on they are written to the file before the entry goes on.
+pub const DRAFT_BYTES_MAX: u64 = 32 << 20;
+
 /// Bytes of log entries that may wait in memory behind an entry that takes several turns to apply.
 pub const UNAPPLIED_BYTES_MAX: usize = 96 << 20;
 

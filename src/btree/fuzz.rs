@@ -106,6 +106,11 @@ impl World {
         let mut model = self.model.clone();
         let mut txn = self.store.write();
         for _ in 0..ops {
+            if self.job.is_none() && self.prng.chance(1, 30) {
+                txn.suspend();
+                self.spill();
+                txn = self.store.resume();
+            }
             let (tree, key) = key(&mut self.prng, &self.flavour);
             if self.prng.chance(self.flavour.deletes, 100) {
                 // Sometimes a neighbour that exists, else the key itself, which mostly does not.
@@ -132,6 +137,22 @@ impl World {
         txn.set_applied(model.applied);
         txn.commit();
         self.model = model;
+    }
+
+    /// The pages of the suspended transaction get their places in the file, on a disk that may fail.
+    fn spill(&mut self) {
+        let Some(job) = self.store.begin_spill() else { return };
+        let fails = self.prng.chance(1, 4);
+        if fails {
+            let calls = self.prng.below(3);
+            self.file.fail_after(Some(calls));
+        }
+        job.execute().expect("pages that cannot be written are no error");
+        self.file.fail_after(None);
+        let late = self.prng.chance(1, 2).then_some(job);
+        assert!(self.store.finish_spill() || fails, "the disk takes all");
+        self.store.tidy();
+        drop(late);
     }
 
     fn begin(&mut self) {

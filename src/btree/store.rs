@@ -73,6 +73,7 @@ impl Store {
     /// When none is suspended.
     pub fn resume(&mut self) -> WriteTxn<'_> {
         assert!(std::mem::take(&mut self.suspended), "only what was suspended can be resumed");
+        self.pager.reclaim_spilled();
         WriteTxn { store: self, ended: false }
     }
 
@@ -138,6 +139,28 @@ impl Store {
     pub fn begin_checkpoint(&mut self) -> Option<CheckpointJob> {
         assert!(!self.suspended, "a checkpoint begins while a transaction is suspended");
         self.pager.begin_checkpoint()
+    }
+
+    /// Bytes of the pages that the transaction under way has made, and that have no place in the file.
+    pub fn draft_bytes(&self) -> u64 {
+        self.pager.draft_pages() * PAGE_SIZE as u64
+    }
+
+    /// Begins to write the pages of the suspended transaction to their places in the file. None when it has none in
+    /// memory. It may not be resumed before [`Store::finish_spill`].
+    ///
+    /// # Panics
+    /// While no transaction is suspended.
+    pub fn begin_spill(&mut self) -> Option<CheckpointJob> {
+        assert!(self.suspended, "only what is suspended can be spilled");
+        // The last leaves may not be changed in place any more.
+        self.edges = [PageRef::NONE; TREES];
+        self.pager.begin_spill()
+    }
+
+    /// To be called when the job of the spill has been executed. False if the disk has taken nothing.
+    pub fn finish_spill(&mut self) -> bool {
+        self.pager.finish_spill()
     }
 
     /// To be called when the job of this generation has been executed.

@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::write::BYTES_PER_ENTRY;
+use super::walk::BYTES_PER_ENTRY;
 
 /// A piece at least this long is followed by a new one, so that no piece is copied to grow.
 const PIECE_BYTES: usize = 256 << 10;

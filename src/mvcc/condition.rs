@@ -7,15 +7,12 @@
 use std::cmp::Ordering;
 
 use super::view::{Found, View};
-use super::walk::{Interval, Position, Step, Walk};
+use super::walk::{BYTES_PER_ENTRY, Interval, Position, Step, Walk};
 use crate::btree::Read;
 use crate::error::Error;
 use crate::proto::etcdserverpb::Compare;
 use crate::proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use crate::wire::KeyValue;
-
-/// Bytes compared in the time that looking at an index entry takes.
-const BYTES_PER_ENTRY: usize = 1024;
 
 /// What finding one key costs, in index entries walked over.
 pub(super) const FIND_COST: usize = 8;

@@ -100,33 +100,47 @@ pub fn apply(
     }
 }
 
-/// Whether executing a transaction surely takes no more than `budget` index entries, whatever the store holds.
+/// Values from the store that a transaction may copy and count as a short one all the same: what it copies is charged
+/// when it is known.
+const VALUES_COPIED_MAX: usize = 4;
+
+/// Whether executing a transaction surely takes hardly more than `budget` index entries, whatever the store holds.
 pub fn is_within(request: &TxnRequest, budget: usize) -> bool {
-    cost_left(request, budget).is_some()
+    Estimate { left: budget, values: VALUES_COPIED_MAX }.take(request).is_some()
 }
 
-/// What is left of a budget behind a transaction; none if it may not suffice.
-fn cost_left(request: &TxnRequest, budget: usize) -> Option<usize> {
-    let mut left = budget;
-    for compare in &request.compare {
-        left = left.checked_sub(FIND_COST)?;
-        compare.range_end.is_empty().then_some(())?;
+/// What is left behind a part of a transaction.
+struct Estimate {
+    /// Index entries.
+    left: usize,
+    /// Values from the store that may still be copied.
+    values: usize,
+}
+
+impl Estimate {
+    /// Takes what a transaction may cost; none if that may be more than is left.
+    fn take(&mut self, request: &TxnRequest) -> Option<()> {
+        for compare in &request.compare {
+            self.left = self.left.checked_sub(FIND_COST)?;
+            compare.range_end.is_empty().then_some(())?;
+        }
+        for op in ops(request) {
+            let (cost, copies, end): (_, _, &[u8]) = match &op.request {
+                Some(Op::RequestTxn(nested)) => {
+                    self.take(nested)?;
+                    continue;
+                }
+                Some(Op::RequestRange(range)) => (CHANGE_COST, true, &range.range_end),
+                Some(Op::RequestDeleteRange(delete)) => (CHANGE_COST, delete.prev_kv, &delete.range_end),
+                Some(Op::RequestPut(put)) => (CHANGE_COST + FIND_COST, put.prev_kv || put.ignore_value, &[]),
+                None => (1, false, &[]),
+            };
+            self.left = self.left.checked_sub(cost)?;
+            self.values = self.values.checked_sub(usize::from(copies))?;
+            end.is_empty().then_some(())?;
+        }
+        Some(())
     }
-    for op in ops(request) {
-        let (cost, end): (_, &[u8]) = match &op.request {
-            Some(Op::RequestTxn(nested)) => {
-                left = cost_left(nested, left)?;
-                continue;
-            }
-            Some(Op::RequestRange(range)) => (CHANGE_COST, &range.range_end),
-            Some(Op::RequestDeleteRange(delete)) => (CHANGE_COST, &delete.range_end),
-            Some(Op::RequestPut(_)) => (CHANGE_COST + FIND_COST, &[]),
-            None => (1, &[]),
-        };
-        left = left.checked_sub(cost)?;
-        end.is_empty().then_some(())?;
-    }
-    Some(left)
 }
 
 pub(super) fn branch(request: &TxnRequest, succeeded: bool) -> &[RequestOp] {

@@ -371,19 +371,20 @@ impl Execution {
     }
 
     fn put(&mut self, writer: &mut Writer<'_, '_>, put: &PutRequest, budget: &mut usize) {
-        *budget = budget.saturating_sub(CHANGE_COST);
         self.ops.put(put);
-        let prev_kv = writer.put(put).filter(|kv| self.room.admit(kv.len()));
+        let room = &mut self.room;
+        let prev_kv = writer.put_within(put, |len| room.admit(len));
+        *budget = budget.saturating_sub(CHANGE_COST + writer.copy_cost());
         let out = self.body.out();
         put_op_head(out, 2, put_response_len(writer.revision(), prev_kv.as_ref()));
         put_put_response(out, writer.revision(), prev_kv.as_ref());
     }
 
     fn delete(&mut self, writer: &mut Writer<'_, '_>, delete: &DeleteRangeRequest, budget: &mut usize) {
-        *budget = budget.saturating_sub(CHANGE_COST);
         self.ops.delete(delete);
         let opened = self.body.open();
         let keys = i64::from(writer.delete_one(delete, self.body.out(), &mut self.room));
+        *budget = budget.saturating_sub(CHANGE_COST + writer.copy_cost());
         self.close_delete(&opened, writer.revision(), keys);
     }
 
@@ -486,7 +487,7 @@ fn put_op_head(out: &mut BytesMut, field: u8, len: usize) {
 mod tests {
     use super::*;
     use crate::btree::Store;
-    use crate::limits::ANSWER_ASSEMBLED_BYTES_MAX;
+    use crate::limits::{ANSWER_ASSEMBLED_BYTES_MAX, APPLY_BUDGET, EVENTS_PUBLISHED_MAX};
     use crate::mvcc::txn::apply;
     use crate::mvcc::write::initialize;
     use crate::proto::etcdserverpb::DeleteRangeRequest;
@@ -550,6 +551,86 @@ mod tests {
         assert_eq!(run(vec![delete_from("a"), nested(vec![put("k", false)]), put("k", true)]), Ok(5));
         assert_eq!(run(vec![put("k", true), delete_from("a")]), Ok(6));
         assert_eq!(run(vec![put("k", true)]), Err(Error::KeyNotFound));
+    }
+
+    /// How many slices of a turn's length a transaction takes over as many keys with long values, and its events.
+    fn slices(operation: impl Fn(Bytes) -> Op) -> (usize, EventBatch) {
+        const KEYS: u8 = 24;
+        let mut store = Store::in_memory();
+        let mut txn = store.write();
+        initialize(&mut txn);
+        let mut writer = Writer::begin(&mut txn);
+        let keys = || (0..KEYS).map(|number| Bytes::from(vec![number]));
+        for key in keys() {
+            writer.put(&PutRequest { key, value: vec![7; 1 << 20].into(), ..PutRequest::default() });
+        }
+        writer.finish();
+        let success = keys().map(|key| RequestOp { request: Some(operation(key)) }).collect();
+        let request = TxnRequest { success, ..TxnRequest::default() };
+        let mut write = TxnWrite::new(true, EVENTS_PUBLISHED_MAX);
+        let mut slices = 1;
+        loop {
+            match write.step(&mut txn, &request, &|_| true, &mut { APPLY_BUDGET }) {
+                None => slices += 1,
+                Some(done) => return (slices, done.unwrap().1.expect("a write")),
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_that_operations_copy_are_charged() {
+        let put = |key| PutRequest { key, ..PutRequest::default() };
+        let (kept, events) = slices(|key| Op::RequestPut(PutRequest { ignore_value: true, ..put(key) }));
+        // Each is copied twice: 48 MB, and a slice takes 6 MB.
+        assert!(kept >= 7, "{kept} slices");
+        assert!(events.events.is_empty(), "24 MB of events are published with their revision");
+        let (shown, events) = slices(|key| Op::RequestPut(PutRequest { prev_kv: true, ..put(key) }));
+        assert!(shown >= 4, "{shown} slices");
+        assert_eq!(events.events.len(), 24);
+        let delete = |key| DeleteRangeRequest { key, prev_kv: true, ..DeleteRangeRequest::default() };
+        let (deleted, _) = slices(|key| Op::RequestDeleteRange(delete(key)));
+        assert!(deleted >= 4, "{deleted} slices");
+        let (short, events) = slices(|key| Op::RequestPut(put(key)));
+        assert_eq!((short, events.events.len()), (1, 24), "nothing long is copied");
+    }
+
+    #[test]
+    fn long_keys_that_are_deleted_are_charged_too() {
+        const KEYS: usize = 24;
+        let key = |number: usize| vec![number as u8; 1 << 20];
+        for lease in [0, 7] {
+            let mut store = Store::in_memory();
+            let mut txn = store.write();
+            initialize(&mut txn);
+            let mut writer = Writer::begin(&mut txn);
+            for number in 1..=KEYS {
+                writer.put(&PutRequest { key: key(number).into(), lease, ..PutRequest::default() });
+            }
+            writer.finish();
+            let mut writer = Writer::begin(&mut txn);
+            let all = DeleteRangeRequest {
+                key: b"\0"[..].into(),
+                range_end: b"\0"[..].into(),
+                ..DeleteRangeRequest::default()
+            };
+            let (mut deletion, mut room) = (Deletion::new(&all), AnswerRoom::default());
+            let (mut slices, mut most) = (0, 0);
+            loop {
+                let (before, budget) = (writer.changes(), &mut { APPLY_BUDGET });
+                let done = match lease {
+                    0 => writer.delete_some(&all, &mut deletion, &mut BytesMut::new(), &mut room, budget),
+                    _ => writer.delete_attached(lease, budget),
+                };
+                slices += 1;
+                most = most.max(writer.changes() - before);
+                if done {
+                    break;
+                }
+            }
+            assert_eq!(writer.changes(), KEYS as i64);
+            assert!(slices >= 12 && most <= 2, "{slices} slices, {most} keys in one");
+            assert!(writer.finish().is_some_and(|batch| batch.events.is_empty()), "24 MB of events");
+        }
     }
 
     /// A store with one key more than an answer can show, and what deletes them all.

@@ -89,6 +89,9 @@ impl Position {
 /// Superseded revisions of one key that are stepped over before it pays to seek past the rest.
 const STEPS_BEFORE_SEEK: usize = 8;
 
+/// Bytes compared or copied in the time that looking at an index entry takes.
+pub(super) const BYTES_PER_ENTRY: usize = 1024;
+
 /// What passing a leaf that was counted before costs, in index entries looked at.
 const KNOWN_LEAF_COST: usize = 8;
 
@@ -177,7 +180,7 @@ impl<'a, 'w> Walk<'a, 'w> {
         if self.budget == 0 {
             return Some(Step::Paused);
         }
-        self.budget -= 1;
+        self.budget = self.budget.saturating_sub(1 + prefix.len() / BYTES_PER_ENTRY);
         if self.decided || revision.main > self.at {
             self.steps += 1;
             if self.steps > STEPS_BEFORE_SEEK {

@@ -8,14 +8,14 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::answer_room::AnswerRoom;
-use super::attached::first_lease_keys;
+use super::attached::{FirstKeys, first_lease_keys};
 use super::event::{Event, EventBatch};
 use super::revision::Revision;
 use super::schema::{IndexEntry, LIVE, TOMBSTONE, garbage_key, index_prefix, lease_key, push_index_tail};
 use super::view::{Found, View};
-use super::walk::{Interval, Position, Step, Walk};
+use super::walk::{BYTES_PER_ENTRY, Interval, Position, Step, Walk};
 use crate::btree::{Applied, Read, Tree, WriteTxn};
-use crate::limits::EVENTS_PUBLISHED_MAX;
+use crate::limits::{EVENTS_PUBLISHED_BYTES_MAX, EVENTS_PUBLISHED_MAX};
 use crate::proto::etcdserverpb::{DeleteRangeRequest, PutRequest};
 use crate::wire::{KeyValue, bytes_field_len, put_bytes_field, put_bytes_head, put_int_field, varint_len};
 
@@ -25,8 +25,12 @@ const DELETE_BATCH: usize = 1024;
 /// What putting or deleting one key costs, in index entries walked over.
 pub const CHANGE_COST: usize = 16;
 
-/// Bytes copied in the time that looking at an index entry takes.
-pub(super) const BYTES_PER_ENTRY: usize = 1024;
+/// How often the bytes of a pair are copied that is put: into one buffer, and from there into a page.
+const PUT_COPIES: usize = 2;
+
+/// How often the bytes of a key are copied that is deleted: when it is found, for the index, for tree `Kv` and the
+/// event, and into a page of each of the two trees.
+const DELETE_COPIES: usize = 5;
 
 /// One write in progress. Its changes are in the transaction at once; [`Writer::finish`] makes them a revision.
 pub struct Writer<'t, 's> {
@@ -40,9 +44,13 @@ pub struct Written {
     /// The store's revision before.
     begin: i64,
     changes: i64,
-    /// The changes, or none once there are more than `events_max`.
+    /// The changes, or none once there are more than `events_max`, or longer ones than [`EVENTS_PUBLISHED_BYTES_MAX`].
     events: Vec<Event>,
     events_max: usize,
+    /// Bytes of all events, those too that were dropped.
+    events_bytes: usize,
+    /// Bytes that the changes have copied and that nobody was charged for.
+    copied: usize,
     growth: Growth,
 }
 
@@ -99,8 +107,16 @@ impl<'t, 's> Writer<'t, 's> {
     pub fn begin_with(txn: &'t mut WriteTxn<'s>, events_max: usize) -> Self {
         let begin = txn.applied().revision;
         assert!(begin >= 1, "a store is initialized before it is written");
-        let growth = Growth::default();
-        Self { txn, written: Written { begin, changes: 0, events: Vec::new(), events_max, growth } }
+        let written = Written {
+            begin,
+            changes: 0,
+            events: Vec::new(),
+            events_max,
+            events_bytes: 0,
+            copied: 0,
+            growth: Growth::default(),
+        };
+        Self { txn, written }
     }
 
     /// Goes on with a write in the transaction that has its changes.
@@ -128,6 +144,11 @@ impl<'t, 's> Writer<'t, 's> {
         self.written.growth
     }
 
+    /// What the bytes that were copied since the last call cost, in index entries walked over.
+    pub fn copy_cost(&mut self) -> usize {
+        std::mem::take(&mut self.written.copied) / BYTES_PER_ENTRY
+    }
+
     /// The store as this write sees it now.
     pub fn view(&self) -> View<'_, WriteTxn<'s>> {
         View::at(&*self.txn, self.revision())
@@ -146,10 +167,17 @@ impl<'t, 's> Writer<'t, 's> {
     /// Applies a put that [`check_put`](super::txn::check_put) has let pass. Returns the encoded pair that was
     /// there before, if asked for.
     pub fn put(&mut self, request: &PutRequest) -> Option<Bytes> {
+        self.put_within(request, |_| true)
+    }
+
+    /// [`Writer::put`] that returns the pair before only if `admit` takes its length.
+    pub fn put_within(&mut self, request: &PutRequest, admit: impl FnOnce(usize) -> bool) -> Option<Bytes> {
         let newest = self.newest(&request.key);
         let live = newest.filter(|found| !found.entry.tombstone);
         let prev_kv = match live {
-            Some(found) if request.prev_kv => Some(Bytes::copy_from_slice(self.view().kv(found.revision))),
+            Some(found) if request.prev_kv && admit(found.entry.kv_len) => {
+                Some(Bytes::copy_from_slice(self.view().kv(found.revision)))
+            }
             _ => None,
         };
         let lease = match live {
@@ -173,6 +201,7 @@ impl<'t, 's> Writer<'t, 's> {
             _ => store(&kv),
         };
 
+        self.written.copied += PUT_COPIES * stored.len() + prev_kv.as_ref().map_or(0, Bytes::len);
         self.txn.put(Tree::Kv, &revision.to_bytes(), &stored);
         let mut index = index_prefix(&request.key);
         push_index_tail(&mut index, revision);
@@ -190,7 +219,7 @@ impl<'t, 's> Writer<'t, 's> {
 
         self.written.growth.keys += i64::from(live.is_none());
         self.written.growth.put_bytes += (request.key.len() + stored.len() - 1) as u64;
-        if self.keeps_event() {
+        if self.keeps_event(stored.len()) {
             let key_at = 2 + varint_len(request.key.len() as u64);
             self.written.events.push(Event {
                 sub: revision.sub,
@@ -204,11 +233,13 @@ impl<'t, 's> Writer<'t, 's> {
         prev_kv
     }
 
-    /// Counts a change. Whether its event is to be kept: of too many none is.
-    fn keeps_event(&mut self) -> bool {
+    /// Counts a change. Whether its event of so many bytes is to be kept: of too many, or too long ones, none is.
+    fn keeps_event(&mut self, bytes: usize) -> bool {
         let written = &mut self.written;
         written.changes += 1;
-        let keeps = written.changes as usize <= written.events_max;
+        written.events_bytes += bytes;
+        let keeps = written.changes as usize <= written.events_max
+            && written.events_bytes <= EVENTS_PUBLISHED_BYTES_MAX;
         if !keeps {
             written.events = Vec::new();
         }
@@ -268,8 +299,9 @@ impl<'t, 's> Writer<'t, 's> {
                 Step::Paused => break false,
                 Step::Live(revision, entry) => {
                     batch.push((walk.key().into_owned(), Found { revision, entry }));
-                    let kept = if request.prev_kv { entry.kv_len / BYTES_PER_ENTRY } else { 0 };
-                    if walk.spend(CHANGE_COST + kept) || batch.len() == DELETE_BATCH {
+                    let kept = if request.prev_kv { entry.kv_len } else { 0 };
+                    let copied = DELETE_COPIES * walk.key_len() + kept;
+                    if walk.spend(CHANGE_COST + copied / BYTES_PER_ENTRY) || batch.len() == DELETE_BATCH {
                         break false;
                     }
                 }
@@ -284,17 +316,20 @@ impl<'t, 's> Writer<'t, 's> {
             self.keep_prev(request, found, prev_kvs, room);
             self.delete(&key, found);
         }
+        // The walk was charged.
+        self.written.copied = 0;
         done
     }
 
     fn keep_prev(
-        &self,
+        &mut self,
         request: &DeleteRangeRequest,
         found: Found,
         prev_kvs: &mut BytesMut,
         room: &mut AnswerRoom,
     ) {
         if request.prev_kv && room.admit(bytes_field_len(found.entry.kv_len)) {
+            self.written.copied += found.entry.kv_len;
             put_bytes_field(prev_kvs, 3, View::at(&*self.txn, self.written.begin + 1).kv(found.revision));
         }
     }
@@ -304,13 +339,14 @@ impl<'t, 's> Writer<'t, 's> {
     pub fn delete_attached(&mut self, lease: i64, budget: &mut usize) -> bool {
         while *budget > 0 {
             let most = (*budget / CHANGE_COST).clamp(1, DELETE_BATCH);
-            let keys = first_lease_keys(&*self.txn, lease, most);
+            let bytes_max = budget.saturating_mul(BYTES_PER_ENTRY / DELETE_COPIES);
+            let FirstKeys { keys, is_all } = first_lease_keys(&*self.txn, lease, most, bytes_max);
             for key in &keys {
                 let found = self.newest(key).filter(|found| !found.entry.tombstone);
                 self.delete(key, found.expect("a key attached to a lease is live"));
             }
-            *budget = budget.saturating_sub(CHANGE_COST * keys.len());
-            if keys.len() < most {
+            *budget = budget.saturating_sub(CHANGE_COST * keys.len() + self.copy_cost());
+            if is_all {
                 return true;
             }
         }
@@ -327,6 +363,7 @@ impl<'t, 's> Writer<'t, 's> {
         put_int_field(&mut buffer, 3, revision.main);
         let buffer = buffer.freeze();
 
+        self.written.copied += DELETE_COPIES * key.len();
         self.txn.put(Tree::Kv, &revision.to_bytes(), &buffer[..stored_len]);
         let mut index = index_prefix(key);
         push_index_tail(&mut index, revision);
@@ -336,7 +373,7 @@ impl<'t, 's> Writer<'t, 's> {
         self.detach(found.entry.lease, key);
 
         self.written.growth.keys -= 1;
-        if self.keeps_event() {
+        if self.keeps_event(buffer.len()) {
             self.written.events.push(Event {
                 sub: revision.sub,
                 delete: true,

@@ -19,13 +19,14 @@
 //! disk holds, also if a second one succeeds: the process has to end, and start again from what it finds.
 #![forbid(unsafe_code)]
 
+use super::extents::Extent;
 use super::file::PageFile;
 use super::layout::{self, HEADER, Kind, PAGE_SIZE, PageId, RunRef, run_pages};
-use super::meta::Meta;
-use super::pager::{Extent, Pager};
+use super::meta::{Meta, State};
+use super::pager::Pager;
 use super::set::PageSet;
 use super::table::FrozenPages;
-use crate::stdx::sync::Arc;
+use crate::stdx::sync::{Arc, AtomicBool, Ordering};
 use std::fmt;
 use std::io;
 
@@ -62,9 +63,19 @@ impl Running {
 /// What has to be done to the file. Any thread may execute it; the writer goes on meanwhile.
 pub struct CheckpointJob {
     frozen: Arc<FrozenPages>,
-    /// The bitmap of free pages, sealed.
-    free: (PageId, Vec<u8>),
-    meta: Meta,
+    /// Pages that the file has to have.
+    page_count: u32,
+    /// The state that the pages are of.
+    state: State,
+    end: End,
+}
+
+/// What follows the pages.
+enum End {
+    /// The bitmap of free pages, sealed, and the meta page.
+    Checkpoint { free: (PageId, Vec<u8>), meta: Box<Meta> },
+    /// Nothing: the pages are of a draft, and are durable with the next checkpoint. Tells whether they were written.
+    Spill(Arc<AtomicBool>),
 }
 
 /// What went wrong with a job.
@@ -88,19 +99,39 @@ impl fmt::Display for CheckpointError {
 impl std::error::Error for CheckpointError {}
 
 impl CheckpointJob {
+    /// Writes pages of a draft that has come to `state`.
+    pub(super) fn spill(
+        frozen: Arc<FrozenPages>,
+        page_count: u32,
+        state: State,
+        written: Arc<AtomicBool>,
+    ) -> Self {
+        Self { frozen, page_count, state, end: End::Spill(written) }
+    }
+
+    /// Whether the pages are of a draft: then nothing is durable when they are written, and a disk that refuses them is
+    /// no error.
+    pub fn is_spill(&self) -> bool {
+        matches!(self.end, End::Spill(_))
+    }
+
     /// What [`finish_checkpoint`](crate::btree::Store::finish_checkpoint) wants to hear when it is done.
     pub fn generation(&self) -> u64 {
-        self.meta.state.generation
+        self.state.generation
     }
 
     /// Raft index that the file will hold, everything up to it.
     pub fn applied_index(&self) -> u64 {
-        self.meta.state.applied.index
+        self.state.applied.index
     }
 
     /// Bytes it writes.
     pub fn bytes(&self) -> u64 {
-        (self.frozen.pages() + 1) * PAGE_SIZE as u64 + self.free.1.len() as u64
+        let end = match &self.end {
+            End::Checkpoint { free, .. } => PAGE_SIZE + free.1.len(),
+            End::Spill(_) => 0,
+        };
+        self.frozen.pages() * PAGE_SIZE as u64 + end as u64
     }
 
     /// Writes everything into the file the store was opened on.
@@ -110,28 +141,38 @@ impl CheckpointJob {
 
     /// Writes everything into `file`.
     pub fn execute_on(&self, file: &dyn PageFile) -> Result<(), CheckpointError> {
-        self.write_pages(file).map_err(CheckpointError::Write)?;
+        let written = self.write_pages(file);
+        let meta = match &self.end {
+            End::Checkpoint { meta, .. } => meta,
+            End::Spill(told) => {
+                told.store(written.is_ok(), Ordering::Release);
+                return Ok(());
+            }
+        };
+        written.map_err(CheckpointError::Write)?;
         file.sync().map_err(CheckpointError::Sync)?;
-        let slot = self.meta.slot();
+        let slot = meta.slot();
         // A torn meta page is as unknown as a failed sync: the slot's old content is gone.
-        file.write(slot.0, &self.meta.encode(slot)[..]).map_err(CheckpointError::Sync)?;
+        file.write(slot.0, &meta.encode(slot)[..]).map_err(CheckpointError::Sync)?;
         file.sync().map_err(CheckpointError::Sync)?;
         // What lies behind is free in both meta pages. If it cannot be cut off now, the next checkpoint will.
-        if file.pages() > self.meta.page_count {
-            let _ = file.resize(self.meta.page_count);
+        if file.pages() > self.page_count {
+            let _ = file.resize(self.page_count);
         }
         Ok(())
     }
 
     fn write_pages(&self, file: &dyn PageFile) -> io::Result<()> {
-        if file.pages() < self.meta.page_count {
-            file.resize(self.meta.page_count)?;
+        if file.pages() < self.page_count {
+            file.resize(self.page_count)?;
         }
         let mut batch = Batch { file, first: 0, bytes: Vec::new() };
         for (id, bytes) in self.frozen.iter() {
             batch.add(id, bytes, true)?;
         }
-        batch.add(self.free.0, &self.free.1, false)?;
+        if let End::Checkpoint { free: (id, bitmap), .. } = &self.end {
+            batch.add(*id, bitmap, false)?;
+        }
         batch.flush()
     }
 }
@@ -199,7 +240,8 @@ impl Pager {
             meta,
             releasing: std::mem::take(&mut self.held),
         });
-        Some(CheckpointJob { frozen, free: (run.id, bytes), meta })
+        let end = End::Checkpoint { free: (run.id, bytes), meta: Box::new(meta) };
+        Some(CheckpointJob { frozen, page_count: meta.page_count, state: meta.state, end })
     }
 
     /// Whether a checkpoint of the state that is durable already makes the file shorter, or lets the one after it do

@@ -58,15 +58,17 @@
 //!
 //! # Where to start
 //!
-//! Begin with `layout`, [`node`] and [`node_mut`], then [`pager`]. `file` is what the store asks of its file. `check`
-//! reads a whole file and says what is wrong with it; `hostile` is a file on a disk that forgets, fails and damages,
-//! for tests; `witness` tells the model checker who reads, writes and frees a frame.
+//! Begin with `layout`, [`node`] and [`node_mut`], then [`pager`]. `spill` is how a draft that takes much memory is
+//! relieved, `extents` a set of pages and runs. `file` is what the store asks of its file. `check` reads a whole file
+//! and says what is wrong with it; `hostile` is a file on a disk that forgets, fails and damages, for tests; `witness`
+//! tells the model checker who reads, writes and frees a frame.
 //!
 //! Unsafe code is in [`table`] and `mapping` (pointers become slices), in [`readers`] and [`pager`] (the promises that
 //! pins and the single writer make) and in `witness` (a cell in front of each frame), each with the law it leans on.
 
 pub mod check;
 mod checkpoint;
+mod extents;
 mod file;
 pub mod hostile;
 pub(crate) mod key;
@@ -80,6 +82,7 @@ pub(crate) mod pager;
 mod races;
 pub(crate) mod readers;
 mod set;
+mod spill;
 pub(crate) mod table;
 mod witness;
 

@@ -13,20 +13,23 @@
 //! - *held*: the checkpoint that a restart would begin from has the page; waits until a later one is durable.
 //!
 //! So a page born and freed between two checkpoints never reaches the disk, and steady overwrites do not grow the file.
+//! The exception are pages of a draft that takes much memory: they go to the file early ([`spill`](super::spill)).
 //!
 //! One pager per store, on the replica core. What it does depends on calls and pins alone, so a seed repeats it.
 #![allow(unsafe_code)]
 
 use super::checkpoint::Running;
+use super::extents::{Extent, ExtentSet};
 use super::file::PageFile;
 use super::layout::{self, HEADER, Kind, PAGE_SIZE, Page, PageId, PageRef, RunRef};
 use super::meta::{self, OpenError, Owner, State};
 use super::node::{Node, Value};
 use super::readers::{PinWatch, Pins};
 use super::set::PageSet;
+use super::spill::Spilling;
 use super::table::{Birth, Frame, FrozenPages, PAGES_MAX, Table, View, verify};
 use crate::stdx::sync::Arc;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc as FileArc;
 
 /// Page buffers kept for the next turns, as many as a checkpoint's worth: memory fresh from the system costs more
@@ -45,13 +48,6 @@ const FINISHED_PAGES_PER_TURN: u64 = 512;
 /// And so many for each page that the turn has made. With more than one, the memory of dirty and of finished pages
 /// together does not grow while there are finished ones, however much each turn writes.
 const FINISHED_PAGES_PER_BIRTH: u64 = 2;
-
-/// Pages that belong together: one, or a run.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Extent {
-    pub(super) id: PageId,
-    pub(super) pages: u32,
-}
 
 /// Counts of pages.
 pub(crate) struct Sizes {
@@ -87,11 +83,14 @@ pub(crate) struct Pager {
     pub(super) page_count: u32,
     /// Ids that can be given out.
     pub(super) free: PageSet,
-    /// First pages of what was born since the last checkpoint began, published, and not freed again.
-    dirty: PageSet,
-    /// How many pages there are from one of these on, where it is more than one.
-    dirty_runs: BTreeMap<PageId, u32>,
-    dirty_pages: u64,
+    /// What was born since the last checkpoint began, published, not freed again, and is in memory alone.
+    dirty: ExtentSet,
+    /// What was born since the last checkpoint began, not freed again, and is in the file: of published turns, and of
+    /// the draft.
+    pub(super) spilled: ExtentSet,
+    /// All of the draft that is or was in `spilled`.
+    pub(super) draft_spilled: Vec<Extent>,
+    pub(super) spilling: Option<Spilling>,
     /// Freed since the last checkpoint began, but it has them.
     pub(super) held: Vec<Extent>,
     /// Ordered by the generation in which they were freed.
@@ -112,8 +111,10 @@ pub(crate) struct Pager {
     /// Something was published that no checkpoint has.
     pub(super) changed: bool,
 
-    /// Everything this turn has taken, given back or not.
-    fresh: Vec<Extent>,
+    /// Everything this turn has taken, given back or not, but for what was spilled.
+    pub(super) fresh: Vec<Extent>,
+    /// Pages in `fresh`.
+    pub(super) fresh_pages: u64,
     /// What this turn has freed of earlier turns' pages, with the generation of birth.
     freed: Vec<(Extent, u64)>,
     /// Single pages that this turn took and gave back, to be taken again.
@@ -140,9 +141,10 @@ impl Pager {
             draft: meta.state,
             page_count: meta.page_count,
             free,
-            dirty: PageSet::default(),
-            dirty_runs: BTreeMap::new(),
-            dirty_pages: 0,
+            dirty: ExtentSet::default(),
+            spilled: ExtentSet::default(),
+            draft_spilled: Vec::new(),
+            spilling: None,
             held: Vec::new(),
             limbo: VecDeque::new(),
             leaving_pages: 0,
@@ -154,6 +156,7 @@ impl Pager {
             running: None,
             changed: false,
             fresh: Vec::new(),
+            fresh_pages: 0,
             freed: Vec::new(),
             spare: Vec::new(),
             pool: Vec::new(),
@@ -174,7 +177,7 @@ impl Pager {
             free: u64::from(self.free.len()),
             used: u64::from(self.page_count - self.free.len()) - self.leaving_pages,
             leaving: self.leaving_pages,
-            dirty: self.dirty_pages + self.running_pages(),
+            dirty: self.dirty.pages() + self.running_pages(),
         }
     }
 
@@ -199,6 +202,7 @@ impl Pager {
     #[inline]
     pub(crate) fn is_fresh(&self, page: &Page) -> bool {
         layout::born(page) == self.generation()
+            && (self.draft_spilled.is_empty() || !self.spilled.contains(layout::id(page)))
     }
 
     /// A page of this turn, to be changed.
@@ -278,12 +282,16 @@ impl Pager {
             id
         });
         self.fresh.push(Extent { id, pages });
+        self.fresh_pages += u64::from(pages);
         id
     }
 
     /// Gives a node back.
     pub(crate) fn free_page(&mut self, r: PageRef) {
         let born = layout::born(self.view().page(r));
+        if self.is_given_back_spilled(Extent { id: r.id, pages: 1 }, born) {
+            return;
+        }
         if born == self.generation() {
             layout::set_kind(self.page_mut(r.id), Kind::Free);
             self.spare.push(r.id);
@@ -294,17 +302,28 @@ impl Pager {
 
     /// Gives a run back.
     pub(crate) fn free_run(&mut self, run: RunRef) {
+        let extent = Extent { id: run.id, pages: run.pages() };
+        if self.is_given_back_spilled(extent, run.born) {
+            return;
+        }
         if run.born != self.generation() {
-            self.freed.push((Extent { id: run.id, pages: run.pages() }, run.born));
+            self.freed.push((extent, run.born));
             return;
         }
         // Its size is needed until the end of the turn, so it is told apart by having been born in no turn.
         layout::set_identity(self.page_mut(run.id), run.id, u64::MAX);
     }
 
+    /// Gives back what this turn has taken and spilled. Its place is given out again once the turn is over. False if
+    /// it is no such thing.
+    fn is_given_back_spilled(&mut self, extent: Extent, born: u64) -> bool {
+        !self.draft_spilled.is_empty() && born == self.generation() && self.spilled.remove(extent)
+    }
+
     /// Publishes the turn.
     pub(crate) fn commit(&mut self) {
-        if self.fresh.is_empty() && self.freed.is_empty() && self.draft == self.published {
+        let untouched = self.fresh.is_empty() && self.draft_spilled.is_empty() && self.freed.is_empty();
+        if untouched && self.draft == self.published {
             return;
         }
         let generation = self.generation();
@@ -317,14 +336,12 @@ impl Pager {
             if is_discarded(page) {
                 self.recycle(extent);
             } else {
-                self.dirty.insert(extent.id);
-                self.dirty_pages += u64::from(extent.pages);
-                if extent.pages > 1 {
-                    self.dirty_runs.insert(extent.id, extent.pages);
-                }
+                self.dirty.insert(extent);
             }
         }
         self.fresh = fresh;
+        self.fresh_pages = 0;
+        self.settle_spilled(false);
         self.changed = true;
         let mut freed = std::mem::take(&mut self.freed);
         // The newest generation that a restart may begin from, now or when the checkpoint under way is done.
@@ -336,14 +353,10 @@ impl Pager {
                 continue;
             }
             assert!(
-                self.dirty.remove(extent.id),
-                "page {} is newer than the checkpoint but not dirty",
+                self.dirty.remove(extent) || self.spilled.remove(extent),
+                "page {} is newer than the checkpoint, and neither dirty nor spilled",
                 extent.id.0
             );
-            self.dirty_pages -= u64::from(extent.pages);
-            if extent.pages > 1 {
-                self.dirty_runs.remove(&extent.id);
-            }
             self.limbo.push_back((generation, Limbo::Pages(extent)));
         }
         self.freed = freed;
@@ -376,14 +389,21 @@ impl Pager {
         let mut fresh = std::mem::take(&mut self.fresh);
         fresh.drain(..).for_each(|extent| self.recycle(extent));
         self.fresh = fresh;
+        self.fresh_pages = 0;
+        let spilled = !self.draft_spilled.is_empty();
+        self.settle_spilled(true);
+        if spilled {
+            // What is written to the same places later has another birth.
+            self.publish();
+        }
     }
 
-    fn view_fresh(&self, id: PageId) -> &Page {
+    pub(super) fn view_fresh(&self, id: PageId) -> &Page {
         self.view().page(self.reference(id))
     }
 
     /// Gives ids out again, and their memory if they had some.
-    fn recycle(&mut self, extent: Extent) {
+    pub(super) fn recycle(&mut self, extent: Extent) {
         self.free.insert_run(extent.id, extent.pages);
         if let Some(frame) = self.table.take(extent.id, extent.pages) {
             self.keep(frame);
@@ -432,7 +452,7 @@ impl Pager {
 
     /// Takes over the memory of some pages of the first finished checkpoint. Returns how many of them may still be
     /// taken from the next one.
-    fn reclaim_finished(&mut self, mut pages: u64) -> u64 {
+    pub(super) fn reclaim_finished(&mut self, mut pages: u64) -> u64 {
         let Some((freed, mut job)) = self.finished.pop_front() else { return 0 };
         // Whoever still holds the job may still read what it froze.
         let Some(frozen) = Arc::get_mut(&mut job) else {
@@ -465,14 +485,33 @@ impl Pager {
 
     /// Freezes the dirty pages for a checkpoint. They count as clean from here on, because the checkpoint writes them.
     pub(super) fn freeze_dirty(&mut self) -> Arc<FrozenPages> {
-        let runs = std::mem::take(&mut self.dirty_runs);
-        let extents = self.dirty.iter().map(|id| (id, runs.get(&id).copied().unwrap_or(1)));
+        let extents = self.dirty.iter().map(|extent| (extent.id, extent.pages));
         // SAFETY: dirty pages are published and in memory. Those freed from now on are held until the checkpoint is
         // finished, so `recycle` does not take them out of the table before `drop_copies`.
         let frozen = Arc::new(unsafe { FrozenPages::freeze(&self.table, extents) });
         self.dirty.clear();
-        self.dirty_pages = 0;
+        // The checkpoint's sync makes them durable.
+        self.spilled.clear();
         frozen
+    }
+
+    /// Freezes pages of the draft, which is suspended until the job that writes them was executed.
+    pub(super) fn freeze_fresh(&self, extents: &[Extent]) -> Arc<FrozenPages> {
+        let extents = extents.iter().map(|extent| (extent.id, extent.pages));
+        // SAFETY: pages of the draft that were not given back are in memory. Nobody changes or recycles them while the
+        // draft is suspended: `settle_spilled` asserts that it is not over before, and `drop_spilled` detaches them.
+        Arc::new(unsafe { FrozenPages::freeze(&self.table, extents) })
+    }
+
+    /// Drops the memory of pages that were spilled. No reader knows them, so it can be taken back at once.
+    pub(super) fn drop_spilled(&mut self, frozen: Arc<FrozenPages>) {
+        frozen.detach();
+        self.finished.push_front((0, frozen));
+    }
+
+    /// Whether some of that memory is still to be taken back.
+    pub(super) fn has_spilled_memory(&self) -> bool {
+        self.finished.front().is_some_and(|(freed, _)| *freed == 0)
     }
 
     /// Puts the ids that a finished checkpoint released into limbo; they are free once no reader is pinned at or before
@@ -543,7 +582,10 @@ impl Pager {
             "pages leave and are counted"
         );
         assert!(
-            self.fresh.is_empty() && self.freed.is_empty() && self.spare.is_empty(),
+            self.fresh.is_empty()
+                && self.freed.is_empty()
+                && self.spare.is_empty()
+                && self.draft_spilled.is_empty(),
             "a turn left something"
         );
     }
@@ -553,6 +595,7 @@ impl Pager {
         assert!(self.fresh.is_empty(), "between turns");
         let id = self.take_ids(pages);
         self.fresh.clear();
+        self.fresh_pages = 0;
         id
     }
 }
@@ -568,7 +611,8 @@ impl Drop for Pager {
     }
 }
 
-fn is_discarded(page: &Page) -> bool {
+/// Whether a page was given back in the turn that took it.
+pub(super) fn is_discarded(page: &Page) -> bool {
     layout::kind(page) == Some(Kind::Free) || layout::born(page) == u64::MAX
 }
 

@@ -534,8 +534,8 @@ unsafe impl Sync for FrozenPages {}
 
 impl FrozenPages {
     /// # Safety
-    /// Writer only. Each id has a frame of so many pages, born in a published turn. The caller takes none of them out
-    /// of the table but by `detach`.
+    /// Writer only. Each id has a frame of so many pages, born in a published turn, or in one that is suspended as long
+    /// as this lives attached. The caller takes none of them out of the table but by `detach`.
     pub(crate) unsafe fn freeze(table: &Arc<Table>, extents: impl Iterator<Item = (PageId, u32)>) -> Self {
         let mut total = 0;
         let list = extents

@@ -3,6 +3,23 @@
 //!
 //! Whatever a client can do wrong is part of the reply and changes nothing. Everything an entry changes is in the
 //! one transaction that the caller commits together with the entry's index.
+//!
+//! A small request can ask for much: to keep or to show long values that are stored, to delete many keys, or long ones.
+//! What bounds it:
+//!
+//! | what is done | the budget of a slice pays for | memory |
+//! |---|---|---|
+//! | puts, also such that keep or show a value | each put, the bytes of pairs copied | pages, events, answer |
+//! | deletions of keys, ranges, leases' keys | each key looked at, bytes of keys and of values shown | likewise |
+//! | ranges in a transaction | each key looked at, bytes of pairs copied | answer |
+//! | conditions | each key looked at, bytes of values compared | none |
+//! | checkpoints of leases | each lease | none |
+//! | a compaction | a mark; its sweep has slices of its own, by number and bytes | none |
+//! | nested transactions | their operations | one byte for each |
+//!
+//! *Pages* go to the file before the entry goes on when they take `DRAFT_BYTES_MAX` ([`spill`](super::spill)). *Events*
+//! beyond `EVENTS_PUBLISHED_MAX` or `EVENTS_PUBLISHED_BYTES_MAX` are dropped, and read from the store by whoever wants
+//! them. Of an *answer* beyond `ANSWER_ASSEMBLED_BYTES_MAX` only the length is kept.
 #![forbid(unsafe_code)]
 
 use bytes::{Bytes, BytesMut};
@@ -29,6 +46,9 @@ use crate::stdx::time::Instant;
 
 /// A lease with fewer keys than this is revoked among other entries, if the turn's budget suffices.
 const FEW_KEYS: usize = 64;
+
+/// Likewise if its keys have no more bytes than this.
+const FEW_KEYS_BYTES: usize = 64 << 10;
 
 /// What apply keeps in memory beside the store. All of it can be read back from there.
 pub struct State {
@@ -108,7 +128,7 @@ pub fn is_within(read: &impl Read, request: &Request, budget: usize) -> bool {
         Request::Txn(request) => txn::is_within(request, budget),
         Request::LeaseRevoke(request) => {
             let most = budget / CHANGE_COST;
-            first_lease_keys(read, request.id, most.min(FEW_KEYS)).len() < most.min(FEW_KEYS)
+            first_lease_keys(read, request.id, most.min(FEW_KEYS), FEW_KEYS_BYTES).is_all
         }
         Request::LeaseCheckpoint(request) => request.checkpoints.len() < budget / CHANGE_COST,
         _ => true,
@@ -233,12 +253,13 @@ fn put(
     txn: &mut WriteTxn<'_>,
     state: &State,
     request: &PutRequest,
-    slice: &Slice,
+    slice: &mut Slice,
     ops: &mut Ops,
 ) -> Result<(Response, Option<EventBatch>), Error> {
     let mut writer = Writer::begin_with(txn, slice.events_max);
     txn::check_put(&writer.view(), request, &|id| state.lessor.exists(id))?;
     let prev_kv = writer.put(request);
+    slice.budget = slice.budget.saturating_sub(writer.copy_cost());
     ops.put(request);
     ops.growth = writer.growth();
     let revision = writer.revision();
@@ -266,6 +287,7 @@ impl DeleteWork {
         }
         let (mut prev_kvs, mut room) = (BytesMut::new(), AnswerRoom::default());
         let keys = i64::from(writer.delete_one(request, &mut prev_kvs, &mut room));
+        slice.budget = slice.budget.saturating_sub(writer.copy_cost());
         Self::done(writer, request, keys, prev_kvs.freeze(), &room)
     }
 
@@ -282,7 +304,12 @@ impl DeleteWork {
             let Self { deletion, prev_kvs, room, .. } = &mut *self;
             self.deleted = writer.delete_some(request, deletion, prev_kvs.out(), room, budget);
         }
-        let joined = if self.deleted { self.prev_kvs.join(budget) } else { None };
+        let joined = match (self.deleted, self.room.overlong()) {
+            (false, _) => None,
+            // Of what is too long to be sent, only the length is told.
+            (true, Some(_)) => Some(Bytes::new()),
+            (true, None) => self.prev_kvs.join(budget),
+        };
         match joined {
             Some(prev_kvs) => Self::done(writer, request, self.deletion.keys(), prev_kvs, &self.room),
             None => {

@@ -128,6 +128,8 @@ pub struct Bounds {
     pub apply_budget: usize,
     /// Changes of one revision that are published with it.
     pub events: usize,
+    /// Bytes of the pages that one entry has made, from which on they are written to the file.
+    pub draft_bytes: u64,
     /// Proposals that may wait for their entry to be applied.
     pub pending: usize,
     /// Bytes of entries in one append to the log.
@@ -147,6 +149,7 @@ impl Replica {
         self.apply_entries_max = bounds.apply;
         self.apply_budget = bounds.apply_budget;
         self.events_max = bounds.events;
+        self.spill.set_bound(bounds.draft_bytes);
         self.proposals.set_bounds(bounds.pending, bounds.append_bytes);
     }
 
@@ -180,6 +183,9 @@ impl Replica {
     }
 
     pub(super) fn on_checkpoint_synced(&mut self, generation: u64) {
+        if self.end_spill() {
+            return;
+        }
         if self.is_suspended() {
             self.checkpoint_ended = Some(generation);
             return;

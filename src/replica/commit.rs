@@ -2,13 +2,13 @@
 //!
 //! An entry that takes longer than a turn has a transaction of its own, which is suspended between turns ([`execute`]).
 //! Until it is committed nobody sees any of it, no other entry is applied, no garbage is swept, and no checkpoint
-//! begins or ends.
+//! begins or ends. Pages that take too much memory go to the file all the same ([`spill`](super::spill)).
 //!
 //! [`execute`]: super::execute
 #![forbid(unsafe_code)]
 
 use super::apply::Slice;
-use super::execute::Draft;
+use super::execute::{Draft, Halted};
 use super::port::{Output, Outputs};
 use super::replica::{Replica, lowest};
 use crate::limits::{CATCHUP_BYTES_MAX, TAIL_BYTES_MAX};
@@ -43,6 +43,9 @@ impl Replica {
         if self.committed.is_empty() && self.executing.is_none() && !sweep {
             return false;
         }
+        if !matches!(self.halted, Halted::No) || !self.is_relieved(outputs) {
+            return false;
+        }
         // A compaction among these entries is not published yet: a reader may still pin below it.
         let published = self.store.applied().compact_revision;
         let mut draft = Draft::default();
@@ -66,6 +69,7 @@ impl Replica {
             compact::Swept::default()
         };
         txn.commit();
+        self.spill.end_draft();
         self.checkpoints.applied(now);
         if let Some(generation) = self.checkpoint_ended.take() {
             self.on_checkpoint_synced(generation);
@@ -80,7 +84,7 @@ impl Replica {
         outputs.append(&mut draft.told);
         self.swept += swept.removed as u64;
         self.tell_swept(outputs);
-        !self.committed.is_empty() || self.executing.is_some()
+        matches!(self.halted, Halted::No) && (!self.committed.is_empty() || self.executing.is_some())
     }
 
     fn tell_swept(&mut self, outputs: &mut Outputs) {

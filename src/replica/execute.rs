@@ -19,7 +19,7 @@ use raft::eraftpb::{ConfChange, Entry as LogEntry, EntryType};
 use raft_proto::CONF_CHANGE_UPDATE_NODE;
 
 use super::apply::{self, Progress, Slice, Work};
-use super::port::{Output, Ticket};
+use super::port::{Output, Outputs, Ticket};
 use super::replica::Replica;
 use super::tail::Tail;
 use crate::btree::{Applied, Read};
@@ -55,6 +55,42 @@ pub(super) struct Executing {
     pub(super) work: Option<Work>,
 }
 
+/// Whether an entry was met that cannot be applied.
+#[derive(Debug, Default)]
+pub(super) enum Halted {
+    #[default]
+    No,
+    /// Yes, and the world does not know yet.
+    Due(String),
+    /// The world was told.
+    Told,
+}
+
+/// What is wrong with an entry that changes several members at once.
+const JOINT_CHANGE: &str = "it changes several members at once, which no version of etcd proposes";
+
+/// Why this version cannot apply an entry, and what to do; none if it can.
+pub(super) fn refuse(entry: &LogEntry) -> Option<String> {
+    match entry.entry_type() {
+        EntryType::EntryNormal if entry.data.is_empty() => None,
+        EntryType::EntryNormal => decode(entry).err(),
+        EntryType::EntryConfChange => None,
+        EntryType::EntryConfChangeV2 => Some(inapplicable(entry, JOINT_CHANGE)),
+    }
+}
+
+fn decode(entry: &LogEntry) -> Result<Entry, String> {
+    Entry::decode(entry.data.clone()).map_err(|error| inapplicable(entry, &error.to_string()))
+}
+
+fn inapplicable(entry: &LogEntry, what: &str) -> String {
+    format!(
+        "log entry {} cannot be applied: {what}. Another version has written it: start the member with that \
+         version, or restore its data directory from a snapshot",
+        entry.index
+    )
+}
+
 impl Replica {
     /// Whether the draft of an entry waits for the next turn.
     pub fn is_suspended(&self) -> bool {
@@ -72,13 +108,10 @@ impl Replica {
         match entry.entry_type() {
             EntryType::EntryNormal if entry.data.is_empty() => {}
             EntryType::EntryNormal => {
-                let command = Entry::decode(entry.data.clone()).unwrap_or_else(|error| {
-                    panic!(
-                        "log entry {} cannot be applied: {error}; it was written by another version: start the \
-                         member with that version, or restore it from a snapshot",
-                        entry.index
-                    )
-                });
+                let command = match decode(&entry) {
+                    Ok(command) => command,
+                    Err(reason) => return self.halt(reason),
+                };
                 let ticket = self.proposals.answer(command.id);
                 let expiry = ticket.is_none()
                     && self.revoking > 0
@@ -89,12 +122,26 @@ impl Replica {
                 return self.execute(now, executing, slice, draft);
             }
             EntryType::EntryConfChange => self.change_membership(&entry),
-            EntryType::EntryConfChangeV2 => {
-                panic!("log entry {} changes several members at once, which nobody proposes", entry.index)
-            }
+            EntryType::EntryConfChangeV2 => return self.halt(inapplicable(&entry, JOINT_CHANGE)),
         }
         self.pass(entry.index, entry.term, draft);
         true
+    }
+
+    /// Applies nothing more: this member would differ from those that can apply the entry. False, as the draft takes no
+    /// more.
+    fn halt(&mut self, reason: String) -> bool {
+        self.halted = Halted::Due(reason);
+        false
+    }
+
+    /// Says once that the member is to stop.
+    pub(super) fn tell_halt(&mut self, outputs: &mut Outputs) {
+        if matches!(self.halted, Halted::Due(_))
+            && let Halted::Due(reason) = std::mem::replace(&mut self.halted, Halted::Told)
+        {
+            outputs.push(Output::Halt { reason });
+        }
     }
 
     /// One slice of a command; true once it is done.

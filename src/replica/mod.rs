@@ -31,6 +31,7 @@
 //!   read_index   reads that a quorum confirms               read_gate  what sessions may know of raft
 //!   election     election timeouts drawn from a seed        tail       the log's newest entries in memory
 //!   checkpoint   when the store file is written             defragment what is given back when asked for
+//!   spill        an entry whose pages take too much memory
 //!   quota        the second look at the quota               digest     hashes of what a compaction removes
 //!   laggards     members that wait for a snapshot
 //!   fault        what would be wrong in the middle of an entry, in builds for the simulator alone
@@ -64,6 +65,7 @@ mod ready;
 mod recover;
 #[allow(clippy::module_inception)]
 mod replica;
+mod spill;
 mod tail;
 #[cfg(test)]
 mod tests;

@@ -88,7 +88,7 @@ pub enum Input {
         /// The write's memory, to be used again.
         buffer: Vec<u8>,
     },
-    /// The checkpoint of that generation is durable.
+    /// The job of that generation was executed: the checkpoint is durable.
     CheckpointSynced {
         /// The job's [`CheckpointJob::generation`].
         generation: u64,
@@ -109,7 +109,8 @@ pub enum Output {
         /// The bytes, and their place in the log.
         write: Write,
     },
-    /// Write the store file.
+    /// Write the store file: a checkpoint, or pages of an entry that takes too much memory. One job at a time is under
+    /// way, and [`Input::CheckpointSynced`] reports each.
     WriteCheckpoint(CheckpointJob),
     /// Take a compaction's hash, step by step, anywhere and at leisure: only the removal of garbage waits for it.
     /// One at a time is under way.
@@ -140,6 +141,11 @@ pub enum Output {
     },
     /// Tell all watchers.
     Publish(Arc<EventBatch>),
+    /// Stop: the next entry of the log cannot be applied, and nothing after it is. All before it is applied.
+    Halt {
+        /// Why, and what to do.
+        reason: String,
+    },
     /// Everything that a compaction allowed to go has gone.
     Compacted {
         /// The compaction revision.

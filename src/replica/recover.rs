@@ -14,10 +14,12 @@ use super::checkpoint::Policy;
 use super::defragment::Defragmentation;
 use super::digest::Digests;
 use super::election::Timeouts;
+use super::execute::{self, Halted};
 use super::propose::Proposals;
 use super::read_gate::ReadGate;
 use super::read_index::Reads;
 use super::replica::{Founding, Replica, Settings};
+use super::spill::Spill;
 use super::tail::Tail;
 use super::tally::Tally;
 use crate::btree::Store;
@@ -106,6 +108,8 @@ impl Replica {
             committed: VecDeque::new(),
             executing: None,
             checkpoint_ended: None,
+            halted: Halted::No,
+            spill: Spill::default(),
             buffers: Vec::new(),
             outbox: Vec::new(),
             founding,
@@ -175,14 +179,15 @@ pub fn refusal(member_id: u64, store: &Store, entries: &[LogEntry]) -> Option<St
     }
     let others = cluster.members.keys().filter(|id| **id != member_id);
     let others: Vec<String> = others.map(|id| format!("{id:x}")).collect();
-    (!others.is_empty()).then(|| {
-        format!(
+    if !others.is_empty() {
+        return Some(format!(
             "the data directory is of a cluster with other members ({}), and clusters of more than one are not built \
              yet: start it with etcd, remove the others with `etcdctl member remove`, stop it, and start Kevel on it \
              again",
             others.join(", ")
-        )
-    })
+        ));
+    }
+    entries.iter().find_map(execute::refuse)
 }
 
 fn conf_state(state: &State) -> ConfState {
@@ -224,5 +229,31 @@ mod tests {
         entries.push(LogEntry { entry_type, data, index: 3, ..LogEntry::default() });
         assert_eq!(refusal(first, &store, &entries), None);
         assert!(refusal(second, &store, &entries).unwrap().contains("removed"));
+    }
+
+    #[test]
+    fn a_log_with_an_entry_that_cannot_be_applied_is_refused() {
+        let store = Store::in_memory();
+        let alone = founders(1);
+        let with = |entry_type, data: &'static [u8]| {
+            let entry = LogEntry {
+                entry_type: entry_type as i32,
+                data: data.into(),
+                index: 2,
+                ..LogEntry::default()
+            };
+            let entries = [alone.entries(), vec![entry]].concat();
+            refusal(alone.founders[0].id, &store, &entries)
+        };
+        // An AuthEnable, which is not built; bytes that end inside a field; nothing at all.
+        for data in [&[0xc2, 0x3e, 0x00][..], &[0x22, 0x05, 0x00]] {
+            let said = with(EntryType::EntryNormal, data).unwrap();
+            assert!(
+                said.contains("log entry 2 cannot be applied") && said.contains("start the member"),
+                "{said}"
+            );
+        }
+        assert_eq!(with(EntryType::EntryNormal, &[]), None, "an empty entry begins a term");
+        assert!(with(EntryType::EntryConfChangeV2, &[]).unwrap().contains("several members"));
     }
 }

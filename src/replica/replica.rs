@@ -13,12 +13,13 @@ use super::checkpoint::Policy;
 use super::defragment::Defragmentation;
 use super::digest::Digests;
 use super::election::Timeouts;
-use super::execute::Executing;
+use super::execute::{Executing, Halted};
 use super::port::{Input, LeaseCall, Output, Outputs, Ticket};
 use super::propose::Proposals;
 use super::read_gate::{ReadGate, Role};
 use super::read_index::Reads;
 use super::ready::Unsynced;
+use super::spill::Spill;
 use super::tail::Tail;
 use super::tally::Tally;
 use crate::btree::{Applied, Store};
@@ -112,6 +113,10 @@ pub struct Replica {
     pub(super) executing: Option<Executing>,
     /// The checkpoint under way is durable, which the store hears once it is not suspended.
     pub(super) checkpoint_ended: Option<u64>,
+    /// Nothing more is applied once this is set.
+    pub(super) halted: Halted,
+    /// The relief of the draft under way.
+    pub(super) spill: Spill,
     /// Memory for log writes.
     pub(super) buffers: Vec<Vec<u8>>,
     /// Hashes that compactions took.
@@ -215,6 +220,7 @@ impl Replica {
             return true;
         }
         self.apply_committed(now, outputs);
+        self.tell_halt(outputs);
         self.digest_compaction(outputs);
         self.campaign_if_alone(outputs);
         self.follow_leadership(now);
@@ -500,12 +506,16 @@ impl Replica {
 
     /// Whether the next drain has something to do without input.
     fn has_more(&self, now: Instant) -> bool {
+        let applies = !self.committed.is_empty() || self.executing.is_some() || self.is_sweep_due();
         self.may_propose()
-            || !self.committed.is_empty()
-            || self.executing.is_some()
-            || self.is_sweep_due()
+            || (applies && self.may_apply())
             || self.may_revoke(now)
             || self.defragmentation.has_more()
+    }
+
+    /// Whether entries can be applied in the next turn.
+    fn may_apply(&self) -> bool {
+        matches!(self.halted, Halted::No) && !self.waits_for_spill()
     }
 
     pub(super) fn is_sweep_due(&self) -> bool {

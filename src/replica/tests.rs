@@ -304,6 +304,7 @@ impl Script {
                 format!("publish {}: {}", batch.revision, keys.join(" "))
             }
             Output::DigestCompaction(_) => "digest a compaction".into(),
+            Output::Halt { reason } => format!("halt: {reason}"),
             Output::Compacted { revision, removed } => format!("compacted to {revision}, {removed} removed"),
         }
     }
@@ -630,6 +631,104 @@ fn an_entry_of_many_keys_takes_many_turns_and_shows_at_its_end() {
         let (index, revision) = (world.replica().applied().index, world.replica().applied().revision);
         assert_eq!((index, revision), (applied.index + 2, applied.revision + 2));
     }
+}
+
+/// A member with 200 keys that hold 12 MB, and the entry that keeps the values of all.
+fn copying(world: &mut World) -> Request {
+    let key = |number: usize| format!("key{number:03}");
+    world.start().unwrap();
+    world.replica().spill.set_bound(1 << 20);
+    for number in 0..200 {
+        world.put(&key(number), &"v".repeat(60_000));
+    }
+    world.settle(|_| ());
+    let keep = |number: usize| {
+        let put = PutRequest { key: key(number).into(), ignore_value: true, ..Default::default() };
+        RequestOp { request: Some(Op::RequestPut(put)) }
+    };
+    Request::Txn(TxnRequest { success: (0..200).map(keep).collect(), ..Default::default() })
+}
+
+#[test]
+fn an_entry_that_copies_much_keeps_little_in_memory() {
+    let mut world = World::new(4);
+    let request = copying(&mut world);
+    world.propose(request);
+    suspend(&mut world);
+    let revision = world.replica().applied().revision;
+    let dirty = world.replica().store_stats().dirty_bytes;
+    let (mut most, mut spills) = (0, 0);
+    while world.replica().is_suspended() {
+        most = most.max(world.replica().store.draft_bytes());
+        let more = world.drain(|_| ());
+        if let Some(job) = &world.checkpoint {
+            assert!(job.is_spill(), "a checkpoint began in the middle of an entry");
+            spills += 1;
+            assert!(!more, "nothing can be done while the pages are being written");
+            assert_eq!(world.replica().applied().revision, revision, "a part of an entry was published");
+        }
+        world.finish_checkpoint();
+    }
+    assert!(spills >= 3, "{spills} spills");
+    // A slice takes 6 MB, which are copied twice.
+    assert!(most < 5 << 20, "{most} bytes were in memory");
+    assert!(
+        world.replica().store_stats().dirty_bytes < dirty + (5 << 20),
+        "what was spilled is written again"
+    );
+    world.replica().store.check_invariants();
+    let kept = "v".repeat(60_000);
+    assert_eq!(world.get("key199").as_ref(), Some(&kept));
+    world.settle(|_| ());
+    world.crash(Crash::Clean);
+    world.start().unwrap();
+    world.settle(|_| ());
+    assert_eq!((world.get("key000"), world.get("key199")), (Some(kept.clone()), Some(kept)));
+    assert_eq!(world.replica().applied().revision, revision + 1);
+    world.replica().store.check_invariants();
+}
+
+#[test]
+fn an_entry_whose_pages_the_disk_refuses_is_applied_in_memory() {
+    let mut world = World::new(5);
+    let request = copying(&mut world);
+    world.propose(request);
+    let revision = world.replica().applied().revision;
+    let mut refused = 0;
+    while world.replica().applied().revision == revision {
+        world.drain(|_| ());
+        world.sync();
+        // The job is not executed.
+        if let Some(job) = world.checkpoint.take() {
+            refused += 1;
+            world.step(Input::CheckpointSynced { generation: job.generation() });
+        }
+    }
+    assert!((1..=4).contains(&refused), "asked {refused} times");
+    assert_eq!(world.get("key199"), Some("v".repeat(60_000)));
+    world.replica().store.check_invariants();
+}
+
+#[test]
+fn an_entry_that_cannot_be_applied_stops_the_member_behind_those_before_it() {
+    let mut world = World::new(6);
+    world.start().unwrap();
+    world.settle(|_| ());
+    let before = world.put("before", "x");
+    // An AuthEnable, which is not built.
+    let entry = Bytes::from_static(&[0xc2, 0x3e, 0x00]);
+    world.step(Input::Propose { ticket: Ticket(1 << 40), id: 1 << 40, entry });
+    world.put("after", "y");
+    let (mut said, mut replies) = (Vec::new(), Vec::new());
+    world.settle(|output| match output {
+        Output::Halt { reason } => said.push(reason.clone()),
+        Output::Reply { ticket, .. } => replies.push(ticket.0 as u64),
+        _ => {}
+    });
+    assert_eq!(replies, [before]);
+    assert!(said.len() == 1 && said[0].contains("start the member with that version"), "{said:?}");
+    assert_eq!((world.get("before"), world.get("after")), (Some("x".into()), None));
+    assert!(world.replica().settle(&mut Outputs::default()), "it can be stopped in order");
 }
 
 #[test]

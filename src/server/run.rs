@@ -16,6 +16,9 @@ pub fn run(config: Config) -> ExitCode {
         Ok(signal) => {
             lines::closed(&config);
             log::flush();
+            if signal == wiring::HALTED {
+                return ExitCode::FAILURE;
+            }
             signals::end(signal)
         }
         Err(Failure { what, why }) => {

@@ -46,54 +46,54 @@
 //!
 //! | plant | what is wrong | seed |
 //! |---|---|---|
-//! | `skipped-sync` | A sync of the log says it is done and does nothing. | 1 |
+//! | `skipped-sync` | A sync of the log says it is done and does nothing. | 5 |
 //! | `early-sync` | The end of a log write is reported before it has come. | 0 |
-//! | `applied-behind` | The store claims an index one below what its trees contain, so an entry is applied twice. | 3 |
-//! | `applied-ahead` | The store claims an index one above what its trees contain, so an entry is left out. | 3 |
-//! | `tail-not-zeroed` | What a torn write left behind the end of the log stays there. | 163 |
+//! | `applied-behind` | The store claims an index one below what its trees contain, so an entry is applied twice. | 7 |
+//! | `applied-ahead` | The store claims an index one above what its trees contain, so an entry is left out. | 15 |
+//! | `tail-not-zeroed` | What a torn write left behind the end of the log stays there. | 369 |
 //! | `last-record-dropped` | Recovery takes the last whole record for torn. | 1 |
-//! | `early-checkpoint` | A checkpoint is reported durable before it is, so log and pages go too early. | 329 |
-//! | `skipped-store-sync` | A sync of the store file does nothing. | 5 |
-//! | `meta-before-pages` | The meta page of a checkpoint is written before the pages that it names are durable. | 334 |
-//! | `released-too-much` | The log loses one segment more than the replica released. | 3 |
-//! | `deleted-early` | Segments are deleted as soon as a checkpoint of their entries has begun. | 196 |
-//! | `name-not-synced` | The name of a new segment is not made durable before the log counts on the segment. | 1 |
-//! | `start-names-unsynced` | A start does not make durable what the segments are called. | 624 |
-//! | `recycled-unzeroed` | A segment that is used again is not filled with zeros before. | 11 |
+//! | `early-checkpoint` | A checkpoint is reported durable before it is, so log and pages go too early. | 899 |
+//! | `skipped-store-sync` | A sync of the store file does nothing. | 7 |
+//! | `meta-before-pages` | The meta page of a checkpoint is written before the pages that it names are durable. | 56 |
+//! | `released-too-much` | The log loses one segment more than the replica released. | 18 |
+//! | `deleted-early` | Segments are deleted as soon as a checkpoint of their entries has begun. | 19 |
+//! | `name-not-synced` | The name of a new segment is not made durable before the log counts on the segment. | 5 |
+//! | `start-names-unsynced` | A start does not make durable what the segments are called. | 610 |
+//! | `recycled-unzeroed` | A segment that is used again is not filled with zeros before. | 8 |
 //! | `full-for-ever` | A disk that was full once is full for ever. | 4 |
-//! | `compaction-eats-live` | A compaction takes a pair that is still to be read. | 3 |
-//! | `stale-read` | A linearizable read asks nobody: after a restart it shows the last checkpoint. | 37 |
-//! | `lost-on-catch-up` | A response with events is lost on its way to somebody who catches up. | 11 |
-//! | `doubled-event` | A response with events comes twice. | 3 |
-//! | `progress-overtakes` | Progress overtakes events on their way. | 48 |
-//! | `lease-revived` | A restart brings back a lease that was revoked. | 21 |
+//! | `compaction-eats-live` | A compaction takes a pair that is still to be read. | 7 |
+//! | `stale-read` | A linearizable read asks nobody: after a restart it shows the last checkpoint. | 10 |
+//! | `lost-on-catch-up` | A response with events is lost on its way to somebody who catches up. | 8 |
+//! | `doubled-event` | A response with events comes twice. | 6 |
+//! | `progress-overtakes` | Progress overtakes events on their way. | 97 |
+//! | `lease-revived` | A restart brings back a lease that was revoked. | 198 |
 //! | `fast-clock` | The member's clock is a fifth too fast, so leases expire early. | 6 |
-//! | `pin-too-high` | A long answer pins the revision above the one that it reads. | 3 |
-//! | `pin-forgotten` | A pin is not always given back. | 4 |
-//! | `hash-unpinned` | A HashKV pins the revision up to which it digests, and not the compaction below it. | 3 |
-//! | `list-replanned` | A list is planned anew when its revision is pinned, on what has been written meanwhile. | 24 |
-//! | `stream-chunk-lost` | A message of a RangeStream is lost. | 33 |
-//! | `stream-repeats` | A message of a RangeStream begins with the last pair of the one before. | 33 |
-//! | `snapshot-kept` | A core keeps a snapshot for ever, and with it every page that was freed since. | 11 |
-//! | `checkpoint-untold` | The end of a checkpoint is not told, so pages that it has freed are held for ever. | 617 |
+//! | `pin-too-high` | A long answer pins the revision above the one that it reads. | 10 |
+//! | `pin-forgotten` | A pin is not always given back. | 0 |
+//! | `hash-unpinned` | A HashKV pins the revision up to which it digests, and not the compaction below it. | 10 |
+//! | `list-replanned` | A list is planned anew when its revision is pinned, on what has been written meanwhile. | 76 |
+//! | `stream-chunk-lost` | A message of a RangeStream is lost. | 6 |
+//! | `stream-repeats` | A message of a RangeStream begins with the last pair of the one before. | 6 |
+//! | `snapshot-kept` | A core keeps a snapshot for ever, and with it every page that was freed since. | 33 |
+//! | `checkpoint-untold` | The end of a checkpoint is not told, so pages that it has freed are held for ever. | 66 |
 //! | `digest-lost` | The hash of a compaction is lost, so its garbage waits for ever. | 10 |
-//! | `fragment-lost` | A fragment of a watch response is lost. | 191 |
-//! | `fragment-cut` | A fragment of a watch response lacks its last event. | 191 |
+//! | `fragment-lost` | A fragment of a watch response is lost. | 189 |
+//! | `fragment-cut` | A fragment of a watch response lacks its last event. | 189 |
 //! | `event-between-parts` | A response that is sent in parts lacks an event where one part ends. | 38 |
-//! | `last-fragment-marked` | The last fragment of a watch response is marked as if more followed. | 0 |
+//! | `last-fragment-marked` | The last fragment of a watch response is marked as if more followed. | 33 |
 //! | `progress-amid-parts` | Progress is promised while parts of a response are still owed. | 38 |
-//! | `room-untold` | A stream that was full is not told that it has room again. | 156 |
-//! | `prev-lost` | An event lacks its previous value. | 3 |
-//! | `gap-unseen` | A lane puts an empty batch in the place of one that it has lost. | 28 |
-//! | `batches-swapped` | The events of two writes are published in the wrong order. | 3 |
+//! | `room-untold` | A stream that was full is not told that it has room again. | 135 |
+//! | `prev-lost` | An event lacks its previous value. | 8 |
+//! | `gap-unseen` | A lane puts an empty batch in the place of one that it has lost. | 93 |
+//! | `batches-swapped` | The events of two writes are published in the wrong order. | 1 |
 //! | `reply-overtakes` | An answer leaves before the events of its write. | 0 |
-//! | `count-too-early` | A count of leaves is used for revisions older than the newest in them. | 240 |
-//! | `count-twice` | A key whose revisions span two leaves is counted in both. | 646 |
-//! | `alarm-forgotten` | A restart forgets which alarms are raised. | 10 |
-//! | `alarm-revived` | A restart brings back an alarm that was cleared. | 8 |
-//! | `quota-ignored` | The member does not look at its quota. | 388 |
-//! | `quota-kept` | A quota that was raised at a restart stays what it was. | 342 |
-//! | `remaining-forgotten` | A restart forgets what a checkpoint has left of a lease. | 176 |
+//! | `count-too-early` | A count of leaves is used for revisions older than the newest in them. | 253 |
+//! | `count-twice` | A key whose revisions span two leaves is counted in both. | 920 |
+//! | `alarm-forgotten` | A restart forgets which alarms are raised. | 11 |
+//! | `alarm-revived` | A restart brings back an alarm that was cleared. | 111 |
+//! | `quota-ignored` | The member does not look at its quota. | 229 |
+//! | `quota-kept` | A quota that was raised at a restart stays what it was. | 259 |
+//! | `remaining-forgotten` | A restart forgets what a checkpoint has left of a lease. | 549 |
 //! | `ticket-reused` | A reply that comes too late answers whoever has its slot by then. | 11 |
 //! | `reply-lost` | A reply is lost between the cores. | 6 |
 //! | `refused-and-done` | What a full lane refuses goes through all the same. | 5 |
@@ -104,11 +104,11 @@
 //! | `cut-too-few` | Recovery leaves the first entry that was written over where its successor belongs. | 59 |
 //! | `cut-too-many` | Recovery cuts one entry too many from a log in which entries were written over. | 59 |
 //! | `removed-forgotten` | A restart forgets which members were removed. | 67 |
-//! | `hard-state-lost` | A restart takes the term of the last entry for its own, and knows of no vote. | 10 |
-//! | `laggard-forgotten` | A leader sends no entry twice, so whoever has lost one never gets it. | 109 |
-//! | `log-taken-for-gone` | A leader takes entries that its log has for gone, and wants to send a snapshot. | 11 |
-//! | `vote-forgotten` | A restart knows its term, and not whom it has voted for. | 511 |
-//! | `answer-before-log` | A member answers its leader and its candidates before its log is durable. | 3 |
+//! | `hard-state-lost` | A restart takes the term of the last entry for its own, and knows of no vote. | 24 |
+//! | `laggard-forgotten` | A leader sends no entry twice, so whoever has lost one never gets it. | 16 |
+//! | `log-taken-for-gone` | A leader takes entries that its log has for gone, and wants to send a snapshot. | 1 |
+//! | `vote-forgotten` | A restart knows its term, and not whom it has voted for. | 445 |
+//! | `answer-before-log` | A member answers its leader and its candidates before its log is durable. | 5 |
 //!
 //! A second, smaller world ([`peers`]) has several members, of which the script plays all but one: `--world peers`.
 //! Every eighth seed of the ordinary run is also one of that world.

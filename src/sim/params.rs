@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use kevel::limits::{
-    APPEND_BYTES_MAX, APPLY_BUDGET, APPLY_ENTRIES_MAX, EVENTS_PUBLISHED_MAX, EXPIRE_MAX,
+    APPEND_BYTES_MAX, APPLY_BUDGET, APPLY_ENTRIES_MAX, DRAFT_BYTES_MAX, EVENTS_PUBLISHED_MAX, EXPIRE_MAX,
     PROPOSALS_PENDING_MAX, SWEEP_SLICE,
 };
 use kevel::replica::Bounds;
@@ -135,6 +135,7 @@ impl Params {
                 events: pick(&[0, 1, 3, EVENTS_PUBLISHED_MAX as u64, EVENTS_PUBLISHED_MAX as u64]) as usize,
                 pending: pick(&[3, PROPOSALS_PENDING_MAX as u64, PROPOSALS_PENDING_MAX as u64]) as usize,
                 append_bytes: pick(&[200, APPEND_BYTES_MAX as u64]) as usize,
+                draft_bytes: pick(&[0, 40 << 10, DRAFT_BYTES_MAX]),
             },
             mix: Mix {
                 keys: pick(&[0, 0, 40, 300]),

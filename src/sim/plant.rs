@@ -33,101 +33,101 @@ macro_rules! plants {
 
 plants! {
     /// A sync of the log says it is done and does nothing.
-    SkippedSync = "skipped-sync", 1;
+    SkippedSync = "skipped-sync", 5;
     /// The end of a log write is reported before it has come.
     EarlySync = "early-sync", 0;
     /// The store claims an index one below what its trees contain, so an entry is applied twice.
-    AppliedBehind = "applied-behind", 3;
+    AppliedBehind = "applied-behind", 7;
     /// The store claims an index one above what its trees contain, so an entry is left out.
-    AppliedAhead = "applied-ahead", 3;
+    AppliedAhead = "applied-ahead", 15;
     /// What a torn write left behind the end of the log stays there.
-    TailNotZeroed = "tail-not-zeroed", 163;
+    TailNotZeroed = "tail-not-zeroed", 369;
     /// Recovery takes the last whole record for torn.
     LastRecordDropped = "last-record-dropped", 1;
     /// A checkpoint is reported durable before it is, so log and pages go too early.
-    EarlyCheckpoint = "early-checkpoint", 329;
+    EarlyCheckpoint = "early-checkpoint", 899;
     /// A sync of the store file does nothing.
-    SkippedStoreSync = "skipped-store-sync", 5;
+    SkippedStoreSync = "skipped-store-sync", 7;
     /// The meta page of a checkpoint is written before the pages that it names are durable.
-    MetaBeforePages = "meta-before-pages", 334;
+    MetaBeforePages = "meta-before-pages", 56;
     /// The log loses one segment more than the replica released.
-    ReleasedTooMuch = "released-too-much", 3;
+    ReleasedTooMuch = "released-too-much", 18;
     /// Segments are deleted as soon as a checkpoint of their entries has begun.
-    DeletedEarly = "deleted-early", 196;
+    DeletedEarly = "deleted-early", 19;
     /// The name of a new segment is not made durable before the log counts on the segment.
-    NameNotSynced = "name-not-synced", 1;
+    NameNotSynced = "name-not-synced", 5;
     /// A start does not make durable what the segments are called.
-    StartNamesUnsynced = "start-names-unsynced", 624;
+    StartNamesUnsynced = "start-names-unsynced", 610;
     /// A segment that is used again is not filled with zeros before.
-    RecycledUnzeroed = "recycled-unzeroed", 11;
+    RecycledUnzeroed = "recycled-unzeroed", 8;
     /// A disk that was full once is full for ever.
     FullForEver = "full-for-ever", 4;
     /// A compaction takes a pair that is still to be read.
-    CompactionEatsLive = "compaction-eats-live", 3;
+    CompactionEatsLive = "compaction-eats-live", 7;
     /// A linearizable read asks nobody: after a restart it shows the last checkpoint.
-    StaleRead = "stale-read", 37;
+    StaleRead = "stale-read", 10;
     /// A response with events is lost on its way to somebody who catches up.
-    LostOnCatchUp = "lost-on-catch-up", 11;
+    LostOnCatchUp = "lost-on-catch-up", 8;
     /// A response with events comes twice.
-    DoubledEvent = "doubled-event", 3;
+    DoubledEvent = "doubled-event", 6;
     /// Progress overtakes events on their way.
-    ProgressOvertakes = "progress-overtakes", 48;
+    ProgressOvertakes = "progress-overtakes", 97;
     /// A restart brings back a lease that was revoked.
-    LeaseRevived = "lease-revived", 21;
+    LeaseRevived = "lease-revived", 198;
     /// The member's clock is a fifth too fast, so leases expire early.
     FastClock = "fast-clock", 6;
     /// A long answer pins the revision above the one that it reads.
-    PinTooHigh = "pin-too-high", 3;
+    PinTooHigh = "pin-too-high", 10;
     /// A pin is not always given back.
-    PinForgotten = "pin-forgotten", 4;
+    PinForgotten = "pin-forgotten", 0;
     /// A HashKV pins the revision up to which it digests, and not the compaction below it.
-    HashUnpinned = "hash-unpinned", 3;
+    HashUnpinned = "hash-unpinned", 10;
     /// A list is planned anew when its revision is pinned, on what has been written meanwhile.
-    ListReplanned = "list-replanned", 24;
+    ListReplanned = "list-replanned", 76;
     /// A message of a RangeStream is lost.
-    StreamChunkLost = "stream-chunk-lost", 33;
+    StreamChunkLost = "stream-chunk-lost", 6;
     /// A message of a RangeStream begins with the last pair of the one before.
-    StreamRepeats = "stream-repeats", 33;
+    StreamRepeats = "stream-repeats", 6;
     /// A core keeps a snapshot for ever, and with it every page that was freed since.
-    SnapshotKept = "snapshot-kept", 11;
+    SnapshotKept = "snapshot-kept", 33;
     /// The end of a checkpoint is not told, so pages that it has freed are held for ever.
-    CheckpointUntold = "checkpoint-untold", 617;
+    CheckpointUntold = "checkpoint-untold", 66;
     /// The hash of a compaction is lost, so its garbage waits for ever.
     DigestLost = "digest-lost", 10;
     /// A fragment of a watch response is lost.
-    FragmentLost = "fragment-lost", 191;
+    FragmentLost = "fragment-lost", 189;
     /// A fragment of a watch response lacks its last event.
-    FragmentCut = "fragment-cut", 191;
+    FragmentCut = "fragment-cut", 189;
     /// A response that is sent in parts lacks an event where one part ends.
     EventBetweenParts = "event-between-parts", 38;
     /// The last fragment of a watch response is marked as if more followed.
-    LastFragmentMarked = "last-fragment-marked", 0;
+    LastFragmentMarked = "last-fragment-marked", 33;
     /// Progress is promised while parts of a response are still owed.
     ProgressAmidParts = "progress-amid-parts", 38;
     /// A stream that was full is not told that it has room again.
-    RoomUntold = "room-untold", 156;
+    RoomUntold = "room-untold", 135;
     /// An event lacks its previous value.
-    PrevLost = "prev-lost", 3;
+    PrevLost = "prev-lost", 8;
     /// A lane puts an empty batch in the place of one that it has lost.
-    GapUnseen = "gap-unseen", 28;
+    GapUnseen = "gap-unseen", 93;
     /// The events of two writes are published in the wrong order.
-    BatchesSwapped = "batches-swapped", 3;
+    BatchesSwapped = "batches-swapped", 1;
     /// An answer leaves before the events of its write.
     ReplyOvertakes = "reply-overtakes", 0;
     /// A count of leaves is used for revisions older than the newest in them.
-    CountTooEarly = "count-too-early", 240;
+    CountTooEarly = "count-too-early", 253;
     /// A key whose revisions span two leaves is counted in both.
-    CountTwice = "count-twice", 646;
+    CountTwice = "count-twice", 920;
     /// A restart forgets which alarms are raised.
-    AlarmForgotten = "alarm-forgotten", 10;
+    AlarmForgotten = "alarm-forgotten", 11;
     /// A restart brings back an alarm that was cleared.
-    AlarmRevived = "alarm-revived", 8;
+    AlarmRevived = "alarm-revived", 111;
     /// The member does not look at its quota.
-    QuotaIgnored = "quota-ignored", 388;
+    QuotaIgnored = "quota-ignored", 229;
     /// A quota that was raised at a restart stays what it was.
-    QuotaKept = "quota-kept", 342;
+    QuotaKept = "quota-kept", 259;
     /// A restart forgets what a checkpoint has left of a lease.
-    RemainingForgotten = "remaining-forgotten", 176;
+    RemainingForgotten = "remaining-forgotten", 549;
     /// A reply that comes too late answers whoever has its slot by then.
     TicketReused = "ticket-reused", 11;
     /// A reply is lost between the cores.
@@ -149,15 +149,15 @@ plants! {
     /// A restart forgets which members were removed.
     RemovedForgotten = "removed-forgotten", 67;
     /// A restart takes the term of the last entry for its own, and knows of no vote.
-    HardStateLost = "hard-state-lost", 10;
+    HardStateLost = "hard-state-lost", 24;
     /// A leader sends no entry twice, so whoever has lost one never gets it.
-    LaggardForgotten = "laggard-forgotten", 109;
+    LaggardForgotten = "laggard-forgotten", 16;
     /// A leader takes entries that its log has for gone, and wants to send a snapshot.
-    LogTakenForGone = "log-taken-for-gone", 11;
+    LogTakenForGone = "log-taken-for-gone", 1;
     /// A restart knows its term, and not whom it has voted for.
-    VoteForgotten = "vote-forgotten", 511;
+    VoteForgotten = "vote-forgotten", 445;
     /// A member answers its leader and its candidates before its log is durable.
-    AnswerBeforeLog = "answer-before-log", 3;
+    AnswerBeforeLog = "answer-before-log", 5;
 }
 
 impl Plant {

@@ -85,6 +85,7 @@ pub fn show_output(output: &Output) -> String {
             if write.create { ", create" } else { "" },
             if write.sync { ", sync" } else { "" },
         ),
+        Output::WriteCheckpoint(job) if job.is_spill() => format!("spill of {} bytes", job.bytes()),
         Output::WriteCheckpoint(job) => {
             format!("checkpoint {} of index {}", job.generation(), job.applied_index())
         }
@@ -94,6 +95,7 @@ pub fn show_output(output: &Output) -> String {
         Output::ReadReady { ticket } => format!("read ready {:x}", ticket.0),
         Output::Publish(batch) => format!("publish {}, {} events", batch.revision, batch.events.len()),
         Output::DigestCompaction(_) => "digest a compaction".into(),
+        Output::Halt { reason } => format!("halt: {reason}"),
         Output::Compacted { revision, removed } => format!("compacted {revision}, {removed} removed"),
     }
 }

@@ -546,6 +546,7 @@ impl World {
                 }
             }
             Output::Compacted { .. } => {}
+            Output::Halt { reason } => judge!(false, "a member stops: {reason}"),
             Output::Send { to, .. } => judge!(false, "a lone member sends to {to:x}"),
         }
     }

@@ -22,6 +22,7 @@ use crate::error::Error;
 use crate::mvcc::remembered::{PlanMemory, SortMemory};
 use crate::mvcc::revision::Revision;
 use crate::mvcc::view::View;
+use crate::mvcc::walk::BYTES_PER_ENTRY;
 use crate::proto::etcdserverpb::range_request::SortTarget;
 use crate::wire::{KeyValue, bytes_field_len};
 
@@ -36,9 +37,6 @@ const FAN_IN: usize = 64;
 
 /// Pairs beyond four times what the client wants that wait before they are merged down to what it wants.
 const SURPLUS: usize = 32 * 1024;
-
-/// Bytes compared in the time that looking at an index entry takes.
-const BYTES_PER_ENTRY: usize = 1024;
 
 /// A pair of the answer.
 #[derive(Clone, Copy)]

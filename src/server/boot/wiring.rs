@@ -14,12 +14,13 @@ use crate::config::{Config, Url};
 use crate::mvcc::pin::Pins;
 use crate::replica::port::Input;
 use crate::replica::{Opening, Replica, Settings, refusal};
-use crate::server::core::replica_loop::ReplicaCore;
+use crate::server::core::replica_loop::{Halt, ReplicaCore};
 use crate::server::core::session_loop::FromReplica;
 use crate::server::core::{checkpointer, digester};
 use crate::server::grpc::counters::Counters;
 use crate::server::io::accept::Admission;
 use crate::server::io::wal_prepare::Prepared;
+use crate::server::log::lines;
 use crate::server::log::slow::Limits;
 use crate::server::mesh::{self, Outbox};
 use crate::server::metrics;
@@ -31,6 +32,9 @@ use crate::stdx::time::Duration;
 const LANE: usize = 16 * 1024;
 /// Connections on their way to a core.
 const ARRIVALS: usize = 1024;
+
+/// What stands for a signal where no signal ends the member: it cannot go on.
+pub const HALTED: i32 = -1;
 
 /// A member that has not begun.
 pub struct Member {
@@ -209,8 +213,17 @@ pub fn wire(
         tick: config.raft.heartbeat_interval,
         metrics: replica_counts,
         slow_apply: config.reporting.warning_apply_duration,
+        halt: halt(end.clone()),
     };
     Ok(Member { replica: ReplicaMain { core, end: end.clone() }, sessions: cores, end })
+}
+
+/// What stops the member where it cannot go on.
+fn halt(end: End) -> Halt {
+    Box::new(move |reason| {
+        lines::fatal("failed to apply the log", reason);
+        end.begin(HALTED);
+    })
 }
 
 /// A door for each session core: the first accepts for all.

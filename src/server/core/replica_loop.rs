@@ -63,7 +63,12 @@ pub struct ReplicaCore {
     pub metrics: Arc<metrics::Core>,
     /// A turn that takes longer is logged; zero logs none.
     pub slow_apply: Duration,
+    /// Where the member cannot go on: hears why, and has the sessions end.
+    pub halt: Halt,
 }
+
+/// What stops a member that cannot go on.
+pub type Halt = Box<dyn Fn(String) + Send>;
 
 impl ReplicaCore {
     /// Runs until `stopping` says that no session needs the replica any more; then waits for a last checkpoint.
@@ -95,6 +100,7 @@ struct Running {
     /// What is to be done, during a turn; between turns it has what a last checkpoint asks for.
     outputs: Outputs,
     counts: Counts,
+    halt: Halt,
 }
 
 /// What threads do for the replica.
@@ -124,7 +130,8 @@ struct Turn {
 impl Running {
     fn new(core: ReplicaCore) -> Self {
         let segments = core.prepared.releaser();
-        let ReplicaCore { replica, lane, sessions, checkpoints, digests, metrics, slow_apply, .. } = core;
+        let ReplicaCore { replica, lane, sessions, checkpoints, digests, metrics, slow_apply, halt, .. } =
+            core;
         Self {
             replica,
             lane,
@@ -135,6 +142,7 @@ impl Running {
             inputs: VecDeque::with_capacity(TURN_INPUTS_MAX),
             outputs: Outputs::default(),
             counts: Counts { metrics, turns: replica::Turns::default(), slow_apply },
+            halt,
         }
     }
 
@@ -198,6 +206,7 @@ impl Running {
             }
             // There is nobody to carry it: to raft it is a message that the network lost.
             Output::Send { .. } => {}
+            Output::Halt { reason } => (self.halt)(reason),
         }
     }
 

@@ -228,6 +228,7 @@ impl World {
                 let life = self.life.as_mut().expect("a member that runs");
                 life.preparer.release(&self.disk, &segments);
             }
+            Output::Halt { reason } => judge!(false, "the member stops: {reason}"),
             Output::DigestCompaction(_) | Output::Publish(_) | Output::Compacted { .. } => {}
         }
     }
@@ -270,7 +271,9 @@ impl World {
     pub(super) fn work_on_checkpoint(&mut self) {
         if let Some(job) = self.life().checkpoint.take() {
             judge!(job.execute().is_ok(), "a checkpoint fails on a disk with room");
-            self.life().checkpointed = Some((job.generation(), job.applied_index()));
+            // Pages of an entry that is not complete make nothing durable.
+            let index = if job.is_spill() { 0 } else { job.applied_index() };
+            self.life().checkpointed = Some((job.generation(), index));
         } else if let Some((generation, index)) = self.life().checkpointed.take() {
             self.disk.store_file().settle();
             self.judge.on_checkpoint(index);

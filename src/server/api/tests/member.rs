@@ -213,6 +213,7 @@ fn carry_out(output: Output, session: &mut Outbox<FromReplica>) -> Option<Input>
         Output::Reply { ticket, result } => session_loop::reply(session, ticket, result),
         Output::ReadReady { ticket } => session.push(FromReplica::ReadReady(ticket)),
         Output::Publish(batch) => session.push(FromReplica::Publish(batch)),
+        Output::Halt { reason } => panic!("{reason}"),
         Output::ReleaseWal { .. } | Output::Send { .. } | Output::Compacted { .. } => {}
     }
     None
