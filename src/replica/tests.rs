@@ -747,3 +747,21 @@ fn a_crash_in_the_middle_of_an_entry_costs_nothing() {
         assert_eq!(world.replica().applied().revision, revision + 1);
     }
 }
+
+#[test]
+fn the_hash_of_a_compaction_begins_at_the_one_before_also_within_a_turn() {
+    let mut world = World::new(3);
+    world.start().unwrap();
+    world.settle(|_| ());
+    for value in ["a", "b", "c", "d", "e"] {
+        world.put("key", value);
+    }
+    world.settle(|_| ());
+    for revision in [3, 5] {
+        world.propose(Request::Compaction(CompactionRequest { revision, physical: false }));
+    }
+    world.settle(|_| ());
+    let hashes = world.replica().compaction_hashes();
+    let begins = [3, 5].map(|revision| hashes.get(revision, 0).map(|hash| hash.compact_revision));
+    assert_eq!(begins, [Some(-1), Some(3)]);
+}
