@@ -34,7 +34,7 @@ fn filled(numbers: &[u64]) -> Store {
     let mut store = Store::in_memory();
     let mut txn = store.write();
     initialize(&mut txn);
-    let mut state = State::restore(&txn, 2, 1);
+    let mut state = State::restore(&txn, 2, 1).expect("a sound store");
     txn.commit();
     for turn in numbers.chunks(TURN) {
         let mut txn = store.write();

@@ -77,7 +77,7 @@ fn main() {
     let mut store = Store::in_memory();
     let mut txn = store.write();
     initialize(&mut txn);
-    let mut state = State::restore(&txn, 2, 1);
+    let mut state = State::restore(&txn, 2, 1).expect("a sound store");
     txn.commit();
 
     let entries: Vec<_> = (0..keys).map(put_entry).collect();

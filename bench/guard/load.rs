@@ -73,7 +73,7 @@ impl Replicated {
         let mut store = Store::in_memory();
         let mut txn = store.write();
         initialize(&mut txn);
-        let state = State::restore(&txn, 2, 1);
+        let state = State::restore(&txn, 2, 1).expect("a sound store");
         txn.commit();
         Self { store, state, prng: Prng::new(1) }
     }

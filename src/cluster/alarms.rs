@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use prost::Message;
 
 use super::cost::txn_cost;
+use super::stored;
 use crate::btree::{Read, Tree, WriteTxn};
 use crate::error::Error;
 use crate::proto::etcdserverpb::alarm_request::AlarmAction;
@@ -20,16 +21,13 @@ pub struct Alarms {
 }
 
 impl Alarms {
-    pub fn restore(read: &impl Read) -> Self {
-        let mut raised = BTreeSet::new();
-        let mut cursor = read.cursor(Tree::Alarm);
-        cursor.seek(&[]);
-        while cursor.valid() {
-            let member = AlarmMember::decode(cursor.key()).expect("a stored alarm decodes");
-            raised.insert((member.alarm, member.member_id));
-            cursor.next();
-        }
-        Self { raised }
+    /// What the store says.
+    ///
+    /// # Errors
+    /// When a record cannot be read.
+    pub fn restore(read: &impl Read) -> Result<Self, Error> {
+        let alarms = stored::alarms(read)?;
+        Ok(Self { raised: alarms.into_iter().map(|member| (member.alarm, member.member_id)).collect() })
     }
 
     /// True if any member has raised it.

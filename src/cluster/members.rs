@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message;
 
+use super::stored;
 use crate::btree::{Read, Tree, WriteTxn};
+use crate::error::Error;
 use crate::proto::membershippb::{Attributes, Member};
 
 /// What the log says about the cluster.
@@ -26,25 +28,22 @@ const DOWNGRADE_TARGET: &[u8] = b"downgrade_target";
 
 impl Cluster {
     /// What the store says.
-    pub fn restore(read: &impl Read) -> Self {
+    ///
+    /// # Errors
+    /// When a record cannot be read.
+    pub fn restore(read: &impl Read) -> Result<Self, Error> {
         let mut cluster = Self {
             version: cluster_version(read).unwrap_or_default(),
             downgrade_target: text(read, DOWNGRADE_TARGET),
             ..Self::default()
         };
-        let mut cursor = read.cursor(Tree::Member);
-        cursor.seek(&[]);
-        while cursor.valid() {
-            let id = u64::from_be_bytes(cursor.key().try_into().expect("a member's key is its id"));
-            // An id that is there without a member is one that was removed.
-            if cursor.value().is_empty() {
-                cluster.removed.insert(id);
-            } else {
-                cluster.members.insert(id, Member::decode(cursor.value()).expect("a stored member decodes"));
+        for (id, member) in stored::members(read)? {
+            match member {
+                Some(member) => _ = cluster.members.insert(id, member),
+                None => _ = cluster.removed.insert(id),
             }
-            cursor.next();
         }
-        cluster
+        Ok(cluster)
     }
 
     /// Decides on a version.

@@ -9,6 +9,7 @@
 //! | [`Cluster`], members and removed ids | `Member` | the id; without a value for an id that never comes back |
 //! | [`Cluster`], versions | `Meta` | `cluster_version`, `downgrade_target` |
 //!
+//! [`stored`] is how the records of members and alarms are read, here and by those who answer from a published state.
 //! A membership entry takes effect or not by the rules of [`membership`]; [`member`] is what such an entry carries.
 //! [`cost`] is here because the alarm NOSPACE forbids what costs something.
 //!
@@ -20,6 +21,7 @@ pub mod cost;
 pub mod member;
 pub mod members;
 pub mod membership;
+pub mod stored;
 
 pub use alarms::Alarms;
 pub use members::Cluster;

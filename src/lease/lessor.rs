@@ -29,6 +29,8 @@ pub enum Error {
     NotFound,
     /// Above [`MAX_TTL_SECONDS`].
     TtlTooLarge,
+    /// A stored lease cannot be read.
+    Damaged,
 }
 
 /// What a question about one lease is answered with.
@@ -79,13 +81,15 @@ impl Lessor {
     ///
     /// # Panics
     /// When a stored lease cannot be decoded.
-    pub fn restore(min_ttl_seconds: i64, secret: u64, store: &impl Read) -> Self {
+    ///
+    /// # Errors
+    /// [`Error::Damaged`].
+    pub fn restore(min_ttl_seconds: i64, secret: u64, store: &impl Read) -> Result<Self, Error> {
         let mut lessor = Self::new(min_ttl_seconds, secret);
         let mut cursor = store.cursor(Tree::Lease);
         cursor.seek(&[]);
         while cursor.valid() {
-            let stored = leasepb::Lease::decode(cursor.value())
-                .unwrap_or_else(|error| panic!("lease record {:?} is damaged: {error}", cursor.key()));
+            let stored = leasepb::Lease::decode(cursor.value()).map_err(|_| Error::Damaged)?;
             let lease = Lease {
                 ttl_seconds: stored.ttl.max(min_ttl_seconds),
                 expiry: Instant::default(),
@@ -95,7 +99,7 @@ impl Lessor {
             lessor.leases.insert(stored.id, lease);
             cursor.next();
         }
-        lessor
+        Ok(lessor)
     }
 
     /// Makes a lease and stores it. Returns the TTL granted, in seconds.
@@ -325,7 +329,7 @@ mod tests {
         lessor.revoke(&mut txn, 3).unwrap();
         txn.commit();
         let mut reader = store.readers().register();
-        let mut lessor = Lessor::restore(2, 1, &reader.snapshot());
+        let mut lessor = Lessor::restore(2, 1, &reader.snapshot()).unwrap();
         assert_eq!(lessor.expired(at(1000), 10), [0i64; 0], "a follower expires nothing");
         lessor.promote(at(1000), Duration::from_secs(1));
         assert_eq!(lessor.expiry(1), Some(at(1011)));

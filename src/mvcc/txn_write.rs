@@ -192,50 +192,33 @@ impl TxnWrite {
         lease_exists: &dyn Fn(i64) -> bool,
         budget: &mut usize,
     ) -> Result<bool, Error> {
-        let mut walk = OpWalk::resume(request, &mut self.place);
-        while let Some(visit) = walk.peek() {
-            if *budget == 0 {
-                return Ok(false);
-            }
-            *budget -= 1;
-            match visit {
-                Visit::Enter(entered) => {
-                    walk.enter(entered, next_branch(&self.path, &mut self.execution.entered));
-                    continue;
-                }
-                Visit::Op(RequestOp { request: Some(Op::RequestRange(range)) }) => {
+        let walk = OpWalk::resume(request, &mut self.place);
+        look_at(walk, &self.path, &mut self.execution.entered, budget, |op, budget| {
+            match op {
+                Op::RequestRange(range) => {
                     check_range(view.revision(), view.compact_revision(), range)?;
                 }
-                Visit::Op(RequestOp { request: Some(Op::RequestPut(put)) }) => {
+                Op::RequestPut(put) => {
                     check_put(view, put, lease_exists)?;
                     if put.ignore_value || put.ignore_lease {
                         self.keeps = true;
                         *budget = budget.saturating_sub(FIND_COST);
                     }
                 }
-                Visit::Op(_) | Visit::Leave => {}
+                Op::RequestDeleteRange(_) | Op::RequestTxn(_) => {}
             }
-            walk.advance();
-        }
-        Ok(true)
+            Ok(())
+        })
     }
 
     /// An error if a put on the path keeps value or lease of a key that an operation before it deletes, in one of the
     /// few ways that the search for duplicate keys does not see. etcd finds out in the middle of the transaction, and
     /// dies. True once all were looked at.
     fn check_kept(&mut self, request: &TxnRequest, budget: &mut usize) -> Result<bool, Error> {
-        let mut walk = OpWalk::resume(request, &mut self.place);
-        while let Some(visit) = walk.peek() {
-            if *budget == 0 {
-                return Ok(false);
-            }
-            *budget -= 1;
-            match visit {
-                Visit::Enter(entered) => {
-                    walk.enter(entered, next_branch(&self.path, &mut self.execution.entered));
-                    continue;
-                }
-                Visit::Op(RequestOp { request: Some(Op::RequestPut(put)) }) => {
+        let walk = OpWalk::resume(request, &mut self.place);
+        look_at(walk, &self.path, &mut self.execution.entered, budget, |op, budget| {
+            match op {
+                Op::RequestPut(put) => {
                     *budget = budget.saturating_sub(1);
                     if !(put.ignore_value || put.ignore_lease) {
                         self.deleted.remove_key(put.key.clone());
@@ -243,7 +226,7 @@ impl TxnWrite {
                         return Err(Error::KeyNotFound);
                     }
                 }
-                Visit::Op(RequestOp { request: Some(Op::RequestDeleteRange(delete)) }) => {
+                Op::RequestDeleteRange(delete) => {
                     *budget = budget.saturating_sub(1);
                     match &delete.range_end[..] {
                         [] => self.deleted.insert_key(delete.key.clone()),
@@ -251,11 +234,10 @@ impl TxnWrite {
                         _ => self.deleted.insert_range(delete.key.clone(), delete.range_end.clone()),
                     }
                 }
-                Visit::Op(_) | Visit::Leave => {}
+                Op::RequestRange(_) | Op::RequestTxn(_) => {}
             }
-            walk.advance();
-        }
-        Ok(true)
+            Ok(())
+        })
     }
 
     /// Executes what the check has found possible; true once all of it is done.
@@ -291,6 +273,32 @@ impl TxnWrite {
         });
         Some((Outcome { response, ops: *ops }, writer.finish()))
     }
+}
+
+/// Has `look` look at the operations on the path, as far as `budget` allows; true once it has seen all.
+fn look_at(
+    mut walk: OpWalk<'_, '_>,
+    path: &[bool],
+    entered: &mut usize,
+    budget: &mut usize,
+    mut look: impl FnMut(&Op, &mut usize) -> Result<(), Error>,
+) -> Result<bool, Error> {
+    while let Some(visit) = walk.peek() {
+        if *budget == 0 {
+            return Ok(false);
+        }
+        *budget -= 1;
+        match visit {
+            Visit::Enter(into) => {
+                walk.enter(into, next_branch(path, entered));
+                continue;
+            }
+            Visit::Op(RequestOp { request: Some(op) }) => look(op, budget)?,
+            Visit::Op(RequestOp { request: None }) | Visit::Leave => {}
+        }
+        walk.advance();
+    }
+    Ok(true)
 }
 
 /// The branch of the next transaction on the path.

@@ -72,12 +72,15 @@ pub struct Applied {
 
 impl State {
     /// The state that belongs to a store.
-    pub fn restore(read: &impl Read, lease_ttl_min: i64, secret: u64) -> Self {
-        Self {
-            lessor: Lessor::restore(lease_ttl_min, secret, read),
-            alarms: Alarms::restore(read),
-            cluster: Cluster::restore(read),
-        }
+    ///
+    /// # Errors
+    /// When a record cannot be read.
+    pub fn restore(read: &impl Read, lease_ttl_min: i64, secret: u64) -> Result<Self, Error> {
+        Ok(Self {
+            lessor: Lessor::restore(lease_ttl_min, secret, read).map_err(lease_error)?,
+            alarms: Alarms::restore(read)?,
+            cluster: Cluster::restore(read)?,
+        })
     }
 }
 
@@ -398,6 +401,7 @@ fn lease_error(error: lease::Error) -> Error {
         lease::Error::Exists => Error::LeaseExists,
         lease::Error::NotFound => Error::LeaseNotFound,
         lease::Error::TtlTooLarge => Error::LeaseTtlTooLarge,
+        lease::Error::Damaged => Error::Corrupt,
     }
 }
 
@@ -430,7 +434,7 @@ mod tests {
             let mut store = Store::in_memory();
             let mut txn = store.write();
             initialize(&mut txn);
-            let state = State::restore(&txn, 2, 1);
+            let state = State::restore(&txn, 2, 1).unwrap();
             txn.commit();
             Self { store, state }
         }
@@ -491,7 +495,7 @@ mod tests {
         let reply = member.apply(alarm(AlarmAction::Activate, AlarmType::Nospace));
         assert_eq!(reply, Ok(Response::Alarm { revision: 2, alarms: raised.clone() }));
         let mut reader = member.store.readers().register();
-        member.state = State::restore(&reader.snapshot(), 2, 1);
+        member.state = State::restore(&reader.snapshot(), 2, 1).unwrap();
 
         assert_eq!(member.apply(put("b", 0)), Err(Error::NoSpace));
         assert_eq!(member.apply(grant(2)), Err(Error::NoSpace));
@@ -534,7 +538,7 @@ mod tests {
         let listed = Ok(Response::Alarm { revision: 1, alarms: raised });
         assert_eq!(member.apply(alarm(AlarmAction::Activate)), listed);
         let mut reader = member.store.readers().register();
-        member.state = State::restore(&reader.snapshot(), 2, 1);
+        member.state = State::restore(&reader.snapshot(), 2, 1).unwrap();
         assert_eq!(member.apply(alarm(AlarmAction::Get)), listed);
         assert!(member.apply(put("a", 0)).is_ok());
         assert!(member.apply(alarm(AlarmAction::Deactivate)).is_ok());
@@ -568,7 +572,7 @@ mod tests {
         member.apply(Request::DowngradeInfoSet(downgrade)).unwrap();
 
         let mut reader = member.store.readers().register();
-        let restored = State::restore(&reader.snapshot(), 2, 1).cluster;
+        let restored = State::restore(&reader.snapshot(), 2, 1).unwrap().cluster;
         assert_eq!(restored, member.state.cluster);
         assert_eq!(restored.version, "3.7.0");
         assert_eq!(restored.downgrade_target.as_deref(), Some("3.6.0"));

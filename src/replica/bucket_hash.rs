@@ -8,6 +8,7 @@
 
 use crate::btree::{Read, Tree};
 use crate::cluster::Cluster;
+use crate::error::Error;
 use crate::mvcc::hash::{digest_cost, etcd_key};
 use crate::mvcc::revision::Revision;
 use crate::mvcc::schema::split_kv_value;
@@ -40,15 +41,18 @@ impl BucketHash {
     }
 
     /// Digests on for about `budget` entries; the hash, once it is there.
-    pub fn step(&mut self, read: &impl Read, budget: usize) -> Option<u32> {
+    ///
+    /// # Errors
+    /// When a record cannot be read.
+    pub fn step(&mut self, read: &impl Read, budget: usize) -> Result<Option<u32>, Error> {
         self.stage = match self.stage {
-            Stage::Head => self.head(read),
+            Stage::Head => self.head(read)?,
             Stage::Key(from) => self.changes(read, from, budget),
-            Stage::Lease(from) => self.leases(read, from, budget),
-            Stage::Tail => self.tail(read),
+            Stage::Lease(from) => self.leases(read, from, budget)?,
+            Stage::Tail => self.tail(read)?,
             Stage::Done => Stage::Done,
         };
-        matches!(self.stage, Stage::Done).then_some(self.crc)
+        Ok(matches!(self.stage, Stage::Done).then_some(self.crc))
     }
 
     fn feed(&mut self, bytes: &[u8]) {
@@ -60,7 +64,7 @@ impl BucketHash {
         self.feed(value);
     }
 
-    fn head(&mut self, read: &impl Read) -> Stage {
+    fn head(&mut self, read: &impl Read) -> Result<Stage, Error> {
         self.feed(b"alarm");
         let mut cursor = read.cursor(Tree::Alarm);
         cursor.seek(&[]);
@@ -74,7 +78,7 @@ impl BucketHash {
         self.feed(b"authRoles");
         self.feed(b"authUsers");
         self.feed(b"cluster");
-        let cluster = Cluster::restore(read);
+        let cluster = Cluster::restore(read)?;
         if !cluster.version.is_empty() {
             self.pair(b"clusterVersion", cluster.version.as_bytes());
         }
@@ -83,7 +87,7 @@ impl BucketHash {
             self.pair(b"downgrade", target.as_bytes());
         }
         self.feed(b"key");
-        Stage::Key(Revision::default())
+        Ok(Stage::Key(Revision::default()))
     }
 
     fn changes(&mut self, read: &impl Read, from: Revision, budget: usize) -> Stage {
@@ -104,24 +108,24 @@ impl BucketHash {
         if cursor.valid() { Stage::Key(Revision::from_bytes(cursor.key())) } else { Stage::Key(PAST) }
     }
 
-    fn leases(&mut self, read: &impl Read, from: [u8; 8], budget: usize) -> Stage {
+    fn leases(&mut self, read: &impl Read, from: [u8; 8], budget: usize) -> Result<Stage, Error> {
         let mut cursor = read.cursor(Tree::Lease);
         cursor.seek(&from);
         for _ in 0..budget {
             if !cursor.valid() {
-                return Stage::Tail;
+                return Ok(Stage::Tail);
             }
             self.pair(cursor.key(), cursor.value());
             cursor.next();
         }
         if !cursor.valid() {
-            return Stage::Tail;
+            return Ok(Stage::Tail);
         }
-        Stage::Lease(cursor.key().try_into().expect("a lease's key is its id"))
+        cursor.key().try_into().map(Stage::Lease).map_err(|_| Error::Corrupt)
     }
 
-    fn tail(&mut self, read: &impl Read) -> Stage {
-        let cluster = Cluster::restore(read);
+    fn tail(&mut self, read: &impl Read) -> Result<Stage, Error> {
+        let cluster = Cluster::restore(read)?;
         self.feed(b"members");
         let mut members: Vec<_> = cluster.members.iter().map(|(id, m)| (format!("{id:x}"), m)).collect();
         members.sort_by(|a, b| a.0.cmp(&b.0));
@@ -146,7 +150,7 @@ impl BucketHash {
                 self.pair(key, &etcd_key(Revision::new(revision, 0), false));
             }
         }
-        Stage::Done
+        Ok(Stage::Done)
     }
 }
 
@@ -214,7 +218,7 @@ mod tests {
         let mut store = Store::in_memory();
         let txn = &mut store.write();
         initialize(txn);
-        let mut state = State::restore(txn, 2, 1);
+        let mut state = State::restore(txn, 2, 1).unwrap();
         let member = Member {
             id: 0xbdae_9bbc_11dd_390d,
             raft_attributes: Some(RaftAttributes {
@@ -256,7 +260,7 @@ mod tests {
         for budget in [1, 2, 1000] {
             let mut hash = BucketHash::new(&*txn);
             let number = loop {
-                if let Some(number) = hash.step(&*txn, budget) {
+                if let Some(number) = hash.step(&*txn, budget).unwrap() {
                     break number;
                 }
             };

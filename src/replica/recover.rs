@@ -34,6 +34,11 @@ use crate::mvcc::write::initialize;
 use crate::stdx::prng::Prng;
 use crate::wal::{Appender, Metadata, Recovered, SegmentName};
 
+/// What is wrong where a record of members, alarms or leases cannot be read.
+const DAMAGED: &str = "the store has a record of a member, an alarm or a lease that cannot be read. Restore the data \
+                       directory from a snapshot, or remove this member from the cluster and add it anew with an empty \
+                       one";
+
 /// Where the log comes from.
 pub enum Opening {
     /// There is none: this cluster is founded.
@@ -45,9 +50,12 @@ pub enum Opening {
 impl Replica {
     /// A replica on its store and log. The first drain begins where the last one ended.
     ///
+    /// # Errors
+    /// When the store has a record that cannot be read: why, and what to do.
+    ///
     /// # Panics
     /// When store and log do not belong together.
-    pub fn open(settings: Settings, mut store: Store, opening: Opening, pins: Pins) -> Self {
+    pub fn open(settings: Settings, mut store: Store, opening: Opening, pins: Pins) -> Result<Self, String> {
         let mut founding = Founding::Done;
         let mut marked = 0;
         let (log, entries, hard_state) = match opening {
@@ -73,7 +81,8 @@ impl Replica {
         // Apart from the generator of election timeouts, which must not shift.
         let mut secrets = Prng::new(!settings.seed);
         let secret = secrets.next_u64();
-        let state = State::restore(&store.readers().register().snapshot(), settings.lease_ttl_min, secret);
+        let state = State::restore(&store.readers().register().snapshot(), settings.lease_ttl_min, secret)
+            .map_err(|_| DAMAGED)?;
         let applied = store.applied();
         let hard_state = HardState { commit: hard_state.commit.max(applied.index), ..hard_state };
         let conf_state = conf_state(&state);
@@ -142,7 +151,7 @@ impl Replica {
         if replica.is_sweep_due() {
             replica.swept_told = -1;
         }
-        replica
+        Ok(replica)
     }
 }
 
@@ -164,7 +173,9 @@ fn raft_config(settings: &Settings, applied: u64) -> Config {
 
 /// Why this member cannot serve what was found, and what to do. `entries` follow what `store` has applied.
 pub fn refusal(member_id: u64, store: &Store, entries: &[LogEntry]) -> Option<String> {
-    let mut cluster = Cluster::restore(&store.readers().register().snapshot());
+    let Ok(mut cluster) = Cluster::restore(&store.readers().register().snapshot()) else {
+        return Some(DAMAGED.to_owned());
+    };
     for entry in entries.iter().filter(|entry| entry.entry_type() == EntryType::EntryConfChange) {
         let change = ConfChange::decode(entry.data.clone()).unwrap_or_default();
         if let Ok(change) = cluster.judge(&change) {

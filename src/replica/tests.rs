@@ -115,7 +115,7 @@ impl World {
             );
             (Opening::Recover(Box::new(read), self.files.names()), said)
         };
-        let mut replica = Replica::open(self.settings(member_id), store, opening, Pins::new(1));
+        let mut replica = Replica::open(self.settings(member_id), store, opening, Pins::new(1))?;
         replica.log.set_segment_bytes(self.segment_bytes);
         self.replica = Some(replica);
         Ok(said)

@@ -146,7 +146,8 @@ impl Member {
         let first_id = (life + 1) << LIFE_SHIFT;
         let settings = settings(world, member_id, first_id);
         let pins = Pins::new(cores);
-        let mut replica = Replica::open(settings, store, opening, pins.clone());
+        let mut replica =
+            Replica::open(settings, store, opening, pins.clone()).expect("a store that was checked");
         replica.set_bounds(&world.params.bounds);
         let revision = replica.applied().revision;
         let config = hub_config(world, Identity { cluster_id, member_id, raft_term: 0 });

@@ -231,7 +231,7 @@ impl Plan {
         }
         self.matched += 1;
         let len = self.query.item_len(walk, revision, entry);
-        let Order::By { target, descending } = self.query.order else {
+        let (Order::By { target, descending }, Some(sorter)) = (self.query.order, &mut self.sorter) else {
             self.consider_by_key(walk, revision, bytes_field_len(len));
             return Ok(false);
         };
@@ -245,7 +245,6 @@ impl Plan {
         // Ties keep key order in both directions, which is what a stable sort of the walk would do.
         let number = if descending { !number } else { number };
         let item = Item { number, place: self.matched, revision, len };
-        let sorter = self.sorter.as_mut().expect("an order other than that of keys has a sorter");
         sorter.push(view, item, entry.kv_len)
     }
 

@@ -8,7 +8,8 @@ use prost::Message;
 
 use super::answer::{Answer, Outcome};
 use super::decode::decode;
-use crate::btree::{Read, Tree};
+use crate::btree::Read;
+use crate::cluster::stored;
 use crate::error::Error;
 use crate::mvcc::View;
 use crate::proto::etcdserverpb::{Member, MemberListRequest, MemberListResponse, ResponseHeader};
@@ -31,18 +32,8 @@ pub fn header(session: &Session, revision: i64) -> Option<ResponseHeader> {
 /// # Errors
 /// When a stored member cannot be read.
 pub fn members<R: Read>(view: &View<'_, R>) -> Result<Vec<Member>, Error> {
-    let mut cursor = view.read().cursor(Tree::Member);
-    cursor.seek(&[]);
-    let mut members = Vec::new();
-    while cursor.valid() {
-        // An id without a member is one that was removed.
-        if !cursor.value().is_empty() {
-            let stored = membershippb::Member::decode(cursor.value()).map_err(|_| Error::Corrupt)?;
-            members.push(translate(stored));
-        }
-        cursor.next();
-    }
-    Ok(members)
+    let members = stored::members(view.read())?;
+    Ok(members.into_iter().filter_map(|(_, member)| member).map(translate).collect())
 }
 
 fn translate(stored: membershippb::Member) -> Member {
@@ -73,7 +64,7 @@ fn all(session: &Rc<Session>) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::btree::Store;
+    use crate::btree::{Store, Tree};
 
     #[test]
     fn a_stored_member_that_cannot_be_read_is_an_error_and_a_removed_one_is_left_out() {

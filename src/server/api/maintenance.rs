@@ -190,8 +190,10 @@ async fn digest_everything(session: Rc<Session>, reply: Responder) {
     let began = clock::now();
     let mut digest = session.view(|view| BucketHash::new(view.read()));
     let hash = loop {
-        if let Some(hash) = session.view(|view| digest.step(view.read(), HASH_SLICE)) {
-            break hash;
+        match session.view(|view| digest.step(view.read(), HASH_SLICE)) {
+            Ok(Some(hash)) => break hash,
+            Ok(None) => {}
+            Err(error) => return reply.fail(&error.into()),
         }
         task::yield_now().await;
         if !reply.is_wanted() {

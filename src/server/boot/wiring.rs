@@ -135,7 +135,7 @@ pub fn wire(
     {
         return Err(reason);
     }
-    let replica = Replica::open(settings, opened.store, opened.opening, pins.clone());
+    let replica = Replica::open(settings, opened.store, opened.opening, pins.clone())?;
     let (gate, readers) = (replica.gate().clone(), replica.readers());
 
     let (to_replica, replica_lane) = mesh::lane::<Input>(LANE);

@@ -5,17 +5,15 @@ use std::rc::Rc;
 
 use futures::FutureExt;
 use futures::future::{LocalBoxFuture, ready};
-use prost::Message;
 use serde_json::json;
 
 use super::{Session, observer};
-use crate::btree::{Read, Tree};
+use crate::btree::Read;
 use crate::cluster::members::cluster_version;
-use crate::cluster::membership;
+use crate::cluster::{membership, stored};
 use crate::config::ETCD_VERSION;
 use crate::error::Error;
 use crate::proto::etcdserverpb::{AlarmMember, AlarmType};
-use crate::proto::membershippb::Member;
 use crate::replica::read_gate::ReadGate;
 use crate::server::admin::{AdminSource, Versions};
 use crate::server::io::clock;
@@ -30,18 +28,9 @@ pub struct MemberHealth(pub Rc<Session>);
 
 /// The alarms that are raised, as the store has them.
 pub fn alarms(session: &Session) -> Vec<AlarmMember> {
-    session.view(|view| {
-        let mut cursor = view.read().cursor(Tree::Alarm);
-        cursor.seek(&[]);
-        let mut alarms = Vec::new();
-        while cursor.valid() {
-            // A record that cannot be read is damage, which is an alarm itself.
-            let unreadable = AlarmMember { member_id: 0, alarm: AlarmType::Corrupt as i32 };
-            alarms.push(AlarmMember::decode(cursor.key()).unwrap_or(unreadable));
-            cursor.next();
-        }
-        alarms
-    })
+    // A record that cannot be read is damage, which is an alarm itself.
+    let damaged = |_| vec![AlarmMember { member_id: 0, alarm: AlarmType::Corrupt as i32 }];
+    session.view(|view| stored::alarms(view.read())).unwrap_or_else(damaged)
 }
 
 /// Whether this member is a learner, as the published state has it.
@@ -54,8 +43,7 @@ pub fn is_learner(session: &Session) -> Result<bool, Error> {
 
 /// Whether `id` is a learner. Who is not a member, or not any more, is none.
 fn learner_in(read: &impl Read, id: u64) -> Result<bool, Error> {
-    let Some(stored) = read.get(Tree::Member, &id.to_be_bytes()) else { return Ok(false) };
-    Member::decode(stored).map(|member| membership::is_learner(&member)).map_err(|_| Error::Corrupt)
+    Ok(stored::member(read, id)?.is_some_and(|member| membership::is_learner(&member)))
 }
 
 impl AdminSource for MemberHealth {
@@ -156,9 +144,11 @@ fn raft_status(gate: &ReadGate, id: u64) -> serde_json::Value {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message;
+
     use super::*;
-    use crate::btree::Store;
-    use crate::proto::membershippb::RaftAttributes;
+    use crate::btree::{Store, Tree};
+    use crate::proto::membershippb::{Member, RaftAttributes};
 
     #[test]
     fn a_learner_is_who_the_store_says_it_is() {

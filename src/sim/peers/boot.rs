@@ -90,7 +90,8 @@ impl Life {
         let mut preparer = Preparer::default();
         world.disk.folder(By::Start).told(By::Start);
         preparer.prepare(&world.disk);
-        let mut replica = Replica::open(settings, store, opening, Pins::new(1));
+        let mut replica =
+            Replica::open(settings, store, opening, Pins::new(1)).expect("a store that was checked");
         replica.set_bounds(&world.params.bounds);
         Self {
             reader: replica.readers().register(),

@@ -108,7 +108,8 @@ fn found(
     let (cluster_id, member_id) = (foundation.cluster_id, foundation.founders[0].id);
     let pins = Pins::new(1);
     let settings = settings(member_id, quota);
-    let replica = Replica::open(settings, Store::in_memory(), Opening::Found(foundation), pins.clone());
+    let replica = Replica::open(settings, Store::in_memory(), Opening::Found(foundation), pins.clone())
+        .expect("a new store");
     let (to_replica, inputs) = mesh::lane::<Input>(room);
     let counts = metrics::Core::new();
     let mut facts = facts(&replica, (cluster_id, member_id), quota, &counts, counters);
