@@ -72,7 +72,7 @@ pub fn sweep(txn: &mut WriteTxn<'_>, pinned: Option<i64>, budget: usize) -> Swep
         waits += waits_for(Tree::Kv, &revision.to_bytes());
         let (index, len) = indexed(txn, revision);
         waits += waits_for(Tree::Index, &index);
-        // Where the disk has to be asked, that takes as long as the removal does.
+        // In a large store, to ask for the two pages takes as long as the removal does.
         cost += 1 + usize::from(is_large) + len / BYTES_PER_REMOVAL;
         dead.push((due, revision, index));
         cursor.next();
@@ -98,17 +98,19 @@ fn indexed(txn: &WriteTxn<'_>, revision: Revision) -> (KeyBuf, usize) {
     (index_key(key_of(split_kv_value(value).1), revision), value.len())
 }
 
-/// Asks the disk for what the next slices will remove, the first of them beginning where `garbage` points: the pairs
-/// that the slice after the next one needs, and the places in `Index` of the next one, whose pairs tell where they are.
+/// Asks the disk for what the next two slices will remove, the first of them beginning where `garbage` points: the
+/// pairs that both need, and the places in `Index` of the first one, whose pairs are likely to be there by now and tell
+/// where those places are.
 fn read_slices_ahead(txn: &WriteTxn<'_>, mut garbage: Cursor<'_>, budget: usize) {
-    for nth in 0..2 * budget {
-        if !garbage.valid() {
-            return;
-        }
+    let mut cost = 0;
+    while garbage.valid() && cost < 2 * budget {
         let revision = split_garbage_key(garbage.key()).1;
-        let is_near = txn.read_ahead(Tree::Kv, &revision.to_bytes());
-        if is_near && nth < budget {
-            txn.read_ahead(Tree::Index, &indexed(txn, revision).0);
+        let is_in_memory = txn.read_ahead(Tree::Kv, &revision.to_bytes());
+        cost += 2;
+        if is_in_memory && cost <= budget {
+            let (index, len) = indexed(txn, revision);
+            cost += len / BYTES_PER_REMOVAL;
+            txn.read_ahead(Tree::Index, &index);
         }
         garbage.next();
     }

@@ -74,14 +74,14 @@ pub struct CheckpointJob {
 enum End {
     /// The bitmap of free pages, sealed, and the meta page.
     Checkpoint { free: (PageId, Vec<u8>), meta: Box<Meta> },
-    /// Nothing: the pages are of a draft, and are durable with the next checkpoint. Tells whether they were written.
+    /// Nothing: the pages are of a draft, and are durable with the next checkpoint. True once they are written.
     Spill(Arc<AtomicBool>),
 }
 
 /// What went wrong with a job.
 #[derive(Debug)]
 pub enum CheckpointError {
-    /// Nothing is lost: execute the job again when there is hope.
+    /// Nothing is lost: execute the job again when there is hope. A spill has ended; its pages stay in memory.
     Write(io::Error),
     /// What the disk holds is unknown: end the process.
     Sync(io::Error),
@@ -144,9 +144,9 @@ impl CheckpointJob {
         let written = self.write_pages(file);
         let meta = match &self.end {
             End::Checkpoint { meta, .. } => meta,
-            End::Spill(told) => {
-                told.store(written.is_ok(), Ordering::Release);
-                return Ok(());
+            End::Spill(is_written) => {
+                is_written.store(written.is_ok(), Ordering::Release);
+                return written.map_err(CheckpointError::Write);
             }
         };
         written.map_err(CheckpointError::Write)?;

@@ -10,7 +10,7 @@
 //! free. What was spilled is not changed in place any more ([`Pager::is_fresh`]): a copy takes its place, as with a
 //! published page. The next checkpoint need not write it; the sync of that checkpoint makes it durable.
 //!
-//! A disk that takes nothing is no misfortune: the pages stay in memory, as if nobody had tried.
+//! A disk that refuses the pages does no harm: they stay in memory.
 #![forbid(unsafe_code)]
 
 use super::checkpoint::CheckpointJob;

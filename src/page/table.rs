@@ -464,7 +464,7 @@ impl<'a> View<'a> {
 
     /// The node behind `r` if it is in memory; if not, the file is asked for it, and nobody waits.
     pub(crate) fn page_or_read_ahead(self, r: PageRef) -> Option<&'a Page> {
-        if self.is_near(r.id) {
+        if self.is_in_memory(r.id) {
             return Some(self.page(r));
         }
         if self.table.mapping.is_some() && r.id.0 < self.pages() {
@@ -475,7 +475,7 @@ impl<'a> View<'a> {
 
     /// Whether the page can be read without waiting for the disk. One that was read before can, unless memory is so
     /// scarce that it may be gone again.
-    fn is_near(self, id: PageId) -> bool {
+    fn is_in_memory(self, id: PageId) -> bool {
         let ptr = self.table.entry(id).load(Ordering::Relaxed);
         let file = &self.table.file;
         if self.table.is_memory(ptr) || (!ptr.is_null() && !file.is_larger_than_memory()) {

@@ -34,7 +34,7 @@
 //!   spill        an entry whose pages take too much memory
 //!   quota        the second look at the quota               digest     hashes of what a compaction removes
 //!   laggards     members that wait for a snapshot
-//!   fault        what would be wrong in the middle of an entry, in builds for the simulator alone
+//!   fault        faults that tests plant: with debug assertions, or the feature `faults`
 //!   bucket_hash  the hash of all that etcd would store      tally      counts for the metrics
 //! ```
 //!

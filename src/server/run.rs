@@ -4,7 +4,8 @@
 use std::process::ExitCode;
 
 use super::boot::failure::{Failure, to};
-use super::boot::{data_dir, executors, listeners, open, signals, wiring};
+use super::boot::wiring::{self, Ending};
+use super::boot::{data_dir, executors, listeners, open, signals};
 use super::core::plan::Plan;
 use super::io::{probe, process};
 use super::log::{self, lines};
@@ -13,13 +14,13 @@ use crate::config::Config;
 /// Runs a member until it is told to stop.
 pub fn run(config: Config) -> ExitCode {
     match try_run(&config) {
-        Ok(signal) => {
+        Ok(ending) => {
             lines::closed(&config);
             log::flush();
-            if signal == wiring::HALTED {
-                return ExitCode::FAILURE;
+            match ending {
+                Some(Ending::Signal(signal)) => signals::end(signal),
+                Some(Ending::Halted) | None => ExitCode::FAILURE,
             }
-            signals::end(signal)
         }
         Err(Failure { what, why }) => {
             lines::fatal(what, why);
@@ -29,8 +30,8 @@ pub fn run(config: Config) -> ExitCode {
     }
 }
 
-/// A whole life. The signal that ended it, or why it did not begin.
-fn try_run(config: &Config) -> Result<i32, Failure> {
+/// A whole life. What ended it, or why it did not begin.
+fn try_run(config: &Config) -> Result<Option<Ending>, Failure> {
     // 1. What this process may use: rings, descriptors, CPUs.
     let rings = probe::probe().map_err(to("cannot use io_uring"))?;
     process::enough_descriptors().map_err(to("too few file descriptors"))?;
@@ -64,11 +65,11 @@ fn try_run(config: &Config) -> Result<i32, Failure> {
     let ending = end.clone();
     signals::watch(move |signal| {
         lines::signal(signals::name(signal));
-        ending.begin(signal);
+        ending.begin(Ending::Signal(signal));
     })
     .map_err(to("cannot watch for signals"))?;
 
     // 7. The executors run until every client is gone and the last checkpoint is written.
     executors::run(plan, depth, replica, sessions).map_err(to("cannot run the member"))?;
-    Ok(end.signal())
+    Ok(end.ending())
 }

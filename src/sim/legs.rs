@@ -146,8 +146,8 @@ fn judge_slice(len: usize, bytes: usize) {
     judge!(len <= most, "a slice has {len} bytes, at most {most} were asked for");
 }
 
-/// The only reason for which a pinned read may end early.
-pub fn judge_full(at: i64, error: Error) -> bool {
+/// A read at a pinned revision may end early only because its sort has no memory.
+pub fn judge_early_end(at: i64, error: Error) -> bool {
     judge!(error == Error::TooManyRequests, "a read at the pinned revision {at} ends with {error:?}");
     true
 }

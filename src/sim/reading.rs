@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use prost::Message as _;
 
 use super::judge::judge;
-use super::legs::{Broken, Chunks, Ended, Leg, Stage, judge_full, judge_stream, stream_leg};
+use super::legs::{Broken, Chunks, Ended, Leg, Stage, judge_early_end, judge_stream, stream_leg};
 use super::model::Refusal;
 use super::plant::Plant;
 use super::spoil::spoil_counts;
@@ -256,7 +256,7 @@ impl World {
             Legs::List { list, got, expected, .. } => {
                 let complete = match list.leg(&view, &leg, got) {
                     Ok(complete) => complete,
-                    Err(Broken::Planning(error)) => return judge_full(at, error),
+                    Err(Broken::Planning(error)) => return judge_early_end(at, error),
                     Err(Broken::Writing(error)) => panic!("judge: a list at {at} ends with {error:?}"),
                 };
                 judge!(
@@ -273,7 +273,9 @@ impl World {
                     Err(Broken::Planning(error)) if expected.as_ref().err() == Some(&error.message()) => {
                         return true;
                     }
-                    Err(Broken::Planning(error) | Broken::Writing(error)) => return judge_full(at, error),
+                    Err(Broken::Planning(error) | Broken::Writing(error)) => {
+                        return judge_early_end(at, error);
+                    }
                 };
                 judge!(
                     shown == *expected,

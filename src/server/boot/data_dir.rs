@@ -78,7 +78,7 @@ fn inspect(config: &Config) -> Result<bool, String> {
         if !is_ours(&config.store_path()) {
             return Err(etcds(dir, &bolt));
         }
-        lines::etcd_was_here(&config.member_dir().join("snap"));
+        lines::etcd_store_found(&config.member_dir().join("snap"));
     }
     Ok(config.store_path().exists() || has_log(&config.wal_dir()))
 }

@@ -86,7 +86,7 @@ impl SessionCore {
         let session = Session::new(parts);
         task::spawn(session_loop::run(session.clone(), lane));
         task::spawn(session_loop::run_timers(session.clone()));
-        while !session.gate().is_published() && end.signal() == 0 {
+        while !session.gate().is_published() && end.ending().is_none() {
             task::sleep(Duration::from_millis(1)).await;
         }
         let core = grpc::Core::new(Rc::new(Api(session.clone())), grpc_settings(&config), counters);

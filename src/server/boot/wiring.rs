@@ -2,8 +2,8 @@
 #![forbid(unsafe_code)]
 
 use std::net::TcpListener;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use super::arrivals::Arrival;
@@ -33,8 +33,14 @@ const LANE: usize = 16 * 1024;
 /// Connections on their way to a core.
 const ARRIVALS: usize = 1024;
 
-/// What stands for a signal where no signal ends the member: it cannot go on.
-pub const HALTED: i32 = -1;
+/// Why a member ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// This signal came.
+    Signal(i32),
+    /// The replica cannot go on; the log says why.
+    Halted,
+}
 
 /// A member that has not begun.
 pub struct Member {
@@ -48,11 +54,11 @@ pub struct Member {
 
 /// What the executors of a member share about its end.
 #[derive(Clone)]
-pub struct End(Arc<Ending>);
+pub struct End(Arc<Shared>);
 
-struct Ending {
-    /// The signal that ends the member; 0 while it runs.
-    signal: AtomicI32,
+struct Shared {
+    /// Why the member ends; nothing while it runs.
+    ending: OnceLock<Ending>,
     /// Session cores that have not finished.
     draining: AtomicUsize,
     /// The replica has written its last checkpoint.
@@ -63,26 +69,26 @@ struct Ending {
 
 impl End {
     fn new(tell: Vec<mesh::Sender<()>>) -> End {
-        End(Arc::new(Ending {
-            signal: AtomicI32::new(0),
+        End(Arc::new(Shared {
+            ending: OnceLock::new(),
             draining: AtomicUsize::new(tell.len()),
             stopped: AtomicBool::new(false),
             tell,
         }))
     }
 
-    /// The member is to end, because of this signal.
-    pub fn begin(&self, signal: i32) {
-        self.0.signal.store(signal, Ordering::Release);
+    /// The member is to end. What came first counts.
+    pub fn begin(&self, ending: Ending) {
+        let _ = self.0.ending.set(ending);
         for core in &self.0.tell {
             // A lane that is full has been told.
             let _ = core.send(());
         }
     }
 
-    /// The signal that ends the member; 0 while it runs.
-    pub fn signal(&self) -> i32 {
-        self.0.signal.load(Ordering::Acquire)
+    /// Why the member ends; none while it runs.
+    pub fn ending(&self) -> Option<Ending> {
+        self.0.ending.get().copied()
     }
 
     /// One more session core has served its last client.
@@ -222,7 +228,7 @@ pub fn wire(
 fn halt(end: End) -> Halt {
     Box::new(move |reason| {
         lines::fatal("failed to apply the log", reason);
-        end.begin(HALTED);
+        end.begin(Ending::Halted);
     })
 }
 
@@ -295,10 +301,10 @@ mod tests {
     fn an_end_is_told_to_every_core_once() {
         let (tell, told): (Vec<_>, Vec<_>) = (0..2).map(|_| mesh::lane::<()>(1)).unzip();
         let end = End::new(tell);
-        assert_eq!((end.signal(), end.all_drained(), end.is_stopped()), (0, false, false));
-        end.begin(15);
-        end.begin(15);
-        assert_eq!(end.signal(), 15);
+        assert_eq!((end.ending(), end.all_drained(), end.is_stopped()), (None, false, false));
+        end.begin(Ending::Signal(15));
+        end.begin(Ending::Signal(15));
+        assert_eq!(end.ending(), Some(Ending::Signal(15)));
         assert!(told.iter().all(|lane| !lane.is_empty()));
         end.drained();
         assert!(!end.all_drained());

@@ -25,13 +25,13 @@ pub fn start(
         while let Ok(job) = inbox.recv() {
             let began = Instant::now();
             execute(&job);
-            observe(began.elapsed());
-            tracing::debug!(
-                generation = job.generation(),
-                bytes = job.bytes(),
-                took = ?began.elapsed(),
-                "wrote a checkpoint"
-            );
+            let (bytes, took) = (job.bytes(), began.elapsed());
+            if job.is_spill() {
+                tracing::debug!(bytes, ?took, "wrote pages of an entry under way");
+            } else {
+                observe(took);
+                tracing::debug!(generation = job.generation(), bytes, ?took, "wrote a checkpoint");
+            }
             tell(&replica, Input::CheckpointSynced { generation: job.generation() });
         }
     })?;
@@ -47,6 +47,10 @@ fn execute(job: &CheckpointJob) {
     loop {
         match job.execute() {
             Ok(()) => return,
+            Err(CheckpointError::Write(error)) if job.is_spill() => {
+                tracing::warn!(error = %error, "cannot write pages of an entry under way, they stay in memory");
+                return;
+            }
             Err(CheckpointError::Write(error)) => {
                 if !warned {
                     tracing::warn!(error = %error, "cannot write a checkpoint, trying again until it succeeds");

@@ -13,9 +13,9 @@ use crate::server::mesh::Sender;
 /// Changes digested between two pauses: at most some 0.2 ms, so that whoever else needs this CPU waits no longer.
 const SLICE: usize = 128;
 
-/// Between two slices the thread pauses so many times as long as the slice took: a digest takes at most a quarter of
-/// one CPU, a million pairs in memory some 6 s, and where the disk has to be read no more than a quarter of its time.
-const PAUSE: u32 = 3;
+/// How many times as long as a slice took the pause behind it is. So a digest takes at most a quarter of one CPU, a
+/// million pairs in memory some 6 s, and where the disk has to be read no more than a quarter of its time.
+const PAUSE_FACTOR: u32 = 3;
 
 /// The shortest pause: one that is shorter than a slice of the scheduler gives nobody anything.
 const PAUSE_MIN: Duration = Duration::from_micros(600);
@@ -33,7 +33,7 @@ pub fn start(replica: Sender<Input>) -> std::io::Result<mpsc::Sender<Box<Compact
                 let slice = Instant::now();
                 match job.step(SLICE) {
                     Some(hash) => break hash,
-                    None => thread::sleep(PAUSE_MIN.max(slice.elapsed() * PAUSE)),
+                    None => thread::sleep(PAUSE_MIN.max(slice.elapsed() * PAUSE_FACTOR)),
                 }
             };
             drop(job);

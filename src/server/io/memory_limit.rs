@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use std::fs;
-use std::path::Path;
+use std::path::{Component, Path};
 
 /// Where the groups of both versions are found.
 const ROOT: &str = "/sys/fs/cgroup";
@@ -27,6 +27,10 @@ fn least(memberships: &str, root: &Path) -> Option<u64> {
 fn of_membership(line: &str, root: &Path) -> Option<u64> {
     let mut parts = line.splitn(3, ':').skip(1);
     let (controllers, group) = (parts.next()?, parts.next()?.strip_prefix('/')?);
+    // A group outside of what this process can see.
+    if Path::new(group).components().any(|part| part == Component::ParentDir) {
+        return None;
+    }
     let (folder, file) = match controllers {
         "" => (root.to_path_buf(), "memory.max"),
         _ if controllers.split(',').any(|name| name == "memory") => {
@@ -66,7 +70,7 @@ mod tests {
             groups("second", &[("a/memory.max", "5000"), ("a/b/memory.max", "max"), ("c/memory.max", "7")]);
         assert_eq!(least("0::/a/b\n", &root), Some(5000));
         assert_eq!(least("0::/\n", &root), None, "the root has none");
-        assert_eq!(least("0::/../../c\n", &root), None, "a group outside of what can be seen");
+        assert_eq!(least("0::/../c\n", &root.join("a")), None, "a group outside of what can be seen");
         fs::remove_dir_all(root).unwrap();
     }
 

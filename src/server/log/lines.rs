@@ -71,7 +71,7 @@ pub fn stray_file(name: &str, dir: &Path) {
 /// etcd was started once on a directory of ours. It read our log, made a store of its own and may have written to the
 /// log, which is read from there.
 #[track_caller]
-pub fn etcd_was_here(snap: &Path) {
+pub fn etcd_store_found(snap: &Path) {
     Line::warn("etcd was started on this directory and left its own store, which Kevel does not read; what etcd wrote \
                 to the log counts. Remove the folder, and do not start etcd here again")
         .text("folder", snap.display().to_string())
