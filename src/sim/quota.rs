@@ -19,6 +19,8 @@ pub struct Fullness {
     looked: u64,
     /// The store has been full in this process.
     was_full: bool,
+    /// Slices of sweeps up to the last turn.
+    sweeps: u64,
     /// Something new has made the store grow in this process.
     has_grown: bool,
     /// The store was full when it grew, and nobody has said so since.
@@ -47,11 +49,15 @@ impl World {
     pub fn check_quota(&mut self) {
         let Some(quota) = self.quota else { return };
         let member = self.member.as_ref().expect("a member that runs");
-        let (applied, used) = (member.replica.applied().index, member.replica.store_stats().used_bytes);
+        let (applied, stats) = (member.replica.applied().index, member.replica.store_stats());
+        let used = stats.used_bytes;
         // The pages of an entry that takes several turns count already, and nothing is full before they are published.
         let is_full = used >= quota && !member.replica.is_suspended();
         let fullness = &mut self.fullness;
-        fullness.was_full |= is_full;
+        // What a sweep has removed in the turn was in use when the alarm was thought of.
+        let sweeps = member.replica.tally().sweeps;
+        let swept = std::mem::replace(&mut fullness.sweeps, sweeps) != sweeps;
+        fullness.was_full |= is_full || swept && used + stats.leaving_bytes >= quota;
         let new = fullness.looked.min(applied) as usize..applied as usize;
         let grown = self.judge.history[new.clone()]
             .iter()

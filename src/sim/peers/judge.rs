@@ -221,8 +221,9 @@ impl Judge {
 
     /// What the member shows after a turn. `log_of` gives the log of each peer.
     pub fn on_turn(&mut self, commit: u64, applied: u64, peers: &[(u64, &[Entry])]) {
-        if commit > self.committed.len() as u64 {
-            self.on_member_commit(commit, applied, peers);
+        // One after the other: who has a vote on an entry may follow from the one before it.
+        for reach in self.committed.len() as u64 + 1..=commit {
+            self.on_member_commit(reach, applied, peers);
         }
         judge!(applied <= commit, "entry {applied} is applied, the commit index is {commit}");
         judge!(
@@ -242,9 +243,9 @@ impl Judge {
         let holds =
             |entries: &[Entry]| entries.get(commit as usize - 1).is_some_and(|entry| entry.term == last.term);
         let durable = self.shadow.durable.get(commit as usize - 1).is_some_and(|own| is_same(own, last));
-        // A change of the voters counts for a member from when it is applied there.
-        let counted = [self.seen.1, applied.min(self.committed.len() as u64)];
-        let is_held = counted.iter().any(|&applied| {
+        // A change of the voters counts for a member from when it is applied there, and each of those applied in a turn
+        // is followed by a count.
+        let is_held = (self.seen.1..=applied.min(self.committed.len() as u64)).any(|applied| {
             let voters = self.states[applied as usize].members.voters();
             let others = peers.iter().filter(|(id, log)| voters.contains(id) && holds(log)).count();
             others + usize::from(durable) > voters.len() / 2
