@@ -211,9 +211,9 @@ impl Snapshot<'_> {
     }
 
     /// Asks the disk for the page that has `key` if any has, and waits for nothing: for a key that will be looked up
-    /// later, on a core that should not wait for the disk.
-    pub fn read_ahead(&self, tree: Tree, key: &[u8]) {
-        cursor::read_ahead(self.pinned.view(), self.pinned.state().roots[tree as usize], key);
+    /// later, on a core that should not wait for the disk. True if the disk has nothing to do.
+    pub fn read_ahead(&self, tree: Tree, key: &[u8]) -> bool {
+        cursor::read_ahead(self.pinned.view(), self.pinned.state().roots[tree as usize], key)
     }
 }
 

@@ -22,7 +22,12 @@ pub fn cost(request: &Request) -> u64 {
 
 /// The cost of a put.
 pub fn put_cost(put: &PutRequest) -> u64 {
-    PUT_OVERHEAD + (put.key.len() + put.value.len()) as u64
+    put_cost_of(put.key.len() + put.value.len())
+}
+
+/// The cost of a put whose key and value have so many bytes together.
+pub fn put_cost_of(bytes: usize) -> u64 {
+    PUT_OVERHEAD + bytes as u64
 }
 
 /// The cost of a transaction: that of its costlier branch.

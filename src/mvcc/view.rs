@@ -28,10 +28,9 @@ pub struct Found {
 impl View<'_, Snapshot<'_>> {
     /// A key is going to be written, so the disk is asked for its place in `Index` already if the store is so large
     /// that most places are cold: what applies the write finds it in memory then. The log takes longer than that.
-    pub fn will_write(&self, key: &[u8]) {
-        if self.read.is_large() {
-            self.read.read_ahead(Tree::Index, &index_prefix(key));
-        }
+    /// True if the place can be looked at without waiting for the disk.
+    pub fn will_write(&self, key: &[u8]) -> bool {
+        !self.read.is_large() || self.read.read_ahead(Tree::Index, &index_prefix(key))
     }
 }
 

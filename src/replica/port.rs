@@ -57,7 +57,8 @@ pub enum Input {
         /// The encoded `InternalRaftRequest`.
         entry: Bytes,
     },
-    /// Nobody waits any more for the reply to the proposal with this id: it is applied all the same.
+    /// Nobody waits any more for the reply to the proposal with this id: it is applied all the same. Never of a
+    /// LeaseRevoke: one without a ticket counts as an expiry.
     Forget {
         /// The id in the entry's header.
         id: u64,

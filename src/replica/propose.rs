@@ -94,7 +94,7 @@ impl Proposals {
     pub fn queue(&mut self, ticket: Ticket, id: u64, entry: Bytes) {
         let too_long =
             self.queued_bytes + entry.len() > PROPOSALS_QUEUED_BYTES_MAX && !self.queued.is_empty();
-        if too_long || self.tickets.len() >= self.pending_max {
+        if too_long || self.tickets.len().max(self.queued.len()) >= self.pending_max {
             return self.refuse(ticket, Error::TooManyRequests);
         }
         let known = self.tickets.insert(id, (ticket, self.ticks));
@@ -223,5 +223,12 @@ mod tests {
             proposals.queue(Ticket(id.into()), id, vec![0; PROPOSALS_QUEUED_BYTES_MAX / 2].into());
         }
         assert_eq!(proposals.take_refused().len(), 1);
+        // Whose client has gone waits for the log all the same.
+        let mut proposals = Proposals::new((1, 1), 20);
+        for id in 0..=PROPOSALS_PENDING_MAX as u64 {
+            proposals.queue(Ticket(id.into()), id, Bytes::new());
+            proposals.answer(id);
+        }
+        assert_eq!((proposals.queued.len(), proposals.take_refused().len()), (PROPOSALS_PENDING_MAX, 1));
     }
 }

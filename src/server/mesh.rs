@@ -18,7 +18,8 @@ use std::task::Poll;
 
 use crate::stdx::sync::{Arc, ArrayQueue, AtomicWaker};
 
-/// Bytes of what messages of one lane carry beyond which none may carry more: some answers of the longest.
+/// Bytes that the messages of one lane carry, beyond which no further message may carry any: two of the longest
+/// answers.
 const CARRIED_BYTES_MAX: usize = 128 << 20;
 
 struct Ring<T> {
@@ -118,8 +119,8 @@ impl<T> Outbox<T> {
         Self { lane, waiting: VecDeque::new(), pushed: false }
     }
 
-    /// Whether the next message may carry `bytes` that only it holds. They count until they have [`arrived`], so a
-    /// consumer that is slower than its producer fills no memory.
+    /// Counts `bytes` that the next message carries, until they have [`arrived`], so that a consumer that is slower
+    /// than its producer fills no memory. False, and nothing is counted, where the lane carries too much already.
     ///
     /// [`arrived`]: Receiver::arrived
     pub fn may_carry(&self, bytes: usize) -> bool {

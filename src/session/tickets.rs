@@ -69,6 +69,13 @@ impl<W> Tickets<W> {
         self.waiting.capacity()
     }
 
+    /// Gives back the slots behind the last entry, if most slots are free.
+    pub fn shrink(&mut self) {
+        if self.waiting.len() <= self.waiting.capacity() / 4 {
+            self.waiting.shrink_to_fit();
+        }
+    }
+
     /// Takes out the entry in a slot if nobody waits for it any more.
     pub fn take_if(&mut self, slot: usize, is_over: impl FnOnce(&W) -> bool) -> Option<W> {
         let (_, what) = self.waiting.get(slot)?;
@@ -158,6 +165,18 @@ mod tests {
             (0..tickets.slots()).filter_map(|slot| tickets.take_if(slot, |n| n % 2 == 1)).collect();
         assert_eq!((gone, tickets.len()), (vec![1, 3], 2));
         assert_eq!((tickets.redeem(issued[1]), tickets.redeem(issued[2])), (None, Some(2)));
+    }
+
+    #[test]
+    fn slots_that_are_free_are_given_back_and_entries_keep_theirs() {
+        let mut tickets = Tickets::new(0, Duration::from_secs(1));
+        let issued: Vec<Ticket> = (0..10_000).map(|n| tickets.issue(Instant::default(), n)).collect();
+        issued[100..].iter().for_each(|ticket| _ = tickets.redeem(*ticket));
+        tickets.shrink();
+        assert_eq!((tickets.slots(), tickets.len()), (100, 100));
+        assert_eq!((tickets.redeem(issued[99]), tickets.redeem(issued[100])), (Some(99), None));
+        let next = tickets.issue(Instant::default(), 7);
+        assert_eq!((tickets.redeem(next), tickets.len()), (Some(7), 99));
     }
 
     #[test]

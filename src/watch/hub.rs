@@ -93,7 +93,7 @@ impl Default for Limits {
     }
 }
 
-/// What watchers may take in memory, each with its own bounds and some more: beyond that, further ones are refused.
+/// What watchers may take in memory: their bounds, and [`WATCHER_BYTES`] each. Further watchers are refused.
 #[derive(Clone, Copy, Debug)]
 pub struct Watched {
     /// Bytes of the watchers of one stream.
@@ -563,7 +563,7 @@ impl Hub {
         let bytes = WATCHER_BYTES + self.index.bounds_len(watcher.group);
         self.watched_bytes += bytes;
         let first = watcher.first();
-        // A watcher takes 40 bytes of memory, which bounds their number below 2^32.
+        // Each counts for `WATCHER_BYTES` of at most `Watched::bytes`, which bounds their number below 2^32.
         let number = self.watchers.insert(watcher) as u32;
         let revision = self.revision;
         let stream = &mut self.streams[id.slot()];

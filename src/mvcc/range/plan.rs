@@ -67,6 +67,16 @@ impl Plan {
         Self::from(Query::new(request, interval, at, revision, true), position)
     }
 
+    /// A Range of which only the pairs count: it ends where they end, and keys behind its limit are not counted.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub(crate) fn of_pairs<R: Read>(view: &View<'_, R>, request: &RangeRequest) -> Result<Self, Error> {
+        let interval = Interval::new(&request.key, &request.range_end);
+        let position = interval.start();
+        Self::part(view, request, interval, position, usize::MAX, false)
+    }
+
     /// A Range over the part of `interval` from `position` on, which ends before its pairs take more than `bytes` bytes
     /// (but with one pair at least), and does not count what lies behind its end unless `count_all`.
     pub(crate) fn part<R: Read>(

@@ -11,7 +11,8 @@
 //! answers that come later take the responder with them.
 //!
 //! What a call makes the core hold until then is counted for its connection: its request, or room for the answer to a
-//! write. A client that takes no answers so gets no more requests in, and one that takes them never notices.
+//! write. So a client that takes no answers gets no further requests in, and one that takes its answers notices
+//! nothing.
 #![forbid(unsafe_code)]
 
 use std::net::SocketAddr;
@@ -19,6 +20,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
+use super::patience::LOOK_INTERVAL;
 use crate::error::Error;
 use crate::request::Kind;
 use crate::server::grpc::{Responder, Status};
@@ -110,10 +112,10 @@ pub fn settle(session: &Rc<Session>, outcome: Outcome, bytes: usize, mut reply: 
     }
 }
 
-/// Bytes of a request that are kept for nothing.
+/// Bytes of a request that are not counted.
 const KEPT_FREE: usize = 1024;
-/// How often a request is there while its answer is planned and written: its message, and the bounds and the places of
-/// walks over the index.
+/// How many times the bytes of a request are in memory while its answer is planned and written: the message, the
+/// bounds, and the places of walks over the index.
 const COPIES: usize = 4;
 
 /// What is counted for a request of `bytes` whose answer comes later.
@@ -129,7 +131,8 @@ fn propose(session: &Rc<Session>, kind: Kind, message: &Bytes, is_unbounded: boo
     }
 }
 
-/// Proposes a request once the core has room for its answer. The request's time for that is the time for requests.
+/// Proposes a request once the core has room for its answer. The request's time for that is the time for requests. The
+/// request is given up when its client has gone.
 async fn propose_later(
     session: Rc<Session>,
     kind: Kind,
@@ -137,19 +140,24 @@ async fn propose_later(
     is_unbounded: bool,
     mut reply: Responder,
 ) {
-    let until = clock::now() + session.member.request_timeout;
-    if task::until(until, reply.granted()).await.is_none() {
-        return reply.fail(&Error::TooManyRequests.into());
-    }
-    if reply.is_wanted() {
-        propose(&session, kind, &message, is_unbounded, reply);
+    let deadline = clock::now() + session.member.request_timeout;
+    while reply.is_wanted() {
+        let now = clock::now();
+        if now >= deadline {
+            return reply.fail(&Error::TooManyRequests.into());
+        }
+        // A client that goes does not wake this task.
+        let look = deadline.min(now + LOOK_INTERVAL);
+        if task::until(look, reply.granted(message.len())).await.is_some() {
+            return propose(&session, kind, &message, is_unbounded, reply);
+        }
     }
 }
 
 /// Goes on with a read whose state is there. Those that waited for the same state do not all get their answers at once
 /// if their client takes none.
 fn read(session: &Rc<Session>, then: Reading, bytes: usize, mut reply: Responder) {
-    reply.keep(0);
+    reply.hold(0);
     if !reply.must_wait() {
         return settle(session, then(session), bytes, reply);
     }

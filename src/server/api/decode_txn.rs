@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use prost::Message;
 
 use super::wire_format::{Field, Fields, LENGTH, Malformed, conform};
+use crate::cluster::cost::put_cost_of;
 use crate::error::Error;
 use crate::mvcc::check;
 use crate::proto::etcdserverpb::request_op::Request as Op;
@@ -18,7 +19,7 @@ use crate::proto::etcdserverpb::{Compare, RequestOp, TxnRequest};
 use crate::proto::fields::message_of;
 
 /// Transactions within one another that are read, as in [`decode_txn`](crate::nested::decode_txn).
-const DEPTH_MAX: usize = 256;
+const TXN_DEPTH_MAX: usize = 256;
 
 /// Why a transaction is not executed.
 #[derive(Debug, PartialEq)]
@@ -29,8 +30,8 @@ pub enum Refused {
     Checked {
         /// The first thing that is wrong.
         error: Error,
-        /// It would put something, so that a quota might refuse it before.
-        puts: bool,
+        /// What its puts would add to the store, those of both branches, so that a quota might refuse it before.
+        cost: u64,
     },
 }
 
@@ -65,15 +66,17 @@ impl From<Error> for Stop {
 /// What is wrong with it, in etcd's order.
 pub fn decode_txn(message: &Bytes, max_ops: usize) -> Result<(TxnRequest, Bytes), Refused> {
     let operation = message_of("etcdserverpb", "RequestOp");
-    let mut puts = false;
-    let kept = conform(message, message_of("etcdserverpb", "TxnRequest"), |message, number| {
-        puts |= number == 2 && std::ptr::eq(message, operation);
+    let mut cost = 0;
+    let kept = conform(message, message_of("etcdserverpb", "TxnRequest"), |message, field| {
+        // Tags and lengths within a put count too: that is a few bytes.
+        let puts = field.number == 2 && std::ptr::eq(message, operation);
+        cost += if puts { put_cost_of(field.value.len()) } else { 0 };
     });
     let kept = kept.map_err(Refused::Malformed)?;
-    match txn(&kept, max_ops, DEPTH_MAX) {
+    match txn(&kept, max_ops, TXN_DEPTH_MAX) {
         Ok(request) => Ok((request, kept)),
         Err(Stop::Malformed(malformed)) => Err(Refused::Malformed(malformed)),
-        Err(Stop::Error(error)) => Err(Refused::Checked { error, puts }),
+        Err(Stop::Error(error)) => Err(Refused::Checked { error, cost }),
     }
 }
 
@@ -181,8 +184,8 @@ mod tests {
         decode_txn(&Bytes::copy_from_slice(bytes), max_ops).map(|(request, _)| request)
     }
 
-    fn refused<T>(error: Error, puts: bool) -> Result<T, Refused> {
-        Err(Refused::Checked { error, puts })
+    fn refused<T>(error: Error, cost: u64) -> Result<T, Refused> {
+        Err(Refused::Checked { error, cost })
     }
 
     fn of(request: Option<Op>) -> RequestOp {
@@ -244,12 +247,12 @@ mod tests {
     #[test]
     fn many_operations_are_counted_before_they_are_decoded() {
         let many = [0x12, 0].repeat(700_000);
-        assert_eq!(decoded(&many, 128), refused(Error::TooManyOps, false));
+        assert_eq!(decoded(&many, 128), refused(Error::TooManyOps, 0));
         // As many in pieces that are not too many each: the first one is refused, and none is decoded behind it.
-        assert_eq!(decoded(&many, 1_000_000), refused(Error::KeyNotFound, false));
+        assert_eq!(decoded(&many, 1_000_000), refused(Error::KeyNotFound, 0));
         let compares = [0x0a, 0].repeat(129);
-        assert_eq!(decoded(&compares, 128), refused(Error::TooManyOps, false));
-        assert_eq!(decoded(&compares, 129), refused(Error::EmptyKey, false));
+        assert_eq!(decoded(&compares, 128), refused(Error::TooManyOps, 0));
+        assert_eq!(decoded(&compares, 129), refused(Error::EmptyKey, 0));
     }
 
     #[test]
@@ -265,10 +268,17 @@ mod tests {
     }
 
     #[test]
-    fn whether_it_would_put_is_known_whatever_is_wrong() {
-        assert_eq!(decoded(&success(vec![put("")]).encode_to_vec(), 128), refused(Error::EmptyKey, true));
+    fn what_its_puts_cost_is_known_whatever_is_wrong() {
+        assert_eq!(
+            decoded(&success(vec![put("")]).encode_to_vec(), 128),
+            refused(Error::EmptyKey, put_cost_of(0))
+        );
         let nested = success(vec![of(None), of(Some(Op::RequestTxn(success(vec![put("k")]))))]);
-        assert_eq!(decoded(&nested.encode_to_vec(), 128), refused(Error::KeyNotFound, true));
+        assert_eq!(decoded(&nested.encode_to_vec(), 128), refused(Error::KeyNotFound, put_cost_of(3)));
+        // A long comparison puts nothing.
+        let compare = vec![Compare { key: vec![b'k'; 100_000].into(), ..Compare::default() }];
+        let request = TxnRequest { compare, ..success(vec![put("k"), put("k"), of(None)]) };
+        assert_eq!(decoded(&request.encode_to_vec(), 128), refused(Error::KeyNotFound, 2 * put_cost_of(3)));
     }
 
     #[test]
@@ -318,8 +328,8 @@ mod tests {
     #[test]
     fn a_transaction_that_is_nested_too_deep_has_too_many_operations() {
         let bytes = nested_txns(2000);
-        assert_eq!(decoded(&bytes, 128), refused(Error::TooManyOps, false));
-        assert_eq!(decoded(&bytes, 10_000), refused(Error::TooManyOps, false));
+        assert_eq!(decoded(&bytes, 128), refused(Error::TooManyOps, 0));
+        assert_eq!(decoded(&bytes, 10_000), refused(Error::TooManyOps, 0));
         assert_eq!(decoded(&nested_txns(5001), 128), Err(Refused::Malformed(Malformed::TooDeep)));
     }
 }

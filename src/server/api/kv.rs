@@ -147,7 +147,7 @@ async fn answer_long(
             observer::range(&session, reply.peer(), &request, times, Ok(&read));
             let hold = Hold::new(pin, request.revision > 0);
             drop(request);
-            reply.keep(emission.held_bytes());
+            reply.hold(emission.held_bytes());
             long::write(session, header, hold, emission, reply).await;
         }
         Err(error) => {
@@ -194,8 +194,8 @@ pub fn put(session: &Rc<Session>, message: &Bytes) -> Outcome {
     }
     check::put(&request)?;
     let expected = session.view(|view| {
-        view.will_write(&request.key);
-        expected::of_put(view, &request)
+        // The disk is not waited for here: this core has other clients.
+        if view.will_write(&request.key) { expected::of_put(view, &request) } else { 0 }
     });
     Ok(Answer::propose_expecting(expected, Kind::Put, message))
 }
@@ -213,9 +213,7 @@ pub fn txn(session: &Rc<Session>, caller: Caller, message: &Bytes) -> Outcome {
     let (request, message) = match decode_txn(message, session.member.max_txn_ops) {
         Ok(decoded) => decoded,
         Err(Refused::Malformed(malformed)) => return Err(undecodable(malformed)),
-        Err(Refused::Checked { error, puts }) => {
-            // What was not decoded costs no more than its bytes.
-            let cost = if puts { message.len() as u64 } else { 0 };
+        Err(Refused::Checked { error, cost }) => {
             return quota::refusal(session, cost).unwrap_or(Err(error.into()));
         }
     };
@@ -225,7 +223,7 @@ pub fn txn(session: &Rc<Session>, caller: Caller, message: &Bytes) -> Outcome {
     check::txn_keys(&request)?;
     if !txn::is_read_only(&request) {
         let expected = session.view(|view| {
-            txn::put_keys(&request).take(ASKED_MAX).for_each(|key| view.will_write(key));
+            txn::put_keys(&request).take(ASKED_MAX).for_each(|key| _ = view.will_write(key));
             expected::of_txn(view, &request)
         });
         return Ok(Answer::propose_expecting(expected, Kind::Txn, message));
@@ -286,7 +284,7 @@ async fn answer_long_txn(
             let read = txn_read_of(&emission, emission.encoded_len(&header));
             observer::read_only_txn(&session, reply.peer(), &request, times, Ok(read));
             let hold = Hold::new(pin, txn::names_revision(&request));
-            reply.keep(kept_of(request.encoded_len()) + emission.held_bytes());
+            reply.hold(kept_of(request.encoded_len()) + emission.held_bytes());
             drop(request);
             long::write(session, header, hold, emission, reply).await;
         }

@@ -22,7 +22,7 @@ const STALL_MAX: Duration = Duration::from_secs(5);
 /// Bytes that a client has to take per second, on an average since a compaction began to wait.
 const RATE_MIN: u64 = 256 * 1024;
 
-/// How often a waiting answer looks for a compaction.
+/// How often a waiting answer looks for a compaction, and a waiting proposal whether its client is still there.
 pub const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What is known of one answer's progress.

@@ -16,7 +16,7 @@ use bytes::{Bytes, BytesMut};
 use crate::proto::fields::Message;
 
 /// Messages within one another, and groups within one another, that Go reads.
-const DEPTH_MAX: usize = 10_000;
+const MESSAGE_DEPTH_MAX: usize = 10_000;
 
 /// The greatest number of a field.
 const NUMBER_MAX: u64 = (1 << 29) - 1;
@@ -65,7 +65,8 @@ pub struct Field {
     pub value: Range<usize>,
 }
 
-/// The fields of a message that stands in `bytes[at..end]`. Groups are read whole, other fields not within.
+/// Reads the fields of one message, from `at` to the end of `bytes`. A group is one field; the fields of a nested
+/// message are not read.
 #[derive(Clone, Debug)]
 pub struct Fields<'b> {
     bytes: &'b [u8],
@@ -89,16 +90,13 @@ impl<'b> Fields<'b> {
         let (number, wire_type, tag) = self.tag()?;
         let mut begin = self.at;
         match wire_type {
-            VARINT => _ = self.varint()?,
-            FIXED64 => self.skip(8)?,
-            FIXED32 => self.skip(4)?,
             LENGTH => {
                 let length = self.varint()?;
                 begin = self.at;
                 self.skip(length)?;
             }
             GROUP => self.group(number)?,
-            _ => return Err(Malformed::Data),
+            _ => self.skip_number(wire_type)?,
         }
         Ok(Some(Field { number, wire_type, tag, value: begin..self.at }))
     }
@@ -138,22 +136,29 @@ impl<'b> Fields<'b> {
         Ok(())
     }
 
+    /// Skips the value of a field that is a number.
+    fn skip_number(&mut self, wire_type: u8) -> Result<(), Malformed> {
+        match wire_type {
+            VARINT => self.varint().map(drop),
+            FIXED64 => self.skip(8),
+            FIXED32 => self.skip(4),
+            _ => Err(Malformed::Data),
+        }
+    }
+
     /// Skips a group whose tag was read.
     fn group(&mut self, number: u32) -> Result<(), Malformed> {
         let mut open = vec![number];
         while !open.is_empty() {
             let (number, wire_type, _) = self.tag()?;
             match wire_type {
-                VARINT => _ = self.varint()?,
-                FIXED64 => self.skip(8)?,
-                FIXED32 => self.skip(4)?,
                 LENGTH => {
                     let length = self.varint()?;
                     self.skip(length)?;
                 }
-                GROUP if open.len() < DEPTH_MAX => open.push(number),
+                GROUP if open.len() < MESSAGE_DEPTH_MAX => open.push(number),
                 GROUP_END if open.pop() == Some(number) => {}
-                _ => return Err(Malformed::Data),
+                _ => self.skip_number(wire_type)?,
             }
         }
         Ok(())
@@ -168,7 +173,7 @@ impl<'b> Fields<'b> {
 pub fn conform(
     bytes: &Bytes,
     message: &'static Message,
-    mut each: impl FnMut(&'static Message, u32),
+    mut each: impl FnMut(&'static Message, &Field),
 ) -> Result<Bytes, Malformed> {
     let mut copy: Option<BytesMut> = None;
     let mut message = message;
@@ -193,10 +198,10 @@ pub fn conform(
             put_padded(UNKNOWN << 3 | u64::from(field.wire_type), &mut copy[field.tag]);
             continue;
         }
-        each(message, field.number);
+        each(message, &field);
         if let Some(nested) = known.message() {
             // The outermost message counts.
-            if around.len() + 1 == DEPTH_MAX {
+            if around.len() + 1 == MESSAGE_DEPTH_MAX {
                 return Err(Malformed::TooDeep);
             }
             around.push((fields.bytes.len(), message));
@@ -309,7 +314,7 @@ mod tests {
     #[test]
     fn messages_and_groups_are_read_as_deep_as_go_reads_them() {
         let groups = |depth| [vec![0x7b; depth], vec![0x7c; depth]].concat();
-        assert!(conformed("RangeRequest", &groups(DEPTH_MAX)).is_ok());
-        assert_eq!(conformed("RangeRequest", &groups(DEPTH_MAX + 1)), Err(Malformed::Data));
+        assert!(conformed("RangeRequest", &groups(MESSAGE_DEPTH_MAX)).is_ok());
+        assert_eq!(conformed("RangeRequest", &groups(MESSAGE_DEPTH_MAX + 1)), Err(Malformed::Data));
     }
 }

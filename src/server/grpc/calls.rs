@@ -17,7 +17,7 @@ use super::deadlines::What;
 use super::frame::message_head;
 use super::gzip;
 use super::long::LongAnswer;
-use super::shared::Shared;
+use super::shared::{PartialBytes, Shared};
 use crate::server::call::method::Method;
 use crate::server::call::status::{Code, Status};
 use crate::server::http2::Stream;
@@ -64,8 +64,10 @@ pub struct Responder {
 }
 
 impl Responder {
-    /// So much of the request, or of room for the answer, is kept until the call is answered: the client's further
-    /// requests wait if it is too much. True if the core has that room; [`Responder::granted`] waits for it otherwise.
+    /// So much of the request, or of room for the answer, is to be kept until the call is answered: further requests of
+    /// the client wait if it is too much. True if the core has that room; otherwise [`Responder::granted`] waits for
+    /// it.
+    #[must_use]
     pub fn keep(&mut self, bytes: usize) -> bool {
         match &mut self.kept {
             None if bytes == 0 => true,
@@ -73,8 +75,18 @@ impl Responder {
         }
     }
 
-    /// Waits until the core has room for what is to be kept.
-    pub async fn granted(&mut self) {
+    /// So much is kept already until the call is answered, whether the core has room for it or not.
+    pub fn hold(&mut self, bytes: usize) {
+        match &mut self.kept {
+            None if bytes == 0 => {}
+            kept => kept.get_or_insert_with(|| Charge::new(&self.shared.account)).hold(bytes),
+        }
+    }
+
+    /// Waits until the core has room for what is to be kept; a message of `message_bytes` counts as unfinished
+    /// meanwhile.
+    pub async fn granted(&mut self, message_bytes: usize) {
+        let _waiting = PartialBytes::count(&self.shared, message_bytes);
         if let Some(kept) = &mut self.kept {
             poll_fn(|cx| kept.poll_granted(cx)).await;
         }
@@ -89,10 +101,10 @@ impl Responder {
         }
     }
 
-    /// Waits until the connection may answer, if it may not. Meanwhile `message`, a length, is held. What is returned
-    /// is to be kept until the answer is given.
-    pub async fn turn(&self, message: usize) -> Option<InLine> {
-        self.shared.answerable(message).await
+    /// Waits for the turn of this call if its connection may not answer yet; a message of `message_bytes` counts as
+    /// unfinished meanwhile. The caller keeps the place until the answer is given.
+    pub async fn turn(&self, message_bytes: usize) -> Option<InLine> {
+        self.shared.answerable(message_bytes).await
     }
 
     /// Whether the connection has to wait with further answers.

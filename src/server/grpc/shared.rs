@@ -130,7 +130,7 @@ impl Shared {
     pub(super) fn count_partial(&self, before: usize, after: usize) -> bool {
         let bytes = self.partial_bytes.get() - before + after;
         self.partial_bytes.set(bytes);
-        self.core.memory.hold(before, after);
+        self.core.memory.count_received(before, after);
         bytes <= CONNECTION_PARTIAL_MAX && !self.core.memory.is_full(bytes)
     }
 
@@ -191,13 +191,13 @@ impl Shared {
 }
 
 /// Bytes of requests that are held and not answered; counted until dropped.
-struct PartialBytes<'a> {
+pub(super) struct PartialBytes<'a> {
     shared: &'a Shared,
     bytes: usize,
 }
 
 impl<'a> PartialBytes<'a> {
-    fn count(shared: &'a Shared, bytes: usize) -> Self {
+    pub(super) fn count(shared: &'a Shared, bytes: usize) -> Self {
         shared.count_partial(0, bytes);
         Self { shared, bytes }
     }

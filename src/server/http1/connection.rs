@@ -66,8 +66,8 @@ async fn serve_one<S: ByteStream>(
             _ => return Ok(false),
         }
     };
-    let head = match read {
-        Read::Head(head) => head,
+    let (head, held) = match read {
+        Read::Head(head, held) => (head, held),
         Read::Gone => return Ok(false),
         Read::Refused(refusal) => {
             let form = Form { is_old: false, keeps_alive: false, is_head: false };
@@ -91,14 +91,15 @@ async fn serve_one<S: ByteStream>(
         }
     }
     let reply = service.answer(&head).await;
-    drop(head);
+    drop((head, held));
     let closes = write(stream, reply, form).await?;
     Ok(form.keeps_alive && !closes)
 }
 
 /// What reading a head comes to.
 pub(super) enum Read {
-    Head(Box<Head>),
+    /// A head, and the memory that it is counted for.
+    Head(Box<Head>, Held),
     /// The client went.
     Gone,
     Refused(Box<Answer>),
@@ -111,7 +112,8 @@ pub(super) async fn read_head<S: ByteStream>(stream: &mut S, input: &mut BytesMu
     loop {
         match lines.look(input) {
             Look::Whole => match parse(&input[..lines.seen]) {
-                Ok(Some(head)) => return Ok(Read::Head(Box::new(head))),
+                Ok(Some(head)) if held.set(head.bytes) => return Ok(Read::Head(Box::new(head), held)),
+                Ok(Some(_)) => return Ok(Read::Refused(Box::new(unavailable()))),
                 Ok(None) => continue,
                 Err(refusal) => return Ok(Read::Refused(refusal)),
             },
@@ -255,7 +257,26 @@ async fn send<S: ByteStream>(stream: &mut S, mut bytes: &[u8]) -> io::Result<()>
 
 #[cfg(test)]
 mod tests {
+    use super::super::memory::HELD_MAX;
     use super::*;
+
+    #[test]
+    fn a_head_is_counted_until_it_is_answered() {
+        let head = format!("GET / HTTP/1.1\r\nHost: x\r\nA: {}\r\n\r\n", "b".repeat(10_000));
+        let read = || {
+            let (mut stream, mut input) =
+                (futures::io::Cursor::new(Vec::new()), BytesMut::from(head.as_bytes()));
+            let reading = read_head(&mut stream, &mut input);
+            futures::executor::block_on(reading).expect("a stream without errors")
+        };
+        let whole = read();
+        assert!(matches!(whole, Read::Head(..)));
+        let mut others = Held::default();
+        assert!(!others.set(HELD_MAX), "the head takes some of it");
+        assert!(matches!(read(), Read::Refused(answer) if answer.status == 503));
+        drop(whole);
+        assert!(others.set(HELD_MAX));
+    }
 
     #[test]
     fn dates_are_those_of_http() {

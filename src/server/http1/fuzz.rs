@@ -100,7 +100,7 @@ fn outcome(bytes: &[u8], first: usize, chunk: usize) -> Vec<String> {
         let read = pin!(read_head(&mut stream, &mut input)).poll(&mut context);
         let Poll::Ready(Ok(read)) = read else { panic!("a stream that has everything waits for nothing") };
         match read {
-            Read::Head(head) => {
+            Read::Head(head, _held) => {
                 assert!(head.bytes <= input.len() && head.bytes > 0, "a head takes what has come");
                 seen.push(format!("{head:?}"));
                 input.advance(head.bytes);

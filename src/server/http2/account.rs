@@ -12,7 +12,8 @@
 //!                    none while the core is exhausted and the connection holds anything
 //! ```
 //!
-//! Streams do not make requests wait: a few slow LISTs must not stop the gets beside them.
+//! What streams have not sent makes no requests wait: a few slow LISTs must not stop the gets beside them. What is kept
+//! to make their answers from does (see `charge`).
 #![forbid(unsafe_code)]
 
 use std::cell::{Cell, RefCell};
@@ -129,18 +130,18 @@ impl Account {
     }
 
     fn charge(&self, bytes: usize) {
-        self.memory.wait(0, bytes);
+        self.memory.count_unsent(0, bytes);
         self.unsent.set(self.unsent.get() + bytes);
     }
 
     fn release(&self, bytes: usize) {
-        self.memory.wait(bytes, 0);
-        self.hold(bytes, 0);
+        self.memory.count_unsent(bytes, 0);
+        self.count_unsent(bytes, 0);
         self.note_write();
     }
 
     /// `after` bytes are held where `before` were, as far as this connection is concerned.
-    pub(super) fn hold(&self, before: usize, after: usize) {
+    pub(super) fn count_unsent(&self, before: usize, after: usize) {
         self.unsent.set(self.unsent.get() - before + after);
         if after < before {
             self.wake_first();
@@ -161,21 +162,22 @@ impl Account {
     }
 
     fn charge_stream(&self, bytes: usize) {
-        self.memory.wait(0, bytes);
+        self.memory.count_unsent(0, bytes);
         self.of_streams.set(self.of_streams.get() + bytes);
     }
 
     /// Each stream that is written lets a few that wait try again: those have something to be written then, and so on.
     fn release_stream(&self, bytes: usize) {
         const WOKEN: usize = 4;
-        self.memory.wait(bytes, 0);
+        self.memory.count_unsent(bytes, 0);
         let of_streams = self.of_streams.get() - bytes;
         self.of_streams.set(of_streams);
         self.note_write();
-        let mut crowd = self.crowd.borrow_mut();
-        let count = if of_streams == 0 { crowd.len() } else { WOKEN };
+        let count = if of_streams == 0 { self.crowd.borrow().len() } else { WOKEN };
         for _ in 0..count {
-            let Some(stream) = crowd.pop_front() else { return };
+            // Taken out in a statement of its own: waking a producer may end another one.
+            let next = self.crowd.borrow_mut().pop_front();
+            let Some(stream) = next else { return };
             stream.is_in_crowd.set(false);
             stream.wake();
         }
@@ -208,8 +210,8 @@ impl InLine {
 impl Drop for InLine {
     /// Whoever leaves the line lets the next one try: after its answer, or instead of it.
     fn drop(&mut self) {
-        let was_waiting = self.account.line.borrow_mut().remove(&self.number).is_some();
-        if self.passed || !was_waiting {
+        let left = self.account.line.borrow_mut().remove(&self.number);
+        if self.passed || left.is_none() {
             self.account.wake_first();
         }
     }

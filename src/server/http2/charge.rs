@@ -4,7 +4,8 @@
 //!
 //! ```text
 //!   connection   counted at once: beyond its bound, further requests of the connection wait
-//!   core         little is counted at once; much waits until the core has room, and other connections go on
+//!   core         little is counted at once; a write that needs much waits until the core has room, a read that does
+//!                is refused, and other connections go on
 //! ```
 #![forbid(unsafe_code)]
 
@@ -34,22 +35,26 @@ impl Charge {
         Self { account: account.clone(), bytes: 0, is_granted: true, waiting: None }
     }
 
-    /// Bytes that are kept.
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
     /// So many bytes are to be kept from now on. True if the core has room for them; [`Charge::poll_granted`] waits for
     /// it otherwise.
+    #[must_use]
     pub fn set(&mut self, bytes: usize) -> bool {
         let before = self.counted();
-        self.account.hold(self.bytes, bytes);
+        self.account.count_unsent(self.bytes, bytes);
         self.bytes = bytes;
         self.waiting = None;
         let memory = self.account.memory();
         self.is_granted = bytes <= before.max(LITTLE_BYTES) || memory.has_room(bytes - before);
-        memory.wait(before, self.counted());
+        memory.count_unsent(before, self.counted());
         self.is_granted
+    }
+
+    /// So many bytes are kept already, whether the core has room for them or not.
+    pub fn hold(&mut self, bytes: usize) {
+        let before = self.counted();
+        self.account.count_unsent(self.bytes, bytes);
+        (self.bytes, self.is_granted, self.waiting) = (bytes, true, None);
+        self.account.memory().count_unsent(before, bytes);
     }
 
     /// Ready when the core has room for what is to be kept.
@@ -65,7 +70,7 @@ impl Charge {
         }
         self.waiting = None;
         self.is_granted = true;
-        memory.wait(0, self.bytes);
+        memory.count_unsent(0, self.bytes);
         Poll::Ready(())
     }
 
@@ -85,7 +90,7 @@ impl Charge {
 impl Drop for Charge {
     fn drop(&mut self) {
         if self.bytes > 0 {
-            self.set(0);
+            self.hold(0);
         }
     }
 }
@@ -111,6 +116,22 @@ mod tests {
         assert!(charge.set(10) && !account.is_full());
         drop(charge);
         assert_eq!((account.unsent(), memory.unsent()), (0, 0));
+    }
+
+    #[test]
+    fn what_is_held_is_counted_also_where_there_is_no_room() {
+        let memory = Memory::new();
+        let (full, account) = (Account::new(memory.clone()), Account::new(memory.clone()));
+        let (mut much, mut charge) = (Charge::new(&full), Charge::new(&account));
+        much.hold(127 * MIB);
+        assert!(charge.set(MIB / 2) && !memory.is_exhausted());
+        charge.hold(6 * MIB);
+        assert_eq!((memory.unsent(), account.unsent()), (133 * MIB, 6 * MIB));
+        assert!(memory.is_exhausted() && account.is_full());
+        charge.hold(MIB);
+        assert_eq!((memory.unsent(), account.unsent()), (128 * MIB, MIB));
+        drop((much, charge));
+        assert_eq!((memory.unsent(), account.unsent()), (0, 0));
     }
 
     #[test]

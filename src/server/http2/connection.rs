@@ -297,7 +297,7 @@ impl Http2 {
     pub fn close(&self) {
         let (slots, backlog) = self.with(|state| {
             state.memory.close_streams(state.ids.len());
-            state.memory.hold(state.unread_bytes + state.counted_bytes, 0);
+            state.memory.count_received(state.unread_bytes + state.counted_bytes, 0);
             (state.unread_bytes, state.counted_bytes) = (0, 0);
             state.ids = Ids::default();
             (state.frames, state.block) = (FrameReader::default(), None);
@@ -326,8 +326,8 @@ fn is_open(slots: &Slab<Slot>, request: &Waiting) -> bool {
 impl Drop for State {
     fn drop(&mut self) {
         self.memory.close_streams(self.ids.len());
-        self.memory.hold(self.unread_bytes + self.counted_bytes, 0);
-        self.memory.wait(self.counted_unsent, 0);
+        self.memory.count_received(self.unread_bytes + self.counted_bytes, 0);
+        self.memory.count_unsent(self.counted_unsent, 0);
     }
 }
 
@@ -383,7 +383,7 @@ impl State {
     fn count_unsent(&mut self) {
         let unsent = self.sending.out.unsent();
         if unsent != self.counted_unsent {
-            self.memory.wait(std::mem::replace(&mut self.counted_unsent, unsent), unsent);
+            self.memory.count_unsent(std::mem::replace(&mut self.counted_unsent, unsent), unsent);
         }
     }
 
@@ -391,7 +391,7 @@ impl State {
     fn count_held(&mut self) {
         let bytes = self.frames.held() + self.block_bytes() + self.backlog.bytes();
         if bytes != self.counted_bytes {
-            self.memory.hold(std::mem::replace(&mut self.counted_bytes, bytes), bytes);
+            self.memory.count_received(std::mem::replace(&mut self.counted_bytes, bytes), bytes);
         }
     }
 
@@ -401,13 +401,13 @@ impl State {
 
     /// Counts data that came and is not read yet.
     fn hold_unread(&mut self, bytes: usize) {
-        self.memory.hold(0, bytes);
+        self.memory.count_received(0, bytes);
         self.unread_bytes += bytes;
     }
 
     /// Counts data that was read, or thrown away.
     fn drop_unread(&mut self, bytes: usize) {
-        self.memory.hold(bytes, 0);
+        self.memory.count_received(bytes, 0);
         self.unread_bytes -= bytes;
     }
 

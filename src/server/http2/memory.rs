@@ -10,8 +10,10 @@
 //!                                                                                           has 100 gets no more
 //!   unsent     answers that clients have not taken, and what is kept for calls until        64 MB, then streams get
 //!              their answers are written                                                    less room; 128 MB, then
-//!                                                                                           next to none, and calls
-//!                                                                                           that need much wait
+//!                                                                                           next to none; a write
+//!                                                                                           that needs much waits,
+//!                                                                                           a read that does is
+//!                                                                                           refused
 //! ```
 #![forbid(unsafe_code)]
 
@@ -54,7 +56,7 @@ impl Memory {
     }
 
     /// `after` bytes of received data are held where `before` were.
-    pub fn hold(&self, before: usize, after: usize) {
+    pub fn count_received(&self, before: usize, after: usize) {
         self.received.set(self.received.get() - before + after);
     }
 
@@ -84,7 +86,7 @@ impl Memory {
     }
 
     /// `after` bytes wait to be sent where `before` did.
-    pub fn wait(&self, before: usize, after: usize) {
+    pub fn count_unsent(&self, before: usize, after: usize) {
         self.unsent.set(self.unsent.get() - before + after);
         if after < before {
             self.wake_one();
@@ -98,10 +100,14 @@ impl Memory {
 
     /// Wakes a call that waits for no more room than there is.
     fn wake_one(&self) {
-        let mut line = self.line.borrow_mut();
-        let fitting = line.iter().take(ASKED_MAX).find(|(_, (bytes, _))| self.has_room(*bytes));
-        let Some((&number, _)) = fitting else { return };
-        if let Some((_, waker)) = line.remove(&number) {
+        // Taken out in a block of its own: waking a task may end another one, which leaves the line.
+        let fitting = {
+            let mut line = self.line.borrow_mut();
+            let mut first = line.iter().take(ASKED_MAX);
+            let number = first.find(|(_, (bytes, _))| self.has_room(*bytes)).map(|(&number, _)| number);
+            number.and_then(|number| line.remove(&number))
+        };
+        if let Some((_, waker)) = fitting {
             waker.wake();
         }
     }
@@ -139,14 +145,16 @@ impl Waiting {
 
     /// Has `waker` woken when there is room. A call that was woken and found none keeps its place.
     pub(super) fn register(&self, waker: &Waker) {
-        self.memory.line.borrow_mut().insert(self.number, (self.bytes, waker.clone()));
+        let before = self.memory.line.borrow_mut().insert(self.number, (self.bytes, waker.clone()));
+        drop(before);
     }
 }
 
 impl Drop for Waiting {
     /// A call that was woken and has gone leaves the room to the next.
     fn drop(&mut self) {
-        if self.memory.line.borrow_mut().remove(&self.number).is_none() {
+        let left = self.memory.line.borrow_mut().remove(&self.number);
+        if left.is_none() {
             self.memory.wake_one();
         }
     }
@@ -156,19 +164,44 @@ impl Drop for Waiting {
 mod tests {
     use super::*;
 
+    thread_local! {
+        static OTHER: RefCell<Option<Waiting>> = const { RefCell::new(None) };
+    }
+
+    /// Ends another call that waits when it is woken.
+    struct EndsOther;
+
+    impl std::task::Wake for EndsOther {
+        fn wake(self: std::sync::Arc<Self>) {
+            OTHER.take();
+        }
+    }
+
+    #[test]
+    fn whoever_is_woken_may_end_others_in_the_line() {
+        let memory = Memory::new();
+        memory.count_unsent(0, UNSENT_MAX);
+        let (first, other) = (Waiting::new(&memory, 1), Waiting::new(&memory, 1));
+        first.register(&Waker::from(std::sync::Arc::new(EndsOther)));
+        other.register(Waker::noop());
+        OTHER.set(Some(other));
+        memory.count_unsent(1, 0);
+        assert!(memory.line.borrow().is_empty() && OTHER.take().is_none());
+    }
+
     #[test]
     fn each_side_has_its_bound() {
         let memory = Memory::new();
-        memory.hold(0, RECEIVED_MAX);
+        memory.count_received(0, RECEIVED_MAX);
         assert!(!memory.is_full(RECEIVED_MAX));
-        memory.hold(0, 1);
+        memory.count_received(0, 1);
         assert!(
             memory.is_full(RECEIVED_SPARED + 1) && !memory.is_full(RECEIVED_SPARED) && !memory.is_crowded()
         );
-        memory.hold(RECEIVED_MAX + 1, 0);
-        memory.wait(0, UNSENT_CROWDED + 1);
+        memory.count_received(RECEIVED_MAX + 1, 0);
+        memory.count_unsent(0, UNSENT_CROWDED + 1);
         assert!(memory.is_crowded() && !memory.is_exhausted());
-        memory.wait(UNSENT_CROWDED + 1, UNSENT_MAX + 1);
+        memory.count_unsent(UNSENT_CROWDED + 1, UNSENT_MAX + 1);
         assert!(memory.is_exhausted() && !memory.is_full(RECEIVED_MAX));
         (0..STREAMS_MAX).for_each(|_| memory.open_stream());
         assert!(

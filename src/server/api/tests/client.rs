@@ -38,7 +38,7 @@ impl Client {
         Self(client)
     }
 
-    /// One that takes nothing of what its calls are answered.
+    /// A client whose windows are zero, so it takes nothing of any answer.
     pub async fn stuck(stream: End) -> Self {
         let mut builder = h2::client::Builder::new();
         builder.initial_window_size(0);

@@ -15,6 +15,8 @@ use crate::proto::etcdserverpb::{
 use crate::replica::port::Input;
 use crate::response::Response;
 use crate::server::io::{clock, task};
+use crate::server::mesh::Receiver;
+use crate::stdx::time::Duration;
 
 const MIB: usize = 1 << 20;
 const PUT: &str = "/etcdserverpb.KV/Put";
@@ -27,11 +29,34 @@ fn on_executor(test: impl Future<Output = ()>) {
     builder.make().expect("an executor").run(test);
 }
 
+/// Waits for something that must come to pass.
+async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = clock::now() + Duration::from_secs(10);
+    while !is_so() {
+        assert!(clock::now() < deadline, "{what}");
+        task::yield_now().await;
+    }
+}
+
+/// Waits until nothing is held for anybody.
+async fn until_free(member: &Member) {
+    until("all is given back", || (member.memory().unsent(), member.memory().held()) == (0, 0)).await;
+}
+
 /// Lets everybody go on until nothing more is to be expected.
 async fn settle() {
     for _ in 0..500 {
         task::yield_now().await;
     }
+}
+
+/// Waits until the replica has been told so much.
+async fn until_told(lane: &Receiver<Input>, told: &mut VecDeque<Input>, count: usize) {
+    until("the replica is told", || {
+        lane.take(usize::MAX, told);
+        told.len() >= count
+    })
+    .await;
 }
 
 /// Sends a call and keeps it open.
@@ -97,8 +122,7 @@ fn answers_to_puts_that_nobody_takes_keep_further_puts_of_their_client_waiting()
         assert!(member.memory().unsent() < 7 * MIB, "{} bytes wait", member.memory().unsent());
         is_served(&client).await;
         drop((calls, stuck));
-        settle().await;
-        assert_eq!((member.memory().unsent(), member.memory().held()), (0, 0));
+        until_free(&member).await;
         // Who takes answers gets all of them, however many come at once.
         let mut calls = Vec::new();
         for _ in 0..100 {
@@ -121,10 +145,7 @@ fn an_answer_longer_than_its_room_ends_its_call_where_nobody_takes_any() {
         let (mut calls, mut told) = (Vec::new(), VecDeque::new());
         for n in 1..=20 {
             calls.push(send(&stuck, PUT, &put).await);
-            while told.len() < n {
-                task::yield_now().await;
-                lane.take(usize::MAX, &mut told);
-            }
+            until_told(&lane, &mut told, n).await;
         }
         for input in told {
             let Input::Propose { ticket, .. } = input else { panic!("a proposal") };
@@ -161,8 +182,37 @@ fn long_answers_to_writes_of_many_clients_wait_for_the_room_of_the_core() {
         drop(stuck);
         let answer = finish(waiting).await.expect("room, once the others have gone");
         assert_eq!(TxnResponse::decode(&answer[..]).expect("an answer").responses.len(), 2);
+        until_free(&member).await;
+        assert_eq!(member.session.waiting(), 0);
+    });
+}
+
+#[test]
+fn a_write_that_waits_for_room_is_counted_and_goes_with_its_client() {
+    on_executor(async {
+        let member = Member::start(None).await;
+        let client = Client::new(member.connect()).await;
+        fill(&client, 40, MIB).await;
+        let put = |bytes: usize| {
+            let put =
+                PutRequest { key: "small".into(), value: vec![0; bytes].into(), ..PutRequest::default() };
+            txn([Op::RequestRange(large(0)), Op::RequestPut(put)])
+        };
+        let mut stuck = Vec::new();
+        for _ in 0..3 {
+            let client = Client::stuck(member.connect()).await;
+            stuck.push((send(&client, TXN, &put(1)).await, client));
+        }
+        until("the core is full", || member.memory().unsent() > 100 * MIB).await;
+        let other = Client::new(member.connect()).await;
+        let waiting = send(&other, TXN, &put(MIB)).await;
         settle().await;
-        assert_eq!((member.memory().unsent(), member.session.waiting()), (0, 0));
+        until("the request waits", || member.memory().held() > MIB).await;
+        settle().await;
+        assert!(member.memory().held() > MIB, "{} bytes wait", member.memory().held());
+        drop((waiting, other));
+        until("the request has gone with its client", || member.memory().held() == 0).await;
+        assert!(member.memory().unsent() > 100 * MIB, "there was no room for it");
     });
 }
 
@@ -191,9 +241,8 @@ fn reads_that_keep_long_keys_and_that_nobody_takes_keep_further_ones_waiting() {
             while taken.next().await.is_some() {}
             assert_eq!(taken.ended.expect("the call is over").code, "0", "{path}");
             drop((calls, stuck));
-            settle().await;
-            let left = (member.memory().unsent(), member.memory().held());
-            assert_eq!((left, member.session.metrics.store_readers.get()), ((0, 0), 0), "{path}");
+            until_free(&member).await;
+            until("no state is held", || member.session.metrics.store_readers.get() == 0).await;
         });
     }
 }
@@ -216,8 +265,7 @@ fn what_is_kept_of_a_head_is_counted_until_its_message_has_come() {
         for call in calls {
             finish(call).await.expect("an answer");
         }
-        settle().await;
-        assert_eq!(member.memory().held(), 0);
+        until_free(&member).await;
     });
 }
 
@@ -229,15 +277,9 @@ fn the_answers_of_clients_that_have_gone_are_not_waited_for() {
         let put = PutRequest { key: "a".into(), prev_kv: true, ..PutRequest::default() };
         let (gone_call, _stays) = (send(&gone, PUT, &put).await, send(&stays, PUT, &put).await);
         let mut told = VecDeque::new();
-        while told.len() < 2 {
-            task::yield_now().await;
-            lane.take(usize::MAX, &mut told);
-        }
+        until_told(&lane, &mut told, 2).await;
         drop((gone_call, gone));
-        while told.len() < 3 {
-            task::yield_now().await;
-            lane.take(usize::MAX, &mut told);
-        }
+        until_told(&lane, &mut told, 3).await;
         let proposed: Vec<u64> = told
             .iter()
             .filter_map(|input| match input {

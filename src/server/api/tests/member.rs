@@ -23,8 +23,8 @@ use crate::server::grpc::{self, connection};
 use crate::server::http2::Memory;
 use crate::server::io::idle::IdleClients;
 use crate::server::io::stop::Stop;
-use crate::server::io::task;
 use crate::server::io::turns::Turns;
+use crate::server::io::{clock, task};
 use crate::server::log::slow::Limits;
 use crate::server::mesh::{self, Outbox, Receiver};
 use crate::server::metrics;
@@ -54,9 +54,13 @@ impl Member {
         task::spawn(drive(replica, inputs, Outbox::new(to_session), now.clone()));
         task::spawn(session_loop::run(session.clone(), lane));
         task::spawn(session_loop::run_timers(session.clone()));
-        while !session.gate().is_published() {
-            task::yield_now().await;
-        }
+        let published = async {
+            while !session.gate().is_published() {
+                task::yield_now().await;
+            }
+        };
+        let deadline = clock::now() + Duration::from_secs(10);
+        task::until(deadline, published).await.expect("a member that serves");
         Self::of(session, now, counters)
     }
 
