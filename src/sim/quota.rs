@@ -54,10 +54,13 @@ impl World {
         // The pages of an entry that takes several turns count already, and nothing is full before they are published.
         let is_full = used >= quota && !member.replica.is_suspended();
         let fullness = &mut self.fullness;
-        // What a sweep has removed in the turn was in use when the alarm was thought of.
+        // What a sweep, or a later entry of the turn, has removed was in use when the alarm was thought of.
         let sweeps = member.replica.tally().sweeps;
         let swept = std::mem::replace(&mut fullness.sweeps, sweeps) != sweeps;
-        fullness.was_full |= is_full || swept && used + stats.leaving_bytes >= quota;
+        // Another entry may have begun in the turn.
+        let entries = applied.saturating_sub(fullness.looked) + u64::from(member.replica.is_suspended());
+        let several = swept || entries > 1;
+        fullness.was_full |= is_full || several && used + stats.leaving_bytes >= quota;
         let new = fullness.looked.min(applied) as usize..applied as usize;
         let grown = self.judge.history[new.clone()]
             .iter()

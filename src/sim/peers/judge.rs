@@ -66,6 +66,8 @@ pub struct Judge {
     member: u64,
     /// Entry `i` is at position `i - 1`.
     pub committed: Vec<Entry>,
+    /// The terms in which they were committed: a leader of an earlier term, elected late, may lack them.
+    committed_in: Vec<u64>,
     /// By committed entries.
     states: Vec<State>,
     /// Requests by id that are committed.
@@ -90,6 +92,7 @@ impl Judge {
         let mut judge = Self {
             member,
             committed: vec![],
+            committed_in: vec![],
             states: vec![State { revision: 1, ..State::default() }],
             done: BTreeSet::new(),
             leaders: BTreeMap::new(),
@@ -125,6 +128,8 @@ impl Judge {
                 entry.term
             );
         }
+        let term = log.last().map_or(0, |last| last.term);
+        self.committed_in.resize(self.committed.len().max(log.len()), term);
         for entry in log.iter().skip(self.committed.len()) {
             let mut state = self.states.last().expect("a first state").clone();
             if !entry.data.is_empty() {
@@ -145,7 +150,8 @@ impl Judge {
             return;
         }
         self.leaders.insert(term, id);
-        let lost = self.committed.iter().find(|entry| !holds(entry));
+        let known = self.committed.iter().zip(&self.committed_in).filter(|(_, committed)| **committed < term);
+        let lost = known.map(|(entry, _)| entry).find(|entry| !holds(entry));
         judge!(
             lost.is_none(),
             "{id:x} leads term {term} without entry {}, which is committed",
