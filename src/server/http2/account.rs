@@ -17,10 +17,11 @@
 #![forbid(unsafe_code)]
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use super::line::{Line, Place};
 use super::memory::Memory;
 use crate::stdx::waker::keep;
 
@@ -48,9 +49,7 @@ pub struct Account {
     /// Something was written since the connection last asked; see `keepalive`.
     wrote: Cell<bool>,
     /// Requests that wait until the connection may answer more, in the order in which they came.
-    line: RefCell<BTreeMap<u64, Waker>>,
-    /// The number of the next request in line.
-    next: Cell<u64>,
+    line: Line<()>,
     /// Whoever has requests that are to follow those in line.
     behind: RefCell<Option<Waker>>,
     /// Streams whose producers wait until others have been written. A stream is in here once at most.
@@ -65,8 +64,7 @@ impl Account {
             unsent: Cell::new(0),
             of_streams: Cell::new(0),
             wrote: Cell::new(false),
-            line: RefCell::default(),
-            next: Cell::new(0),
+            line: Line::default(),
             behind: RefCell::new(None),
             crowd: RefCell::default(),
         })
@@ -103,9 +101,7 @@ impl Account {
 
     /// A place in the line of requests that wait for an answer.
     pub fn line_up(self: &Rc<Self>) -> InLine {
-        let number = self.next.get();
-        self.next.set(number + 1);
-        InLine { account: self.clone(), number, passed: false }
+        InLine { account: self.clone(), place: self.line.place(), passed: false }
     }
 
     /// Has `waker` woken when the connection may answer requests that are not in the line yet.
@@ -118,8 +114,7 @@ impl Account {
         if self.is_full() {
             return;
         }
-        let first = self.line.borrow_mut().pop_first().map(|(_, waker)| waker);
-        if let Some(waker) = first.or_else(|| self.behind.take()) {
+        if let Some(waker) = self.line.take_first(1, |()| true).or_else(|| self.behind.take()) {
             waker.wake();
         }
     }
@@ -187,7 +182,7 @@ impl Account {
 /// The place of a request in the line of those that wait until their connection may answer more.
 pub struct InLine {
     account: Rc<Account>,
-    number: u64,
+    place: Place,
     passed: bool,
 }
 
@@ -195,11 +190,7 @@ impl InLine {
     /// Ready when the connection may answer this request.
     pub fn poll(&mut self, cx: &Context<'_>) -> Poll<()> {
         if self.account.is_full() {
-            let mut line = self.account.line.borrow_mut();
-            match line.get_mut(&self.number) {
-                Some(waker) => waker.clone_from(cx.waker()),
-                None => drop(line.insert(self.number, cx.waker().clone())),
-            }
+            self.account.line.wait(&self.place, (), cx.waker());
             return Poll::Pending;
         }
         self.passed = true;
@@ -210,8 +201,8 @@ impl InLine {
 impl Drop for InLine {
     /// Whoever leaves the line lets the next one try: after its answer, or instead of it.
     fn drop(&mut self) {
-        let left = self.account.line.borrow_mut().remove(&self.number);
-        if self.passed || left.is_none() {
+        let was_waiting = self.account.line.leave(&self.place);
+        if self.passed || !was_waiting {
             self.account.wake_first();
         }
     }
@@ -391,7 +382,7 @@ mod tests {
         for _ in 0..3 {
             assert!(line.iter_mut().all(|place| place.poll(&cx).is_pending()));
         }
-        assert_eq!(connection.line.borrow().len(), WAITING, "polled again, and in line once");
+        assert_eq!(connection.line.len(), WAITING, "polled again, and in line once");
         connection.release(1);
         assert_eq!(wakes.count(), 1);
         assert!(line[0].poll(&cx).is_ready());
@@ -403,7 +394,34 @@ mod tests {
         line.remove(0);
         assert_eq!(wakes.count(), 3, "one that leaves instead of answering lets the next one try");
         line.pop();
-        assert_eq!((wakes.count(), connection.line.borrow().len()), (3, WAITING - 4));
+        assert_eq!((wakes.count(), connection.line.len()), (3, WAITING - 4));
+    }
+
+    thread_local! {
+        static ENDING: RefCell<Option<Rc<StreamAccount>>> = const { RefCell::new(None) };
+    }
+
+    /// Ends a stream of the same connection when it is woken.
+    struct EndsStream;
+
+    impl std::task::Wake for EndsStream {
+        fn wake(self: std::sync::Arc<Self>) {
+            if let Some(stream) = ENDING.take() {
+                stream.release(stream.unsent());
+            }
+        }
+    }
+
+    #[test]
+    fn whoever_is_woken_may_end_other_streams() {
+        let connection = connection();
+        let streams: Vec<_> = (0..3).map(|_| StreamAccount::new(&connection)).collect();
+        streams[1..].iter().for_each(|stream| stream.charge(STREAMS_UNSENT_LIMIT));
+        let waker = Waker::from(std::sync::Arc::new(EndsStream));
+        assert!(streams[0].poll_room(&Context::from_waker(&waker)).is_pending());
+        ENDING.set(Some(streams[1].clone()));
+        streams[2].release(STREAMS_UNSENT_LIMIT);
+        assert!(connection.of_streams.get() == 0 && connection.crowd.borrow().is_empty());
     }
 
     #[test]

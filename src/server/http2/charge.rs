@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use super::account::Account;
-use super::memory::Waiting;
+use super::memory::InLine;
 
 /// Bytes that are never waited for.
 pub const LITTLE_BYTES: usize = 64 * 1024;
@@ -26,7 +26,7 @@ pub struct Charge {
     bytes: usize,
     /// The core counts them too.
     is_granted: bool,
-    waiting: Option<Waiting>,
+    waiting: Option<InLine>,
 }
 
 impl Charge {
@@ -64,7 +64,7 @@ impl Charge {
         }
         let memory = self.account.memory();
         if !memory.has_room(self.bytes) {
-            let waiting = self.waiting.get_or_insert_with(|| Waiting::new(memory, self.bytes));
+            let waiting = self.waiting.get_or_insert_with(|| InLine::new(memory, self.bytes));
             waiting.register(cx.waker());
             return Poll::Pending;
         }

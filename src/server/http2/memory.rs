@@ -17,10 +17,11 @@
 //! ```
 #![forbid(unsafe_code)]
 
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::cell::Cell;
 use std::rc::Rc;
 use std::task::Waker;
+
+use super::line::{Line, Place};
 
 /// Bytes of received data from which on more of it is refused.
 const RECEIVED_MAX: usize = 128 * 1024 * 1024;
@@ -44,9 +45,7 @@ pub struct Memory {
     streams: Cell<usize>,
     unsent: Cell<usize>,
     /// Calls that wait for room, in the order in which they came, and how much each needs.
-    line: RefCell<BTreeMap<u64, (usize, Waker)>>,
-    /// The number of the next call in line.
-    next: Cell<u64>,
+    line: Line<usize>,
 }
 
 impl Memory {
@@ -100,14 +99,7 @@ impl Memory {
 
     /// Wakes a call that waits for no more room than there is.
     fn wake_one(&self) {
-        // Taken out in a block of its own: waking a task may end another one, which leaves the line.
-        let fitting = {
-            let mut line = self.line.borrow_mut();
-            let mut first = line.iter().take(ASKED_MAX);
-            let number = first.find(|(_, (bytes, _))| self.has_room(*bytes)).map(|(&number, _)| number);
-            number.and_then(|number| line.remove(&number))
-        };
-        if let Some((_, waker)) = fitting {
+        if let Some(waker) = self.line.take_first(ASKED_MAX, |bytes| self.has_room(*bytes)) {
             waker.wake();
         }
     }
@@ -129,32 +121,28 @@ impl Memory {
 }
 
 /// A place in the line of calls that wait for room.
-pub(super) struct Waiting {
+pub(super) struct InLine {
     memory: Rc<Memory>,
-    number: u64,
+    place: Place,
     bytes: usize,
 }
 
-impl Waiting {
+impl InLine {
     /// A place behind all others, for a call that needs `bytes`.
     pub(super) fn new(memory: &Rc<Memory>, bytes: usize) -> Self {
-        let number = memory.next.get();
-        memory.next.set(number + 1);
-        Self { memory: memory.clone(), number, bytes }
+        Self { memory: memory.clone(), place: memory.line.place(), bytes }
     }
 
     /// Has `waker` woken when there is room. A call that was woken and found none keeps its place.
     pub(super) fn register(&self, waker: &Waker) {
-        let before = self.memory.line.borrow_mut().insert(self.number, (self.bytes, waker.clone()));
-        drop(before);
+        self.memory.line.wait(&self.place, self.bytes, waker);
     }
 }
 
-impl Drop for Waiting {
+impl Drop for InLine {
     /// A call that was woken and has gone leaves the room to the next.
     fn drop(&mut self) {
-        let left = self.memory.line.borrow_mut().remove(&self.number);
-        if left.is_none() {
+        if !self.memory.line.leave(&self.place) {
             self.memory.wake_one();
         }
     }
@@ -163,9 +151,10 @@ impl Drop for Waiting {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::RefCell;
 
     thread_local! {
-        static OTHER: RefCell<Option<Waiting>> = const { RefCell::new(None) };
+        static OTHER: RefCell<Option<InLine>> = const { RefCell::new(None) };
     }
 
     /// Ends another call that waits when it is woken.
@@ -181,12 +170,12 @@ mod tests {
     fn whoever_is_woken_may_end_others_in_the_line() {
         let memory = Memory::new();
         memory.count_unsent(0, UNSENT_MAX);
-        let (first, other) = (Waiting::new(&memory, 1), Waiting::new(&memory, 1));
+        let (first, other) = (InLine::new(&memory, 1), InLine::new(&memory, 1));
         first.register(&Waker::from(std::sync::Arc::new(EndsOther)));
         other.register(Waker::noop());
         OTHER.set(Some(other));
         memory.count_unsent(1, 0);
-        assert!(memory.line.borrow().is_empty() && OTHER.take().is_none());
+        assert!(memory.line.len() == 0 && OTHER.take().is_none());
     }
 
     #[test]

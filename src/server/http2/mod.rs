@@ -8,7 +8,7 @@
 //!   window       flow control                                                     out       what is to be sent
 //!   ids          which stream an id is                                            account   what waits for a client
 //!   memory       what all clients of a core make it hold                            backlog   requests to be looked at
-//!   charge       what is kept for a call until its answer is written
+//!   charge       what is kept for a call until its answer is written              line      tasks that wait for room
 //! ```
 //!
 //! `fuzz` plays a client that follows no rules.
@@ -30,6 +30,7 @@ mod frame_reader;
 pub mod fuzz;
 pub mod hpack;
 mod ids;
+mod line;
 pub mod memory;
 mod out;
 mod request;

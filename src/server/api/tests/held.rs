@@ -118,6 +118,7 @@ fn answers_to_puts_that_nobody_takes_keep_further_puts_of_their_client_waiting()
         for _ in 0..100 {
             calls.push(send(&stuck, PUT, &put_again()).await);
         }
+        until("answers wait", || member.memory().unsent() > 4 * MIB).await;
         settle().await;
         assert!(member.memory().unsent() < 7 * MIB, "{} bytes wait", member.memory().unsent());
         is_served(&client).await;
@@ -174,6 +175,7 @@ fn long_answers_to_writes_of_many_clients_wait_for_the_room_of_the_core() {
             let client = Client::stuck(member.connect()).await;
             stuck.push((send(&client, TXN, &request).await, client));
         }
+        until("answers wait", || member.memory().unsent() > 100 * MIB).await;
         settle().await;
         assert!(member.memory().unsent() <= 128 * MIB, "{} bytes wait", member.memory().unsent());
         is_served(&client).await;
@@ -232,6 +234,7 @@ fn reads_that_keep_long_keys_and_that_nobody_takes_keep_further_ones_waiting() {
                 call.send(&request, true);
                 calls.push(call);
             }
+            until("an answer is under way", || member.session.metrics.store_readers.get() > 0).await;
             settle().await;
             let under_way = member.session.metrics.store_readers.get();
             assert!(under_way <= 4, "{under_way} of {path} are under way");
@@ -258,6 +261,7 @@ fn what_is_kept_of_a_head_is_counted_until_its_message_has_come() {
         for _ in 0..10 {
             calls.push(client.open_with(RANGE, &[("token", &token), ("other", &other)]).await);
         }
+        until("the heads have come", || member.memory().held() >= 100_000).await;
         settle().await;
         let held = member.memory().held();
         assert!((100_000..110_000).contains(&held), "{held}");
