@@ -18,6 +18,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 )
@@ -64,6 +65,10 @@ func (s *server) watch(message []byte) string {
 }
 
 func ending(err error) string {
+	// The client library has two texts for a deadline of its own.
+	if status.Code(err) == codes.DeadlineExceeded {
+		return codes.DeadlineExceeded.String()
+	}
 	return fmt.Sprintf("%s: %s", status.Code(err), status.Convert(err).Message())
 }
 
