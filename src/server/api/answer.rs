@@ -20,6 +20,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
+use super::expected::Expected;
 use super::patience::LOOK_INTERVAL;
 use crate::error::Error;
 use crate::request::Kind;
@@ -52,8 +53,8 @@ pub enum Answer {
         message: Bytes,
         /// The client alone decides how long it waits. Otherwise the request ends after the member's time for requests.
         is_unbounded: bool,
-        /// Bytes that the answer will have, or little more or less: it is assembled when the request is applied.
-        expected: usize,
+        /// What is known of the answer, which is assembled when the request is applied.
+        expected: Expected,
     },
     /// What to do once the published state has everything that was committed before the call.
     Read(Reading),
@@ -64,11 +65,11 @@ pub enum Answer {
 impl Answer {
     /// A request for the log with a short answer that ends after the member's time for requests.
     pub fn propose(kind: Kind, message: Bytes) -> Self {
-        Self::propose_expecting(0, kind, message)
+        Self::propose_expecting(Expected::Bytes(0), kind, message)
     }
 
-    /// [`Answer::propose`] for a request whose answer will have about so many bytes.
-    pub fn propose_expecting(expected: usize, kind: Kind, message: Bytes) -> Self {
+    /// [`Answer::propose`] for a request whose answer may be long.
+    pub fn propose_expecting(expected: Expected, kind: Kind, message: Bytes) -> Self {
         Self::Propose { kind, message, is_unbounded: false, expected }
     }
 
@@ -89,7 +90,7 @@ pub fn settle(session: &Rc<Session>, outcome: Outcome, bytes: usize, mut reply: 
         Err(status) => reply.fail(&status),
         Ok(Answer::Now(message)) => reply.send(Ok(message)),
         Ok(Answer::Propose { kind, message, is_unbounded, expected }) => {
-            if reply.keep(expected) {
+            if reply.keep_expected(expected) {
                 return propose(session, kind, &message, is_unbounded, reply);
             }
             task::spawn(propose_later(session.clone(), kind, message, is_unbounded, reply));
@@ -121,6 +122,19 @@ const COPIES: usize = 4;
 /// What is counted for a request of `bytes` whose answer comes later.
 pub(super) fn kept_of(bytes: usize) -> usize {
     COPIES * bytes.saturating_sub(KEPT_FREE)
+}
+
+impl Responder {
+    /// [`Responder::keep`] for what is expected.
+    fn keep_expected(&mut self, expected: Expected) -> bool {
+        match expected {
+            Expected::Bytes(bytes) => self.keep(bytes),
+            Expected::OnePair => {
+                self.excuse();
+                true
+            }
+        }
+    }
 }
 
 fn propose(session: &Rc<Session>, kind: Kind, message: &Bytes, is_unbounded: bool, reply: Responder) {

@@ -13,7 +13,7 @@ use prost::Message;
 use super::answer::{Answer, Caller, Outcome, kept_of};
 use super::decode::{decode, decode_kept, decode_streamed, undecodable};
 use super::decode_txn::{Refused, decode_txn};
-use super::expected;
+use super::expected::{self, Expected};
 use super::long::{self, Hold, Slices};
 use super::planned::{Planned, Step, planned};
 use super::quota;
@@ -197,7 +197,7 @@ pub fn put(session: &Rc<Session>, message: &Bytes) -> Outcome {
         // The disk is not waited for here: this core has other clients.
         if view.will_write(&request.key) { expected::of_put(view, &request) } else { 0 }
     });
-    Ok(Answer::propose_expecting(expected, Kind::Put, message))
+    Ok(Answer::propose_expecting(Expected::Bytes(expected), Kind::Put, message))
 }
 
 /// `KV/DeleteRange`.
@@ -205,7 +205,7 @@ pub fn delete_range(session: &Session, message: &Bytes) -> Outcome {
     let (request, message) = decode_kept::<DeleteRangeRequest>(message)?;
     check::delete_range(&request)?;
     let expected = session.view(|view| expected::of_delete(view, &request));
-    Ok(Answer::propose_expecting(expected, Kind::DeleteRange, message))
+    Ok(Answer::propose_expecting(Expected::Bytes(expected), Kind::DeleteRange, message))
 }
 
 /// `KV/Txn`. One that cannot write is answered like a Range.
@@ -222,9 +222,10 @@ pub fn txn(session: &Rc<Session>, caller: Caller, message: &Bytes) -> Outcome {
     }
     check::txn_keys(&request)?;
     if !txn::is_read_only(&request) {
+        let calls = session.waiting();
         let expected = session.view(|view| {
             txn::put_keys(&request).take(ASKED_MAX).for_each(|key| _ = view.will_write(key));
-            expected::of_txn(view, &request)
+            expected::of_txn_beside(calls, view, &request)
         });
         return Ok(Answer::propose_expecting(expected, Kind::Txn, message));
     }
@@ -300,5 +301,10 @@ async fn answer_long_txn(
 pub fn compact(message: &Bytes) -> Outcome {
     let (request, message) = decode_kept::<CompactionRequest>(message)?;
     // One that is answered when all is swept takes as long as that takes, as with etcd.
-    Ok(Answer::Propose { kind: Kind::Compaction, message, is_unbounded: request.physical, expected: 0 })
+    Ok(Answer::Propose {
+        kind: Kind::Compaction,
+        message,
+        is_unbounded: request.physical,
+        expected: Expected::Bytes(0),
+    })
 }

@@ -75,6 +75,11 @@ impl Responder {
         }
     }
 
+    /// Nothing is kept, and the answer is sent whatever room there is.
+    pub fn excuse(&mut self) {
+        self.kept = Some(Charge::excused(&self.shared.account));
+    }
+
     /// So much is kept already until the call is answered, whether the core has room for it or not.
     pub fn hold(&mut self, bytes: usize) {
         match &mut self.kept {
