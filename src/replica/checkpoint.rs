@@ -204,7 +204,7 @@ impl Replica {
             return;
         }
         let needed = self.marked.saturating_sub(self.settings.catchup_entries);
-        let count = releasable(self.log.segments(), needed, self.settings.segments_kept);
+        let count = releasable(self.log.segments(), needed, self.settings.segments_kept, self.writing());
         if count > 0 {
             let segments = self.log.segments()[..count].to_vec();
             self.log.release(count);

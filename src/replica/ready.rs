@@ -16,6 +16,7 @@ use raft::eraftpb::{Entry, HardState, Message, MessageType};
 use super::port::{Output, Outputs};
 use super::replica::{Founding, Replica};
 use crate::limits::APPEND_BYTES_MAX;
+use crate::wal::segment::SegmentName;
 
 /// A log write that is not durable.
 pub(super) struct Unsynced {
@@ -25,6 +26,8 @@ pub(super) struct Unsynced {
     persisted: Vec<Message>,
     /// The index of the mark in it.
     mark: Option<u64>,
+    /// Where it goes to.
+    segment: SegmentName,
 }
 
 impl Replica {
@@ -66,8 +69,18 @@ impl Replica {
         self.checkpoints.logged(self.log.length() - before, entries.len());
         self.log_is_quiet = false;
         self.tidy_due = false;
-        self.unsynced.push_back(Unsynced { number, persisted, mark: mark.map(|mark| mark.index) });
+        self.unsynced.push_back(Unsynced {
+            number,
+            persisted,
+            mark: mark.map(|mark| mark.index),
+            segment: write.segment,
+        });
         outputs.push(Output::AppendWal { ready: number, write });
+    }
+
+    /// The first segment that a write is on its way to.
+    pub(super) fn writing(&self) -> Option<SegmentName> {
+        self.unsynced.front().map(|write| write.segment)
     }
 
     /// The first entries are in raft's memory as if they had been read from the log; here they get there. False

@@ -45,7 +45,7 @@ impl World {
     pub fn delete_early(&mut self, index: u64) {
         if self.plant == Some(Plant::DeletedEarly) {
             let names: Vec<_> = self.disk.log().iter().map(|(name, _)| *name).collect();
-            let count = releasable(&names, index, 1);
+            let count = releasable(&names, index, 1, None);
             let member = self.member.as_mut().expect("a member that runs");
             member.preparer.release(&self.disk, &names[..count]);
         }

@@ -44,9 +44,13 @@ impl fmt::Display for SegmentName {
 }
 
 /// How many of the first of `names` can go when no entry at or below `index` is needed and at least `keep` segments
-/// stay. A segment is done with when the next one begins at or below the entry after `index`; the last never is.
-pub fn releasable(names: &[SegmentName], index: u64, keep: usize) -> usize {
-    let done = names.windows(2).take_while(|pair| pair[1].index <= index + 1).count();
+/// stay. A segment is done with when the next one begins at or below the entry after `index`; the last never is, and
+/// neither is `writing`, to which a write is on its way, with all behind it.
+pub fn releasable(names: &[SegmentName], index: u64, keep: usize, writing: Option<SegmentName>) -> usize {
+    let done = names
+        .windows(2)
+        .take_while(|pair| pair[1].index <= index + 1 && writing.is_none_or(|writing| pair[0] < writing))
+        .count();
     done.min(names.len().saturating_sub(keep.max(1)))
 }
 
@@ -82,11 +86,13 @@ mod tests {
             .zip(0..)
             .map(|(&index, sequence)| SegmentName { sequence, index })
             .collect();
-        assert_eq!(releasable(&names, 8, 1), 0);
-        assert_eq!(releasable(&names, 9, 1), 1);
-        assert_eq!(releasable(&names, 25, 1), 2);
-        assert_eq!(releasable(&names, 99, 1), 3);
-        assert_eq!(releasable(&names, 99, 3), 1);
+        assert_eq!(releasable(&names, 8, 1, None), 0);
+        assert_eq!(releasable(&names, 9, 1, None), 1);
+        assert_eq!(releasable(&names, 25, 1, None), 2);
+        assert_eq!(releasable(&names, 99, 1, None), 3);
+        assert_eq!(releasable(&names, 99, 3, None), 1);
+        assert_eq!(releasable(&names, 99, 1, Some(names[1])), 1, "a write is on its way to the second");
+        assert_eq!(releasable(&names, 99, 1, Some(names[3])), 3);
         assert_eq!(first_needed(&names, 0), Some(0));
         assert_eq!(first_needed(&names, 9), Some(1));
         assert_eq!(first_needed(&names[1..], 8), None);
