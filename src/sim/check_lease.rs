@@ -69,9 +69,11 @@ impl Leases {
         if since < asked {
             judge!(bounds.ttl.as_secs() == ttl.unsigned_abs(), "lease {id} is renewed to {ttl} s");
             bounds.earliest = bounds.earliest.max(asked + bounds.ttl);
-            // A checkpoint that was on its way may have come after the renewal, and take it back.
+            // A checkpoint that was on its way may have come after the renewal, and take it back. Where the last one is
+            // not applied yet, others before it may be what a crash leaves.
             let (left, said) = judge.model.remaining.get(&id).copied().unwrap_or_default();
-            if left <= 0 || judge.when_applied(said).is_some_and(|applied| applied < asked) {
+            let applied = judge.when_applied(said);
+            if said == 0 || applied.is_some_and(|applied| left <= 0 || applied < asked) {
                 self.promised.insert(id, bounds.earliest);
             }
         }
