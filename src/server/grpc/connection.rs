@@ -331,8 +331,11 @@ async fn answer_later(shared: Rc<Shared>, call: Call, mut reader: Reader, stream
     let expired = || (Some(Err(Status::deadline_exceeded())), None);
     let (message, place) = task::until(deadline, waiting).await.unwrap_or_else(expired);
     drop(reader);
-    // Many of these may become ready at once: together they are no shorter than a turn of a connection.
+    // Many of these may become ready at once: together they are no shorter than a turn of a connection. Their streams
+    // may be gone, and others be opened, long before their turn comes.
+    let outstanding = shared.account.outstanding();
     task::make_room().await;
+    drop(outstanding);
     answer(&shared, call, message, stream, packs);
     drop(place);
 }

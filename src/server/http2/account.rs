@@ -22,7 +22,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use super::line::{Line, Place};
-use super::memory::Memory;
+use super::memory::{Memory, Outstanding};
 use crate::stdx::waker::keep;
 
 /// Unsent bytes of one stream from which on its producer waits.
@@ -68,6 +68,11 @@ impl Account {
             behind: RefCell::new(None),
             crowd: RefCell::default(),
         })
+    }
+
+    /// Counts what is left to do for a stream that may be gone.
+    pub fn outstanding(&self) -> Outstanding {
+        Outstanding::new(&self.memory)
     }
 
     /// Something went out, counted in bytes or not.

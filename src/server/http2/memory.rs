@@ -6,7 +6,7 @@
 //! ```text
 //!   received   header blocks and messages that are not whole, data that nobody has read     128 MB, then what would
 //!                                                                                           add to it is refused
-//!   streams    open ones                                                             100 000, then a connection that
+//!   streams    open ones                                                              50 000, then a connection that
 //!                                                                                           has 100 gets no more
 //!   unsent     answers that clients have not taken, and what is kept for calls until        64 MB, then streams get
 //!              their answers are written                                                    less room; 128 MB, then
@@ -28,8 +28,8 @@ const RECEIVED_MAX: usize = 128 * 1024 * 1024;
 /// What one connection may hold, or begin, although all of them together hold too much.
 const RECEIVED_SPARED: usize = 64 * 1024;
 const STREAMS_SPARED: usize = 100;
-/// Open streams of all connections: each costs up to two kilobytes.
-const STREAMS_MAX: usize = 100_000;
+/// Open streams of all connections, and those that have left work behind: each takes up to four kilobytes.
+const STREAMS_MAX: usize = 50_000;
 /// Unsent bytes from which on each stream may hold less.
 const UNSENT_CROWDED: usize = 64 * 1024 * 1024;
 /// Unsent bytes from which on a connection may hold a little and no more.
@@ -120,6 +120,23 @@ impl Memory {
     }
 }
 
+/// What counts as an open stream until it is dropped: work of a stream that may be gone.
+pub struct Outstanding(Rc<Memory>);
+
+impl Outstanding {
+    /// Counts one more.
+    pub(super) fn new(memory: &Rc<Memory>) -> Self {
+        memory.open_stream();
+        Self(memory.clone())
+    }
+}
+
+impl Drop for Outstanding {
+    fn drop(&mut self) {
+        self.0.close_streams(1);
+    }
+}
+
 /// A place in the line of calls that wait for room.
 pub(super) struct InLine {
     memory: Rc<Memory>,
@@ -197,6 +214,10 @@ mod tests {
             memory.has_no_streams_left(STREAMS_SPARED) && !memory.has_no_streams_left(STREAMS_SPARED - 1)
         );
         memory.close_streams(1);
+        assert!(!memory.has_no_streams_left(STREAMS_SPARED));
+        let outstanding = Outstanding::new(&memory);
+        assert!(memory.has_no_streams_left(STREAMS_SPARED), "what its stream has left behind counts");
+        drop(outstanding);
         assert!(!memory.has_no_streams_left(STREAMS_SPARED));
     }
 }
