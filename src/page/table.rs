@@ -476,9 +476,9 @@ impl<'a> View<'a> {
     /// Whether the page can be read without waiting for the disk. One that was read before can, unless memory is so
     /// scarce that it may be gone again.
     fn is_in_memory(self, id: PageId) -> bool {
-        let ptr = self.table.entry(id).load(Ordering::Relaxed);
+        let page = self.table.entry(id).load(Ordering::Relaxed);
         let file = &self.table.file;
-        if self.table.is_memory(ptr) || (!ptr.is_null() && !file.is_larger_than_memory()) {
+        if self.table.is_memory(page) || (!page.is_null() && !file.is_larger_than_memory()) {
             return true;
         }
         self.table.mapping.is_some() && id.0 < self.pages() && file.is_in_memory(id.0)
