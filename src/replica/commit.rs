@@ -8,12 +8,39 @@
 #![forbid(unsafe_code)]
 
 use super::apply::Slice;
-use super::execute::{Draft, Halted};
-use super::port::{Output, Outputs};
+use super::execute::Draft;
+use super::port::Outputs;
 use super::replica::{Replica, lowest};
-use crate::limits::{CATCHUP_BYTES_MAX, TAIL_BYTES_MAX};
+use crate::limits::{
+    APPLY_BESIDE_MIN, APPLY_BUDGET, APPLY_ENTRIES_MAX, CATCHUP_BYTES_MAX, EVENTS_PUBLISHED_MAX,
+    TAIL_BYTES_MAX,
+};
 use crate::mvcc::compact;
 use crate::stdx::time::Instant;
+
+/// How much is applied in a turn.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    /// [`APPLY_BESIDE_MIN`], or a simulation's.
+    pub(super) beside_min: usize,
+    /// [`APPLY_ENTRIES_MAX`], or a simulation's.
+    pub(super) entries_max: usize,
+    /// [`APPLY_BUDGET`], or a simulation's.
+    pub(super) budget: usize,
+    /// [`EVENTS_PUBLISHED_MAX`], or a simulation's.
+    pub(super) events_max: usize,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            beside_min: APPLY_BESIDE_MIN,
+            entries_max: APPLY_ENTRIES_MAX,
+            budget: APPLY_BUDGET,
+            events_max: EVENTS_PUBLISHED_MAX,
+        }
+    }
+}
 
 /// What may still be applied in a turn.
 pub(super) struct Turn {
@@ -32,8 +59,8 @@ impl Turn {
 impl Replica {
     /// Applies what is committed, as far as a turn goes, and removes a slice of garbage.
     pub(super) fn apply_committed(&mut self, now: Instant, outputs: &mut Outputs) {
-        let slice = Slice { budget: self.apply_budget, events_max: self.events_max };
-        let mut turn = Turn { slice, entries: self.apply_entries_max, sweeps: true };
+        let Pace { budget, events_max, entries_max, .. } = self.pace;
+        let mut turn = Turn { slice: Slice { budget, events_max }, entries: entries_max, sweeps: true };
         while self.apply_draft(now, &mut turn, outputs) && turn.has_room() {}
     }
 
@@ -43,7 +70,7 @@ impl Replica {
         if self.committed.is_empty() && self.executing.is_none() && !sweep {
             return false;
         }
-        if !matches!(self.halted, Halted::No) || !self.is_relieved(outputs) {
+        if self.halted.is_halted() || !self.is_relieved(outputs) {
             return false;
         }
         // A compaction among these entries is not published yet: a reader may still pin below it.
@@ -64,14 +91,14 @@ impl Replica {
         turn.sweeps &= !sweep;
         let swept = if sweep {
             let pinned = lowest(self.pins.lowest(), self.digests.pin());
-            compact::sweep(&mut txn, lowest(pinned, Some(published)), self.sweep_slice)
+            compact::sweep(&mut txn, lowest(pinned, Some(published)), self.sweep.slice)
         } else {
             compact::Swept::default()
         };
         txn.commit();
         self.spill.end_draft();
         self.checkpoints.applied(now);
-        if let Some(generation) = self.checkpoint_ended.take() {
+        if let Some(generation) = self.marks.take_deferred() {
             self.on_checkpoint_synced(generation);
         }
         if draft.grown {
@@ -82,24 +109,8 @@ impl Replica {
             self.trim_tail();
         }
         outputs.append(&mut draft.told);
-        self.swept += swept.removed as u64;
-        self.tell_swept(outputs);
-        matches!(self.halted, Halted::No) && (!self.committed.is_empty() || self.executing.is_some())
-    }
-
-    fn tell_swept(&mut self, outputs: &mut Outputs) {
-        let applied = self.store.applied();
-        for (_, ticket, response) in self.sweeping.extract_if(.., |waits| waits.0 <= applied.swept_revision) {
-            outputs.push(Output::Reply { ticket, result: Ok(response) });
-        }
-        if applied.swept_revision < applied.compact_revision {
-            return;
-        }
-        if self.swept_told < applied.compact_revision {
-            self.swept_told = applied.compact_revision;
-            let removed = std::mem::take(&mut self.swept);
-            outputs.push(Output::Compacted { revision: applied.compact_revision, removed });
-        }
+        self.sweep.advance(swept.removed, self.store.applied(), outputs);
+        !self.halted.is_halted() && (!self.committed.is_empty() || self.executing.is_some())
     }
 
     /// Keeps in memory what a lagging member may need, within bounds.

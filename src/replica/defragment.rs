@@ -91,7 +91,7 @@ impl Replica {
         }
         self.defragmentation.reclaims = self.store.reclaim();
         loop {
-            let is_ready = self.checkpointing.is_none()
+            let is_ready = !self.marks.is_under_way()
                 && !self.is_suspended()
                 && self.is_swept()
                 && !self.defragmentation.reclaims;

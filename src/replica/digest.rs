@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use super::port::{Output, Outputs};
 use super::replica::Replica;
-use crate::mvcc::compact_hash::CompactionDigest;
+use crate::mvcc::compact_hash::{CompactionDigest, CompactionHashes};
 use crate::mvcc::hash::KvHash;
 
 /// Hashes that may be waited for. A compaction that comes sooner goes without: etcd too leaves out one that begins
@@ -22,6 +22,8 @@ pub(super) struct Digests {
     /// Entries up to here were in the log at the start. What a restart replays has had its hash, which does not
     /// outlive the process.
     replayed: u64,
+    /// The hashes that were taken.
+    pub(super) hashes: CompactionHashes,
 }
 
 /// A compaction and the one before it.
@@ -69,6 +71,6 @@ impl Replica {
         assert!(std::mem::take(&mut self.digests.begun), "a digest was under way");
         let span = self.digests.waiting.pop_front().expect("the one under way is the first");
         assert_eq!((hash.hash_revision, hash.compact_revision), (span.revision, span.previous));
-        self.hashes.add(hash);
+        self.digests.hashes.add(hash);
     }
 }

@@ -19,6 +19,7 @@ use raft::eraftpb::{ConfChange, Entry as LogEntry, EntryType};
 use raft_proto::CONF_CHANGE_UPDATE_NODE;
 
 use super::apply::{self, Progress, Slice, Work};
+use super::halt::unknown;
 use super::port::{Output, Outputs, Ticket};
 use super::replica::Replica;
 use super::tail::Tail;
@@ -55,17 +56,6 @@ pub(super) struct Executing {
     pub(super) work: Option<Work>,
 }
 
-/// Whether an entry was met that cannot be applied.
-#[derive(Debug, Default)]
-pub(super) enum Halted {
-    #[default]
-    No,
-    /// Yes, and the world does not know yet.
-    Due(String),
-    /// The world was told.
-    Told,
-}
-
 /// What is wrong with an entry that changes several members at once.
 const JOINT_CHANGE: &str = "it changes several members at once, which no version of etcd proposes";
 
@@ -75,20 +65,12 @@ pub(super) fn refuse(entry: &LogEntry) -> Option<String> {
         EntryType::EntryNormal if entry.data.is_empty() => None,
         EntryType::EntryNormal => decode(entry).err(),
         EntryType::EntryConfChange => None,
-        EntryType::EntryConfChangeV2 => Some(inapplicable(entry, JOINT_CHANGE)),
+        EntryType::EntryConfChangeV2 => Some(unknown(entry, JOINT_CHANGE)),
     }
 }
 
 fn decode(entry: &LogEntry) -> Result<Entry, String> {
-    Entry::decode(entry.data.clone()).map_err(|error| inapplicable(entry, &error.to_string()))
-}
-
-fn inapplicable(entry: &LogEntry, what: &str) -> String {
-    format!(
-        "log entry {} cannot be applied: {what}. Another version has written it: start the member with that \
-         version, or restore its data directory from a snapshot",
-        entry.index
-    )
+    Entry::decode(entry.data.clone()).map_err(|error| unknown(entry, &error.to_string()))
 }
 
 impl Replica {
@@ -114,15 +96,14 @@ impl Replica {
                 };
                 let ticket = self.proposals.answer(command.id);
                 let expiry = ticket.is_none()
-                    && self.revoking > 0
-                    && matches!(command.request, Request::LeaseRevoke(_));
-                self.revoking -= usize::from(expiry);
+                    && matches!(command.request, Request::LeaseRevoke(_))
+                    && self.leases.take_expiry();
                 let (index, term) = (entry.index, entry.term);
                 let executing = Executing { index, term, command, ticket, expiry, work: None };
                 return self.execute(now, executing, slice, draft);
             }
             EntryType::EntryConfChange => self.change_membership(&entry),
-            EntryType::EntryConfChangeV2 => return self.halt(inapplicable(&entry, JOINT_CHANGE)),
+            EntryType::EntryConfChangeV2 => return self.halt(unknown(&entry, JOINT_CHANGE)),
         }
         self.pass(entry.index, entry.term, draft);
         true
@@ -131,15 +112,13 @@ impl Replica {
     /// Applies nothing more: this member would differ from those that can apply the entry. False, as the draft takes no
     /// more.
     fn halt(&mut self, reason: String) -> bool {
-        self.halted = Halted::Due(reason);
+        self.halted.halt(reason);
         false
     }
 
     /// Says once that the member is to stop.
     pub(super) fn tell_halt(&mut self, outputs: &mut Outputs) {
-        if matches!(self.halted, Halted::Due(_))
-            && let Halted::Due(reason) = std::mem::replace(&mut self.halted, Halted::Told)
-        {
+        if let Some(reason) = self.halted.take_due() {
             outputs.push(Output::Halt { reason });
         }
     }
@@ -202,9 +181,9 @@ impl Replica {
         }
         self.tally.count(&command.request, &reply, &ops, expiry);
         match &command.request {
-            Request::Alarm(_) => self.alarming = 0,
+            Request::Alarm(_) => self.leadership.on_alarm_applied(),
             Request::LeaseCheckpoint(request) => {
-                request.checkpoints.iter().for_each(|lease| _ = self.clearing.remove(&lease.id));
+                request.checkpoints.iter().for_each(|lease| self.leases.on_checkpoint(lease.id));
             }
             _ => {}
         }
@@ -215,7 +194,7 @@ impl Replica {
         }
         match (ticket, reply) {
             (Some(ticket), Ok(response @ Response::Compact { compacted, physical: true, .. })) => {
-                self.sweeping.push((compacted, ticket, response));
+                self.sweep.wait(compacted, ticket, response);
             }
             (Some(ticket), result) => {
                 draft.told_bytes += result.as_ref().map_or(0, Response::pairs_len);

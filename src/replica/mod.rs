@@ -27,15 +27,18 @@
 //!   bootstrap    a new cluster's first entries              recover    what a start makes of store and log
 //!   propose      proposals that wait, and their replies     ready      what raft wants done, in which order
 //!   commit       committed entries, a turn's worth          execute    one after the other, over several turns
-//!   apply        one entry's effect on the store
+//!   apply        one entry's effect on the store              halt       what stops a member
 //!   read_index   reads that a quorum confirms               read_gate  what sessions may know of raft
 //!   election     election timeouts drawn from a seed        tail       the log's newest entries in memory
-//!   checkpoint   when the store file is written             defragment what is given back when asked for
-//!   spill        an entry whose pages take too much memory
-//!   quota        the second look at the quota               digest     hashes of what a compaction removes
-//!   laggards     members that wait for a snapshot
+//!   policy       when the store file is written             checkpoint a checkpoint from its beginning to its mark
+//!   defragment   what is given back when asked for         log_writes writes to the log that are under way
+//!   marks        what the log says of checkpoints           spill      an entry whose pages take too much memory
+//!   sweep        what is owed once garbage is swept         digest     hashes of what a compaction removes
+//!   leadership   what a leader does once in its term        leases     what a leader does about leases
+//!   quota        the second look at the quota               laggards   members that wait for a snapshot
 //!   fault        faults that tests plant: with debug assertions, or the feature `faults`
 //!   bucket_hash  the hash of all that etcd would store      tally      counts for the metrics
+//!   bounds       what a simulation makes smaller
 //! ```
 //!
 //! Written for many members, run with one: peers' messages have inputs and outputs, snapshots between members have
@@ -49,6 +52,7 @@ pub mod port;
 pub mod read_gate;
 pub mod tally;
 
+mod bounds;
 mod checkpoint;
 mod commit;
 mod defragment;
@@ -57,7 +61,13 @@ mod election;
 mod execute;
 #[cfg(any(debug_assertions, feature = "faults"))]
 mod fault;
+mod halt;
 mod laggards;
+mod leadership;
+mod leases;
+mod log_writes;
+mod marks;
+mod policy;
 mod propose;
 mod quota;
 mod read_index;
@@ -66,11 +76,12 @@ mod recover;
 #[allow(clippy::module_inception)]
 mod replica;
 mod spill;
+mod sweep;
 mod tail;
 #[cfg(test)]
 mod tests;
 
-pub use checkpoint::Bounds;
+pub use bounds::Bounds;
 #[cfg(any(debug_assertions, feature = "faults"))]
 pub use fault::Fault;
 pub use recover::{Opening, refusal};

@@ -17,7 +17,7 @@ impl Replica {
         let term = self.node.raft.term;
         let Some(quota) = self.settings.quota_bytes else { return };
         // An alarm that a change of leaders lost is proposed again in the next term.
-        if self.alarming == term || self.store.stats().used_bytes < quota {
+        if self.leadership.has_alarmed(term) || self.store.stats().used_bytes < quota {
             return;
         }
         let member_id = self.settings.member_id;
@@ -25,7 +25,7 @@ impl Replica {
         if self.state.alarms.has(member_id, AlarmType::Nospace) {
             return;
         }
-        self.alarming = term;
+        self.leadership.on_alarm_proposed(term);
         let action = AlarmAction::Activate as i32;
         self.proposals.queue_own(Request::Alarm(AlarmRequest { action, member_id, alarm }));
     }

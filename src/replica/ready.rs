@@ -13,22 +13,9 @@
 
 use raft::eraftpb::{Entry, HardState, Message, MessageType};
 
+use super::log_writes::LogWrite;
 use super::port::{Output, Outputs};
 use super::replica::{Founding, Replica};
-use crate::limits::APPEND_BYTES_MAX;
-use crate::wal::segment::SegmentName;
-
-/// A log write that is not durable.
-pub(super) struct Unsynced {
-    /// Raft's number of the ready it came from; 0 for a new cluster's first entries.
-    number: u64,
-    /// Messages that must not leave before.
-    persisted: Vec<Message>,
-    /// The index of the mark in it.
-    mark: Option<u64>,
-    /// Where it goes to.
-    segment: SegmentName,
-}
 
 impl Replica {
     /// Takes everything that raft wants done.
@@ -36,7 +23,7 @@ impl Replica {
         while self.node.has_ready() {
             let mut ready = self.node.ready();
             let number = ready.number();
-            self.last_ready = number;
+            self.writes.on_ready(number);
             assert!(ready.snapshot().is_empty(), "nobody sends snapshots yet");
             self.send(ready.take_messages(), outputs);
             for state in ready.take_read_states() {
@@ -60,27 +47,16 @@ impl Replica {
 
     /// One write: `entries`, the hard state, and a mark if one is due.
     fn write_log(&mut self, number: u64, entries: &[Entry], persisted: Vec<Message>, outputs: &mut Outputs) {
-        let buffer = self.buffers.pop().unwrap_or_default();
+        let buffer = self.writes.take_buffer();
         let state = self.node.raft.hard_state();
-        let mark = self.unmarked.take();
+        let mark = self.marks.take_due();
         let before = self.log.length();
         let write = self.log.append(entries, Some(&state), mark.as_ref(), buffer);
         let before = if write.create { 0 } else { before };
         self.checkpoints.logged(self.log.length() - before, entries.len());
-        self.log_is_quiet = false;
-        self.tidy_due = false;
-        self.unsynced.push_back(Unsynced {
-            number,
-            persisted,
-            mark: mark.map(|mark| mark.index),
-            segment: write.segment,
-        });
+        let (mark, segment) = (mark.map(|mark| mark.index), write.segment);
+        self.writes.begin(LogWrite { number, persisted, mark, segment });
         outputs.push(Output::AppendWal { ready: number, write });
-    }
-
-    /// The first segment that a write is on its way to.
-    pub(super) fn writing(&self) -> Option<SegmentName> {
-        self.unsynced.front().map(|write| write.segment)
     }
 
     /// The first entries are in raft's memory as if they had been read from the log; here they get there. False
@@ -102,20 +78,17 @@ impl Replica {
     /// Writes what needs no write of its own while the log is busy: the commit index, a mark. Its readers are other
     /// programs; a restart does without.
     pub(super) fn tidy_log(&mut self, outputs: &mut Outputs) {
-        let behind = self.unmarked.is_some() || self.node.raft.raft_log.committed > self.log.state().commit;
-        if self.tidy_due && behind && self.unsynced.is_empty() {
-            self.write_log(self.last_ready, &[], Vec::new(), outputs);
+        let behind = self.marks.is_due() || self.node.raft.raft_log.committed > self.log.state().commit;
+        if self.writes.is_tidy_due() && behind && self.writes.is_idle() {
+            self.write_log(self.writes.last_ready(), &[], Vec::new(), outputs);
         }
     }
 
     /// Nothing of this ready goes to the log: it is as durable as the one before it.
     fn hold_or_send(&mut self, number: u64, persisted: Vec<Message>, outputs: &mut Outputs) {
-        match self.unsynced.back_mut() {
-            Some(write) => write.persisted.extend(persisted),
-            None => {
-                self.node.on_persist_ready(number);
-                self.send(persisted, outputs);
-            }
+        if let Some(persisted) = self.writes.hold(persisted) {
+            self.node.on_persist_ready(number);
+            self.send(persisted, outputs);
         }
     }
 
@@ -127,26 +100,18 @@ impl Replica {
 
     /// A log write is durable, and all before it.
     pub(super) fn on_wal_synced(&mut self, number: u64, buffer: Vec<u8>) {
-        let write = self.unsynced.pop_front().expect("only what was written becomes durable");
-        assert_eq!(write.number, number, "log writes become durable in their order");
-        // One that a large request has made longer than a full batch is given back.
-        if self.buffers.len() < 2 && buffer.capacity() <= 2 * APPEND_BYTES_MAX {
-            self.buffers.push(buffer);
-        }
-        self.marked = write.mark.unwrap_or(self.marked);
-        self.outbox.extend(write.persisted);
+        let (mark, durable) = self.writes.end(number, buffer);
+        self.marks.on_logged(mark);
         if matches!(self.founding, Founding::Written) {
             self.founding = Founding::Done;
             return;
         }
-        // Readies after this one that had nothing for the log are durable with it.
-        let durable = self.unsynced.front().map_or(self.last_ready, |next| next.number - 1);
         self.node.on_persist_ready(durable);
     }
 
     /// Messages that waited for the log.
     pub(super) fn send_persisted(&mut self, outputs: &mut Outputs) {
-        let messages = std::mem::take(&mut self.outbox);
+        let messages = self.writes.take_outbox();
         self.send(messages, outputs);
     }
 

@@ -1,7 +1,7 @@
 //! From what is on the disk to a running replica.
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use prost::Message;
@@ -10,34 +10,32 @@ use raft::{Config, RawNode, ReadOnlyOption};
 
 use super::apply::State;
 use super::bootstrap::Foundation;
-use super::checkpoint::Policy;
+use super::commit::Pace;
 use super::defragment::Defragmentation;
 use super::digest::Digests;
 use super::election::Timeouts;
-use super::execute::{self, Halted};
+use super::execute;
+use super::halt::{ADVICE, Halted};
+use super::leadership::Leadership;
+use super::leases::Leases;
+use super::log_writes::LogWrites;
+use super::marks::Marks;
+use super::policy::Policy;
 use super::propose::Proposals;
 use super::read_gate::ReadGate;
 use super::read_index::Reads;
 use super::replica::{Founding, Replica, Settings};
 use super::spill::Spill;
+use super::sweep::Sweep;
 use super::tail::Tail;
 use super::tally::Tally;
-use crate::btree::Store;
+use crate::btree::{Applied, Store};
 use crate::cluster::Cluster;
-use crate::limits::{
-    APPLY_BESIDE_MIN, APPLY_BUDGET, APPLY_ENTRIES_MAX, EVENTS_PUBLISHED_MAX, EXPIRE_MAX, MESSAGE_BYTES_MAX,
-    MESSAGES_INFLIGHT_MAX, PROPOSAL_TIMEOUT, SWEEP_SLICE,
-};
-use crate::mvcc::compact_hash::CompactionHashes;
+use crate::limits::{MESSAGE_BYTES_MAX, MESSAGES_INFLIGHT_MAX, PROPOSAL_TIMEOUT};
 use crate::mvcc::pin::Pins;
 use crate::mvcc::write::initialize;
 use crate::stdx::prng::Prng;
 use crate::wal::{Appender, Metadata, Recovered, SegmentName};
-
-/// What is wrong where a record of members, alarms or leases cannot be read.
-const DAMAGED: &str = "the store has a record of a member, an alarm or a lease that cannot be read. Restore the data \
-                       directory from a snapshot, or remove this member from the cluster and add it anew with an empty \
-                       one";
 
 /// Where the log comes from.
 pub enum Opening {
@@ -47,112 +45,123 @@ pub enum Opening {
     Recover(Box<Recovered>, Vec<SegmentName>),
 }
 
+/// What a replica begins with.
+struct Beginning {
+    log: Appender,
+    /// The first entries of a new cluster, to be written to the log.
+    founding: Founding,
+    /// Entries behind those that the store has applied.
+    entries: Vec<LogEntry>,
+    hard_state: HardState,
+    /// The log says that the store file holds everything up to this index.
+    marked: u64,
+}
+
+impl Opening {
+    fn begin(self, member_id: u64) -> Beginning {
+        match self {
+            Opening::Found(foundation) => {
+                let metadata = Metadata { node_id: member_id, cluster_id: foundation.cluster_id };
+                let entries = foundation.entries();
+                Beginning {
+                    log: Appender::create(metadata),
+                    founding: Founding::Due(entries.clone()),
+                    hard_state: HardState { term: 1, vote: 0, commit: entries.len() as u64 },
+                    entries,
+                    marked: 0,
+                }
+            }
+            Opening::Recover(recovered, segments) => Beginning {
+                log: Appender::resume(&recovered, segments),
+                founding: Founding::Done,
+                hard_state: recovered.state,
+                marked: recovered.mark.index,
+                entries: recovered.entries,
+            },
+        }
+    }
+}
+
 impl Replica {
     /// A replica on its store and log. The first drain begins where the last one ended.
     ///
     /// # Errors
-    /// When the store has a record that cannot be read: why, and what to do.
-    ///
-    /// # Panics
-    /// When store and log do not belong together.
+    /// When the store has a record that cannot be read, or when store and log do not belong together: why, and what to
+    /// do.
     pub fn open(settings: Settings, mut store: Store, opening: Opening, pins: Pins) -> Result<Self, String> {
-        let mut founding = Founding::Done;
-        let mut marked = 0;
-        let (log, entries, hard_state) = match opening {
-            Opening::Found(foundation) => {
-                let mut txn = store.write();
-                initialize(&mut txn);
-                txn.commit();
-                let metadata = Metadata { node_id: settings.member_id, cluster_id: foundation.cluster_id };
-                let entries = foundation.entries();
-                let commit = entries.len() as u64;
-                founding = Founding::Due(entries.clone());
-                (Appender::create(metadata), entries, HardState { term: 1, vote: 0, commit })
-            }
-            Opening::Recover(recovered, segments) => {
-                let mut txn = store.write();
-                initialize(&mut txn);
-                txn.commit();
-                let log = Appender::resume(&recovered, segments);
-                marked = recovered.mark.index;
-                (log, recovered.entries, recovered.state)
-            }
-        };
+        let mut txn = store.write();
+        initialize(&mut txn);
+        txn.commit();
+        let Beginning { log, founding, entries, hard_state, marked } = opening.begin(settings.member_id);
+        let applied = store.applied();
+        let hard_state = HardState { commit: hard_state.commit.max(applied.index), ..hard_state };
+        check_log(&applied, &entries, &hard_state)?;
         // Apart from the generator of election timeouts, which must not shift.
         let mut secrets = Prng::new(!settings.seed);
         let secret = secrets.next_u64();
         let state = State::restore(&store.readers().register().snapshot(), settings.lease_ttl_min, secret)
-            .map_err(|_| DAMAGED)?;
-        let applied = store.applied();
-        let hard_state = HardState { commit: hard_state.commit.max(applied.index), ..hard_state };
-        let conf_state = conf_state(&state);
+            .map_err(|_| damaged())?;
         let mut checkpoints = Policy::default();
         // Replayed entries count towards the next checkpoint, or a second crash replays them again.
         checkpoints.logged(entries.iter().map(|entry| entry.data.len() as u64).sum(), entries.len());
         let replayed = entries.last().map_or(applied.index, |last| last.index);
-        let tail = Tail::new((applied.index, applied.term), entries, hard_state, conf_state);
-        let config = raft_config(&settings, applied.index);
+        let tail = Tail::new((applied.index, applied.term), entries, hard_state, conf_state(&state));
         let logger = slog::Logger::root(slog::Discard, slog::o!());
-        let node = RawNode::new(&config, tail, &logger).expect("the configuration is one that raft accepts");
-        let mut prng = Prng::new(settings.seed);
-        let reads = Reads::new(settings.member_id, secrets.next_u64());
+        let node = RawNode::new(&raft_config(&settings, applied.index), tail, &logger)
+            .map_err(|error| format!("raft does not take the flags of this member: {error}"))?;
         let tick = settings.tick.as_millis().max(1);
         let timeout = PROPOSAL_TIMEOUT.as_millis().div_ceil(tick) as u64 + 2 * settings.election_ticks as u64;
-        let proposals = Proposals::new(settings.request_ids, timeout);
-        let mut replica = Self {
-            timeouts: Timeouts::new(settings.election_ticks, prng.fork()),
-            settings,
-            node,
-            state,
-            log,
-            pins,
-            gate: Arc::new(ReadGate::default()),
-            reads,
-            checkpoints,
-            proposals,
-            unsynced: VecDeque::new(),
-            last_ready: 0,
-            lease_calls: Vec::new(),
-            clearing: BTreeSet::new(),
+        Ok(Self {
+            timeouts: Timeouts::new(settings.election_ticks, Prng::new(settings.seed).fork()),
+            reads: Reads::new(settings.member_id, secrets.next_u64()),
+            proposals: Proposals::new(settings.request_ids, timeout),
+            leases: Leases::default(),
+            defragmentation: Defragmentation::default(),
+            founding,
+            writes: LogWrites::default(),
             committed: VecDeque::new(),
             executing: None,
-            checkpoint_ended: None,
             halted: Halted::No,
-            spill: Spill::default(),
-            buffers: Vec::new(),
-            outbox: Vec::new(),
-            founding,
-            hashes: CompactionHashes::default(),
-            digests: Digests::new(replayed),
-            sweeping: Vec::new(),
-            swept: 0,
-            swept_told: store.applied().swept_revision.max(store.applied().compact_revision),
-            checkpointing: None,
-            unmarked: None,
-            marked,
-            log_is_quiet: true,
-            tidy_due: false,
-            defragmentation: Defragmentation::default(),
-            settled: false,
-            revoking: 0,
-            expire_max: EXPIRE_MAX,
-            apply_beside_min: APPLY_BESIDE_MIN,
-            sweep_slice: SWEEP_SLICE,
-            apply_entries_max: APPLY_ENTRIES_MAX,
-            apply_budget: APPLY_BUDGET,
-            events_max: EVENTS_PUBLISHED_MAX,
+            pace: Pace::default(),
             deferred: false,
-            alarming: 0,
+            spill: Spill::default(),
+            checkpoints,
+            marks: Marks::new(marked),
+            settled: false,
+            digests: Digests::new(replayed),
+            sweep: Sweep::new(applied),
+            pins,
+            leadership: Leadership::default(),
+            gate: Arc::new(ReadGate::default()),
             tally: Tally::default(),
-            introduced: 0,
-            leading: 0,
+            settings,
+            node,
+            log,
             store,
-        };
-        if replica.is_sweep_due() {
-            replica.swept_told = -1;
-        }
-        Ok(replica)
+            state,
+        })
     }
+}
+
+/// Says what is wrong where a record of members, alarms or leases cannot be read.
+fn damaged() -> String {
+    format!("the store has a record of a member, an alarm or a lease that cannot be read. {ADVICE}")
+}
+
+/// Says what is wrong where the entries of the log do not continue the store.
+fn check_log(applied: &Applied, entries: &[LogEntry], hard_state: &HardState) -> Result<(), String> {
+    let indices = entries.iter().map(|entry| entry.index);
+    let last = applied.index + entries.len() as u64;
+    if !indices.eq(applied.index + 1..=last) || hard_state.commit > last {
+        return Err(format!(
+            "the store holds the entries up to {}, the log has {} behind them and says that all up to {} are \
+             committed. {ADVICE}",
+            applied.index,
+            entries.len(),
+            hard_state.commit
+        ));
+    }
+    Ok(())
 }
 
 /// How raft is to run in a member that has applied the entries up to `applied`.
@@ -174,7 +183,7 @@ fn raft_config(settings: &Settings, applied: u64) -> Config {
 /// Why this member cannot serve what was found, and what to do. `entries` follow what `store` has applied.
 pub fn refusal(member_id: u64, store: &Store, entries: &[LogEntry]) -> Option<String> {
     let Ok(mut cluster) = Cluster::restore(&store.readers().register().snapshot()) else {
-        return Some(DAMAGED.to_owned());
+        return Some(damaged());
     };
     for entry in entries.iter().filter(|entry| entry.entry_type() == EntryType::EntryConfChange) {
         let change = ConfChange::decode(entry.data.clone()).unwrap_or_default();
@@ -266,5 +275,20 @@ mod tests {
         }
         assert_eq!(with(EntryType::EntryNormal, &[]), None, "an empty entry begins a term");
         assert!(with(EntryType::EntryConfChangeV2, &[]).unwrap().contains("several members"));
+    }
+
+    #[test]
+    fn a_log_that_does_not_continue_the_store_is_refused() {
+        let applied = Applied { index: 3, ..Applied::default() };
+        let said = |indices: &[u64], commit| {
+            let entry = |&index| LogEntry { index, ..LogEntry::default() };
+            let entries: Vec<_> = indices.iter().map(entry).collect();
+            check_log(&applied, &entries, &HardState { commit, ..HardState::default() })
+        };
+        assert_eq!((said(&[4, 5], 5), said(&[], 3)), (Ok(()), Ok(())));
+        for (indices, commit) in [(&[5][..], 3), (&[3], 3), (&[4, 6], 3), (&[4], 5)] {
+            let said = said(indices, commit).unwrap_err();
+            assert!(said.contains("up to 3") && said.contains("from a snapshot"), "{said}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The replica: what it holds, and a turn.
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,36 +9,34 @@ use raft::eraftpb::{Entry as LogEntry, Message, MessageType};
 use raft::{RawNode, StateRole};
 
 use super::apply::State;
-use super::checkpoint::Policy;
+use super::commit::Pace;
 use super::defragment::Defragmentation;
 use super::digest::Digests;
 use super::election::Timeouts;
-use super::execute::{Executing, Halted};
-use super::port::{Input, LeaseCall, Output, Outputs, Ticket};
+use super::execute::Executing;
+use super::halt::Halted;
+use super::leadership::{Leadership, introduction};
+use super::leases::Leases;
+use super::log_writes::LogWrites;
+use super::marks::Marks;
+use super::policy::Policy;
+use super::port::{Input, Output, Outputs, Ticket};
 use super::propose::Proposals;
 use super::read_gate::{ReadGate, Role};
 use super::read_index::Reads;
-use super::ready::Unsynced;
 use super::spill::Spill;
+use super::sweep::Sweep;
 use super::tail::Tail;
 use super::tally::Tally;
 use crate::btree::{Applied, Store};
 use crate::cluster::membership::is_learner;
 use crate::error::Error;
-use crate::lease;
-use crate::limits::{COMMITTED_UNAPPLIED_MAX, LEASE_CALLS_PENDING_MAX, UNAPPLIED_BYTES_MAX};
+use crate::limits::{COMMITTED_UNAPPLIED_MAX, UNAPPLIED_BYTES_MAX};
 use crate::mvcc::compact;
 use crate::mvcc::compact_hash::CompactionHashes;
 use crate::mvcc::pin::Pins;
-use crate::proto::etcdserverpb::{LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeRequest};
-use crate::proto::membershippb::{Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest};
-use crate::request::Request;
-use crate::response::Response;
 use crate::stdx::time::{Duration, Instant};
-use crate::wal::{Appender, SnapshotMark};
-
-/// The version that the cluster agrees on.
-const CLUSTER_VERSION: &str = "3.7.0";
+use crate::wal::Appender;
 
 /// What a member is told once.
 #[derive(Clone, Debug)]
@@ -80,93 +78,64 @@ pub(super) enum Founding {
     Done,
 }
 
-/// The logic of one member; see the folder's page.
+/// The logic of one member: raft, the log and the store, and what is on its way between them. Each part has its own
+/// file; see the folder's page.
 pub struct Replica {
     pub(super) settings: Settings,
+    /// Raft, and the end of its log in memory.
     pub(super) node: RawNode<Tail>,
-    pub(super) store: Store,
-    pub(super) state: State,
-    pub(super) log: Appender,
-    pub(super) pins: Pins,
-    pub(super) gate: Arc<ReadGate>,
     pub(super) timeouts: Timeouts,
-    pub(super) reads: Reads,
-    pub(super) checkpoints: Policy,
+    /// The log on the disk, as far as it was handed out to be written.
+    pub(super) log: Appender,
+    /// What has been applied.
+    pub(super) store: Store,
+    /// What apply keeps in memory of it.
+    pub(super) state: State,
 
+    // What clients wait for.
     pub(super) proposals: Proposals,
+    pub(super) reads: Reads,
+    pub(super) leases: Leases,
+    pub(super) defragmentation: Defragmentation,
 
-    /// Log writes that are not durable, in order.
-    pub(super) unsynced: VecDeque<Unsynced>,
-    /// The number of raft's last ready.
-    pub(super) last_ready: u64,
-    /// Questions to the lessor that wait for the end of the turn.
-    pub(super) lease_calls: Vec<(Ticket, LeaseCall)>,
-    /// Leases whose checkpoint is being taken back through the log, so that they can be renewed.
-    pub(super) clearing: BTreeSet<i64>,
-    /// Messages that waited for the log, to be sent.
-    pub(super) outbox: Vec<Message>,
-    /// A new cluster's first entries on their way to the log.
+    // On the way to the log.
+    /// A new cluster's first entries.
     pub(super) founding: Founding,
+    pub(super) writes: LogWrites,
+
+    // On the way to the store.
     /// Committed entries that are not applied, behind the one in `executing`.
     pub(super) committed: VecDeque<LogEntry>,
     /// The entry under way. If it has begun, the store's draft is its own, and suspended between turns.
     pub(super) executing: Option<Executing>,
-    /// The checkpoint under way is durable, which the store hears once it is not suspended.
-    pub(super) checkpoint_ended: Option<u64>,
     /// Nothing more is applied once this is set.
     pub(super) halted: Halted,
-    /// The relief of the draft under way.
-    pub(super) spill: Spill,
-    /// Memory for log writes.
-    pub(super) buffers: Vec<Vec<u8>>,
-    /// Hashes that compactions took.
-    pub(super) hashes: CompactionHashes,
-    /// Compactions whose hash is to be taken.
-    pub(super) digests: Digests,
-    /// Replies to physical compactions, waiting for the sweep to reach their revision.
-    pub(super) sweeping: Vec<(i64, Ticket, Response)>,
-    /// Revisions removed since the compaction under way began.
-    pub(super) swept: u64,
-    /// The compaction whose end was told last.
-    pub(super) swept_told: i64,
-    /// A checkpoint is under way; this is what it will have made durable.
-    pub(super) checkpointing: Option<SnapshotMark>,
-    /// The store file holds everything up to here, but the log does not say so yet.
-    pub(super) unmarked: Option<SnapshotMark>,
-    /// The log says that the store file holds everything up to this index.
-    pub(super) marked: u64,
-    /// Nothing went to the log since the last tick.
-    pub(super) log_is_quiet: bool,
-    /// A whole tick has passed in which nothing went to the log: what was left out of it can go there.
-    pub(super) tidy_due: bool,
-    /// Requests to defragment.
-    pub(super) defragmentation: Defragmentation,
-    /// The last checkpoint of a member that stops was begun.
-    pub(super) settled: bool,
-    /// Revocations of expired leases on their way: two batches at most.
-    pub(super) revoking: usize,
-    /// [`EXPIRE_MAX`](crate::limits::EXPIRE_MAX), or a simulation's.
-    pub(super) expire_max: usize,
-    /// [`APPLY_BESIDE_MIN`](crate::limits::APPLY_BESIDE_MIN), or a simulation's.
-    pub(super) apply_beside_min: usize,
-    /// [`SWEEP_SLICE`](crate::limits::SWEEP_SLICE), or a simulation's.
-    pub(super) sweep_slice: usize,
-    /// [`APPLY_ENTRIES_MAX`](crate::limits::APPLY_ENTRIES_MAX), or a simulation's.
-    pub(super) apply_entries_max: usize,
-    /// [`APPLY_BUDGET`](crate::limits::APPLY_BUDGET), or a simulation's.
-    pub(super) apply_budget: usize,
-    /// [`EVENTS_PUBLISHED_MAX`](crate::limits::EVENTS_PUBLISHED_MAX), or a simulation's.
-    pub(super) events_max: usize,
+    pub(super) pace: Pace,
     /// What was committed waits for the next turn, so that a log write could go first.
     pub(super) deferred: bool,
-    /// This member's alarm NOSPACE was proposed in this term and is not applied; 0 otherwise.
-    pub(super) alarming: u64,
-    /// What was applied.
+    /// The relief of the draft under way.
+    pub(super) spill: Spill,
+
+    // On the way to the store file, and out of it.
+    /// When a checkpoint is due.
+    pub(super) checkpoints: Policy,
+    /// How far checkpoints have come, and what the log says of them.
+    pub(super) marks: Marks,
+    /// The last checkpoint of a member that stops was begun.
+    pub(super) settled: bool,
+    /// Compactions whose hash is to be taken, and the hashes.
+    pub(super) digests: Digests,
+    /// Replies and reports that wait for garbage to be swept.
+    pub(super) sweep: Sweep,
+    /// Revisions that sessions still read.
+    pub(super) pins: Pins,
+
+    /// What this member has done as the leader, and in which term.
+    pub(super) leadership: Leadership,
+    /// What sessions know of raft.
+    pub(super) gate: Arc<ReadGate>,
+    /// What was applied, counted.
     pub(super) tally: Tally,
-    /// Own facts were proposed in this term.
-    pub(super) introduced: u64,
-    /// The lessor runs since this term; 0 while this member does not lead.
-    pub(super) leading: u64,
 }
 
 impl Replica {
@@ -181,10 +150,11 @@ impl Replica {
                     self.proposals.refuse(ticket, Error::TooManyRequests);
                 }
             }
-            Input::Lease { ticket, call } if self.lease_calls.len() < LEASE_CALLS_PENDING_MAX => {
-                self.lease_calls.push((ticket, call));
+            Input::Lease { ticket, call } => {
+                if !self.leases.ask(ticket, call) {
+                    self.proposals.refuse(ticket, Error::TooManyRequests);
+                }
             }
-            Input::Lease { ticket, .. } => self.proposals.refuse(ticket, Error::TooManyRequests),
             Input::Defragment { ticket } => self.defragmentation.ask(ticket),
             Input::PeerMessage(message) => {
                 // raft refuses messages of strangers and of the past; nothing else is to be done about them.
@@ -202,17 +172,19 @@ impl Replica {
         if !self.found(outputs) {
             return false;
         }
-        if self.leading == self.node.raft.term {
+        if self.leadership.is_of(self.node.raft.term) {
             // Before anything expires: who asked first is renewed first.
             self.answer_leases(now, outputs);
         }
-        self.revoke_expired(now);
+        if self.may_revoke(now) {
+            self.leases.revoke_expired(now, &mut self.state.lessor, &mut self.proposals);
+        }
         self.propose_waiting(outputs);
         self.ask_reads(now);
         self.process_readies(outputs);
         self.tidy_log(outputs);
         self.send_persisted(outputs);
-        let beside = self.committed.len() >= self.apply_beside_min && Self::has_written(outputs);
+        let beside = self.committed.len() >= self.pace.beside_min && Self::has_written(outputs);
         // Once: on a disk that is faster than a turn there is always another write.
         self.deferred = beside && !self.deferred;
         if self.deferred {
@@ -242,7 +214,7 @@ impl Replica {
 
     /// The hashes that compactions took, for HashKV.
     pub fn compaction_hashes(&self) -> &CompactionHashes {
-        &self.hashes
+        &self.digests.hashes
     }
 
     /// A handle from which each core registers its reader.
@@ -276,8 +248,8 @@ impl Replica {
         self.proposals.pending()
             + usize::from(executing)
             + self.reads.len()
-            + self.lease_calls.len()
-            + self.sweeping.len()
+            + self.leases.waiting()
+            + self.sweep.waiting()
     }
 
     /// Proposals that wait for their entry to be applied.
@@ -300,8 +272,7 @@ impl Replica {
         self.node.tick();
         self.store.tidy();
         self.proposals.tick();
-        self.tidy_due |= self.log_is_quiet;
-        self.log_is_quiet = true;
+        self.writes.tick();
     }
 
     fn on_propose(&mut self, ticket: Ticket, id: u64, entry: Bytes) {
@@ -317,7 +288,7 @@ impl Replica {
         let raft = &self.node.raft;
         if raft.state != StateRole::Leader
             && self.is_sole_voter()
-            && self.unsynced.is_empty()
+            && self.writes.is_idle()
             && raft.promotable()
         {
             // Refused while a membership entry is committed but not applied: tried again next turn.
@@ -358,24 +329,12 @@ impl Replica {
         }
     }
 
-    /// The next batch of expired leases, as soon as the log takes it: one is being written while the one before is
-    /// applied. However many leases end at once, a put meets no more than these two.
-    fn revoke_expired(&mut self, now: Instant) {
-        if !self.may_revoke(now) {
-            return;
-        }
-        for id in self.state.lessor.expired(now, self.expire_max) {
-            self.revoking += 1;
-            self.proposals.queue_own(Request::LeaseRevoke(LeaseRevokeRequest { id }));
-        }
-    }
-
+    /// Expired leases are revoked as soon as the log takes the entries.
     fn may_revoke(&self, now: Instant) -> bool {
         self.is_leader()
-            && self.leading == self.node.raft.term
-            && self.revoking <= self.expire_max
+            && self.leadership.is_of(self.node.raft.term)
             && self.log_takes_more()
-            && self.state.lessor.next_expiry().is_some_and(|expiry| expiry <= now)
+            && self.leases.has_expired(now, &self.state.lessor)
     }
 
     fn may_propose(&self) -> bool {
@@ -388,7 +347,7 @@ impl Replica {
 
     fn log_takes_more(&self) -> bool {
         self.has_proposee()
-            && self.unsynced.is_empty()
+            && self.writes.is_idle()
             && !self.checkpoints.is_pressed(&self.store.stats())
             && (self.executing.is_none() || self.node.store().bytes() < UNAPPLIED_BYTES_MAX)
     }
@@ -399,89 +358,31 @@ impl Replica {
         }
     }
 
-    /// The lessor runs on the leader alone.
+    /// The lessor runs on the leader alone, from the first entry on that the leader has committed in its term.
     fn follow_leadership(&mut self, now: Instant) {
+        let applied = self.store.applied();
         let term = self.node.raft.term;
         if !self.is_leader() {
-            if self.leading != 0 {
-                self.leading = 0;
+            if self.leadership.end() {
                 self.state.lessor.demote();
             }
             return;
         }
-        if self.leading != term && self.has_committed_in_term() {
-            self.leading = term;
-            // What an earlier leadership proposed is lost, or applied by now.
-            self.revoking = 0;
-            self.clearing.clear();
+        if applied.term == term && self.leadership.begin(term) {
+            self.leases.on_promoted();
             let extend = self.settings.tick * u32::try_from(self.settings.election_ticks).unwrap_or(u32::MAX);
             self.state.lessor.promote(now, extend);
         }
-        if self.leading == term && self.introduced != term {
-            self.introduced = term;
-            self.introduce();
+        if self.leadership.introduces(term) {
+            let facts = introduction(&self.settings, &self.state.cluster);
+            facts.into_iter().for_each(|fact| self.proposals.queue_own(fact));
         }
-    }
-
-    /// Publishes name and URLs, and the cluster's version, where the log does not say so already.
-    fn introduce(&mut self) {
-        let id = self.settings.member_id;
-        let attributes =
-            Attributes { name: self.settings.name.clone(), client_urls: self.settings.client_urls.clone() };
-        let known = self.state.cluster.members.get(&id).and_then(|member| member.member_attributes.as_ref());
-        if known != Some(&attributes) {
-            self.proposals.queue_own(Request::ClusterMemberAttrSet(ClusterMemberAttrSetRequest {
-                member_id: id,
-                member_attributes: Some(attributes),
-            }));
-        }
-        if self.state.cluster.version != CLUSTER_VERSION {
-            let ver = CLUSTER_VERSION.to_owned();
-            self.proposals.queue_own(Request::ClusterVersionSet(ClusterVersionSetRequest { ver }));
-        }
-    }
-
-    fn has_committed_in_term(&self) -> bool {
-        let applied = self.store.applied();
-        applied.term == self.node.raft.term
     }
 
     fn answer_leases(&mut self, now: Instant, outputs: &mut Outputs) {
         let revision = self.store.applied().revision;
-        for (ticket, call) in std::mem::take(&mut self.lease_calls) {
-            let lessor = &mut self.state.lessor;
-            let result = match call {
-                LeaseCall::Expiries { ids } => {
-                    let expiries = ids.iter().map(|&id| lessor.expiry(id).unwrap_or_default()).collect();
-                    Ok(Response::LeaseExpiries { revision, expiries })
-                }
-                _ if self.leading == 0 => Err(Error::NoLeader),
-                LeaseCall::KeepAlive { id } if lessor.is_checkpointed(id) => {
-                    self.clear_checkpoint(id);
-                    self.lease_calls.push((ticket, call));
-                    continue;
-                }
-                // An unknown lease is no error: the stream goes on, and the answer says TTL 0.
-                LeaseCall::KeepAlive { id } => {
-                    let ttl = lessor.renew(now, id).unwrap_or(0);
-                    Ok(Response::LeaseKeepAlive { revision, id, ttl })
-                }
-                LeaseCall::TimeToLive { id } => {
-                    let gone = lease::LeaseInfo { granted_ttl: 0, ttl: -1 };
-                    let lease::LeaseInfo { granted_ttl, ttl } = lessor.time_to_live(now, id).unwrap_or(gone);
-                    Ok(Response::LeaseTimeToLive { revision, id, ttl, granted_ttl })
-                }
-            };
-            outputs.push(Output::Reply { ticket, result });
-        }
-    }
-
-    /// Has the log say that a lease has its full TTL again, unless that is on its way.
-    fn clear_checkpoint(&mut self, id: i64) {
-        if self.clearing.insert(id) {
-            let checkpoints = vec![LeaseCheckpoint { id, remaining_ttl: 0 }];
-            self.proposals.queue_own(Request::LeaseCheckpoint(LeaseCheckpointRequest { checkpoints }));
-        }
+        let leads = self.leadership.is_held();
+        self.leases.answer(now, revision, leads, &mut self.state.lessor, &mut self.proposals, outputs);
     }
 
     fn show_gate(&mut self) {
@@ -515,7 +416,7 @@ impl Replica {
 
     /// Whether entries can be applied in the next turn.
     fn may_apply(&self) -> bool {
-        matches!(self.halted, Halted::No) && !self.waits_for_spill()
+        !self.halted.is_halted() && !self.waits_for_spill()
     }
 
     pub(super) fn is_sweep_due(&self) -> bool {

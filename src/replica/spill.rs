@@ -50,7 +50,7 @@ impl Replica {
 
     /// A checkpoint under way may cut the file behind its own last page.
     fn may_spill(&self) -> bool {
-        self.checkpointing.is_none() || self.checkpoint_ended.is_some()
+        !self.marks.is_being_written()
     }
 
     /// Whether the suspended entry may go on. If its draft holds too much memory, the pages are written first.

@@ -1,0 +1,74 @@
+//! What stops a member: an entry of the log that it cannot apply. Its store would differ from those of members that
+//! can, so nothing after the entry is applied, and the world is told once why, and what to do.
+#![forbid(unsafe_code)]
+
+use raft::eraftpb::Entry as LogEntry;
+
+/// How a member comes back whose store is not what it should be.
+pub(super) const ADVICE: &str = "Restore the data directory from a snapshot, or remove this member from the cluster \
+                                 and add it anew with an empty one";
+
+/// Whether the member is to stop.
+#[derive(Debug, Default)]
+pub(super) enum Halted {
+    #[default]
+    No,
+    /// Yes, and the world does not know yet.
+    Due(String),
+    /// The world was told.
+    Told,
+}
+
+impl Halted {
+    /// Whether nothing more may be applied.
+    pub(super) fn is_halted(&self) -> bool {
+        !matches!(self, Halted::No)
+    }
+
+    /// The member is to stop. The first reason counts.
+    pub(super) fn halt(&mut self, reason: String) {
+        if !self.is_halted() {
+            *self = Halted::Due(reason);
+        }
+    }
+
+    /// The reason, once.
+    pub(super) fn take_due(&mut self) -> Option<String> {
+        match std::mem::take(self) {
+            Halted::No => None,
+            Halted::Due(reason) => {
+                *self = Halted::Told;
+                Some(reason)
+            }
+            Halted::Told => {
+                *self = Halted::Told;
+                None
+            }
+        }
+    }
+}
+
+/// Why an entry that this version does not know stops the member.
+pub(super) fn unknown(entry: &LogEntry, what: &str) -> String {
+    format!(
+        "log entry {} cannot be applied: {what}. Another version has written it: start the member with that \
+         version, or restore its data directory from a snapshot",
+        entry.index
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_reason_is_told_once() {
+        let mut halted = Halted::default();
+        assert_eq!((halted.is_halted(), halted.take_due()), (false, None));
+        halted.halt("first".to_owned());
+        halted.halt("second".to_owned());
+        assert_eq!((halted.take_due(), halted.take_due()), (Some("first".to_owned()), None));
+        halted.halt("third".to_owned());
+        assert_eq!((halted.is_halted(), halted.take_due()), (true, None));
+    }
+}
