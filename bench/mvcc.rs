@@ -5,11 +5,11 @@
 use std::ops::ControlFlow;
 
 use bytes::BytesMut;
-use kevel::btree::{Read, Store, WriteTxn};
+use kevel::btree::{Read, Reader, Store, WriteTxn};
 use kevel::mvcc::hash::HashKv;
 use kevel::mvcc::range::Plan;
 use kevel::mvcc::write::initialize;
-use kevel::mvcc::{View, check, compact, range, txn};
+use kevel::mvcc::{Slices, View, check, compact, range, txn};
 use kevel::proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use kevel::proto::etcdserverpb::request_op::Request as Op;
 use kevel::proto::etcdserverpb::{Compare, PutRequest, RangeRequest, RequestOp, TxnRequest};
@@ -71,32 +71,24 @@ fn turns(store: &mut Store, state: &mut State, entries: impl Iterator<Item = byt
     count
 }
 
-fn main() {
-    let keys: u64 = std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(200_000);
-    let mut prng = Prng::new(1);
-    let mut store = Store::in_memory();
-    let mut txn = store.write();
-    initialize(&mut txn);
-    let mut state = State::restore(&txn, 2, 1).expect("a sound store");
-    txn.commit();
-
-    let entries: Vec<_> = (0..keys).map(put_entry).collect();
+/// Applies entries in turns, and reports what each cost.
+fn report_turns(what: &str, store: &mut Store, state: &mut State, entries: Vec<bytes::Bytes>) {
     let started = Clock::now();
-    let count = turns(&mut store, &mut state, entries.into_iter());
-    report("put of a new key: decode, apply, encode", count, started);
+    let count = turns(store, state, entries.into_iter());
+    report(what, count, started);
+}
 
-    let entries: Vec<_> = (0..keys / 2).map(|_| put_entry(prng.below(keys))).collect();
-    let started = Clock::now();
-    let count = turns(&mut store, &mut state, entries.into_iter());
-    report("put of a key that is there", count, started);
-
-    let entries: Vec<_> = (0..50_000).map(|i| put_entry(i % 64)).collect();
-    let started = Clock::now();
-    let count = turns(&mut store, &mut state, entries.into_iter());
-    report("put of one of 64 hot keys", count, started);
+/// Writes of one key each.
+fn writes(store: &mut Store, state: &mut State, keys: u64, prng: &mut Prng) {
+    let entries = (0..keys).map(put_entry).collect();
+    report_turns("put of a new key: decode, apply, encode", store, state, entries);
+    let entries = (0..keys / 2).map(|_| put_entry(prng.below(keys))).collect();
+    report_turns("put of a key that is there", store, state, entries);
+    let entries = (0..50_000).map(|i| put_entry(i % 64)).collect();
+    report_turns("put of one of 64 hot keys", store, state, entries);
 
     let mut reader = store.readers().register();
-    let updates: Vec<_> = (0..50_000)
+    let updates = (0..50_000)
         .map(|i| {
             let name = key(prng.below(keys));
             let snapshot = reader.snapshot();
@@ -105,10 +97,11 @@ fn main() {
             Entry::new(i, Request::Txn(update(&name, revision))).encode()
         })
         .collect();
-    let started = Clock::now();
-    let count = turns(&mut store, &mut state, updates.into_iter());
-    report("txn: if mod_revision = x then put else get", count, started);
+    report_turns("txn: if mod_revision = x then put else get", store, state, updates);
+}
 
+/// Reads of one key each.
+fn gets(reader: &mut Reader, keys: u64, prng: &mut Prng) {
     let gets: Vec<_> = (0..200_000)
         .map(|_| RangeRequest { key: key(prng.below(keys)).into(), ..Default::default() })
         .collect();
@@ -118,39 +111,42 @@ fn main() {
         std::hint::black_box(range::answer(&View::new(&snapshot), &HEADER, request)).expect("an answer");
     }
     report("get of one key, a snapshot each", gets.len() as u64, started);
+}
 
+/// Counts and lists of all keys; how many there are.
+fn lists(view: &View<'_, impl Read>) -> u64 {
     let everything =
         RangeRequest { key: b"\0"[..].into(), range_end: b"\0"[..].into(), ..Default::default() };
-    let snapshot = reader.snapshot();
-    let view = View::new(&snapshot);
-    let live = {
-        let request = RangeRequest { count_only: true, ..everything.clone() };
-        let started = Clock::now();
-        let counting = Plan::new(&view, &request).expect("a range");
-        let count = counting.finish_in_legs(&view, 4096).expect("a count").count() as u64;
-        report("count, per key", count, started);
-        count
-    };
+    let request = RangeRequest { count_only: true, ..everything.clone() };
     let started = Clock::now();
-    let list = Plan::new(&view, &everything).expect("a range");
-    let mut list = list.finish_in_legs(&view, 4096).expect("a plan");
+    let counting = Plan::new(view, &request).expect("a range");
+    let live = counting.finish_in_legs(view, 4096).expect("a count").count() as u64;
+    report("count, per key", live, started);
+
+    let started = Clock::now();
+    let list = Plan::new(view, &everything).expect("a range");
+    let mut list = list.finish_in_legs(view, 4096).expect("a plan");
     report("list: plan, per key", live, started);
     let started = Clock::now();
     let mut slice = BytesMut::with_capacity(256 << 10);
     let mut bytes = 0;
-    while !list.emit(&view, &HEADER, &mut slice, 128 << 10).expect("a slice") {
+    while !list.emit(view, &HEADER, &mut slice, 128 << 10).expect("a slice") {
         bytes += slice.len();
         slice.clear();
     }
     report(&format!("list: {} MB emitted, per key", bytes >> 20), live, started);
 
-    let page = RangeRequest { limit: 500, ..everything.clone() };
+    let page = RangeRequest { limit: 500, ..everything };
     let started = Clock::now();
     for _ in 0..20 {
-        std::hint::black_box(range::answer(&view, &HEADER, &page)).expect("an answer");
+        std::hint::black_box(range::answer(view, &HEADER, &page)).expect("an answer");
     }
     report("list of 500 (and count of the rest)", 20, started);
+    live
+}
 
+/// Everything that was ever written: what watchers that fell behind read, and HashKV.
+fn histories(view: &View<'_, impl Read>) {
     let started = Clock::now();
     let mut events = 0;
     view.events(0, i64::MAX, &mut |event| {
@@ -161,17 +157,19 @@ fn main() {
     report("catch-up, per event", events, started);
 
     let started = Clock::now();
-    let mut hash = HashKv::new(&view, 0).expect("a hash");
-    while hash.step(&view, 4096).is_none() {}
+    let mut hash = HashKv::new(view, 0).expect("a hash");
+    while hash.step(view, 4096).is_none() {}
     report("HashKV, per change", events, started);
-    let revision = view.revision();
-    drop(snapshot);
+}
 
-    let started = Clock::now();
-    let mut swept = 0;
+/// A compaction of everything, and what its hash costs where `live` keys are older.
+fn compaction(store: &mut Store, live: u64) {
+    let revision = store.applied().revision;
     let mut txn = store.write();
     compact::mark(&mut txn, revision).expect("a compaction");
     txn.commit();
+    let started = Clock::now();
+    let mut swept = 0;
     loop {
         let mut txn = store.write();
         let slice = compact::sweep(&mut txn, None, 128);
@@ -183,33 +181,58 @@ fn main() {
     }
     report("sweep, per revision removed", swept, started);
 
+    let mut reader = store.readers().register();
     let snapshot = reader.snapshot();
     let view = View::new(&snapshot);
     let started = Clock::now();
     let mut hash = HashKv::of_compaction(revision, revision - 1);
     while hash.step(&view, 256).is_none() {}
     report("hash of a compaction, per key that is older", live, started);
-    drop(snapshot);
+}
 
-    let big = {
-        let put = |i| {
-            let put = PutRequest { key: key(i).into(), ..PutRequest::default() };
-            RequestOp { request: Some(Op::RequestPut(put)) }
-        };
-        TxnRequest { success: (0..128).map(put).collect(), ..TxnRequest::default() }
+/// A transaction of as many puts as one may have.
+fn long_txn(store: &mut Store) {
+    let put = |i| {
+        let put = PutRequest { key: key(i).into(), ..PutRequest::default() };
+        RequestOp { request: Some(Op::RequestPut(put)) }
     };
+    let request = TxnRequest { success: (0..128).map(put).collect(), ..TxnRequest::default() };
     let started = Clock::now();
     for _ in 0..1000 {
-        std::hint::black_box(check::txn(&big, 128)).expect("a good transaction");
+        std::hint::black_box(check::txn(&request, 128)).expect("a good transaction");
     }
     report("check of a txn of 128 puts", 1000, started);
     let mut txn = store.write();
+    let revision = txn.applied().revision;
     let started = Clock::now();
     for _ in 0..1000 {
-        txn::apply(&mut txn, &big, &|_| true, true).map(|_| ()).expect("success");
+        txn::apply(&mut txn, &request, &|_| true, true).map(|_| ()).expect("success");
     }
     report("txn of 128 puts", 1000, started);
     assert!(txn.applied().revision > revision);
+}
+
+fn main() {
+    let keys: u64 = std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(200_000);
+    let mut prng = Prng::new(1);
+    let mut store = Store::in_memory();
+    let mut txn = store.write();
+    initialize(&mut txn);
+    let mut state = State::restore(&txn, 2, 1).expect("a sound store");
+    txn.commit();
+
+    writes(&mut store, &mut state, keys, &mut prng);
+    let mut reader = store.readers().register();
+    gets(&mut reader, keys, &mut prng);
+    let live = {
+        let snapshot = reader.snapshot();
+        let view = View::new(&snapshot);
+        let live = lists(&view);
+        histories(&view);
+        live
+    };
+    compaction(&mut store, live);
+    long_txn(&mut store);
 }
 
 /// What the apiserver sends for an update.

@@ -3,15 +3,18 @@
 
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::time::SystemTime;
 
 use super::arrivals::Arrival;
 use super::listeners::{self, Listener};
 use super::open::Opened;
 use super::serving::{Door, SessionCore};
+use crate::btree::Store;
 use crate::config::{Config, Url};
+use crate::mvcc::compact_hash::CompactionDigest;
 use crate::mvcc::pin::Pins;
+use crate::page::CheckpointJob;
 use crate::replica::port::Input;
 use crate::replica::{Opening, Replica, Settings, refusal};
 use crate::server::core::replica_loop::{Halt, ReplicaCore};
@@ -19,6 +22,7 @@ use crate::server::core::session_loop::FromReplica;
 use crate::server::core::{checkpointer, digester};
 use crate::server::grpc::counters::Counters;
 use crate::server::io::accept::Admission;
+use crate::server::io::wal_dir::WalDir;
 use crate::server::io::wal_prepare::Prepared;
 use crate::server::log::lines;
 use crate::server::log::slow::Limits;
@@ -124,48 +128,131 @@ impl ReplicaMain {
 /// Makes all parts of a member with this many session cores.
 ///
 /// # Errors
-/// When a thread cannot be started, or a socket cannot be shared.
+/// When the member cannot serve what was found, a thread cannot be started, or a socket cannot be shared.
 pub fn wire(
     config: &Config,
     opened: Opened,
     listeners: Vec<Listener>,
     sessions: usize,
 ) -> Result<Member, String> {
+    let Opened { store, opening, member_id, cluster_id, wal_dir, founded } = opened;
     let mut prng = Prng::new(entropy());
-    let ids = RequestIds::new(opened.member_id, sessions);
-    let (member_id, cluster_id) = (opened.member_id, opened.cluster_id);
+    let ids = RequestIds::new(member_id, sessions);
     let pins = Pins::new(sessions);
     let settings = settings(config, member_id, &ids, prng.next_u64());
-    if let Opening::Recover(recovered, _) = &opened.opening
-        && let Some(reason) = refusal(member_id, &opened.store, &recovered.entries)
-    {
-        return Err(reason);
-    }
-    let replica = Replica::open(settings, opened.store, opened.opening, pins.clone())?;
-    let (gate, readers) = (replica.gate().clone(), replica.readers());
+    let replica = replica(settings, store, opening, pins.clone())?;
 
     let (to_replica, replica_lane) = mesh::lane::<Input>(LANE);
-    let (outboxes, lanes): (Vec<_>, Vec<_>) = (0..sessions)
+    let (to_sessions, lanes): (Vec<_>, Vec<_>) = (0..sessions)
         .map(|_| mesh::lane::<FromReplica>(LANE))
         .map(|(sender, receiver)| (Outbox::new(sender), receiver))
         .unzip();
     let (tell, told): (Vec<_>, Vec<_>) = (0..sessions).map(|_| mesh::lane::<()>(1)).unzip();
     let end = End::new(tell);
 
-    let counts: Vec<Arc<metrics::Core>> = (0..=sessions).map(|_| metrics::Core::new()).collect();
-    let rpc: Vec<_> = (0..sessions).map(|_| Counters::with(config.reporting.extensive_metrics)).collect();
-    let replica_counts = counts[sessions].clone();
-    replica_counts.quota_bytes.set(quota_shown(config));
-    let observed = replica_counts.clone();
-    let checkpoints = checkpointer::start(to_replica.clone(), move |took| observed.store_committed(took))
-        .map_err(|error| format!("cannot start the checkpointer: {error}"))?;
-    let digests =
-        digester::start(to_replica.clone()).map_err(|error| format!("cannot start the digester: {error}"))?;
+    let counts = Counts::new(config, sessions);
+    let threads = Threads::start(&to_replica, counts.replica(), wal_dir.clone())?;
+    let member = Arc::new(member(config, (cluster_id, member_id), &replica, &counts));
+    let parts = (0..sessions).map(|core| Parts {
+        member: member.clone(),
+        core: (core as u16, ids.step as u16),
+        readers: replica.readers(),
+        pins: pins.slot(core),
+        replica: to_replica.clone(),
+        gate: replica.gate().clone(),
+        first_id: ids.first,
+        seed: prng.next_u64(),
+        metrics: counts.cores[core].clone(),
+        counters: counts.rpc[core].clone(),
+    });
+    let ends = parts.zip(lanes.into_iter().zip(told)).collect();
+    let sessions = session_cores(config, ends, listeners, &end)?;
+    let core = ReplicaCore {
+        replica,
+        lane: replica_lane,
+        sessions: to_sessions,
+        checkpoints: threads.checkpoints,
+        digests: threads.digests,
+        wal_dir,
+        prepared: threads.prepared,
+        founded,
+        tick: config.raft.heartbeat_interval,
+        metrics: counts.replica().clone(),
+        slow_apply: config.reporting.warning_apply_duration,
+        halt: halt(end.clone()),
+    };
+    Ok(Member { replica: ReplicaMain { core, end: end.clone() }, sessions, end })
+}
 
-    let prepared = Prepared::start(opened.wal_dir.clone())
-        .map_err(|error| format!("cannot start the thread that prepares the log: {error}"))?;
+/// The replica on what was found, unless the member cannot serve that.
+fn replica(settings: Settings, store: Store, opening: Opening, pins: Pins) -> Result<Replica, String> {
+    if let Opening::Recover(recovered, _) = &opening
+        && let Some(reason) = refusal(settings.member_id, &store, &recovered.entries)
+    {
+        return Err(reason);
+    }
+    Replica::open(settings, store, opening, pins)
+}
 
-    let member = Arc::new(session::Member {
+/// What a member counts.
+struct Counts {
+    /// Of each session core, and behind those of the replica core.
+    cores: Vec<Arc<metrics::Core>>,
+    /// The gRPC calls of each session core.
+    rpc: Vec<Arc<Counters>>,
+}
+
+impl Counts {
+    /// All zero, but for the quota.
+    fn new(config: &Config, sessions: usize) -> Self {
+        let counts = Self {
+            cores: (0..=sessions).map(|_| metrics::Core::new()).collect(),
+            rpc: (0..sessions).map(|_| Counters::with(config.reporting.extensive_metrics)).collect(),
+        };
+        let core = counts.replica();
+        core.quota_bytes.set(quota_shown(config));
+        counts
+    }
+
+    fn replica(&self) -> &Arc<metrics::Core> {
+        &self.cores[self.rpc.len()]
+    }
+}
+
+/// The threads beside the replica core: each waits for the disk in its place.
+struct Threads {
+    checkpoints: mpsc::Sender<CheckpointJob>,
+    digests: mpsc::Sender<Box<CompactionDigest>>,
+    prepared: Prepared,
+}
+
+impl Threads {
+    fn start(
+        replica: &mesh::Sender<Input>,
+        counts: &Arc<metrics::Core>,
+        wal_dir: WalDir,
+    ) -> Result<Self, String> {
+        let counts = counts.clone();
+        let observe = move |took| counts.store_committed(took);
+        Ok(Self {
+            checkpoints: checkpointer::start(replica.clone(), observe)
+                .map_err(|error| format!("cannot start the checkpointer: {error}"))?,
+            digests: digester::start(replica.clone())
+                .map_err(|error| format!("cannot start the digester: {error}"))?,
+            prepared: Prepared::start(wal_dir)
+                .map_err(|error| format!("cannot start the thread that prepares the log: {error}"))?,
+        })
+    }
+}
+
+/// The facts about the member that all its session cores know.
+fn member(
+    config: &Config,
+    (cluster_id, member_id): (u64, u64),
+    replica: &Replica,
+    counts: &Counts,
+) -> session::Member {
+    session::Member {
         cluster_id,
         member_id,
         max_request_bytes: config.limits.request_bytes_max as usize,
@@ -178,50 +265,36 @@ pub fn wire(
         keys_asked: AtomicBool::new(false),
         quota_bytes: quota_shown(config),
         quota: config.quota_bytes(),
-        metrics: counts.clone(),
-        rpc: rpc.clone(),
+        metrics: counts.cores.clone(),
+        rpc: counts.rpc.clone(),
         compaction_hashes: replica.compaction_hashes().clone(),
         gates: config.gates.clone(),
-    });
-    let mut doors = doors(sessions, listeners::share(&listeners)?);
+    }
+}
+
+/// What belongs to one session core: its parts, what the replica tells it, and what tells it that the member ends.
+type SessionEnds = (Parts, (mesh::Receiver<FromReplica>, mesh::Receiver<()>));
+
+/// The session cores, with a way for clients to each of them.
+fn session_cores(
+    config: &Config,
+    ends: Vec<SessionEnds>,
+    listeners: Vec<Listener>,
+    end: &End,
+) -> Result<Vec<SessionCore>, String> {
+    let doors = doors(ends.len(), listeners::share(&listeners)?);
     let (admission, listeners) = (Admission::from_descriptor_limit(), Arc::new(listeners));
-    let cores = lanes.into_iter().zip(told).enumerate().map(|(core, (lane, told))| SessionCore {
-        parts: Parts {
-            member: member.clone(),
-            core: (core as u16, ids.step as u16),
-            readers: readers.clone(),
-            pins: pins.slot(core),
-            replica: to_replica.clone(),
-            gate: gate.clone(),
-            first_id: ids.first,
-            seed: prng.next_u64(),
-            metrics: counts[core].clone(),
-            counters: rpc[core].clone(),
-        },
+    let cores = ends.into_iter().zip(doors).map(|((parts, (lane, told)), door)| SessionCore {
+        parts,
         lane,
         told,
         listeners: listeners.clone(),
         admission: admission.clone(),
         config: config.clone(),
         end: end.clone(),
-        door: doors.remove(0),
+        door,
     });
-    let cores = cores.collect();
-    let core = ReplicaCore {
-        replica,
-        lane: replica_lane,
-        sessions: outboxes,
-        checkpoints,
-        digests,
-        wal_dir: opened.wal_dir,
-        prepared,
-        founded: opened.founded,
-        tick: config.raft.heartbeat_interval,
-        metrics: replica_counts,
-        slow_apply: config.reporting.warning_apply_duration,
-        halt: halt(end.clone()),
-    };
-    Ok(Member { replica: ReplicaMain { core, end: end.clone() }, sessions: cores, end })
+    Ok(cores.collect())
 }
 
 /// What stops the member where it cannot go on.
