@@ -88,17 +88,8 @@ impl<'b> Fields<'b> {
             return Ok(None);
         }
         let (number, wire_type, tag) = self.tag()?;
-        let mut begin = self.at;
-        match wire_type {
-            LENGTH => {
-                let length = self.varint()?;
-                begin = self.at;
-                self.skip(length)?;
-            }
-            GROUP => self.group(number)?,
-            _ => self.skip_number(wire_type)?,
-        }
-        Ok(Some(Field { number, wire_type, tag, value: begin..self.at }))
+        let value = if wire_type == GROUP { self.group(number)? } else { self.value(wire_type)? };
+        Ok(Some(Field { number, wire_type, tag, value }))
     }
 
     fn tag(&mut self) -> Result<(u32, u8, Range<usize>), Malformed> {
@@ -136,32 +127,36 @@ impl<'b> Fields<'b> {
         Ok(())
     }
 
-    /// Skips the value of a field that is a number.
-    fn skip_number(&mut self, wire_type: u8) -> Result<(), Malformed> {
+    /// Goes past a value that is no group, and says where it is, without its length.
+    fn value(&mut self, wire_type: u8) -> Result<Range<usize>, Malformed> {
+        let mut begin = self.at;
         match wire_type {
-            VARINT => self.varint().map(drop),
-            FIXED64 => self.skip(8),
-            FIXED32 => self.skip(4),
-            _ => Err(Malformed::Data),
+            VARINT => _ = self.varint()?,
+            FIXED64 => self.skip(8)?,
+            LENGTH => {
+                let length = self.varint()?;
+                begin = self.at;
+                self.skip(length)?;
+            }
+            FIXED32 => self.skip(4)?,
+            _ => return Err(Malformed::Data),
         }
+        Ok(begin..self.at)
     }
 
-    /// Skips a group whose tag was read.
-    fn group(&mut self, number: u32) -> Result<(), Malformed> {
+    /// Goes past a group whose tag was read, and says where it is, with the tag at its end.
+    fn group(&mut self, number: u32) -> Result<Range<usize>, Malformed> {
+        let begin = self.at;
         let mut open = vec![number];
         while !open.is_empty() {
             let (number, wire_type, _) = self.tag()?;
             match wire_type {
-                LENGTH => {
-                    let length = self.varint()?;
-                    self.skip(length)?;
-                }
                 GROUP if open.len() < MESSAGE_DEPTH_MAX => open.push(number),
                 GROUP_END if open.pop() == Some(number) => {}
-                _ => self.skip_number(wire_type)?,
+                _ => _ = self.value(wire_type)?,
             }
         }
-        Ok(())
+        Ok(begin..self.at)
     }
 }
 
