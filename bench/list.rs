@@ -8,10 +8,10 @@ use std::time::{Duration, Instant as Clock};
 
 use bytes::BytesMut;
 use kevel::btree::{Read, Store};
-use kevel::mvcc::View;
 use kevel::mvcc::range::Plan;
 use kevel::mvcc::remembered::PlanMemory;
 use kevel::mvcc::write::initialize;
+use kevel::mvcc::{Slices, View};
 use kevel::proto::etcdserverpb::{PutRequest, RangeRequest};
 use kevel::replica::apply::{State, apply};
 use kevel::request::Request;

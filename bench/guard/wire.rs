@@ -3,8 +3,8 @@
 use super::load::{HEADER, KEYS, Replicated, namespace, put, shuffled};
 use super::meter::Meter;
 use bytes::{BufMut, Bytes, BytesMut};
-use kevel::mvcc::range::{Plan, Progress};
-use kevel::mvcc::{View, check};
+use kevel::mvcc::range::Plan;
+use kevel::mvcc::{Planned, Progress, Slices, View, check};
 use kevel::proto::etcdserverpb::{PutRequest, RangeRequest};
 use kevel::response::{Response, encode};
 use kevel::server::api::decode::{decode, decode_kept};

@@ -10,11 +10,12 @@ use super::answer_room::AnswerRoom;
 use super::hash::HashKv;
 use super::leaf_counts::LeafCounts;
 use super::model::{Model, Refusal};
-use super::range::{Emission, Plan, Progress};
+use super::planned::{Planned, Progress, Slices};
+use super::range::{Emission, Plan};
 use super::remembered::PlanMemory;
 use super::revision::Revision;
 use super::schema::{split_garbage_key, split_index_key, split_kv_value, unescape_index_prefix};
-use super::txn_read::{TxnEmission, TxnProgress};
+use super::txn_read::TxnEmission;
 use super::txn_write::TxnWrite;
 use super::write::{Deletion, Writer, initialize};
 use super::{EventBatch, RangeStream, ReadTxn, View, check, compact, range, txn};
@@ -645,8 +646,8 @@ impl Stage {
                 Progress::Done(emission) => Stage::RangeEmission(emission),
             }),
             Stage::Txn(txn) => Some(match txn.step(view, budget)? {
-                TxnProgress::Pending(txn) => Stage::Txn(txn),
-                TxnProgress::Done(emission) => Stage::TxnEmission(emission),
+                Progress::Pending(txn) => Stage::Txn(txn),
+                Progress::Done(emission) => Stage::TxnEmission(emission),
             }),
             Stage::RangeEmission(mut emission) => {
                 let complete = emission.emit(view, &header, out, bytes)?;

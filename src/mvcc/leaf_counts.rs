@@ -114,7 +114,8 @@ mod tests {
     use super::*;
     use crate::btree::Store;
     use crate::mvcc::answer_room::AnswerRoom;
-    use crate::mvcc::range::{Plan, Progress};
+    use crate::mvcc::planned::{Planned, Progress};
+    use crate::mvcc::range::Plan;
     use crate::mvcc::write::{Writer, initialize};
     use crate::mvcc::{View, compact};
     use crate::proto::etcdserverpb::{DeleteRangeRequest, PutRequest, RangeRequest};

@@ -44,6 +44,7 @@
 //!   check, condition, txn         what a request must not say; a transaction's conditions, and what it comes to
 //!   txn_write, op_walk            transactions that write, in slices; the operations on the path of one
 //!   answer_body, answer_room      an answer that is put together within a write, and how long it may be
+//!   planned                       what is planned and then written, in slices
 //!   range, range_stream, txn_read answers of any length to what only reads
 //!   remembered, leaf_counts       what a core keeps for such answers: their plans, and the counts of leaves
 //!   compact, pin                  forgetting; the revisions that answers under way still read
@@ -87,6 +88,7 @@ pub mod leaf_counts;
 pub mod model;
 mod op_walk;
 pub mod pin;
+pub mod planned;
 #[cfg(all(test, feature = "loom"))]
 mod races;
 pub mod range;
@@ -103,6 +105,7 @@ pub mod walk;
 pub mod write;
 
 pub use event::{Event, EventBatch, PastEvent};
+pub use planned::{Planned, Progress, Slices};
 pub use range_stream::RangeStream;
 pub use revision::Revision;
 pub use txn_read::ReadTxn;

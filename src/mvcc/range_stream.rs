@@ -9,7 +9,8 @@
 
 use bytes::BytesMut;
 
-use super::range::{Emission, Plan, Progress, put_tail, tail_len};
+use super::planned::{Planned, Progress};
+use super::range::{Emission, Plan, put_tail, tail_len};
 use super::view::View;
 use super::walk::{Interval, Position};
 use crate::btree::Read;

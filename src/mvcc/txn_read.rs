@@ -10,7 +10,8 @@ use std::collections::VecDeque;
 use bytes::BytesMut;
 
 use super::condition::{Evaluation, FIND_COST};
-use super::range::{Emission, Plan, Progress};
+use super::planned::{Planned, Progress, Slices};
+use super::range::{Emission, Plan};
 use super::remembered::PlanMemory;
 use super::txn::{branch, check_range, is_read_only};
 use super::view::View;
@@ -34,7 +35,7 @@ pub struct ReadTxn {
     memory: PlanMemory,
     stage: Stage,
     /// Operations planned, in order.
-    planned: VecDeque<Planned>,
+    planned: VecDeque<PlannedOp>,
     /// Encoded length of their answers, tags and lengths included.
     ops_len: usize,
 }
@@ -47,21 +48,13 @@ enum Stage {
 }
 
 /// A planned operation.
-struct Planned {
+struct PlannedOp {
     /// Length of its RangeResponse.
     len: usize,
     /// Pairs in it.
     kvs: u64,
     /// None if it is to be planned again.
     emission: Option<Box<Emission>>,
-}
-
-/// How far the plan of a transaction has come.
-pub enum TxnProgress {
-    /// Another leg is needed.
-    Pending(ReadTxn),
-    /// The length of the answer is known.
-    Done(TxnEmission),
 }
 
 impl ReadTxn {
@@ -77,44 +70,6 @@ impl ReadTxn {
             planned: VecDeque::new(),
             ops_len: 0,
         }
-    }
-
-    /// What was asked for.
-    pub fn request(&self) -> &TxnRequest {
-        &self.request
-    }
-
-    /// The lowest main revision that may be read: to be pinned before the first snapshot goes.
-    pub fn pin(&self) -> i64 {
-        let ops = self.request.success.iter().chain(&self.request.failure).filter_map(range_of);
-        let named = ops.map(|range| range.revision);
-        // A Range at a compacted revision is an error if its branch is taken, and never read.
-        named.filter(|&at| at > 0 && at >= self.compact_revision).fold(self.revision, i64::min)
-    }
-
-    /// Goes on with the plan, looking at up to `budget` index entries or as much else as takes about as long. The
-    /// plan ends early when the answer is longer than may be sent, as its length then says.
-    ///
-    /// # Errors
-    /// When a Range of the branch that is taken names a revision that cannot be read; and as [`Plan::step`].
-    pub fn step<R: Read>(mut self, view: &View<'_, R>, budget: usize) -> Result<TxnProgress, Error> {
-        view.check_kept(self.pin())?;
-        let mut budget = budget;
-        while budget > 0 {
-            let stage = core::mem::replace(&mut self.stage, Stage::Ops { succeeded: false, plan: None });
-            self.stage = match stage {
-                Stage::Compare { number, walk } => self.compare(view, number, walk, &mut budget)?,
-                Stage::Ops { succeeded, plan } => {
-                    let is_planned = self.planned.len() == branch(&self.request, succeeded).len();
-                    if is_planned || self.ops_len > MESSAGE_SENT_BYTES_MAX {
-                        return Ok(TxnProgress::Done(self.into_emission(succeeded)));
-                    }
-                    let plan = self.plan_op(view, succeeded, plan, &mut budget)?;
-                    Stage::Ops { succeeded, plan }
-                }
-            };
-        }
-        Ok(TxnProgress::Pending(self))
     }
 
     /// One leg of a condition; what comes after it.
@@ -161,7 +116,7 @@ impl ReadTxn {
                 self.ops_len += bytes_field_len(bytes_field_len(len));
                 let kvs = emission.kvs();
                 let emission = emission.is_light().then(|| Box::new(emission));
-                self.planned.push_back(Planned { len, kvs, emission });
+                self.planned.push_back(PlannedOp { len, kvs, emission });
                 Ok(None)
             }
         }
@@ -182,6 +137,37 @@ impl ReadTxn {
             writing: None,
             written: 0,
         }
+    }
+}
+
+impl Planned for ReadTxn {
+    type Answer = TxnEmission;
+
+    fn pin(&self) -> i64 {
+        let ops = self.request.success.iter().chain(&self.request.failure).filter_map(range_of);
+        let named = ops.map(|range| range.revision);
+        // A Range at a compacted revision is an error if its branch is taken, and never read.
+        named.filter(|&at| at > 0 && at >= self.compact_revision).fold(self.revision, i64::min)
+    }
+
+    /// The plan ends early when the answer is longer than may be sent, as its length then says.
+    fn step<R: Read>(mut self, view: &View<'_, R>, mut budget: usize) -> Result<Progress<Self>, Error> {
+        view.check_kept(self.pin())?;
+        while budget > 0 {
+            let stage = core::mem::replace(&mut self.stage, Stage::Ops { succeeded: false, plan: None });
+            self.stage = match stage {
+                Stage::Compare { number, walk } => self.compare(view, number, walk, &mut budget)?,
+                Stage::Ops { succeeded, plan } => {
+                    let is_planned = self.planned.len() == branch(&self.request, succeeded).len();
+                    if is_planned || self.ops_len > MESSAGE_SENT_BYTES_MAX {
+                        return Ok(Progress::Done(self.into_emission(succeeded)));
+                    }
+                    let plan = self.plan_op(view, succeeded, plan, &mut budget)?;
+                    Stage::Ops { succeeded, plan }
+                }
+            };
+        }
+        Ok(Progress::Pending(self))
     }
 }
 
@@ -212,7 +198,7 @@ pub struct TxnEmission {
     /// Pairs that each operation has found.
     kvs: Vec<u64>,
     /// Operations whose answers have not begun.
-    ops: VecDeque<Planned>,
+    ops: VecDeque<PlannedOp>,
     ops_len: usize,
     begun: bool,
     writing: Option<Writing>,
@@ -229,22 +215,6 @@ enum Writing {
 }
 
 impl TxnEmission {
-    /// The revision that has to stay pinned until the answer is complete.
-    pub fn pin(&self) -> i64 {
-        self.pin
-    }
-
-    /// What was asked for.
-    pub fn request(&self) -> &TxnRequest {
-        &self.request
-    }
-
-    /// Bytes that are held until the answer is written, without the request.
-    pub fn held_bytes(&self) -> usize {
-        let emissions = self.ops.iter().filter_map(|op| op.emission.as_deref());
-        self.ops.len() * size_of::<Planned>() + emissions.map(Emission::held_bytes).sum::<usize>()
-    }
-
     /// Whether all conditions held.
     pub fn succeeded(&self) -> bool {
         self.succeeded
@@ -253,46 +223,6 @@ impl TxnEmission {
     /// Pairs that each operation has found.
     pub fn kvs(&self) -> &[u64] {
         &self.kvs
-    }
-
-    /// Exact length of the encoded TxnResponse.
-    pub fn encoded_len(&self, header: &Header) -> usize {
-        header.field_len(self.revision) + int_field_len(i64::from(self.succeeded)) + self.ops_len
-    }
-
-    /// Appends the next slice of the encoded TxnResponse: `bytes` more at most, or little more. True once it is
-    /// complete. A slice is empty where a Range that is planned again takes longer than a leg.
-    ///
-    /// # Errors
-    /// As [`Emission::emit`] and [`Plan::step`].
-    pub fn emit<R: Read>(
-        &mut self,
-        view: &View<'_, R>,
-        header: &Header,
-        out: &mut BytesMut,
-        bytes: usize,
-    ) -> Result<bool, Error> {
-        view.check_kept(self.pin)?;
-        let full = out.len().saturating_add(bytes);
-        if !self.begun {
-            self.begun = true;
-            header.put_field(self.revision, out);
-            put_int_field(out, 2, i64::from(self.succeeded));
-        }
-        loop {
-            let writing = match self.writing.take() {
-                Some(writing) => writing,
-                None => match self.begin_next(out) {
-                    Some(writing) => writing,
-                    None => return Ok(true),
-                },
-            };
-            let complete;
-            (self.writing, complete) = self.write(view, writing, out, full)?;
-            if !complete || out.len() >= full {
-                return Ok(self.writing.is_none() && self.ops.is_empty());
-            }
-        }
     }
 
     /// Begins the next operation's answer.
@@ -330,6 +260,51 @@ impl TxnEmission {
                 let room = full.saturating_sub(out.len());
                 let complete = emission.emit(view, &Header::default(), out, room)?;
                 Ok((if complete { None } else { Some(Writing::Emitting(emission)) }, complete))
+            }
+        }
+    }
+}
+
+impl Slices for TxnEmission {
+    fn pin(&self) -> i64 {
+        self.pin
+    }
+
+    fn encoded_len(&self, header: &Header) -> usize {
+        header.field_len(self.revision) + int_field_len(i64::from(self.succeeded)) + self.ops_len
+    }
+
+    fn held_bytes(&self) -> usize {
+        let emissions = self.ops.iter().filter_map(|op| op.emission.as_deref());
+        self.ops.len() * size_of::<PlannedOp>() + emissions.map(Emission::held_bytes).sum::<usize>()
+    }
+
+    fn emit<R: Read>(
+        &mut self,
+        view: &View<'_, R>,
+        header: &Header,
+        out: &mut BytesMut,
+        bytes: usize,
+    ) -> Result<bool, Error> {
+        view.check_kept(self.pin)?;
+        let full = out.len().saturating_add(bytes);
+        if !self.begun {
+            self.begun = true;
+            header.put_field(self.revision, out);
+            put_int_field(out, 2, i64::from(self.succeeded));
+        }
+        loop {
+            let writing = match self.writing.take() {
+                Some(writing) => writing,
+                None => match self.begin_next(out) {
+                    Some(writing) => writing,
+                    None => return Ok(true),
+                },
+            };
+            let complete;
+            (self.writing, complete) = self.write(view, writing, out, full)?;
+            if !complete || out.len() >= full {
+                return Ok(self.writing.is_none() && self.ops.is_empty());
             }
         }
     }
@@ -386,8 +361,8 @@ mod tests {
         let (mut txn, mut legs) = (ReadTxn::new(&view, request, memory), 1);
         loop {
             match txn.step(&view, budget).unwrap() {
-                TxnProgress::Done(emission) => return (emission, legs),
-                TxnProgress::Pending(pending) => (txn, legs) = (pending, legs + 1),
+                Progress::Done(emission) => return (emission, legs),
+                Progress::Pending(pending) => (txn, legs) = (pending, legs + 1),
             }
         }
     }

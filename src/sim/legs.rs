@@ -7,9 +7,8 @@ use prost::Message as _;
 use super::judge::judge;
 use kevel::btree::Read;
 use kevel::error::Error;
-use kevel::mvcc::range::{Emission, Plan, Progress, SLICE_SURPLUS};
-use kevel::mvcc::txn_read::{TxnEmission, TxnProgress};
-use kevel::mvcc::{RangeStream, ReadTxn, View};
+use kevel::mvcc::range::SLICE_SURPLUS;
+use kevel::mvcc::{Planned, Progress, RangeStream, Slices, View};
 use kevel::proto::etcdserverpb::*;
 use kevel::response::Header;
 
@@ -39,74 +38,7 @@ pub enum Ended {
 /// An answer whose length is not known yet, or one that is being written.
 pub enum Stage<P: Planned> {
     Planning(Option<Box<P>>),
-    Writing(Box<P::Written>),
-}
-
-/// What a plan becomes once the length of its answer is known.
-pub trait Planned: Sized {
-    type Written: Written;
-
-    fn leg<R: Read>(self, view: &View<'_, R>, entries: usize) -> Result<Stage<Self>, Error>;
-}
-
-/// An answer that is written slice by slice.
-pub trait Written {
-    fn length(&self) -> usize;
-
-    fn slice<R: Read>(&mut self, view: &View<'_, R>, out: &mut BytesMut, bytes: usize)
-    -> Result<bool, Error>;
-}
-
-impl Planned for Plan {
-    type Written = Emission;
-
-    fn leg<R: Read>(self, view: &View<'_, R>, entries: usize) -> Result<Stage<Self>, Error> {
-        Ok(match self.step(view, entries)? {
-            Progress::Pending(plan) => Stage::planning(plan),
-            Progress::Done(emission) => Stage::Writing(Box::new(emission)),
-        })
-    }
-}
-
-impl Planned for ReadTxn {
-    type Written = TxnEmission;
-
-    fn leg<R: Read>(self, view: &View<'_, R>, entries: usize) -> Result<Stage<Self>, Error> {
-        Ok(match self.step(view, entries)? {
-            TxnProgress::Pending(plan) => Stage::planning(plan),
-            TxnProgress::Done(emission) => Stage::Writing(Box::new(emission)),
-        })
-    }
-}
-
-impl Written for Emission {
-    fn length(&self) -> usize {
-        self.encoded_len(&Header::default())
-    }
-
-    fn slice<R: Read>(
-        &mut self,
-        view: &View<'_, R>,
-        out: &mut BytesMut,
-        bytes: usize,
-    ) -> Result<bool, Error> {
-        self.emit(view, &Header::default(), out, bytes)
-    }
-}
-
-impl Written for TxnEmission {
-    fn length(&self) -> usize {
-        self.encoded_len(&Header::default())
-    }
-
-    fn slice<R: Read>(
-        &mut self,
-        view: &View<'_, R>,
-        out: &mut BytesMut,
-        bytes: usize,
-    ) -> Result<bool, Error> {
-        self.emit(view, &Header::default(), out, bytes)
-    }
+    Writing(Box<P::Answer>),
 }
 
 /// Why a leg was the last before its time.
@@ -129,12 +61,16 @@ impl<P: Planned> Stage<P> {
     ) -> Result<bool, Broken> {
         if let Self::Planning(plan) = self {
             let plan = plan.take().expect("a plan that is not finished");
-            *self = plan.leg(view, leg.entries).map_err(Broken::Planning)?;
+            *self = match plan.step(view, leg.entries).map_err(Broken::Planning)? {
+                Progress::Pending(plan) => Self::planning(plan),
+                Progress::Done(answer) => Self::Writing(Box::new(answer)),
+            };
         }
         let Self::Writing(answer) = self else { return Ok(false) };
-        let bytes = leg.bytes.max(answer.length() / 100);
+        let header = Header::default();
+        let bytes = leg.bytes.max(answer.encoded_len(&header) / 100);
         let before = got.len();
-        let complete = answer.slice(view, got, bytes).map_err(Broken::Writing)?;
+        let complete = answer.emit(view, &header, got, bytes).map_err(Broken::Writing)?;
         judge_slice(got.len() - before, bytes);
         Ok(complete)
     }

@@ -20,7 +20,7 @@ use kevel::btree::Read as _;
 use kevel::error::Error;
 use kevel::mvcc::hash::HashKv;
 use kevel::mvcc::range::{self, Plan};
-use kevel::mvcc::{RangeStream, ReadTxn, View};
+use kevel::mvcc::{Planned as _, RangeStream, ReadTxn, View};
 use kevel::proto::etcdserverpb::*;
 use kevel::response::Header;
 

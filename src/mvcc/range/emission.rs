@@ -7,6 +7,7 @@ use super::query::{Order, Query, Shape};
 use super::sort::Sorted;
 use crate::btree::Read;
 use crate::error::Error;
+use crate::mvcc::planned::Slices;
 use crate::mvcc::remembered::Remembered;
 use crate::mvcc::revision::Revision;
 use crate::mvcc::values::{BATCH, Values};
@@ -93,11 +94,6 @@ impl Emission {
         }
     }
 
-    /// Main revision that is read, which stays pinned until the answer is complete.
-    pub fn pin(&self) -> i64 {
-        self.query.at
-    }
-
     /// The header's revision.
     pub fn revision(&self) -> i64 {
         self.query.revision
@@ -128,18 +124,6 @@ impl Emission {
         &self.behind
     }
 
-    /// Bytes that are held until the answer is written, without what is bounded for the core: remembered and sorted
-    /// pairs.
-    pub fn held_bytes(&self) -> usize {
-        let source = match &self.source {
-            Source::ByKey { remembered, unremembered } => {
-                remembered.held_bytes() + unremembered.as_ref().map_or(0, Position::held_bytes)
-            }
-            Source::Sorted(_) => 0,
-        };
-        size_of::<Self>() + self.query.interval.held_bytes() + source + self.behind.held_bytes()
-    }
-
     /// True if keeping this until it is written costs little more than the structure itself.
     pub(crate) fn is_light(&self) -> bool {
         self.kvs() <= 16
@@ -150,45 +134,11 @@ impl Emission {
         matches!(&self.source, Source::ByKey { unremembered: None, .. })
     }
 
-    /// Exact length of the encoded RangeResponse.
-    pub fn encoded_len(&self, header: &Header) -> usize {
-        header.field_len(self.query.revision) + self.kvs_len + tail_len(self.more(), self.count())
-    }
-
-    /// Appends the next slice of the encoded RangeResponse: `bytes` more at most, [`SLICE_SURPLUS`] aside, with the
-    /// header before the first and the tail behind the last. True once it is complete; all slices together have the
-    /// length that was promised.
-    ///
-    /// # Errors
-    /// When the revision has been swept in spite of its pin, or index and values disagree.
-    pub fn emit<R: Read>(
-        &mut self,
-        view: &View<'_, R>,
-        header: &Header,
-        out: &mut BytesMut,
-        bytes: usize,
-    ) -> Result<bool, Error> {
-        let before = out.len();
-        if self.written == 0 {
-            header.put_field(self.query.revision, out);
-        }
-        let around = out.len() - before + tail_len(self.more(), self.count());
-        let complete = self.emit_kvs(view, out, bytes.saturating_sub(around))?;
-        if complete {
-            put_tail(out, self.more(), self.count());
-        }
-        self.written += out.len() - before;
-        if complete && self.written != self.encoded_len(header) {
-            return Err(Error::Corrupt);
-        }
-        Ok(complete)
-    }
-
     /// Appends pairs as far as `bytes` go, the last of them in part if it is longer than a slice; true once it has
     /// appended all.
     ///
     /// # Errors
-    /// As [`Emission::emit`].
+    /// As [`Slices::emit`].
     pub(crate) fn emit_kvs<R: Read>(
         &mut self,
         view: &View<'_, R>,
@@ -337,6 +287,50 @@ impl Emission {
         }
         *unremembered = walk.position();
         Ok(false)
+    }
+}
+
+impl Slices for Emission {
+    fn pin(&self) -> i64 {
+        self.query.at
+    }
+
+    fn encoded_len(&self, header: &Header) -> usize {
+        header.field_len(self.query.revision) + self.kvs_len + tail_len(self.more(), self.count())
+    }
+
+    fn held_bytes(&self) -> usize {
+        let source = match &self.source {
+            Source::ByKey { remembered, unremembered } => {
+                remembered.held_bytes() + unremembered.as_ref().map_or(0, Position::held_bytes)
+            }
+            Source::Sorted(_) => 0,
+        };
+        size_of::<Self>() + self.query.interval.held_bytes() + source + self.behind.held_bytes()
+    }
+
+    /// The header stands before the first slice, the tail behind the last.
+    fn emit<R: Read>(
+        &mut self,
+        view: &View<'_, R>,
+        header: &Header,
+        out: &mut BytesMut,
+        bytes: usize,
+    ) -> Result<bool, Error> {
+        let before = out.len();
+        if self.written == 0 {
+            header.put_field(self.query.revision, out);
+        }
+        let around = out.len() - before + tail_len(self.more(), self.count());
+        let complete = self.emit_kvs(view, out, bytes.saturating_sub(around))?;
+        if complete {
+            put_tail(out, self.more(), self.count());
+        }
+        self.written += out.len() - before;
+        if complete && self.written != self.encoded_len(header) {
+            return Err(Error::Corrupt);
+        }
+        Ok(complete)
     }
 }
 

@@ -37,5 +37,5 @@ mod tests;
 pub use emission::{Emission, SLICE_SURPLUS};
 pub(crate) use emission::{put_tail, tail_len};
 pub use one::answer;
-pub use plan::{Plan, Progress};
+pub use plan::Plan;
 pub use query::is_default_ordering;

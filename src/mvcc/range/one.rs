@@ -8,6 +8,7 @@ use super::plan::Plan;
 use super::query::Filter;
 use crate::btree::Read;
 use crate::error::Error;
+use crate::mvcc::planned::Slices;
 use crate::mvcc::view::View;
 use crate::proto::etcdserverpb::RangeRequest;
 use crate::proto::etcdserverpb::range_request::SortTarget;

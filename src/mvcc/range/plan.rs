@@ -6,6 +6,7 @@ use super::query::{Order, Query, Shape};
 use super::sort::{Item, Sorter};
 use crate::btree::Read;
 use crate::error::Error;
+use crate::mvcc::planned::{Planned, Progress};
 use crate::mvcc::remembered::{PlanMemory, Remembered};
 use crate::mvcc::revision::Revision;
 use crate::mvcc::schema::IndexEntry;
@@ -40,14 +41,6 @@ pub struct Plan {
     behind: Position,
     /// By key: the answer ends before the pair that would make it longer than this.
     kvs_len_max: usize,
-}
-
-/// How far a plan has come.
-pub enum Progress {
-    /// Another leg is needed.
-    Pending(Plan),
-    /// The length of the answer is known.
-    Done(Emission),
 }
 
 impl Plan {
@@ -116,11 +109,6 @@ impl Plan {
         self.sorter = Sorter::of(&self.query, memory);
     }
 
-    /// Main revision that is read: to be pinned before the first snapshot goes, unless the answer is complete by then.
-    pub fn pin(&self) -> i64 {
-        self.query.at
-    }
-
     /// The header's revision.
     pub fn revision(&self) -> i64 {
         self.query.revision
@@ -129,7 +117,7 @@ impl Plan {
     /// Plans to the end in one leg.
     ///
     /// # Errors
-    /// As [`Plan::step`].
+    /// As [`Planned::step`].
     pub fn finish<R: Read>(self, view: &View<'_, R>) -> Result<Emission, Error> {
         self.finish_in_legs(view, usize::MAX)
     }
@@ -137,7 +125,7 @@ impl Plan {
     /// Plans to the end in one state of the store, in legs of `budget`.
     ///
     /// # Errors
-    /// As [`Plan::step`].
+    /// As [`Planned::step`].
     pub fn finish_in_legs<R: Read>(mut self, view: &View<'_, R>, budget: usize) -> Result<Emission, Error> {
         loop {
             match self.step(view, budget)? {
@@ -147,21 +135,12 @@ impl Plan {
         }
     }
 
-    /// Goes on with the plan, looking at up to `budget` index entries or as much else as takes about as long.
-    ///
-    /// # Errors
-    /// When the revision has been swept in spite of its pin, or when the core has no memory left for sorting.
-    pub fn step<R: Read>(self, view: &View<'_, R>, budget: usize) -> Result<Progress, Error> {
-        let mut budget = budget;
-        self.step_within(view, &mut budget)
-    }
-
-    /// [`Plan::step`] for one of several plans that share a budget.
+    /// [`Planned::step`] for one of several plans that share a budget.
     pub(crate) fn step_within<R: Read>(
         mut self,
         view: &View<'_, R>,
         budget: &mut usize,
-    ) -> Result<Progress, Error> {
+    ) -> Result<Progress<Self>, Error> {
         view.check_kept(self.query.at)?;
         // The walk borrows the interval while the plan grows.
         let interval = core::mem::take(&mut self.query.interval);
@@ -301,5 +280,17 @@ impl Plan {
             }
         };
         Ok(Emission::new(self.query, self.total, self.matched, kvs_len, source, behind))
+    }
+}
+
+impl Planned for Plan {
+    type Answer = Emission;
+
+    fn pin(&self) -> i64 {
+        self.query.at
+    }
+
+    fn step<R: Read>(self, view: &View<'_, R>, mut budget: usize) -> Result<Progress<Self>, Error> {
+        self.step_within(view, &mut budget)
     }
 }

@@ -3,10 +3,11 @@
 use bytes::BytesMut;
 use prost::Message;
 
-use super::{Emission, Plan, Progress, SLICE_SURPLUS, put_tail};
+use super::{Emission, Plan, SLICE_SURPLUS, put_tail};
 use crate::btree::Read;
 use crate::btree::Store;
 use crate::error::Error;
+use crate::mvcc::planned::{Planned, Progress, Slices};
 use crate::mvcc::remembered::PlanMemory;
 use crate::mvcc::walk::{Interval, Step, Walk};
 use crate::mvcc::write::{Writer, initialize};

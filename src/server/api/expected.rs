@@ -8,8 +8,8 @@
 
 use crate::btree::Snapshot;
 use crate::limits::ANSWER_ASSEMBLED_BYTES_MAX;
-use crate::mvcc::View;
-use crate::mvcc::range::{Plan, Progress};
+use crate::mvcc::range::Plan;
+use crate::mvcc::{Progress, Slices, View};
 use crate::proto::etcdserverpb::request_op::Request as Op;
 use crate::proto::etcdserverpb::{DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest};
 use crate::response::Header;

@@ -1,34 +1,23 @@
 //! The KV service.
 //!
-//! Reads are answered from the newest published state on this core. A small answer is assembled and sent in the
-//! same wake-up; a large one is planned, its length announced, and then written slice by slice as the client takes
-//! it, with no more than a pinned revision held between two slices.
+//! Reads are answered from the newest published state on this core ([`read`]); writes become entries of the log.
 #![forbid(unsafe_code)]
 
 use std::rc::Rc;
 
-use bytes::{Bytes, BytesMut};
-use prost::Message;
+use bytes::Bytes;
 
 use super::answer::{Answer, Caller, Outcome, kept_of};
 use super::decode::{decode, decode_kept, decode_streamed, undecodable};
 use super::decode_txn::{Refused, decode_txn};
 use super::expected::{self, Expected};
-use super::long::{self, Hold, Slices};
-use super::planned::{Planned, Step, planned};
-use super::quota;
-use crate::btree::Snapshot;
+use super::long::{self, Hold};
+use super::{quota, read};
 use crate::cluster::cost::{put_cost, txn_cost};
-use crate::error::Error;
-use crate::mvcc::range::{Emission, Plan};
-use crate::mvcc::txn_read::TxnEmission;
-use crate::mvcc::{RangeStream, ReadTxn, View, check, range, txn};
-use crate::proto::etcdserverpb::{
-    CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest,
-};
+use crate::mvcc::{RangeStream, check, range, txn};
+use crate::proto::etcdserverpb::{CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest};
 use crate::request::Kind;
-use crate::response::Header;
-use crate::server::grpc::{Incoming, Outgoing, Responder, Status};
+use crate::server::grpc::{Incoming, Outgoing, Status};
 use crate::server::io::{clock, task};
 use crate::server::log::slow;
 use crate::server::session::Session;
@@ -40,123 +29,28 @@ const ASKED_MAX: usize = 256;
 /// What a RangeStream holds besides its request: mostly the plan of a message.
 const STREAM_BYTES: usize = 8 * 1024;
 
-/// An answer up to this size is assembled and sent at once.
-const WHOLE_BYTES_MAX: usize = 64 * 1024;
-
 /// `KV/Range`.
 pub fn range(session: &Rc<Session>, caller: Caller, message: Bytes) -> Outcome {
     let asked = clock::now();
     let request = decode::<RangeRequest>(message)?;
     check::range(&request)?;
     if request.serializable || session.gate().is_open() {
-        return answer_range(session, caller, &request, ReadTimes { asked, began: asked });
+        return answer_range(session, caller, request, ReadTimes { asked, began: asked });
     }
     Ok(Answer::read(move |session| {
-        answer_range(session, caller, &request, ReadTimes { asked, began: clock::now() })
+        answer_range(session, caller, request, ReadTimes { asked, began: clock::now() })
     }))
 }
 
-fn answer_range(session: &Rc<Session>, caller: Caller, request: &RangeRequest, times: ReadTimes) -> Outcome {
-    let (peer, header) = (caller.peer, session.header());
-    let observe = |read: Result<&dyn Fn() -> slow::Read, &Error>| {
-        observer::range(session, peer, request, times, read);
-    };
-    if request.range_end.is_empty() {
-        let answer = session.view(|view| range::answer(view, &header, request));
-        match &answer {
-            Ok(answer) => observe(Ok(&|| slow::Read::of_one(answer))),
-            Err(error) => observe(Err(error)),
-        }
-        return Ok(Answer::Now(answer?));
+fn answer_range(session: &Session, caller: Caller, request: RangeRequest, times: ReadTimes) -> Outcome {
+    if !request.range_end.is_empty() {
+        return read::answer(session, caller.peer, request, times);
     }
-    // What fits into one slice of planning and one of writing needs neither task nor pin.
-    let begun = session.view(|view| {
-        let emission = match Planned::step(new_plan(session, view, request)?, view)? {
-            Step::Pending(plan) => return Ok(Begun::Plan(plan)),
-            Step::Done(emission) => emission,
-        };
-        whole(emission, view, &header)
-    });
-    let progress = match begun {
-        Err(error) => {
-            observe(Err(&error));
-            return Err(error.into());
-        }
-        Ok(Begun::Whole(answer, emission)) => {
-            observe(Ok(&|| read_of(&emission, &header)));
-            return Ok(Answer::Now(answer));
-        }
-        Ok(Begun::Plan(plan)) => Step::Pending(plan),
-        Ok(Begun::Long(emission)) => Step::Done(emission),
-    };
-    let request = request.clone();
-    Ok(Answer::later(move |session, reply| {
-        task::spawn(answer_long(session.clone(), request, times, progress, reply));
-    }))
-}
-
-/// How far an answer has come in its first slice.
-enum Begun<P, E> {
-    /// Its plan takes longer.
-    Plan(P),
-    /// Its plan stands, and it is long.
-    Long(E),
-    /// It is complete.
-    Whole(Bytes, E),
-}
-
-/// Assembles an answer if it is short.
-fn whole<P, E: Slices>(
-    mut emission: E,
-    view: &View<'_, Snapshot<'_>>,
-    header: &Header,
-) -> Result<Begun<P, E>, Error> {
-    let len = emission.len(header);
-    if len > WHOLE_BYTES_MAX {
-        return Ok(Begun::Long(emission));
-    }
-    let mut out = BytesMut::with_capacity(len);
-    while !emission.emit(view, header, &mut out, usize::MAX)? {}
-    Ok(Begun::Whole(out.freeze(), emission))
-}
-
-fn new_plan(session: &Session, view: &View<'_, Snapshot<'_>>, request: &RangeRequest) -> Result<Plan, Error> {
-    let mut plan = Plan::new(view, request)?;
-    plan.remember_in(session.plan_memory());
-    Ok(plan)
-}
-
-fn read_of(emission: &Emission, header: &Header) -> slow::Read {
-    slow::Read { kvs: emission.kvs(), count: emission.count(), bytes: emission.encoded_len(header) }
-}
-
-/// Writes an answer as long as memory and longer: only slices of it are ever in ours.
-async fn answer_long(
-    session: Rc<Session>,
-    request: RangeRequest,
-    times: ReadTimes,
-    begun: Step<Plan>,
-    mut reply: Responder,
-) {
     let header = session.header();
-    let again = || session.view(|view| new_plan(&session, view, &request));
-    match planned(&session, begun, again, &reply).await {
-        Ok(Some((emission, pin))) => {
-            // The rest is up to the client.
-            let read = || read_of(&emission, &header);
-            observer::range(&session, reply.peer(), &request, times, Ok(&read));
-            let hold = Hold::new(pin, request.revision > 0);
-            drop(request);
-            reply.hold(emission.held_bytes());
-            long::write(session, header, hold, emission, reply).await;
-        }
-        Err(error) => {
-            observer::range(&session, reply.peer(), &request, times, Err(&error));
-            reply.fail(&error.into());
-        }
-        // The client has gone.
-        Ok(None) => {}
-    }
+    let answer = session.view(|view| range::answer(view, &header, &request));
+    let read = answer.as_ref().map(|answer| || slow::Read::of_one(answer));
+    observer::range(session, caller.peer, &request, times, read);
+    Ok(Answer::Now(answer?))
 }
 
 /// `KV/RangeStream`.
@@ -231,70 +125,11 @@ pub fn txn(session: &Rc<Session>, caller: Caller, message: &Bytes) -> Outcome {
     }
     let asked = clock::now();
     if txn::is_serializable(&request) || session.gate().is_open() {
-        return answer_txn(session, caller, request, ReadTimes { asked, began: asked });
+        return read::answer(session, caller.peer, request, ReadTimes { asked, began: asked });
     }
     Ok(Answer::read(move |session| {
-        answer_txn(session, caller, request, ReadTimes { asked, began: clock::now() })
+        read::answer(session, caller.peer, request, ReadTimes { asked, began: clock::now() })
     }))
-}
-
-fn answer_txn(session: &Rc<Session>, caller: Caller, request: TxnRequest, times: ReadTimes) -> Outcome {
-    let header = session.header();
-    let begun = session.view(|view| {
-        let txn = ReadTxn::new(view, request.clone(), session.plan_memory());
-        let emission = match Planned::step(txn, view)? {
-            Step::Pending(txn) => return Ok(Begun::Plan(txn)),
-            Step::Done(emission) => emission,
-        };
-        whole(emission, view, &header)
-    });
-    let progress = match begun {
-        Err(error) => {
-            observer::read_only_txn(session, caller.peer, &request, times, Err(&error));
-            return Err(error.into());
-        }
-        Ok(Begun::Whole(answer, emission)) => {
-            let read = txn_read_of(&emission, answer.len());
-            observer::read_only_txn(session, caller.peer, &request, times, Ok(read));
-            return Ok(Answer::Now(answer));
-        }
-        Ok(Begun::Plan(txn)) => Step::Pending(txn),
-        Ok(Begun::Long(emission)) => Step::Done(emission),
-    };
-    Ok(Answer::later(move |session, reply| {
-        task::spawn(answer_long_txn(session.clone(), request, times, progress, reply));
-    }))
-}
-
-fn txn_read_of(emission: &TxnEmission, bytes: usize) -> slow::TxnRead<'_> {
-    slow::TxnRead { succeeded: emission.succeeded(), kvs: emission.kvs(), bytes }
-}
-
-/// [`answer_long`] for a transaction that only reads.
-async fn answer_long_txn(
-    session: Rc<Session>,
-    request: TxnRequest,
-    times: ReadTimes,
-    begun: Step<ReadTxn>,
-    mut reply: Responder,
-) {
-    let header = session.header();
-    let again = || Ok(session.view(|view| ReadTxn::new(view, request.clone(), session.plan_memory())));
-    match planned(&session, begun, again, &reply).await {
-        Ok(Some((emission, pin))) => {
-            let read = txn_read_of(&emission, emission.encoded_len(&header));
-            observer::read_only_txn(&session, reply.peer(), &request, times, Ok(read));
-            let hold = Hold::new(pin, txn::names_revision(&request));
-            reply.hold(kept_of(request.encoded_len()) + emission.held_bytes());
-            drop(request);
-            long::write(session, header, hold, emission, reply).await;
-        }
-        Ok(None) => {}
-        Err(error) => {
-            observer::read_only_txn(&session, reply.peer(), &request, times, Err(&error));
-            reply.fail(&error.into());
-        }
-    }
 }
 
 /// `KV/Compact`.

@@ -11,9 +11,8 @@ use bytes::BytesMut;
 use super::patience::{LOOK_INTERVAL, Patience};
 use crate::btree::Snapshot;
 use crate::error::Error;
-use crate::mvcc::range::{Emission, SLICE_SURPLUS};
-use crate::mvcc::txn_read::TxnEmission;
-use crate::mvcc::{RangeStream, View};
+use crate::mvcc::range::SLICE_SURPLUS;
+use crate::mvcc::{RangeStream, Slices, View};
 use crate::response::Header;
 use crate::server::grpc::{Outgoing, Responder, Status};
 use crate::server::io::{clock, task};
@@ -29,53 +28,6 @@ const TURN_MAX: Duration = Duration::from_millis(1);
 
 /// Index entries looked at before other tasks of the core run.
 pub(super) const PLAN_SLICE: usize = 1024;
-
-/// An answer of known length whose bytes come in slices.
-pub(super) trait Slices {
-    /// Its length.
-    fn len(&self, header: &Header) -> usize;
-
-    /// Appends the next `bytes` bytes or so; true once all are written.
-    fn emit(
-        &mut self,
-        view: &View<'_, Snapshot<'_>>,
-        header: &Header,
-        out: &mut BytesMut,
-        bytes: usize,
-    ) -> Result<bool, Error>;
-}
-
-impl Slices for Emission {
-    fn len(&self, header: &Header) -> usize {
-        self.encoded_len(header)
-    }
-
-    fn emit(
-        &mut self,
-        view: &View<'_, Snapshot<'_>>,
-        header: &Header,
-        out: &mut BytesMut,
-        bytes: usize,
-    ) -> Result<bool, Error> {
-        Emission::emit(self, view, header, out, bytes)
-    }
-}
-
-impl Slices for TxnEmission {
-    fn len(&self, header: &Header) -> usize {
-        self.encoded_len(header)
-    }
-
-    fn emit(
-        &mut self,
-        view: &View<'_, Snapshot<'_>>,
-        header: &Header,
-        out: &mut BytesMut,
-        bytes: usize,
-    ) -> Result<bool, Error> {
-        TxnEmission::emit(self, view, header, out, bytes)
-    }
-}
 
 /// What a long answer reads at, and how much longer it may.
 pub(super) struct Hold {
@@ -167,7 +119,7 @@ pub(super) async fn write(
     mut slices: impl Slices,
     reply: Responder,
 ) {
-    let Some(mut answer) = reply.stream(slices.len(&header)) else { return };
+    let Some(mut answer) = reply.stream(slices.encoded_len(&header)) else { return };
     loop {
         let room = match hold.room(&session, |cx| answer.poll_room(cx)).await {
             Ok(room) => room,

@@ -10,7 +10,7 @@
 //!   decode, decode_txn, wire_format   requests, read as leniently as etcd reads them
 //!   quota      whether a request that grows the store is let through
 //!   expected   how long the answer to a write will be
-//!   planned    plans that take more than one slice, made before their answer is written
+//!   read       reads of any length: answered at once if they are short, else planned and then written
 //!   long       answers too long to assemble, written as the client takes them
 //!   gathered   answers from trees without revisions, gathered first and then written
 //!   patience   how long a client that takes nothing may hold up a compaction
@@ -32,8 +32,8 @@ mod lease_info;
 mod long;
 pub mod maintenance;
 mod patience;
-mod planned;
 mod quota;
+mod read;
 #[cfg(test)]
 mod tests;
 pub mod watch;

@@ -4,7 +4,8 @@
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
-use crate::mvcc::range::{Plan, Progress};
+use crate::mvcc::range::Plan;
+use crate::mvcc::{Planned, Progress};
 use crate::proto::etcdserverpb::RangeRequest;
 use crate::server::io::task;
 use crate::server::session::Session;

@@ -67,13 +67,13 @@ pub struct ReadTimes {
     pub began: Instant,
 }
 
-/// A Range has its answer, or an error.
+/// A Range has its answer, or an error. What is read is only asked for where it is logged.
 pub fn range(
     session: &Session,
     peer: SocketAddr,
     request: &RangeRequest,
     times: ReadTimes,
-    result: Result<&dyn Fn() -> slow::Read, &Error>,
+    result: Result<impl FnOnce() -> slow::Read, &Error>,
 ) {
     let (core, now) = (&session.metrics, clock::now());
     core.range(result.is_ok(), now.since(times.began));
