@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::answer::{Answer, Caller, Outcome, kept_of};
 use super::decode::{decode, decode_kept, decode_streamed, undecodable};
 use super::decode_txn::{Refused, decode_txn};
-use super::expected::{self, Expected};
+use super::expected::{self, Expected, Looks};
 use super::long::{self, Hold};
 use super::{quota, read};
 use crate::cluster::cost::{put_cost, txn_cost};
@@ -87,11 +87,16 @@ pub fn put(session: &Rc<Session>, message: &Bytes) -> Outcome {
         return refusal;
     }
     check::put(&request)?;
-    let expected = session.view(|view| {
-        // The disk is not waited for here: this core has other clients.
-        if view.will_write(&request.key) { expected::of_put(view, &request) } else { 0 }
-    });
+    ask_ahead(session, [&request.key[..]]);
+    let expected = if request.prev_kv { session.view(|view| expected::of_put(view, &request)) } else { 0 };
     Ok(Answer::propose_expecting(Expected::Bytes(expected), Kind::Put, message))
+}
+
+/// Has the disk asked for keys that are going to be written, without waiting for it: this core has other clients.
+fn ask_ahead<'k>(session: &Session, keys: impl IntoIterator<Item = &'k [u8]>) {
+    if session.member.is_store_large() {
+        session.view(|view| keys.into_iter().for_each(|key| _ = view.will_write(key)));
+    }
 }
 
 /// `KV/DeleteRange`.
@@ -103,7 +108,7 @@ pub fn delete_range(session: &Session, message: &Bytes) -> Outcome {
 }
 
 /// `KV/Txn`. One that cannot write is answered like a Range.
-pub fn txn(session: &Rc<Session>, caller: Caller, message: &Bytes) -> Outcome {
+pub fn txn(session: &Rc<Session>, looks: &Looks, caller: Caller, message: &Bytes) -> Outcome {
     let (request, message) = match decode_txn(message, session.member.max_txn_ops) {
         Ok(decoded) => decoded,
         Err(Refused::Malformed(malformed)) => return Err(undecodable(malformed)),
@@ -116,11 +121,9 @@ pub fn txn(session: &Rc<Session>, caller: Caller, message: &Bytes) -> Outcome {
     }
     check::txn_keys(&request)?;
     if !txn::is_read_only(&request) {
-        let calls = session.waiting();
-        let expected = session.view(|view| {
-            txn::put_keys(&request).take(ASKED_MAX).for_each(|key| _ = view.will_write(key));
-            expected::of_txn_beside(calls, view, &request)
-        });
+        ask_ahead(session, txn::put_keys(&request).take(ASKED_MAX));
+        let look = || session.view(|view| expected::of_txn(view, &request));
+        let expected = looks.expect(session.waiting(), &request, look);
         return Ok(Answer::propose_expecting(expected, Kind::Txn, message));
     }
     let asked = clock::now();

@@ -45,25 +45,62 @@ use bytes::Bytes;
 
 use self::admit::admit;
 use self::answer::{Caller, Outcome, settle};
+use self::expected::Looks;
 use super::grpc::{self, Call, Incoming, Method, Outgoing, Responder, Status};
 use super::session::Session;
 
 /// The API of one session core.
-pub struct Api(pub Rc<Session>);
+pub struct Api {
+    session: Rc<Session>,
+    looks: Looks,
+}
+
+impl Api {
+    /// Of a session. No client may know the seed.
+    pub fn new(session: Rc<Session>, seed: u64) -> Self {
+        Self { session, looks: Looks::new(seed) }
+    }
+
+    /// Has the handler of a unary call answer.
+    fn handle(&self, caller: Caller, method: Method, message: Bytes) -> Outcome {
+        let session = &self.session;
+        match method {
+            Method::Range => kv::range(session, caller, message),
+            Method::Put => kv::put(session, &message),
+            Method::DeleteRange => kv::delete_range(session, &message),
+            Method::Txn => kv::txn(session, &self.looks, caller, &message),
+            Method::Compact => kv::compact(&message),
+            Method::LeaseGrant => lease::grant(session, &message),
+            Method::LeaseRevoke => lease::revoke(&message),
+            Method::LeaseTimeToLive => lease_info::time_to_live(message),
+            Method::LeaseLeases => lease_info::leases(session, message),
+            Method::MemberList => cluster::member_list(session, message),
+            Method::Alarm => maintenance::alarm(&message),
+            Method::Status => maintenance::status(session, message),
+            Method::Defragment => maintenance::defragment(message),
+            Method::Hash => maintenance::hash(message),
+            Method::HashKv => maintenance::hash_kv(session, message),
+            Method::MoveLeader => maintenance::move_leader(session, message),
+            Method::HealthCheck => health::check(message),
+            Method::HealthList => health::list(message),
+            method => Err(Status::unimplemented(method)),
+        }
+    }
+}
 
 impl grpc::Api for Api {
     fn unary(&self, call: Call, message: Bytes, reply: Responder) {
-        let (admitted, bytes) = (admit(&self.0, &call, false), message.len());
-        let outcome = admitted.and_then(|caller| handle(&self.0, caller, call.method, message));
-        settle(&self.0, outcome, bytes, reply);
+        let (admitted, bytes) = (admit(&self.session, &call, false), message.len());
+        let outcome = admitted.and_then(|caller| self.handle(caller, call.method, message));
+        settle(&self.session, outcome, bytes, reply);
     }
 
     fn gone(&self) {
-        self.0.forget_gone();
+        self.session.forget_gone();
     }
 
     fn stream(&self, call: Call, incoming: Incoming, outgoing: Outgoing) {
-        let session = &self.0;
+        let session = &self.session;
         if let Err(status) = admit(session, &call, true) {
             return outgoing.finish(Err(status));
         }
@@ -74,30 +111,5 @@ impl grpc::Api for Api {
             Method::HealthWatch => health::watch(session, incoming, outgoing),
             method => outgoing.finish(Err(Status::unimplemented(method))),
         }
-    }
-}
-
-/// Has the handler of a unary call answer.
-fn handle(session: &Rc<Session>, caller: Caller, method: Method, message: Bytes) -> Outcome {
-    match method {
-        Method::Range => kv::range(session, caller, message),
-        Method::Put => kv::put(session, &message),
-        Method::DeleteRange => kv::delete_range(session, &message),
-        Method::Txn => kv::txn(session, caller, &message),
-        Method::Compact => kv::compact(&message),
-        Method::LeaseGrant => lease::grant(session, &message),
-        Method::LeaseRevoke => lease::revoke(&message),
-        Method::LeaseTimeToLive => lease_info::time_to_live(message),
-        Method::LeaseLeases => lease_info::leases(session, message),
-        Method::MemberList => cluster::member_list(session, message),
-        Method::Alarm => maintenance::alarm(&message),
-        Method::Status => maintenance::status(session, message),
-        Method::Defragment => maintenance::defragment(message),
-        Method::Hash => maintenance::hash(message),
-        Method::HashKv => maintenance::hash_kv(session, message),
-        Method::MoveLeader => maintenance::move_leader(session, message),
-        Method::HealthCheck => health::check(message),
-        Method::HealthList => health::list(message),
-        method => Err(Status::unimplemented(method)),
     }
 }

@@ -82,14 +82,15 @@ impl SessionCore {
     pub async fn run(self) {
         let Self { parts, lane, told, listeners, admission, config, end, door } = self;
         let first = matches!(door, Door::Accept { .. });
-        let counters = parts.counters.clone();
+        let (counters, seed) = (parts.counters.clone(), parts.seed);
         let session = Session::new(parts);
         task::spawn(session_loop::run(session.clone(), lane));
         task::spawn(session_loop::run_timers(session.clone()));
         while !session.gate().is_published() && end.ending().is_none() {
             task::sleep(Duration::from_millis(1)).await;
         }
-        let core = grpc::Core::new(Rc::new(Api(session.clone())), grpc_settings(&config), counters);
+        let api = Rc::new(Api::new(session.clone(), !seed));
+        let core = grpc::Core::new(api, grpc_settings(&config), counters);
         let serving = Serving { session, stop: Stop::new(), turns: Turns::start(), core, config };
         match door {
             Door::Accept { sockets, others } => {

@@ -15,7 +15,7 @@ use super::observer;
 use crate::btree::{Read, Reader, Readers, Snapshot};
 use crate::config::Gates;
 use crate::error::Error;
-use crate::limits::{ANSWER_ASSEMBLED_BYTES_MAX, SORTED_BYTES_MAX};
+use crate::limits::{ANSWER_ASSEMBLED_BYTES_MAX, LARGE_STORE_BYTES, SORTED_BYTES_MAX};
 use crate::mvcc::View;
 use crate::mvcc::compact_hash::CompactionHashes;
 use crate::mvcc::leaf_counts::LeafCounts;
@@ -91,6 +91,11 @@ impl Member {
     pub fn store_bytes(&self) -> (i64, i64) {
         let sum = |read: fn(&metrics::Core) -> i64| self.metrics.iter().map(|core| read(core)).sum();
         (sum(|core| core.store_bytes.get()), sum(|core| core.store_used_bytes.get()))
+    }
+
+    /// Whether the store is so large that most places of it are likely not to be in memory.
+    pub fn is_store_large(&self) -> bool {
+        u64::try_from(self.store_bytes().0).is_ok_and(|bytes| bytes >= LARGE_STORE_BYTES)
     }
 }
 

@@ -72,7 +72,8 @@ impl Member {
     }
 
     fn of(session: Rc<Session>, now: Rc<Cell<Instant>>, counters: Arc<Counters>) -> Self {
-        let core = grpc::Core::new(Rc::new(Api(session.clone())), grpc::Settings::default(), counters);
+        let api = Rc::new(Api::new(session.clone(), 1));
+        let core = grpc::Core::new(api, grpc::Settings::default(), counters);
         Self { session, now, core, stop: Stop::new(), turns: Turns::start(), idle: IdleClients::new() }
     }
 
