@@ -1,17 +1,16 @@
 //! What can be said about a request before it is proposed: etcd's checks, in its order, with its errors.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeSet;
-
-use super::key_set::KeySet;
+use super::duplicate_keys;
 use super::range::is_default_ordering;
 use crate::error::Error;
 use crate::proto::etcdserverpb::alarm_request::AlarmAction;
 use crate::proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 use crate::proto::etcdserverpb::request_op::Request as Op;
 use crate::proto::etcdserverpb::{
-    AlarmRequest, Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
+    AlarmRequest, Compare, DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest,
 };
+use crate::stdx::pace::{AtOnce, at_once};
 
 /// Checks a Range.
 pub fn range(request: &RangeRequest) -> Result<(), Error> {
@@ -69,19 +68,7 @@ pub fn alarm(request: &AlarmRequest) -> Result<(), Error> {
 /// Checks a Txn against the limit on operations.
 pub fn txn(request: &TxnRequest, max_ops: usize) -> Result<(), Error> {
     txn_fields(request, max_ops)?;
-    txn_keys(request)
-}
-
-/// The part of [`txn`] that looks for keys that are written twice.
-pub fn txn_keys(request: &TxnRequest) -> Result<(), Error> {
-    for branch in [&request.success, &request.failure] {
-        // One operation by itself, which is what the apiserver sends, has nothing to collide with.
-        let single = matches!(&branch[..], [] | [RequestOp { request: Some(Op::RequestPut(_)) }]);
-        if !single {
-            writes(branch)?;
-        }
-    }
-    Ok(())
+    at_once(duplicate_keys::check(request, &AtOnce))
 }
 
 /// The part of [`txn`] that looks at each operation by itself.
@@ -117,79 +104,11 @@ pub fn operation(request: &Op) -> Result<(), Error> {
     }
 }
 
-/// What a list of operations writes.
-#[derive(Default)]
-struct Writes<'a> {
-    puts: BTreeSet<&'a [u8]>,
-    deletes: KeySet<&'a [u8]>,
-}
-
-impl<'a> Writes<'a> {
-    /// Whether `later` puts a key that is put or deleted here. Costs the smaller of the two.
-    fn forbids(&self, later: &Writes<'a>) -> bool {
-        let (few, many) = if self.puts.len() < later.puts.len() {
-            (&self.puts, &later.puts)
-        } else {
-            (&later.puts, &self.puts)
-        };
-        few.iter().any(|key| many.contains(key)) || self.deletes.contains_any(&later.puts)
-    }
-
-    /// Adds everything that `other` writes. Costs the smaller of the two, so that transactions nested in each other
-    /// cost together no more than the logarithm of their size for each key.
-    fn absorb(&mut self, mut other: Writes<'a>) {
-        if self.puts.len() < other.puts.len() {
-            std::mem::swap(&mut self.puts, &mut other.puts);
-        }
-        self.puts.extend(other.puts);
-        self.deletes.absorb(other.deletes);
-    }
-}
-
-/// Looks for a key that is put twice, or put and deleted, by operations that would all run.
-///
-/// The order matters, and with it what etcd does not see: this level's deletes, then the nested transactions one
-/// after the other (a delete in a later one is not held against a put in an earlier), then this level's puts.
-fn writes(ops: &[RequestOp]) -> Result<Writes<'_>, Error> {
-    let mut all = Writes::default();
-    for op in ops {
-        if let Some(Op::RequestDeleteRange(request)) = &op.request {
-            delete(&mut all.deletes, request);
-        }
-    }
-    for op in ops {
-        let Some(Op::RequestTxn(request)) = &op.request else { continue };
-        let success = writes(&request.success)?;
-        let failure = writes(&request.failure)?;
-        // Only one branch runs, so both may put the same key. A key of an earlier transaction is refused in either.
-        if all.forbids(&success) || all.forbids(&failure) {
-            return Err(Error::DuplicateKey);
-        }
-        all.absorb(success);
-        all.absorb(failure);
-    }
-    for op in ops {
-        let Some(Op::RequestPut(request)) = &op.request else { continue };
-        if all.deletes.contains(&request.key) || !all.puts.insert(&request.key) {
-            return Err(Error::DuplicateKey);
-        }
-    }
-    Ok(all)
-}
-
-/// Adds what a DeleteRange covers. An end of one zero byte, which elsewhere means no end at all, is compared as it
-/// stands here, as etcd does: such an interval is empty, and hides nothing and forbids nothing.
-fn delete<'a>(deletes: &mut KeySet<&'a [u8]>, request: &'a DeleteRangeRequest) {
-    if request.range_end.is_empty() {
-        deletes.insert_key(&request.key);
-    } else {
-        deletes.insert_range(&request.key, &request.range_end);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::etcdserverpb::RequestOp;
+    use crate::stdx::pace::testing::EachStep;
 
     fn op(request: Op) -> RequestOp {
         RequestOp { request: Some(request) }
@@ -217,6 +136,10 @@ mod tests {
     fn verdict(ops: &[RequestOp]) -> Result<(), Error> {
         let verdict = txn(&branches(ops, &[]), 128);
         assert_eq!(txn(&branches(&[], ops), 128), verdict, "both branches are judged alike");
+        if txn_fields(&branches(ops, &[]), 128).is_ok() {
+            let pausing = at_once(duplicate_keys::check(&branches(ops, &[]), &EachStep::default()));
+            assert_eq!(pausing, verdict, "whatever the pace");
+        }
         verdict
     }
 

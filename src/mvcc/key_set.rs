@@ -7,6 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
+use crate::stdx::pace::Pace;
+
 /// A place between keys: before one, right after one, or behind all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Edge<K> {
@@ -112,11 +114,12 @@ impl<K: Ord + Clone + Default> KeySet<K> {
     }
 
     /// Adds everything that `other` has. Costs the smaller of the two.
-    pub fn absorb(&mut self, mut other: Self) {
+    pub async fn absorb(&mut self, mut other: Self, pace: &impl Pace) {
         if self.intervals.len() < other.intervals.len() {
             std::mem::swap(self, &mut other);
         }
         for (start, end) in other.intervals {
+            pace.step().await;
             self.insert_between(start, end);
         }
     }
@@ -130,18 +133,30 @@ impl<K: Ord + Clone + Default> KeySet<K> {
 
 impl<'k> KeySet<&'k [u8]> {
     /// Whether one of `keys` is in it. Costs the smaller of the two.
-    pub fn contains_any(&self, keys: &BTreeSet<&'k [u8]>) -> bool {
+    pub async fn contains_any(&self, keys: &BTreeSet<&'k [u8]>, pace: &impl Pace) -> bool {
         if keys.len() <= self.intervals.len() {
-            return keys.iter().any(|key| self.contains(key));
+            for key in keys {
+                pace.step().await;
+                if self.contains(key) {
+                    return true;
+                }
+            }
+            return false;
         }
-        let mut intervals = self.intervals.iter();
-        intervals.any(|(start, end)| keys.range::<[u8], _>((start.as_start(), end.as_end())).next().is_some())
+        for (start, end) in &self.intervals {
+            pace.step().await;
+            if keys.range::<[u8], _>((start.as_start(), end.as_end())).next().is_some() {
+                return true;
+            }
+        }
+        false
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stdx::pace::{AtOnce, at_once};
     use crate::stdx::prng::Prng;
 
     /// Every key of up to two letters of `ab`, with zero bytes between them.
@@ -172,7 +187,7 @@ mod tests {
                     }
                     3 if prng.chance(1, 8) => {
                         let other = std::mem::take(&mut sets[1]);
-                        sets[0].absorb(other);
+                        at_once(sets[0].absorb(other, &AtOnce));
                         let other = std::mem::take(&mut models[1]);
                         models[0].extend(other);
                     }
@@ -184,7 +199,11 @@ mod tests {
                 let some: BTreeSet<&[u8]> = KEYS.iter().copied().filter(|_| prng.chance(1, 3)).collect();
                 for (set, model) in sets.iter().zip(&models) {
                     KEYS.iter().for_each(|key| assert_eq!(set.contains(*key), model.contains(key), "{seed}"));
-                    assert_eq!(set.contains_any(&some), !model.is_disjoint(&some), "{seed}");
+                    assert_eq!(
+                        at_once(set.contains_any(&some, &AtOnce)),
+                        !model.is_disjoint(&some),
+                        "{seed}"
+                    );
                 }
             }
         }

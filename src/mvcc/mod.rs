@@ -49,7 +49,7 @@
 //!   remembered, leaf_counts       what a core keeps for such answers: their plans, and the counts of leaves
 //!   compact, pin                  forgetting; the revisions that answers under way still read
 //!   attached                      the keys of a lease
-//!   key_set                       the keys that a transaction has written, as ranges, to find duplicates
+//!   duplicate_keys, key_set       a key that a transaction would write twice; keys as ranges
 //!   hash, compact_hash            the numbers by which members compare their histories
 //!   model, fuzz                   the same once more, plainly; one held against the other
 //! ```
@@ -80,6 +80,7 @@ pub mod check;
 pub mod compact;
 pub mod compact_hash;
 mod condition;
+pub mod duplicate_keys;
 pub mod event;
 pub mod fuzz;
 pub mod hash;

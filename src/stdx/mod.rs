@@ -5,6 +5,7 @@
 //!   prng        a seeded generator of numbers
 //!   keyed_hash  a hash whose collisions nobody can choose without its secret
 //!   counter     a number that one core counts up and every core may read
+//!   pace        long computations that let others have their turn
 //!   waker       wakers that are kept without cloning them anew
 //!   sync        what cores share, as the standard library has it or as the model checker tries it
 //! ```
@@ -12,6 +13,7 @@
 
 pub mod counter;
 pub mod keyed_hash;
+pub mod pace;
 pub mod prng;
 pub mod sync;
 pub mod time;

@@ -4,6 +4,7 @@
 //!   Now      the message is complete                          ──▶ sent in the same wake-up
 //!   Propose  the request becomes an entry of the log          ──▶ sent when the entry is applied
 //!   Read     the state must first have all that was committed ──▶ the handler goes on, and gives another answer
+//!   Unread   the request is too long to be read at once    ──▶ a task reads it, and gives another answer
 //!   Later    a task or the lessor has the answer              ──▶ sent by whoever has it
 //! ```
 //!
@@ -58,6 +59,8 @@ pub enum Answer {
     },
     /// What to do once the published state has everything that was committed before the call.
     Read(Reading),
+    /// What takes the responder and reads the request, in its turn.
+    Unread(Replying),
     /// What takes the responder and answers later.
     Later(Replying),
 }
@@ -76,6 +79,11 @@ impl Answer {
     /// See [`Answer::Read`].
     pub fn read(then: impl FnOnce(&Rc<Session>) -> Outcome + 'static) -> Self {
         Self::Read(Box::new(then))
+    }
+
+    /// See [`Answer::Unread`].
+    pub fn unread(then: impl FnOnce(&Rc<Session>, Responder) + 'static) -> Self {
+        Self::Unread(Box::new(then))
     }
 
     /// See [`Answer::Later`].
@@ -104,6 +112,7 @@ pub fn settle(session: &Rc<Session>, outcome: Outcome, bytes: usize, mut reply: 
                 Err(status) => reply.fail(&status),
             });
         }
+        Ok(Answer::Unread(then)) => then(session, reply),
         Ok(Answer::Later(then)) => {
             if !reply.keep(kept_of(bytes)) {
                 return reply.fail(&Error::TooManyRequests.into());

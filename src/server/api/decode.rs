@@ -11,6 +11,7 @@ use prost::{Message, Name};
 use super::wire_format::{Malformed, conform};
 use crate::proto::fields::message_of;
 use crate::server::grpc::{Code, Status};
+use crate::stdx::pace::{AtOnce, at_once};
 
 /// A request's message.
 ///
@@ -48,7 +49,7 @@ fn read<M: Message + Default + Name>(message: &Bytes) -> Result<(M, Bytes), Malf
     if let Ok(request) = M::decode(message.clone()) {
         return Ok((request, message.clone()));
     }
-    let kept = conform(message, message_of(M::PACKAGE, M::NAME), |_, _| ())?;
+    let kept = at_once(conform(message, message_of(M::PACKAGE, M::NAME), |_, _| (), &AtOnce))?;
     let request = M::decode(kept.clone()).map_err(|_| Malformed::Data)?;
     Ok((request, kept))
 }

@@ -4,8 +4,11 @@
 //! client may not ask for is not decoded first and refused then. What etcd says to a request that is wrong in several
 //! ways depends on its order: bytes that are no message come first, then the quota, then what [`check`] finds, level
 //! by level. So the wire format is looked at as a whole before anything else, and the operations are read one after
-//! the other, up to the first that is refused.
+//! the other, up to the first that is refused. A transaction of 1.5 MB takes some 20 ms, so its steps are counted.
 #![forbid(unsafe_code)]
+
+use std::future::Future;
+use std::pin::Pin;
 
 use bytes::{Bytes, BytesMut};
 use prost::Message;
@@ -17,12 +20,13 @@ use crate::mvcc::check;
 use crate::proto::etcdserverpb::request_op::Request as Op;
 use crate::proto::etcdserverpb::{Compare, RequestOp, TxnRequest};
 use crate::proto::fields::message_of;
+use crate::stdx::pace::Pace;
 
 /// Transactions within one another that are read, as in [`decode_txn`](crate::nested::decode_txn).
 const TXN_DEPTH_MAX: usize = 256;
 
-/// A transaction of so few bytes is decoded first and looked at then: it takes no more than 2 MB, and nearly all of
-/// them are right.
+/// A transaction of so few bytes is decoded first and looked at then: it takes no more than 2 MB and half a
+/// millisecond, and nearly all of them are right.
 const SHORT_BYTES: usize = 16 * 1024;
 
 /// Why a transaction is not executed.
@@ -64,12 +68,16 @@ impl From<Error> for Stop {
 }
 
 /// A transaction that passes all of [`check::txn`] but the search for keys that are written twice, and its bytes as
-/// whoever reads the log can read them without leniency.
+/// whoever reads the log can read them without leniency. A field is a step.
 ///
 /// # Errors
 /// What is wrong with it, in etcd's order.
-pub fn decode_txn(message: &Bytes, max_ops: usize) -> Result<(TxnRequest, Bytes), Refused> {
-    if message.len() <= SHORT_BYTES
+pub async fn decode_txn(
+    message: &Bytes,
+    max_ops: usize,
+    pace: &impl Pace,
+) -> Result<(TxnRequest, Bytes), Refused> {
+    if is_short(message)
         && let Ok(request) = TxnRequest::decode(message.clone())
         && check::txn_fields(&request, max_ops).is_ok()
     {
@@ -77,16 +85,42 @@ pub fn decode_txn(message: &Bytes, max_ops: usize) -> Result<(TxnRequest, Bytes)
     }
     let operation = message_of("etcdserverpb", "RequestOp");
     let mut cost = 0;
-    let kept = conform(message, message_of("etcdserverpb", "TxnRequest"), |message, field| {
-        // Tags and lengths within a put count too: that is a few bytes.
-        let puts = field.number == 2 && std::ptr::eq(message, operation);
-        cost += if puts { put_cost_of(field.value.len()) } else { 0 };
-    });
-    let kept = kept.map_err(Refused::Malformed)?;
-    match txn(&kept, max_ops, TXN_DEPTH_MAX) {
+    let txn_message = message_of("etcdserverpb", "TxnRequest");
+    let kept = conform(
+        message,
+        txn_message,
+        |message, field| {
+            // Tags and lengths within a put count too: that is a few bytes.
+            let puts = field.number == 2 && std::ptr::eq(message, operation);
+            cost += if puts { put_cost_of(field.value.len()) } else { 0 };
+        },
+        pace,
+    );
+    let kept = kept.await.map_err(Refused::Malformed)?;
+    match txn(&kept, max_ops, TXN_DEPTH_MAX, pace).await {
         Ok(request) => Ok((request, kept)),
         Err(Stop::Malformed(malformed)) => Err(Refused::Malformed(malformed)),
         Err(Stop::Error(error)) => Err(Refused::Checked { error, cost }),
+    }
+}
+
+/// Whether a transaction takes so little time that it is decoded and checked without a pause.
+pub fn is_short(message: &Bytes) -> bool {
+    message.len() <= SHORT_BYTES
+}
+
+/// Frees the memory of a transaction. An operation is a step.
+pub async fn free(request: TxnRequest, pace: &impl Pace) {
+    let mut lists = vec![request.success.into_iter(), request.failure.into_iter()];
+    while let Some(list) = lists.last_mut() {
+        pace.step().await;
+        match list.next() {
+            None => drop(lists.pop()),
+            Some(RequestOp { request: Some(Op::RequestTxn(nested)) }) => {
+                lists.extend([nested.success.into_iter(), nested.failure.into_iter()]);
+            }
+            Some(_) => {}
+        }
     }
 }
 
@@ -95,60 +129,79 @@ const COMPARE: u32 = 1;
 const SUCCESS: u32 = 2;
 const FAILURE: u32 = 3;
 
-fn txn(bytes: &Bytes, max_ops: usize, depth_left: usize) -> Result<TxnRequest, Stop> {
-    let depth_left = depth_left.checked_sub(1).ok_or(Error::TooManyOps)?;
-    let mut counts = [0; 4];
-    each(bytes, |field| {
-        if let Some(count) = counts.get_mut(field.number as usize) {
-            *count += 1;
-        }
-        Ok(())
-    })?;
-    let [_, compare, success, failure] = counts;
-    let ops = compare.max(success).max(failure);
-    let ops_left = max_ops.checked_sub(ops).ok_or(Error::TooManyOps)?;
-    let mut request = TxnRequest {
-        compare: Vec::with_capacity(compare),
-        success: Vec::with_capacity(success),
-        failure: Vec::with_capacity(failure),
-    };
-    each(bytes, |field| {
-        if field.number == COMPARE {
-            let compare = Compare::decode(bytes.slice(field.value))?;
-            check::compare(&compare)?;
-            request.compare.push(compare);
-        }
-        Ok(())
-    })?;
-    for (number, branch) in [(SUCCESS, &mut request.success), (FAILURE, &mut request.failure)] {
-        each(bytes, |field| {
-            if field.number == number {
-                branch.push(operation(&bytes.slice(field.value), ops_left, depth_left)?);
+type Decoding<'a> = Pin<Box<dyn Future<Output = Result<TxnRequest, Stop>> + 'a>>;
+
+fn txn<'a>(bytes: &'a Bytes, max_ops: usize, depth_left: usize, pace: &'a impl Pace) -> Decoding<'a> {
+    Box::pin(async move {
+        let depth_left = depth_left.checked_sub(1).ok_or(Error::TooManyOps)?;
+        let mut counts = [0; 4];
+        let mut fields = FieldsWithLength::of(bytes);
+        while let Some(field) = fields.next()? {
+            pace.step().await;
+            if let Some(count) = counts.get_mut(field.number as usize) {
+                *count += 1;
             }
-            Ok(())
-        })?;
-    }
-    Ok(request)
+        }
+        let [_, compare, success, failure] = counts;
+        let ops = compare.max(success).max(failure);
+        let ops_left = max_ops.checked_sub(ops).ok_or(Error::TooManyOps)?;
+        let mut request = TxnRequest {
+            compare: Vec::with_capacity(compare),
+            success: Vec::with_capacity(success),
+            failure: Vec::with_capacity(failure),
+        };
+        let mut fields = FieldsWithLength::of(bytes);
+        while let Some(field) = fields.next()? {
+            pace.step().await;
+            if field.number == COMPARE {
+                let compare = Compare::decode(bytes.slice(field.value))?;
+                check::compare(&compare)?;
+                request.compare.push(compare);
+            }
+        }
+        for (number, branch) in [(SUCCESS, &mut request.success), (FAILURE, &mut request.failure)] {
+            let mut fields = FieldsWithLength::of(bytes);
+            while let Some(field) = fields.next()? {
+                pace.step().await;
+                if field.number == number {
+                    branch.push(operation(&bytes.slice(field.value), ops_left, depth_left, pace).await?);
+                }
+            }
+        }
+        Ok(request)
+    })
 }
 
-/// Tells the fields that have a length.
-fn each(bytes: &Bytes, mut tell: impl FnMut(Field) -> Result<(), Stop>) -> Result<(), Stop> {
-    let mut fields = Fields::new(bytes);
-    while let Some(field) = fields.next()? {
-        if field.wire_type == LENGTH {
-            tell(field)?;
+/// The fields of a message that have a length.
+struct FieldsWithLength<'b>(Fields<'b>);
+
+impl<'b> FieldsWithLength<'b> {
+    fn of(message: &'b [u8]) -> Self {
+        Self(Fields::new(message))
+    }
+
+    fn next(&mut self) -> Result<Option<Field>, Malformed> {
+        loop {
+            match self.0.next()? {
+                Some(field) if field.wire_type != LENGTH => {}
+                field => return Ok(field),
+            }
         }
     }
-    Ok(())
 }
 
-fn operation(bytes: &Bytes, ops_left: usize, depth_left: usize) -> Result<RequestOp, Stop> {
-    let (number, message) = variant(bytes)?;
+async fn operation(
+    bytes: &Bytes,
+    ops_left: usize,
+    depth_left: usize,
+    pace: &impl Pace,
+) -> Result<RequestOp, Stop> {
+    let (number, message) = variant(bytes, pace).await?;
     let request = match number {
         1 => Op::RequestRange(Message::decode(message)?),
         2 => Op::RequestPut(Message::decode(message)?),
         3 => Op::RequestDeleteRange(Message::decode(message)?),
-        4 => Op::RequestTxn(txn(&message, ops_left, depth_left)?),
+        4 => Op::RequestTxn(txn(&message, ops_left, depth_left, pace).await?),
         _ => return Err(Error::KeyNotFound.into()),
     };
     check::operation(&request)?;
@@ -157,9 +210,11 @@ fn operation(bytes: &Bytes, ops_left: usize, depth_left: usize) -> Result<Reques
 
 /// Which of its fields an operation has, by number, and the message in it; 0 if it has none. The last one counts; a
 /// message that comes several times in a row is one that goes on.
-fn variant(bytes: &Bytes) -> Result<(u32, Bytes), Stop> {
+async fn variant(bytes: &Bytes, pace: &impl Pace) -> Result<(u32, Bytes), Malformed> {
     let (mut number, mut parts, mut begin, mut last) = (0, 0, 0, 0..0);
-    each(bytes, |field| {
+    let mut fields = FieldsWithLength::of(bytes);
+    while let Some(field) = fields.next()? {
+        pace.step().await;
         if (1..=4).contains(&field.number) {
             if field.number != number {
                 (number, parts, begin) = (field.number, 0, field.tag.start);
@@ -167,19 +222,19 @@ fn variant(bytes: &Bytes) -> Result<(u32, Bytes), Stop> {
             parts += 1;
             last = field.value;
         }
-        Ok(())
-    })?;
+    }
     if parts <= 1 {
         return Ok((number, bytes.slice(last)));
     }
     let rest = bytes.slice(begin..);
     let mut whole = BytesMut::with_capacity(rest.len());
-    each(&rest, |field| {
+    let mut fields = FieldsWithLength::of(&rest);
+    while let Some(field) = fields.next()? {
+        pace.step().await;
         if field.number == number {
             whole.extend_from_slice(&rest[field.value]);
         }
-        Ok(())
-    })?;
+    }
     Ok((number, whole.freeze()))
 }
 
@@ -188,10 +243,13 @@ mod tests {
     use super::*;
     use crate::nested;
     use crate::proto::etcdserverpb::{DeleteRangeRequest, PutRequest, RangeRequest};
+    use crate::stdx::pace::testing::EachStep;
+    use crate::stdx::pace::{AtOnce, at_once};
     use crate::stdx::prng::Prng;
 
     fn decoded(bytes: &[u8], max_ops: usize) -> Result<TxnRequest, Refused> {
-        decode_txn(&Bytes::copy_from_slice(bytes), max_ops).map(|(request, _)| request)
+        let bytes = Bytes::copy_from_slice(bytes);
+        at_once(decode_txn(&bytes, max_ops, &EachStep::default())).map(|(request, _)| request)
     }
 
     fn refused<T>(error: Error, cost: u64) -> Result<T, Refused> {
@@ -316,7 +374,8 @@ mod tests {
             b"\x0a\x05\x18\x07\x1a\x01k",
         ] {
             assert!(TxnRequest::decode(bytes).is_err(), "prost is not lenient");
-            let (request, kept) = decode_txn(&Bytes::copy_from_slice(bytes), 128).unwrap();
+            let bytes = Bytes::copy_from_slice(bytes);
+            let (request, kept) = at_once(decode_txn(&bytes, 128, &AtOnce)).unwrap();
             assert_eq!(nested::decode_txn(kept), Ok(request));
         }
     }

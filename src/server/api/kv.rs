@@ -8,13 +8,12 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::answer::{Answer, Caller, Outcome, kept_of};
-use super::decode::{decode, decode_kept, decode_streamed, undecodable};
-use super::decode_txn::{Refused, decode_txn};
-use super::expected::{self, Expected, Looks};
+use super::decode::{decode, decode_kept, decode_streamed};
+use super::expected::{self, Expected};
 use super::long::{self, Hold};
 use super::{quota, read};
-use crate::cluster::cost::{put_cost, txn_cost};
-use crate::mvcc::{RangeStream, check, range, txn};
+use crate::cluster::cost::put_cost;
+use crate::mvcc::{RangeStream, check, range};
 use crate::proto::etcdserverpb::{CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest};
 use crate::request::Kind;
 use crate::server::grpc::{Incoming, Outgoing, Status};
@@ -22,9 +21,6 @@ use crate::server::io::{clock, task};
 use crate::server::log::slow;
 use crate::server::session::Session;
 use crate::server::session::observer::{self, ReadTimes};
-
-/// Keys of a transaction for which the disk is asked before the transaction is proposed.
-const ASKED_MAX: usize = 256;
 
 /// What a RangeStream holds besides its request: mostly the plan of a message.
 const STREAM_BYTES: usize = 8 * 1024;
@@ -93,7 +89,7 @@ pub fn put(session: &Rc<Session>, message: &Bytes) -> Outcome {
 }
 
 /// Has the disk asked for keys that are going to be written, without waiting for it: this core has other clients.
-fn ask_ahead<'k>(session: &Session, keys: impl IntoIterator<Item = &'k [u8]>) {
+pub(super) fn ask_ahead<'k>(session: &Session, keys: impl IntoIterator<Item = &'k [u8]>) {
     if session.member.is_store_large() {
         session.view(|view| keys.into_iter().for_each(|key| _ = view.will_write(key)));
     }
@@ -105,34 +101,6 @@ pub fn delete_range(session: &Session, message: &Bytes) -> Outcome {
     check::delete_range(&request)?;
     let expected = session.view(|view| expected::of_delete(view, &request));
     Ok(Answer::propose_expecting(Expected::Bytes(expected), Kind::DeleteRange, message))
-}
-
-/// `KV/Txn`. One that cannot write is answered like a Range.
-pub fn txn(session: &Rc<Session>, looks: &Looks, caller: Caller, message: &Bytes) -> Outcome {
-    let (request, message) = match decode_txn(message, session.member.max_txn_ops) {
-        Ok(decoded) => decoded,
-        Err(Refused::Malformed(malformed)) => return Err(undecodable(malformed)),
-        Err(Refused::Checked { error, cost }) => {
-            return quota::refusal(session, cost).unwrap_or(Err(error.into()));
-        }
-    };
-    if let Some(refusal) = quota::refusal(session, txn_cost(&request)) {
-        return refusal;
-    }
-    check::txn_keys(&request)?;
-    if !txn::is_read_only(&request) {
-        ask_ahead(session, txn::put_keys(&request).take(ASKED_MAX));
-        let look = || session.view(|view| expected::of_txn(view, &request));
-        let expected = looks.expect(session.waiting(), &request, look);
-        return Ok(Answer::propose_expecting(expected, Kind::Txn, message));
-    }
-    let asked = clock::now();
-    if txn::is_serializable(&request) || session.gate().is_open() {
-        return read::answer(session, caller.peer, request, ReadTimes { asked, began: asked });
-    }
-    Ok(Answer::read(move |session| {
-        read::answer(session, caller.peer, request, ReadTimes { asked, began: clock::now() })
-    }))
 }
 
 /// `KV/Compact`.

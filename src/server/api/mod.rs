@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!   admit      the door that every call passes        answer   what a handler gives back, and what becomes of it
-//!   kv, watch, lease, lease_info, cluster, maintenance, health   the services
+//!   kv, txn, watch, lease, lease_info, cluster, maintenance, health   the services
 //!   decode, decode_txn, wire_format   requests, read as leniently as etcd reads them
 //!   quota      whether a request that grows the store is let through
 //!   expected   how long the answer to a write will be
@@ -36,6 +36,7 @@ mod quota;
 mod read;
 #[cfg(test)]
 mod tests;
+mod txn;
 pub mod watch;
 mod wire_format;
 
@@ -68,7 +69,7 @@ impl Api {
             Method::Range => kv::range(session, caller, message),
             Method::Put => kv::put(session, &message),
             Method::DeleteRange => kv::delete_range(session, &message),
-            Method::Txn => kv::txn(session, &self.looks, caller, &message),
+            Method::Txn => txn::txn(session, &self.looks, caller, &message),
             Method::Compact => kv::compact(&message),
             Method::LeaseGrant => lease::grant(session, &message),
             Method::LeaseRevoke => lease::revoke(&message),

@@ -14,6 +14,7 @@ use std::ops::Range;
 use bytes::{Bytes, BytesMut};
 
 use crate::proto::fields::Message;
+use crate::stdx::pace::Pace;
 
 /// Messages within one another, and groups within one another, that Go reads.
 const MESSAGE_DEPTH_MAX: usize = 10_000;
@@ -161,14 +162,15 @@ impl<'b> Fields<'b> {
 }
 
 /// A message as prost reads it: the same bytes, or a copy in which mistyped fields are unknown ones. `each` hears of
-/// every field that comes as its message says, of nested messages too.
+/// every field that comes as its message says, of nested messages too. A field is a step.
 ///
 /// # Errors
 /// When the bytes are no message for Go either.
-pub fn conform(
+pub async fn conform(
     bytes: &Bytes,
     message: &'static Message,
     mut each: impl FnMut(&'static Message, &Field),
+    pace: &impl Pace,
 ) -> Result<Bytes, Malformed> {
     let mut copy: Option<BytesMut> = None;
     let mut message = message;
@@ -176,6 +178,7 @@ pub fn conform(
     // What is around the present message, the outermost first, and where each ends.
     let mut around: Vec<(usize, &'static Message)> = Vec::new();
     loop {
+        pace.step().await;
         let Some(field) = fields.next()? else {
             let Some((end, outer)) = around.pop() else { break };
             fields.bytes = &bytes[..end];
@@ -229,10 +232,12 @@ mod tests {
     use super::*;
     use crate::proto::etcdserverpb::{RangeRequest, TxnRequest, WatchRequest};
     use crate::proto::fields::{MESSAGES, message_of};
+    use crate::stdx::pace::{AtOnce, at_once};
     use prost::Message as _;
 
     fn conformed(name: &str, bytes: &[u8]) -> Result<Bytes, Malformed> {
-        conform(&Bytes::copy_from_slice(bytes), message_of("etcdserverpb", name), |_, _| ())
+        let bytes = Bytes::copy_from_slice(bytes);
+        at_once(conform(&bytes, message_of("etcdserverpb", name), |_, _| (), &AtOnce))
     }
 
     #[test]
@@ -278,7 +283,8 @@ mod tests {
     fn what_is_well_formed_is_not_copied_and_filters_may_come_either_way() {
         for bytes in [&b"\x0a\x04\x0a\x00\x28\x01"[..], b"\x0a\x05\x0a\x00\x2a\x01\x01", b"\xfa\x7f\x01x"] {
             let message = Bytes::from_static(bytes);
-            let same = conform(&message, message_of("etcdserverpb", "WatchRequest"), |_, _| ()).unwrap();
+            let watch = message_of("etcdserverpb", "WatchRequest");
+            let same = at_once(conform(&message, watch, |_, _| (), &AtOnce)).unwrap();
             assert_eq!(same.as_ptr(), message.as_ptr());
         }
     }

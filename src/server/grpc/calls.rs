@@ -91,10 +91,15 @@ impl Responder {
     /// Waits until the core has room for what is to be kept; a message of `message_bytes` counts as unfinished
     /// meanwhile.
     pub async fn granted(&mut self, message_bytes: usize) {
-        let _waiting = PartialBytes::count(&self.shared, message_bytes);
+        let _waiting = PartialBytes::count(&*self.shared, message_bytes);
         if let Some(kept) = &mut self.kept {
             poll_fn(|cx| kept.poll_granted(cx)).await;
         }
+    }
+
+    /// Counts a message of `bytes` as unfinished until what is returned is dropped.
+    pub fn unread(&self, bytes: usize) -> impl Drop + use<> {
+        PartialBytes::count(self.shared.clone(), bytes)
     }
 
     /// Whether an answer of `bytes` may wait for the client: what is kept for it suffices, or there is more room.

@@ -4,6 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::rc::Rc;
 use std::task::Waker;
 
@@ -191,19 +192,19 @@ impl Shared {
 }
 
 /// Bytes of requests that are held and not answered; counted until dropped.
-pub(super) struct PartialBytes<'a> {
-    shared: &'a Shared,
+pub(super) struct PartialBytes<S: Deref<Target = Shared>> {
+    shared: S,
     bytes: usize,
 }
 
-impl<'a> PartialBytes<'a> {
-    pub(super) fn count(shared: &'a Shared, bytes: usize) -> Self {
+impl<S: Deref<Target = Shared>> PartialBytes<S> {
+    pub(super) fn count(shared: S, bytes: usize) -> Self {
         shared.count_partial(0, bytes);
         Self { shared, bytes }
     }
 }
 
-impl Drop for PartialBytes<'_> {
+impl<S: Deref<Target = Shared>> Drop for PartialBytes<S> {
     fn drop(&mut self) {
         self.shared.count_partial(self.bytes, 0);
     }

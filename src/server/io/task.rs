@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use super::{clock, watchdog};
+use crate::stdx::pace::Pace;
 use crate::stdx::time::{Duration, Instant};
 
 /// How long tasks that ask with [`make_room`] may run, all together, before the rings are looked at.
@@ -65,6 +66,25 @@ pub async fn make_room() {
         })
     })
     .await;
+}
+
+/// Steps between two looks at the clock: a tenth of a millisecond.
+const STEPS: u32 = 256;
+
+/// The pace of long work on this core: see [`make_room`].
+#[derive(Debug, Default)]
+pub struct Paced {
+    steps: Cell<u32>,
+}
+
+impl Pace for Paced {
+    async fn step(&self) {
+        let steps = self.steps.get() + 1;
+        self.steps.set(steps % STEPS);
+        if steps == STEPS {
+            make_room().await;
+        }
+    }
 }
 
 /// Whether a task may run that is the first in the line, or that has just come.

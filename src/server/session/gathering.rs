@@ -15,10 +15,10 @@
 #![forbid(unsafe_code)]
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use super::line::{Line, Place};
 use crate::limits::ANSWER_ASSEMBLED_BYTES_MAX;
 use crate::stdx::waker::keep;
 
@@ -28,10 +28,8 @@ pub const GATHERED_BYTES_MAX: usize = ANSWER_ASSEMBLED_BYTES_MAX;
 /// The gathered answers of one core.
 #[derive(Default)]
 pub struct Gathering {
-    /// Those that gather or wait for it, by the order in which they came: it is the first one's turn.
-    line: RefCell<BTreeMap<u64, Option<Waker>>>,
-    /// The number of the next in line.
-    next: Cell<u64>,
+    /// Those that gather or wait for it.
+    line: Rc<Line>,
     /// Bytes of all answers.
     held: Cell<usize>,
     /// The one whose turn it is, while it waits until nothing is held.
@@ -41,10 +39,7 @@ pub struct Gathering {
 impl Gathering {
     /// A place behind all others that want to gather.
     pub fn line_up(self: &Rc<Self>) -> Turn {
-        let number = self.next.get();
-        self.next.set(number + 1);
-        self.line.borrow_mut().insert(number, None);
-        Turn { gathering: self.clone(), number }
+        Turn { gathering: self.clone(), place: self.line.place() }
     }
 
     /// An answer that holds nothing yet.
@@ -61,18 +56,13 @@ impl Gathering {
 /// A place in the line of those that gather. Dropped, it lets the next one begin.
 pub struct Turn {
     gathering: Rc<Gathering>,
-    number: u64,
+    place: Place,
 }
 
 impl Turn {
     /// Ready when it is this one's turn.
     pub fn poll(&mut self, cx: &Context<'_>) -> Poll<()> {
-        let mut line = self.gathering.line.borrow_mut();
-        if line.first_key_value().is_some_and(|(first, _)| *first == self.number) {
-            return Poll::Ready(());
-        }
-        keep(line.entry(self.number).or_default(), cx.waker());
-        Poll::Pending
+        self.place.poll(cx)
     }
 
     /// Ready when no answer is held.
@@ -89,14 +79,8 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let mut line = self.gathering.line.borrow_mut();
-        let is_first = line.first_key_value().is_some_and(|(first, _)| *first == self.number);
-        line.remove(&self.number);
-        if is_first {
+        if self.place.is_first() {
             *self.gathering.waiting.borrow_mut() = None;
-            if let Some((_, Some(next))) = line.first_key_value() {
-                next.wake_by_ref();
-            }
         }
     }
 }

@@ -6,6 +6,7 @@
 //!   watches        the watch streams, between the hub and their clients
 //!   key_count      how many keys there are, learnt once
 //!   gathering      what the core holds of answers that are gathered before they are sent
+//!   line           those that do something one after the other
 //!   streams        calls that stay open, and how they hear that the member stops
 //!   member_health  what the member says of itself on the HTTP/1.1 endpoints
 //! ```
@@ -15,6 +16,7 @@
 
 pub mod gathering;
 pub mod key_count;
+pub mod line;
 pub mod member_health;
 pub mod observer;
 pub mod state;

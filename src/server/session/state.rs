@@ -32,6 +32,7 @@ use crate::server::log::slow::{Asked, Limits};
 use crate::server::mesh::{Receiver, Sender};
 use crate::server::metrics;
 use crate::server::session::gathering::Gathering;
+use crate::server::session::line::Line;
 use crate::server::session::streams::Streams;
 use crate::server::session::watches::Watches;
 use crate::session::{self, FromReplica, Shell, Tickets, Transport};
@@ -144,6 +145,8 @@ pub struct Session {
     pub streams: Streams,
     /// This core's answers that are gathered before they are sent.
     pub gathering: Rc<Gathering>,
+    /// Long transactions that this core decodes, which takes much memory: one after the other.
+    pub long_txns: Rc<Line>,
     /// This core's counts of gRPC calls.
     pub counters: Arc<Counters>,
     /// This core's other counts.
@@ -201,6 +204,7 @@ impl Session {
             watches,
             streams: Streams::default(),
             gathering: Rc::default(),
+            long_txns: Rc::default(),
             core,
             counters: parts.counters,
             metrics: parts.metrics,

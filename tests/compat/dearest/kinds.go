@@ -167,8 +167,16 @@ func txns() []kind {
 		unaryKind("txn/127-counts", 2, methodTxn, txnOf(127, rangeOp(of(func(r *pb.RangeRequest) { r.CountOnly = true })))),
 		unaryKind("txn/128-compares-of-everything", 2, methodTxn, compare),
 		{name: "txn/40000-puts-of-nothing", writes: true, send: func(s *sender) {
-			txn := nested(40_000)
+			txn := nested(40_000, putNothing)
 			s.unary(1, methodTxn, func(int) proto.Message { return txn })
+		}},
+		{name: "txn/40000-puts-from-16-callers", writes: true, send: func(s *sender) {
+			txn := nested(40_000, putNothing)
+			s.unary(16, methodTxn, func(int) proto.Message { return txn })
+		}},
+		{name: "txn/40000-gets", send: func(s *sender) {
+			txn := nested(40_000, func(key []byte) *pb.RequestOp { return rangeOp(&pb.RangeRequest{Key: key}) })
+			s.unary(2, methodTxn, func(int) proto.Message { return txn })
 		}},
 		{name: "txn/reads-everything-and-puts", writes: true, answers: []string{tooLong}, send: func(s *sender) {
 			txn := txnOf(100, rangeOp(&pb.RangeRequest{Key: []byte("large/"), RangeEnd: []byte("large/0000090")}))
@@ -185,16 +193,20 @@ func txns() []kind {
 	}
 }
 
-// nested is one transaction with many puts that keep the value, 32 in each inner transaction.
-func nested(puts int) *pb.TxnRequest {
+// putNothing puts a key and keeps its value.
+func putNothing(key []byte) *pb.RequestOp {
+	return &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: key, IgnoreValue: true}}}
+}
+
+// nested is one transaction with many operations on small keys, 32 in each inner transaction.
+func nested(operations int, operation func(key []byte) *pb.RequestOp) *pb.TxnRequest {
 	outer := &pb.TxnRequest{}
-	for at := 0; at < puts; {
+	for at := 0; at < operations; {
 		middle := &pb.TxnRequest{}
 		for range 32 {
 			inner := &pb.TxnRequest{}
 			for range 32 {
-				put := &pb.PutRequest{Key: fmt.Appendf(nil, "small/%07d", at%100_000), IgnoreValue: true}
-				inner.Success = append(inner.Success, &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: put}})
+				inner.Success = append(inner.Success, operation(fmt.Appendf(nil, "small/%07d", at%100_000)))
 				at++
 			}
 			middle.Success = append(middle.Success, &pb.RequestOp{Request: &pb.RequestOp_RequestTxn{RequestTxn: inner}})

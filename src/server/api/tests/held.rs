@@ -295,3 +295,43 @@ fn the_answers_of_clients_that_have_gone_are_not_waited_for() {
         assert_eq!(member.session.waiting(), 1, "the other client's");
     });
 }
+
+/// A transaction of some 200 KB, with 60 puts in each of 60 transactions, whose last key is `last`.
+fn long_txn(last: &str) -> TxnRequest {
+    let put = |key: String| Op::RequestPut(PutRequest { key: key.into(), ..PutRequest::default() });
+    let key = |n: usize| if n == 3_599 { last.to_owned() } else { format!("{n:050}") };
+    txn((0..60).map(|part| Op::RequestTxn(txn((part * 60..part * 60 + 60).map(|n| put(key(n)))))))
+}
+
+#[test]
+fn long_transactions_are_read_one_after_the_other_beside_other_requests() {
+    on_executor(async {
+        let (member, lane) = Member::unanswered();
+        let (client, gone) = (Client::new(member.connect()).await, Client::new(member.connect()).await);
+        let (mut told, mut calls) = (VecDeque::new(), Vec::new());
+        let first_in_line = member.session.long_txns.place();
+        for last in ["a", "b"] {
+            calls.push(send(&client, TXN, &long_txn(last)).await);
+        }
+        let gone_call = send(&gone, TXN, &long_txn("c")).await;
+        let twice = send(&client, TXN, &long_txn(&"0".repeat(50))).await;
+        let put = PutRequest { key: "small".into(), ..PutRequest::default() };
+        let len = long_txn("a").encoded_len();
+        until("all wait to be read", || member.memory().held() >= 4 * len).await;
+        calls.push(send(&client, PUT, &put).await);
+        until_told(&lane, &mut told, 1).await;
+        drop((gone_call, gone, first_in_line));
+        let refused = finish(twice).await;
+        assert_eq!(refused, Err("etcdserver: duplicate key given in txn request".to_owned()));
+        lane.take(usize::MAX, &mut told);
+        let proposed: Vec<usize> = told
+            .iter()
+            .filter_map(|input| match input {
+                Input::Propose { entry, .. } => Some(entry.len()),
+                _ => None,
+            })
+            .collect();
+        assert!(matches!(proposed[..], [small, a, b] if small < 100 && a > len && a == b), "{proposed:?}");
+        until("nothing is unread", || member.memory().held() == 0).await;
+    });
+}
