@@ -35,6 +35,9 @@ use crate::page::{Mapping, PAGE_SIZE, PAGES_MAX, PageFile};
 const EXTENT_PAGES: u32 = 16;
 /// And by no more than this, 64 MiB: more would only be given back.
 const EXTENT_PAGES_MAX: u32 = 16 << 10;
+/// Pages that are cut off at a time, 16 MiB: whoever reads a page that is not in memory waits until a cut is made, some
+/// milliseconds where all of what is cut off is in memory.
+const CUT_PAGES: u32 = 4 << 10;
 /// Bytes written from which on the disk is asked to take them.
 const WRITEBACK_BYTES: usize = 1 << 20;
 /// Places asked for that are remembered, and pages from one of them to the next.
@@ -283,9 +286,11 @@ impl PageFile for MappedFile {
             let [from, to] = [now, pages].map(|page| u64::from(page) * PAGE_SIZE as u64);
             preallocate(&self.file, from, to - from)?;
         }
-        if pages != now {
-            self.file.set_len(u64::from(pages) * PAGE_SIZE as u64)?;
-            self.pages.store(pages, Ordering::Release);
+        let mut now = now;
+        while pages != now {
+            now = pages.max(now.saturating_sub(CUT_PAGES));
+            self.file.set_len(u64::from(now) * PAGE_SIZE as u64)?;
+            self.pages.store(now, Ordering::Release);
         }
         Ok(())
     }
