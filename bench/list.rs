@@ -44,7 +44,8 @@ fn filled(numbers: &[u64]) -> Store {
                 value: vec![*number as u8; VALUE_BYTES].into(),
                 ..PutRequest::default()
             };
-            let applied = apply(&mut txn, &mut state, Instant::default(), &Request::Put(put), true);
+            let applied = apply(&mut txn, &mut state, Instant::default(), &Request::Put(put), true)
+                .expect("a store that nothing has damaged");
             assert!(applied.reply.is_ok());
         }
         txn.commit();

@@ -61,7 +61,8 @@ fn turns(store: &mut Store, state: &mut State, entries: impl Iterator<Item = byt
         let mut txn: WriteTxn<'_> = store.write();
         for entry in entries.by_ref().take(TURN) {
             let entry = Entry::decode(entry).expect("an entry");
-            let applied = apply(&mut txn, state, Instant::default(), &entry.request, true);
+            let applied = apply(&mut txn, state, Instant::default(), &entry.request, true)
+                .expect("a store that nothing has damaged");
             std::hint::black_box(encode(&applied.reply.expect("success"), &HEADER));
             std::hint::black_box(applied.events);
             count += 1;
@@ -93,7 +94,13 @@ fn writes(store: &mut Store, state: &mut State, keys: u64, prng: &mut Prng) {
             let name = key(prng.below(keys));
             let snapshot = reader.snapshot();
             let view = View::new(&snapshot);
-            let revision = view.find(name.as_bytes(), view.revision()).expect("it is there").revision.main;
+            let revision = view
+                .find(name.as_bytes(), view.revision())
+                .ok()
+                .flatten()
+                .expect("it is there")
+                .revision
+                .main;
             Entry::new(i, Request::Txn(update(&name, revision))).encode()
         })
         .collect();
@@ -149,16 +156,17 @@ fn lists(view: &View<'_, impl Read>) -> u64 {
 fn histories(view: &View<'_, impl Read>) {
     let started = Clock::now();
     let mut events = 0;
-    view.events(0, i64::MAX, &mut |event| {
+    let told = view.events(0, i64::MAX, &mut |event| {
         std::hint::black_box(event);
         events += 1;
         ControlFlow::Continue(())
     });
+    told.expect("a store that nothing has damaged");
     report("catch-up, per event", events, started);
 
     let started = Clock::now();
     let mut hash = HashKv::new(view, 0).expect("a hash");
-    while hash.step(view, 4096).is_none() {}
+    while hash.step(view, 4096).expect("a store that nothing has damaged").is_none() {}
     report("HashKV, per change", events, started);
 }
 
@@ -172,7 +180,7 @@ fn compaction(store: &mut Store, live: u64) {
     let mut swept = 0;
     loop {
         let mut txn = store.write();
-        let slice = compact::sweep(&mut txn, None, 128);
+        let slice = compact::sweep(&mut txn, None, 128).expect("a store that nothing has damaged");
         swept += slice.removed as u64;
         txn.commit();
         if slice.done {
@@ -186,7 +194,7 @@ fn compaction(store: &mut Store, live: u64) {
     let view = View::new(&snapshot);
     let started = Clock::now();
     let mut hash = HashKv::of_compaction(revision, revision - 1);
-    while hash.step(&view, 256).is_none() {}
+    while hash.step(&view, 256).expect("a store that nothing has damaged").is_none() {}
     report("hash of a compaction, per key that is older", live, started);
 }
 

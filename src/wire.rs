@@ -25,21 +25,18 @@ pub fn put_varint(out: &mut impl BufMut, mut value: u64) {
     out.put_slice(&bytes[..=len]);
 }
 
-/// Takes a varint off the front of `bytes`.
-///
-/// # Panics
-/// When there is none: only bytes of our own making are read with it.
-pub fn take_varint(bytes: &mut &[u8]) -> u64 {
+/// Takes a varint off the front of `bytes`; none if there is none.
+pub fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
     let mut value = 0;
     for shift in (0..70).step_by(7) {
-        let (&byte, rest) = bytes.split_first().expect("stored bytes end inside a varint");
+        let (&byte, rest) = bytes.split_first()?;
         *bytes = rest;
         value |= u64::from(byte & 0x7f) << shift;
         if byte < 0x80 {
-            return value;
+            return Some(value);
         }
     }
-    panic!("a stored varint is longer than ten bytes");
+    None
 }
 
 /// Length of a varint field with a one-byte tag; nothing when it holds the default.
@@ -117,39 +114,34 @@ impl<'a> KeyValue<'a> {
         put_int_field(out, 6, self.lease);
     }
 
-    /// Reads an encoding of our own making.
-    ///
-    /// # Panics
-    /// On anything else: the page checksum has already vouched for stored bytes.
-    pub fn decode(mut bytes: &'a [u8]) -> Self {
+    /// Reads an encoding of our own making; none for anything else.
+    pub fn decode(mut bytes: &'a [u8]) -> Option<Self> {
         let mut kv = KeyValue::default();
         while let Some((&tag, rest)) = bytes.split_first() {
             bytes = rest;
-            let number = take_varint(&mut bytes);
+            let number = take_varint(&mut bytes)?;
             match tag {
                 0x10 => kv.create_revision = number as i64,
                 0x18 => kv.mod_revision = number as i64,
                 0x20 => kv.version = number as i64,
                 0x30 => kv.lease = number as i64,
                 0x0a | 0x2a => {
-                    assert!(number <= bytes.len() as u64, "a stored KeyValue ends inside a field");
-                    let (field, rest) = bytes.split_at(number as usize);
+                    let (field, rest) = bytes.split_at_checked(usize::try_from(number).ok()?)?;
                     bytes = rest;
                     *(if tag == 0x0a { &mut kv.key } else { &mut kv.value }) = field;
                 }
-                _ => panic!("a stored KeyValue has tag {tag:#x}"),
+                _ => return None,
             }
         }
-        kv
+        Some(kv)
     }
 }
 
-/// The key of an encoded `KeyValue`, which is its first field.
-pub fn key_of(encoded: &[u8]) -> &[u8] {
-    let (&tag, mut rest) = encoded.split_first().expect("a stored KeyValue is never empty");
-    assert_eq!(tag, 0x0a, "a stored KeyValue starts with its key");
-    let len = take_varint(&mut rest) as usize;
-    &rest[..len]
+/// The key of an encoded `KeyValue`, which is its first field; none for bytes that begin otherwise.
+pub fn key_of(encoded: &[u8]) -> Option<&[u8]> {
+    let mut rest = encoded.strip_prefix(&[0x0a])?;
+    let len = usize::try_from(take_varint(&mut rest)?).ok()?;
+    rest.get(..len)
 }
 
 #[cfg(test)]
@@ -169,7 +161,7 @@ mod tests {
                 put_varint(&mut out, value);
                 assert_eq!(out.len(), varint_len(value), "{value}");
                 let mut rest = &out[..];
-                assert_eq!(take_varint(&mut rest), value);
+                assert_eq!(take_varint(&mut rest), Some(value));
                 assert!(rest.is_empty());
             }
         }
@@ -203,8 +195,21 @@ mod tests {
             };
             assert_eq!(out, theirs.encode_to_vec());
             assert_eq!(out.len(), ours.encoded_len());
-            assert_eq!(KeyValue::decode(&out), ours);
-            assert_eq!(key_of(&out), key);
+            assert_eq!(KeyValue::decode(&out), Some(ours));
+            assert_eq!(key_of(&out), Some(&key[..]));
         }
+    }
+
+    #[test]
+    fn bytes_that_nobody_wrote_are_no_pair() {
+        for bytes in [&[0x0a, 2, b'k'][..], &[0x0a], &[0x2a, 0x80], &[0x10, 0xff], &[0x3a, 0], &[0x80; 12]] {
+            assert_eq!(KeyValue::decode(bytes), None, "{bytes:x?}");
+        }
+        for bytes in [&[][..], &[0x12, 1, b'k'], &[0x0a], &[0x0a, 2, b'k']] {
+            assert_eq!(key_of(bytes), None, "{bytes:x?}");
+        }
+        let long = [&[0x0a][..], &[0xff; 9], &[1, b'k']].concat();
+        assert_eq!((KeyValue::decode(&long), key_of(&long)), (None, None));
+        assert_eq!(take_varint(&mut &[0x80; 11][..]), None);
     }
 }

@@ -112,7 +112,8 @@ impl Replicated {
             let mut txn = self.store.write();
             for entry in entries.by_ref().take(TURN) {
                 let command = Entry::decode(entry).expect("an entry of ours");
-                let applied = apply(&mut txn, &mut self.state, Instant::default(), &command.request, true);
+                let applied = apply(&mut txn, &mut self.state, Instant::default(), &command.request, true)
+                    .expect("a store that nothing has damaged");
                 count_entry(&mut txn);
                 let response = applied.reply.expect("nothing forbids it");
                 out(response, Arc::new(applied.events.expect("a put is an event")));

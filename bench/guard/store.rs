@@ -61,14 +61,15 @@ fn compact(replicated: &mut Replicated, entry: &Bytes) -> u64 {
     let Replicated { store, state, .. } = replicated;
     let command = Entry::decode(entry.clone()).expect("an entry of ours");
     let mut txn = store.write();
-    let applied = apply(&mut txn, state, Instant::default(), &command.request, true);
+    let applied = apply(&mut txn, state, Instant::default(), &command.request, true)
+        .expect("a store that nothing has damaged");
     black_box(applied.reply).expect("nothing was compacted before");
     count_entry(&mut txn);
     txn.commit();
     let mut removed = 0;
     loop {
         let mut txn = store.write();
-        let swept = compact::sweep(&mut txn, None, SWEEP_SLICE);
+        let swept = compact::sweep(&mut txn, None, SWEEP_SLICE).expect("a store that nothing has damaged");
         txn.commit();
         removed += swept.removed;
         if swept.done {

@@ -29,7 +29,7 @@ pub enum Error {
     NotFound,
     /// Above [`MAX_TTL_SECONDS`].
     TtlTooLarge,
-    /// A stored lease cannot be read.
+    /// A stored lease cannot be read, or is missing.
     Damaged,
 }
 
@@ -79,17 +79,17 @@ impl Lessor {
 
     /// The leases that the store has. They don't run before [`Lessor::promote`].
     ///
-    /// # Panics
-    /// When a stored lease cannot be decoded.
-    ///
     /// # Errors
-    /// [`Error::Damaged`].
+    /// [`Error::Damaged`] when a stored lease cannot be decoded, or is stored under another id.
     pub fn restore(min_ttl_seconds: i64, secret: u64, store: &impl Read) -> Result<Self, Error> {
         let mut lessor = Self::new(min_ttl_seconds, secret);
         let mut cursor = store.cursor(Tree::Lease);
         cursor.seek(&[]);
         while cursor.valid() {
             let stored = leasepb::Lease::decode(cursor.value()).map_err(|_| Error::Damaged)?;
+            if cursor.key() != stored.id.to_be_bytes() {
+                return Err(Error::Damaged);
+            }
             let lease = Lease {
                 ttl_seconds: stored.ttl.max(min_ttl_seconds),
                 expiry: Instant::default(),
@@ -133,12 +133,11 @@ impl Lessor {
     /// Forgets a lease and its record. Its keys are the caller's to delete.
     ///
     /// # Errors
-    /// [`Error::NotFound`].
+    /// [`Error::NotFound`]; [`Error::Damaged`] when the store does not have the record.
     pub fn revoke(&mut self, txn: &mut WriteTxn<'_>, id: i64) -> Result<(), Error> {
         self.leases.remove(&id).ok_or(Error::NotFound)?;
-        let stored = txn.delete(Tree::Lease, &id.to_be_bytes());
-        assert!(stored, "lease {id} was in memory but not in the store");
-        Ok(())
+        let is_stored = txn.delete(Tree::Lease, &id.to_be_bytes());
+        if is_stored { Ok(()) } else { Err(Error::Damaged) }
     }
 
     /// Whether keys can be attached to it.

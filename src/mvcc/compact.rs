@@ -52,11 +52,15 @@ pub struct Swept {
 
 /// Removes up to `budget` revisions, fewer where their values are long. They are those that neither the compaction
 /// revision nor `pinned`, the lowest revision that some reader still reads at, lets anyone see.
-pub fn sweep(txn: &mut WriteTxn<'_>, pinned: Option<i64>, budget: usize) -> Swept {
+///
+/// # Errors
+/// When `Garbage` has something that cannot be read, or that the other trees do not have. What was removed until then
+/// has to be dropped with the transaction.
+pub fn sweep(txn: &mut WriteTxn<'_>, pinned: Option<i64>, budget: usize) -> Result<Swept, Error> {
     let applied = txn.applied();
     let limit = limit(applied, pinned);
     if applied.swept_revision >= limit {
-        return Swept { removed: 0, done: true };
+        return Ok(Swept { removed: 0, done: true });
     }
     let is_large = txn.is_large();
     let mut dead = Vec::new();
@@ -64,13 +68,13 @@ pub fn sweep(txn: &mut WriteTxn<'_>, pinned: Option<i64>, budget: usize) -> Swep
     cursor.seek(&[]);
     let (mut cost, mut waits) = (0, 0);
     while cursor.valid() && cost < budget && waits < WAITS_MAX {
-        let (due, revision) = split_garbage_key(cursor.key());
+        let (due, revision) = split_garbage_key(cursor.key())?;
         if due > limit {
             break;
         }
         let waits_for = |tree, key: &[u8]| usize::from(is_large && !txn.read_ahead(tree, key));
         waits += waits_for(Tree::Kv, &revision.to_bytes());
-        let (index, len) = indexed(txn, revision);
+        let (index, len) = indexed(txn, revision)?;
         waits += waits_for(Tree::Index, &index);
         // In a large store, to ask for the two pages takes as long as the removal does.
         cost += 1 + usize::from(is_large) + len / BYTES_PER_REMOVAL;
@@ -78,49 +82,52 @@ pub fn sweep(txn: &mut WriteTxn<'_>, pinned: Option<i64>, budget: usize) -> Swep
         cursor.next();
     }
     // The first entry that stays tells how far everything is gone.
-    let next_due = cursor.valid().then(|| split_garbage_key(cursor.key()).0);
+    let next_due = if cursor.valid() { Some(split_garbage_key(cursor.key())?.0) } else { None };
     let done = next_due.is_none_or(|due| due > limit);
     if !done && is_large {
-        read_slices_ahead(txn, cursor, budget);
+        read_slices_ahead(txn, cursor, budget)?;
     }
     for (due, revision, index) in &dead {
-        remove(txn, *due, *revision, index);
+        remove(txn, *due, *revision, index)?;
     }
-    let swept_revision = if done { limit } else { next_due.map_or(limit, |due| due - 1) };
+    let swept_revision = if done { limit } else { next_due.map_or(limit, |due| due.saturating_sub(1)) };
     let swept_revision = swept_revision.max(applied.swept_revision);
     txn.set_applied(Applied { swept_revision, ..applied });
-    Swept { removed: dead.len(), done }
+    Ok(Swept { removed: dead.len(), done })
 }
 
 /// Where `Index` has a revision that is stored, and how long its value in `Kv` is.
-fn indexed(txn: &WriteTxn<'_>, revision: Revision) -> (KeyBuf, usize) {
-    let value = txn.get(Tree::Kv, &revision.to_bytes()).expect("garbage is stored until it is swept");
-    (index_key(key_of(split_kv_value(value).1), revision), value.len())
+fn indexed(txn: &WriteTxn<'_>, revision: Revision) -> Result<(KeyBuf, usize), Error> {
+    let value = txn.get(Tree::Kv, &revision.to_bytes()).ok_or(Error::Corrupt)?;
+    let key = key_of(split_kv_value(value)?.1).ok_or(Error::Corrupt)?;
+    Ok((index_key(key, revision), value.len()))
 }
 
 /// Asks the disk for what the next two slices will remove, the first of them beginning where `garbage` points: the
 /// pairs that both need, and the places in `Index` of the first one, whose pairs are likely to be there by now and tell
 /// where those places are.
-fn read_slices_ahead(txn: &WriteTxn<'_>, mut garbage: Cursor<'_>, budget: usize) {
+fn read_slices_ahead(txn: &WriteTxn<'_>, mut garbage: Cursor<'_>, budget: usize) -> Result<(), Error> {
     let mut cost = 0;
     while garbage.valid() && cost < 2 * budget {
-        let revision = split_garbage_key(garbage.key()).1;
+        let revision = split_garbage_key(garbage.key())?.1;
         let is_in_memory = txn.read_ahead(Tree::Kv, &revision.to_bytes());
         cost += 2;
         if is_in_memory && cost <= budget {
-            let (index, len) = indexed(txn, revision);
+            let (index, len) = indexed(txn, revision)?;
             cost += len / BYTES_PER_REMOVAL;
             txn.read_ahead(Tree::Index, &index);
         }
         garbage.next();
     }
+    Ok(())
 }
 
-fn remove(txn: &mut WriteTxn<'_>, due: i64, dead: Revision, index: &[u8]) {
-    let removed = txn.delete(Tree::Kv, &dead.to_bytes())
+/// Garbage is in all three trees until it is swept.
+fn remove(txn: &mut WriteTxn<'_>, due: i64, dead: Revision, index: &[u8]) -> Result<(), Error> {
+    let is_removed = txn.delete(Tree::Kv, &dead.to_bytes())
         && txn.delete(Tree::Index, index)
         && txn.delete(Tree::Garbage, &garbage_key(due, dead));
-    assert!(removed, "garbage of revision {dead:?} was not in all three trees");
+    if is_removed { Ok(()) } else { Err(Error::Corrupt) }
 }
 
 #[cfg(test)]
@@ -137,7 +144,8 @@ mod tests {
         initialize(&mut txn);
         for _ in 0..=count {
             let mut writer = Writer::begin(&mut txn);
-            writer.put(&PutRequest { key: "k".into(), value: vec![7; len].into(), ..PutRequest::default() });
+            let put = PutRequest { key: "k".into(), value: vec![7; len].into(), ..PutRequest::default() };
+            writer.put(&put).unwrap();
             let revision = writer.finish().map_or(0, |batch| batch.revision);
             let applied = txn.applied();
             txn.set_applied(Applied { revision, ..applied });
@@ -146,7 +154,7 @@ mod tests {
         mark(&mut txn, revision).unwrap();
         let mut slices = Vec::new();
         loop {
-            let swept = sweep(&mut txn, None, 10);
+            let swept = sweep(&mut txn, None, 10).unwrap();
             slices.push(swept.removed);
             if swept.done {
                 return slices;

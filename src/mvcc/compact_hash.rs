@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::hash::{HashKv, KvHash};
 use super::view::View;
 use crate::btree::{Reader, Readers};
+use crate::error::Error;
 
 /// Hashes that are remembered, those of the highest revisions.
 const REMEMBERED: usize = 10;
@@ -32,7 +33,10 @@ impl CompactionDigest {
     }
 
     /// Digests on for about `budget` changes; the hash, once it is there.
-    pub fn step(&mut self, budget: usize) -> Option<KvHash> {
+    ///
+    /// # Errors
+    /// When a record cannot be read.
+    pub fn step(&mut self, budget: usize) -> Result<Option<KvHash>, Error> {
         let snapshot = self.reader.snapshot();
         self.hash.step(&View::new(&snapshot), budget)
     }

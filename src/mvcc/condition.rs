@@ -28,7 +28,7 @@ pub(super) fn judge<R: Read>(
     let at = view.revision();
     if compare.range_end.is_empty() {
         *budget = budget.saturating_sub(FIND_COST);
-        return match view.find(&compare.key, at) {
+        return match view.find(&compare.key, at)? {
             Some(found) => found_holds(view, compare, found).map(Some),
             None => Ok(Some(missing_holds(compare))),
         };
@@ -62,7 +62,7 @@ impl Evaluation {
         // The walk looks at one entry at least, so that every leg gets on.
         let mut walk = Walk::resume(view, &self.interval, at, &self.position, (*budget).max(1));
         let holds = loop {
-            match walk.next() {
+            match walk.next()? {
                 Step::End => break Some(self.any || missing_holds(compare)),
                 Step::Paused => break None,
                 Step::Live(revision, entry) => {
@@ -95,7 +95,7 @@ fn missing_holds(compare: &Compare) -> bool {
 
 fn found_holds<R: Read>(view: &View<'_, R>, compare: &Compare, found: Found) -> Result<bool, Error> {
     let value = match is_by_value(compare) {
-        true => KeyValue::decode(view.stored(found.revision)?).value,
+        true => KeyValue::decode(view.stored(found.revision)?).ok_or(Error::Corrupt)?.value,
         false => &[],
     };
     let kv = KeyValue {

@@ -9,6 +9,7 @@ use super::revision::Revision;
 use super::schema::split_kv_value;
 use super::view::View;
 use crate::btree::{Read, Tree};
+use crate::error::Error;
 use crate::wire::key_of;
 
 /// All changes of one main revision, in sub-revision order.
@@ -58,44 +59,64 @@ impl<'a, R: Read> View<'a, R> {
     ///
     /// Every change at or above the compaction revision is there, but those that a later change of the same key
     /// within the compaction revision itself superseded.
-    pub fn events(&self, from: i64, to: i64, each: &mut dyn FnMut(PastEvent<'a>) -> ControlFlow<()>) {
-        self.events_from(Revision::new(from.max(0), 0), to, each);
+    ///
+    /// # Errors
+    /// When a stored event cannot be read; those before it were told.
+    pub fn events(
+        &self,
+        from: i64,
+        to: i64,
+        each: &mut dyn FnMut(PastEvent<'a>) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        self.events_from(Revision::new(from.max(0), 0), to, each)
     }
 
     /// [`View::events`] from a place inside a main revision on.
+    ///
+    /// # Errors
+    /// As [`View::events`].
     pub fn events_from(
         &self,
         from: Revision,
         to: i64,
         each: &mut dyn FnMut(PastEvent<'a>) -> ControlFlow<()>,
-    ) {
+    ) -> Result<(), Error> {
         let mut cursor = self.read().cursor(Tree::Kv);
         cursor.seek(&from.to_bytes());
         while cursor.valid() {
-            let revision = Revision::from_bytes(cursor.key());
+            let revision = Revision::from_bytes(cursor.key())?;
             if revision.main > to {
-                return;
+                break;
             }
-            let (delete, kv) = split_kv_value(cursor.value());
-            if each(PastEvent { revision, delete, key: key_of(kv), kv }).is_break() {
-                return;
+            let (delete, kv) = split_kv_value(cursor.value())?;
+            let key = key_of(kv).ok_or(Error::Corrupt)?;
+            if each(PastEvent { revision, delete, key, kv }).is_break() {
+                break;
             }
             cursor.next();
         }
+        Ok(())
     }
 
     /// The encoded `KeyValue` that `key` has at main revision `revision`; none if it does not exist there or that
     /// revision is compacted. Asked with the revision before an event's own, this is the event's `prev_kv`.
-    pub fn value_at(&self, key: &[u8], revision: i64) -> Option<&'a [u8]> {
+    ///
+    /// # Errors
+    /// When the index cannot be read, or leads to nothing.
+    pub fn value_at(&self, key: &[u8], revision: i64) -> Result<Option<&'a [u8]>, Error> {
         if revision < self.compact_revision() {
-            return None;
+            return Ok(None);
         }
-        self.find(key, revision).map(|found| self.kv(found.revision))
+        self.find(key, revision)?.map(|found| self.stored(found.revision)).transpose()
     }
 
     /// The encoded `KeyValue` put at exactly this revision, if it is still stored.
-    pub fn value_of(&self, revision: Revision) -> Option<&'a [u8]> {
-        let (delete, kv) = split_kv_value(self.read().get(Tree::Kv, &revision.to_bytes())?);
-        (!delete).then_some(kv)
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn value_of(&self, revision: Revision) -> Result<Option<&'a [u8]>, Error> {
+        let Some(value) = self.read().get(Tree::Kv, &revision.to_bytes()) else { return Ok(None) };
+        let (delete, kv) = split_kv_value(value)?;
+        Ok((!delete).then_some(kv))
     }
 }

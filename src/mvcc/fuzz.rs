@@ -30,6 +30,9 @@ use crate::proto::etcdserverpb::{
 use crate::response::{Header, Response, encode};
 use crate::stdx::prng::Prng;
 
+/// Nothing damages the store here.
+const WHOLE: &str = "a store that nothing has damaged";
+
 const KEYS: [&[u8]; 14] = [
     b"\0",
     b"\0\0",
@@ -129,7 +132,7 @@ impl World {
             self.continue_long();
         }
         let mut txn = self.store.write();
-        while !compact::sweep(&mut txn, None, 7).done {}
+        while !compact::sweep(&mut txn, None, 7).expect(WHOLE).done {}
         txn.commit();
         self.audit();
     }
@@ -190,7 +193,7 @@ impl World {
                 let lease = 1 + self.prng.below(6) as i64;
                 if self.model.revoke(lease).is_ok() {
                     let mut writer = Writer::begin(txn);
-                    while !writer.delete_attached(lease, &mut self.budget()) {}
+                    while !writer.delete_attached(lease, &mut self.budget()).expect(WHOLE) {}
                     writer.finish()
                 } else {
                     None
@@ -213,7 +216,7 @@ impl World {
         let leases = self.model.leases.clone();
         let checked = txn::check_put(&writer.view(), &request, &|id| leases.contains(&id));
         let ours = checked.map(|()| {
-            let prev_kv = writer.put(&request);
+            let prev_kv = writer.put(&request).expect(WHOLE);
             Response::Put { revision: writer.revision(), prev_kv }
         });
         let events = writer.finish();
@@ -227,11 +230,14 @@ impl World {
         let mut writer = Writer::begin(txn);
         let (mut prev_kvs, mut room) = (BytesMut::new(), AnswerRoom::default());
         let deleted = if request.range_end.is_empty() {
-            i64::from(writer.delete_one(&request, &mut prev_kvs, &mut room))
+            i64::from(writer.delete_one(&request, &mut prev_kvs, &mut room).expect(WHOLE))
         } else {
             let mut deletion = Deletion::new(&request);
             let (under_way, room) = (&mut deletion, &mut room);
-            while !writer.delete_some(&request, under_way, &mut prev_kvs, room, &mut self.budget()) {}
+            while !writer
+                .delete_some(&request, under_way, &mut prev_kvs, room, &mut self.budget())
+                .expect(WHOLE)
+            {}
             deletion.keys()
         };
         let ours =
@@ -298,7 +304,8 @@ impl World {
             // A key that this very write deleted and created again is new: its former value is not a previous one.
             if !event.create {
                 assert_eq!(event.prev, prev);
-                let value = prev.and_then(|(main, sub)| view.value_of(Revision::new(main, sub)));
+                let value =
+                    prev.and_then(|(main, sub)| view.value_of(Revision::new(main, sub)).expect(WHOLE));
                 assert_eq!(value.map(<[u8]>::to_vec), before.first().map(|c| c.kv.encode_to_vec()));
             }
         }
@@ -308,7 +315,7 @@ impl World {
         let pinned = self.pinned();
         let budget = 1 + self.prng.below(20) as usize;
         let mut txn = self.store.write();
-        let swept = compact::sweep(&mut txn, pinned, budget);
+        let swept = compact::sweep(&mut txn, pinned, budget).expect(WHOLE);
         assert!(swept.removed <= budget);
         assert_eq!(swept.done, !compact::is_sweep_due(txn.applied(), pinned));
         txn.commit();
@@ -420,7 +427,8 @@ impl World {
         });
         self.streams.retain_mut(|streaming| !streaming.proceed(&view, prng));
         self.hashings.retain_mut(|hashing| {
-            let Some(got) = hashing.hash.step(&view, 1 + prng.below(20) as usize) else { return true };
+            let got = hashing.hash.step(&view, 1 + prng.below(20) as usize).expect(WHOLE);
+            let Some(got) = got else { return true };
             assert_eq!((got.hash, got.compact_revision, got.hash_revision), hashing.expected);
             false
         });
@@ -436,16 +444,16 @@ impl World {
         let theirs = self.model.changes.iter().filter(|c| (from..=to).contains(&c.main));
         let theirs: Vec<_> = theirs.map(|c| (c.main, c.sub, c.delete, c.kv.encode_to_vec())).collect();
         let mut ours = Vec::new();
-        view.events(from, to, &mut |event| {
-            assert_eq!(event.key, crate::wire::key_of(event.kv));
+        let told = view.events(from, to, &mut |event| {
+            assert_eq!(Some(event.key), crate::wire::key_of(event.kv));
             ours.push((event.revision.main, event.revision.sub, event.delete, event.kv.to_vec()));
             ControlFlow::Continue(())
         });
-        assert_eq!(ours, theirs);
+        assert_eq!((told, ours), (Ok(()), theirs));
         for change in &self.model.changes {
             let theirs = self.model.live(&change.kv.key, &[], change.main - 1);
             let theirs = theirs.first().filter(|_| change.main > self.model.compacted);
-            let ours = view.value_at(&change.kv.key, change.main - 1);
+            let ours = view.value_at(&change.kv.key, change.main - 1).expect(WHOLE);
             assert_eq!(ours.map(<[u8]>::to_vec), theirs.map(|c| c.kv.encode_to_vec()));
         }
     }
@@ -468,21 +476,24 @@ impl World {
         let stored: Vec<_> = entries(Tree::Kv)
             .iter()
             .map(|(key, value)| {
-                let (delete, kv) = split_kv_value(value);
-                (Revision::from_bytes(key), delete, kv.to_vec())
+                let (delete, kv) = split_kv_value(value).expect(WHOLE);
+                (Revision::from_bytes(key).expect(WHOLE), delete, kv.to_vec())
             })
             .collect();
         let mut indexed: Vec<_> = entries(Tree::Index)
             .iter()
             .map(|(key, _)| {
-                let (prefix, revision) = split_index_key(key);
+                let (prefix, revision) = split_index_key(key).expect(WHOLE);
                 (revision, unescape_index_prefix(prefix).into_owned())
             })
             .collect();
         indexed.sort();
-        let by_revision = stored.iter().map(|(at, _, kv)| (*at, crate::wire::key_of(kv).to_vec()));
+        let by_revision =
+            stored.iter().map(|(at, _, kv)| (*at, crate::wire::key_of(kv).expect(WHOLE).to_vec()));
         assert!(by_revision.eq(indexed.iter().cloned()), "Kv and Index hold the same changes");
-        let garbage: Vec<_> = entries(Tree::Garbage).iter().map(|(key, _)| split_garbage_key(key)).collect();
+        let garbage: Result<Vec<_>, _> =
+            entries(Tree::Garbage).iter().map(|(key, _)| split_garbage_key(key)).collect();
+        let garbage = garbage.expect(WHOLE);
         for (due, dead) in &garbage {
             assert!(*due > applied.swept_revision && stored.iter().any(|(at, ..)| at == dead));
         }

@@ -101,15 +101,18 @@ impl HashKv {
     }
 
     /// Digests on for about `budget` changes, fewer where they are long; the hash, once it is there.
-    pub fn step<R: Read>(&mut self, view: &View<'_, R>, budget: usize) -> Option<KvHash> {
+    ///
+    /// # Errors
+    /// When a record cannot be read.
+    pub fn step<R: Read>(&mut self, view: &View<'_, R>, budget: usize) -> Result<Option<KvHash>, Error> {
         if let Stage::AnyKept(position) = &self.stage {
             let interval = everything();
             let mut walk = Walk::resume(view, &interval, self.revision, position, budget);
             let any_kept = loop {
-                match walk.next() {
+                match walk.next()? {
                     Step::Paused => break None,
                     Step::End => break Some(false),
-                    Step::Live(found, _) if self.is_remade(view, &walk.key(), found) => {}
+                    Step::Live(found, _) if self.is_remade(view, &walk.key(), found)? => {}
                     Step::Live(..) => break Some(true),
                 }
             };
@@ -118,30 +121,32 @@ impl HashKv {
                 Some(any_kept) => Stage::Digest { from: Revision::default(), any_kept },
             };
         } else if let Stage::Digest { from, any_kept } = self.stage {
-            self.stage = match self.digest(view, from, any_kept, budget) {
+            self.stage = match self.digest(view, from, any_kept, budget)? {
                 Some(from) => Stage::Digest { from, any_kept },
                 None => Stage::Done,
             };
         }
-        matches!(self.stage, Stage::Done).then_some(KvHash {
+        Ok(matches!(self.stage, Stage::Done).then_some(KvHash {
             hash: self.crc,
             compact_revision: self.compact_revision,
             hash_revision: self.revision,
             revision: self.current,
-        })
+        }))
     }
 
     /// Whether the very write that `self.revision` names deleted `key` before it put it at `found`. etcd takes such
     /// a key for deleted when it looks for what to keep.
-    fn is_remade<R: Read>(&self, view: &View<'_, R>, key: &[u8], mut found: Revision) -> bool {
+    fn is_remade<R: Read>(&self, view: &View<'_, R>, key: &[u8], mut found: Revision) -> Result<bool, Error> {
         while found.main == self.revision && found.sub > 0 {
-            match view.find_any(key, Revision::new(found.main, found.sub - 1)) {
-                Some(earlier) if earlier.entry.tombstone => return earlier.revision.main == self.revision,
+            match view.find_any(key, Revision::new(found.main, found.sub - 1))? {
+                Some(earlier) if earlier.entry.tombstone => {
+                    return Ok(earlier.revision.main == self.revision);
+                }
                 Some(earlier) => found = earlier.revision,
-                None => return false,
+                None => break,
             }
         }
-        false
+        Ok(false)
     }
 
     /// One leg; where the next one starts.
@@ -151,27 +156,27 @@ impl HashKv {
         from: Revision,
         any_kept: bool,
         budget: usize,
-    ) -> Option<Revision> {
+    ) -> Result<Option<Revision>, Error> {
         let mut cursor = view.read().cursor(Tree::Kv);
         cursor.seek(&from.to_bytes());
         let mut left = budget.max(1);
         while left > 0 {
             if !cursor.valid() {
-                return None;
+                return Ok(None);
             }
-            let revision = Revision::from_bytes(cursor.key());
+            let revision = Revision::from_bytes(cursor.key())?;
             if revision.main > self.revision {
-                return None;
+                return Ok(None);
             }
-            let (tombstone, kv) = split_kv_value(cursor.value());
+            let (tombstone, kv) = split_kv_value(cursor.value())?;
             left = left.saturating_sub(digest_cost(kv.len()));
-            if self.counts(view, revision, tombstone, kv, any_kept) {
+            if self.counts(view, revision, tombstone, kv, any_kept)? {
                 self.crc = crc32c::crc32c_append(self.crc, &etcd_key(revision, tombstone));
                 self.crc = crc32c::crc32c_append(self.crc, kv);
             }
             cursor.next();
         }
-        cursor.valid().then(|| Revision::from_bytes(cursor.key()))
+        if cursor.valid() { Revision::from_bytes(cursor.key()).map(Some) } else { Ok(None) }
     }
 
     fn counts<R: Read>(
@@ -181,18 +186,19 @@ impl HashKv {
         tombstone: bool,
         kv: &[u8],
         any_kept: bool,
-    ) -> bool {
+    ) -> Result<bool, Error> {
         if revision.main > self.compact_revision {
-            return true;
+            return Ok(true);
         }
         // A tombstone below the compaction is condemned. One at it is kept by some versions of etcd and not by
         // others, and never counts.
         if tombstone {
-            return false;
+            return Ok(false);
         }
         // With nothing to keep etcd digests whatever its compaction has left, which is what is alive at it.
         let at = if any_kept { self.revision } else { self.compact_revision };
-        view.find(key_of(kv), at).is_some_and(|found| found.revision == revision)
+        let found = view.find(key_of(kv).ok_or(Error::Corrupt)?, at)?;
+        Ok(found.is_some_and(|found| found.revision == revision))
     }
 }
 
@@ -239,23 +245,20 @@ mod tests {
 
     fn put(txn: &mut WriteTxn<'_>, key: &str, value: &str, lease: i64) {
         let mut writer = Writer::begin(txn);
-        writer.put(&put_request(key, value, lease));
+        writer.put(&put_request(key, value, lease)).unwrap();
         writer.finish();
     }
 
     fn delete(txn: &mut WriteTxn<'_>, key: &[u8], range_end: &[u8]) {
         let mut writer = Writer::begin(txn);
-        writer.delete_range(
-            &delete_request(key, range_end),
-            &mut BytesMut::new(),
-            &mut AnswerRoom::default(),
-        );
+        let request = delete_request(key, range_end);
+        writer.delete_range(&request, &mut BytesMut::new(), &mut AnswerRoom::default()).unwrap();
         writer.finish();
     }
 
     fn digest(txn: &WriteTxn<'_>, mut hash: HashKv) -> KvHash {
         loop {
-            if let Some(hash) = hash.step(&View::new(txn), 2) {
+            if let Some(hash) = hash.step(&View::new(txn), 2).unwrap() {
                 return hash;
             }
         }
@@ -297,7 +300,7 @@ mod tests {
             // Whatever the sweep has got to.
             assert_eq!(hash(txn, 0), (3_457_312_934, 5, 8, 8));
             assert_eq!(hash(txn, 6), (2_696_311_859, 5, 6, 8));
-            compact::sweep(txn, None, 1);
+            compact::sweep(txn, None, 1).unwrap();
         }
 
         put(txn, "big", &"x".repeat(300), 0);
@@ -306,7 +309,7 @@ mod tests {
         for (compacted, expected) in [(9, 2_002_328_874), (10, 1_084_519_789)] {
             compact::mark(txn, compacted).unwrap();
             assert_eq!(hash(txn, 0), (expected, compacted, 10, 10));
-            assert!(compact::sweep(txn, None, usize::MAX).done);
+            assert!(compact::sweep(txn, None, usize::MAX).unwrap().done);
             assert_eq!(hash(txn, 10), (expected, compacted, 10, 10));
         }
         let view = View::new(&*txn);
@@ -324,7 +327,7 @@ mod tests {
                 put(txn, &format!("{number}"), &"x".repeat(value_len), 0);
             }
             let mut hash = HashKv::new(&View::new(&*txn), 0).unwrap();
-            (1..).find(|_| hash.step(&View::new(&*txn), 100).is_some()).unwrap()
+            (1..).find(|_| hash.step(&View::new(&*txn), 100).unwrap().is_some()).unwrap()
         };
         assert!(legs(10) <= 3);
         assert!(legs(100_000) >= 20);

@@ -11,6 +11,7 @@ use std::collections::HashMap;
 
 use super::schema::{is_tombstone, split_index_key};
 use crate::btree::{Leaf, LeafId, PageId};
+use crate::error::Error;
 
 /// Leaves remembered, those of three million keys or so, in some 80 bytes each. What comes then begins anew.
 const LEAVES_MAX: usize = 1 << 15;
@@ -34,22 +35,29 @@ pub(super) struct LeafCount {
 }
 
 impl LeafCount {
-    fn of(leaf: &Leaf<'_>) -> Self {
-        let (mut newest, mut live, mut is_first_live) = (0, 0, false);
-        let mut prefix = Vec::new();
+    fn of(leaf: &Leaf<'_>) -> Result<Self, Error> {
+        let mut count = Self { leaf: leaf.id(), newest: 0, live: 0, is_first_live: false, follows: None };
+        let (mut prefix, mut counted) = (Vec::new(), Ok(()));
         leaf.each(|key, value| {
-            let (of, revision) = split_index_key(key);
-            newest = newest.max(revision.main);
-            if of == prefix {
-                return;
+            if counted.is_ok() {
+                counted = count.add(key, value, &mut prefix);
             }
-            let is_live = !is_tombstone(value);
-            is_first_live |= is_live && prefix.is_empty();
-            live += u32::from(is_live);
+        });
+        counted.map(|()| count)
+    }
+
+    /// Counts the next entry of the leaf. `prefix` is that of the entry before it.
+    fn add(&mut self, key: &[u8], value: &[u8], prefix: &mut Vec<u8>) -> Result<(), Error> {
+        let (of, revision) = split_index_key(key)?;
+        self.newest = self.newest.max(revision.main);
+        if of != *prefix {
+            let is_live = !is_tombstone(value)?;
+            self.is_first_live |= is_live && prefix.is_empty();
+            self.live += u32::from(is_live);
             prefix.clear();
             prefix.extend_from_slice(of);
-        });
-        Self { leaf: leaf.id(), newest, live, is_first_live, follows: None }
+        }
+        Ok(())
     }
 
     /// Live keys, if the newest entries of the first key are, or are not, in the leaf before.
@@ -65,13 +73,17 @@ impl LeafCount {
 
 impl LeafCounts {
     /// What is known of a published leaf; true if it had to be counted first.
-    pub(super) fn of(&self, leaf: &Leaf<'_>) -> (LeafCount, bool) {
+    ///
+    /// # Errors
+    /// When an entry in it cannot be read.
+    pub(super) fn of(&self, leaf: &Leaf<'_>) -> Result<(LeafCount, bool), Error> {
         let known = self.0.borrow().get(&leaf.id().0).copied().filter(|known| known.leaf == leaf.id());
-        let count = known.unwrap_or_else(|| LeafCount::of(leaf));
-        if known.is_none() {
-            self.remember(count);
+        if let Some(count) = known {
+            return Ok((count, false));
         }
-        (count, known.is_none())
+        let count = LeafCount::of(leaf)?;
+        self.remember(count);
+        Ok((count, true))
     }
 
     /// Remembers whether the leaf's first key begins in the leaf `before`.
@@ -144,9 +156,9 @@ mod tests {
                 let key = random_key(prng).into();
                 if prng.chance(1, 4) {
                     let delete = DeleteRangeRequest { key, ..DeleteRangeRequest::default() };
-                    writer.delete_range(&delete, &mut BytesMut::new(), &mut AnswerRoom::default());
+                    writer.delete_range(&delete, &mut BytesMut::new(), &mut AnswerRoom::default()).unwrap();
                 } else {
-                    writer.put(&PutRequest { key, ..PutRequest::default() });
+                    writer.put(&PutRequest { key, ..PutRequest::default() }).unwrap();
                 }
             }
             writer.finish();
@@ -185,7 +197,7 @@ mod tests {
             if round % 50 == 49 {
                 let mut txn = store.write();
                 compact::mark(&mut txn, applied.revision - 200).unwrap();
-                compact::sweep(&mut txn, None, usize::MAX);
+                compact::sweep(&mut txn, None, usize::MAX).unwrap();
                 txn.commit();
             }
             let mut reader = store.readers().register();

@@ -62,7 +62,9 @@
 //! - `Applied::revision` is the main revision of the last change; it, the compaction revision and the trees change in
 //!   the same commit.
 //! - Stored `KeyValue` bytes are what etcd would store, and are copied, never encoded again.
-//! - A write cannot fail: what a client can do wrong is found before the first change.
+//! - A write fails only where the store is damaged: what a client can do wrong is found before the first change. A
+//!   record that cannot be read, or that is missing, is [`Error::Corrupt`](crate::error::Error::Corrupt) to a read, and
+//!   stops the member where a write or a sweep meets it.
 //!
 //! # Deliberately absent
 //!

@@ -227,7 +227,7 @@ mod tests {
         }
         let mut writer = Writer::begin(&mut txn);
         for key in keys {
-            writer.put(&PutRequest { key: key.clone().into(), ..PutRequest::default() });
+            writer.put(&PutRequest { key: key.clone().into(), ..PutRequest::default() }).unwrap();
         }
         writer.finish();
         txn.commit();

@@ -174,9 +174,9 @@ impl Remembered {
     pub(super) fn pop(&mut self) -> Option<Revision> {
         let mut rest = self.chunks.front()?.get(self.read..).filter(|rest| !rest.is_empty())?;
         let before = rest.len();
-        let main = self.last_out.main.wrapping_add(unzigzag(take_varint(&mut rest)));
+        let main = self.last_out.main.wrapping_add(unzigzag(take_varint(&mut rest)?));
         let sub = if main == self.last_out.main { self.last_out.sub } else { 0 };
-        self.last_out = Revision { main, sub: sub.wrapping_add(unzigzag(take_varint(&mut rest))) };
+        self.last_out = Revision { main, sub: sub.wrapping_add(unzigzag(take_varint(&mut rest)?)) };
         self.read += before - rest.len();
         if rest.is_empty() {
             self.drop_front();

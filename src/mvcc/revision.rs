@@ -1,6 +1,8 @@
 //! The order of all changes.
 #![forbid(unsafe_code)]
 
+use crate::error::Error;
+
 /// Where a change stands: the write it belongs to, and its place within that write.
 ///
 /// Only main revisions are visible to clients. The sub revision orders the changes of one transaction, and is
@@ -32,12 +34,14 @@ impl Revision {
 
     /// The inverse of [`Revision::to_bytes`].
     ///
-    /// # Panics
+    /// # Errors
     /// When `bytes` has another length.
-    pub fn from_bytes(bytes: &[u8]) -> Self {
-        assert_eq!(bytes.len(), REVISION_BYTES, "a key of tree Kv has {REVISION_BYTES} bytes");
-        let part = |at: usize| i64::from_be_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
-        Self { main: part(0), sub: part(8) }
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, Error> {
+        let (parts, rest) = bytes.as_chunks::<8>();
+        match (parts, rest) {
+            ([main, sub], []) => Ok(Self { main: i64::from_be_bytes(*main), sub: i64::from_be_bytes(*sub) }),
+            _ => Err(Error::Corrupt),
+        }
     }
 }
 
@@ -58,7 +62,10 @@ mod tests {
         ];
         for pair in revisions.windows(2) {
             assert!(pair[0] < pair[1] && pair[0].to_bytes() < pair[1].to_bytes());
-            assert_eq!(Revision::from_bytes(&pair[0].to_bytes()), pair[0]);
+            assert_eq!(Revision::from_bytes(&pair[0].to_bytes()), Ok(pair[0]));
+        }
+        for len in [0, 8, 15, 17, 24] {
+            assert_eq!(Revision::from_bytes(&vec![0; len]), Err(Error::Corrupt), "{len} bytes");
         }
     }
 }

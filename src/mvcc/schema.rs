@@ -20,6 +20,7 @@
 use std::borrow::Cow;
 
 use super::revision::{REVISION_BYTES, Revision};
+use crate::error::Error;
 use crate::wire::{put_varint, take_varint, varint_len};
 
 /// First byte of a `Kv` value.
@@ -41,7 +42,7 @@ pub struct IndexEntry {
     pub version: i64,
     /// The lease it is attached to; 0 for none.
     pub lease: i64,
-    /// Length of the encoded `KeyValue`.
+    /// Length of the encoded `KeyValue`; below 4 GiB.
     pub kv_len: usize,
 }
 
@@ -75,22 +76,33 @@ impl IndexEntry {
     }
 
     /// The inverse of [`IndexEntry::encode`].
-    pub fn decode(value: &[u8], main: i64) -> Self {
-        let (&flags, mut rest) = value.split_first().expect("an index value is never empty");
+    ///
+    /// # Errors
+    /// When `value` is nothing that was ever encoded.
+    pub fn decode(value: &[u8], main: i64) -> Result<Self, Error> {
+        Self::read(value, main).ok_or(Error::Corrupt)
+    }
+
+    fn read(value: &[u8], main: i64) -> Option<Self> {
+        let (&flags, mut rest) = value.split_first()?;
         if flags & FLAG_TOMBSTONE != 0 {
-            return Self::tombstone();
+            return Some(Self::tombstone());
         }
-        let create_revision = main - take_varint(&mut rest) as i64;
-        let version = take_varint(&mut rest) as i64;
-        let lease = if flags & FLAG_LEASE != 0 { take_varint(&mut rest) as i64 } else { 0 };
-        let kv_len = take_varint(&mut rest) as usize;
-        Self { tombstone: false, create_revision, version, lease, kv_len }
+        let age = i64::try_from(take_varint(&mut rest)?).ok()?;
+        let version = i64::try_from(take_varint(&mut rest)?).ok()?;
+        let lease = if flags & FLAG_LEASE != 0 { take_varint(&mut rest)? as i64 } else { 0 };
+        let kv_len = u32::try_from(take_varint(&mut rest)?).ok()? as usize;
+        let create_revision = main.checked_sub(age).filter(|&created| created >= 0)?;
+        Some(Self { tombstone: false, create_revision, version, lease, kv_len })
     }
 }
 
 /// Whether an index value is that of a deletion.
-pub fn is_tombstone(value: &[u8]) -> bool {
-    value.first().expect("an index value is never empty") & FLAG_TOMBSTONE != 0
+///
+/// # Errors
+/// When it is empty, which none is.
+pub fn is_tombstone(value: &[u8]) -> Result<bool, Error> {
+    value.first().map(|flags| flags & FLAG_TOMBSTONE != 0).ok_or(Error::Corrupt)
 }
 
 const INDEX_VALUE_MAX: usize = 1 + 4 * varint_len(u64::MAX);
@@ -203,13 +215,19 @@ pub fn index_key(key: &[u8], revision: Revision) -> KeyBuf {
     out
 }
 
-/// Prefix and revision of an index key.
-pub fn split_index_key(key: &[u8]) -> (&[u8], Revision) {
-    assert!(key.len() > INDEX_TAIL, "an index key ends with a revision");
-    let (prefix, tail) = key.split_at(key.len() - INDEX_TAIL);
-    let main = i64::MAX - i64::from_be_bytes(tail[..8].try_into().expect("eight bytes"));
-    let sub = u32::MAX - u32::from_be_bytes(tail[8..].try_into().expect("four bytes"));
-    (prefix, Revision { main, sub: i64::from(sub) })
+/// Prefix and revision of an index key. The prefix ends with its terminator.
+///
+/// # Errors
+/// When `key` is nothing that [`index_key`] has ever made.
+#[inline]
+pub fn split_index_key(key: &[u8]) -> Result<(&[u8], Revision), Error> {
+    let (rest, sub) = key.split_last_chunk::<4>().ok_or(Error::Corrupt)?;
+    let (prefix, main) = rest.split_last_chunk::<8>().ok_or(Error::Corrupt)?;
+    let main = i64::MAX.checked_sub(i64::from_be_bytes(*main)).ok_or(Error::Corrupt)?;
+    if prefix.last() != Some(&0) {
+        return Err(Error::Corrupt);
+    }
+    Ok((prefix, Revision { main, sub: i64::from(u32::MAX - u32::from_be_bytes(*sub)) }))
 }
 
 /// Turns an index prefix into the first index key that can follow all revisions of its user key.
@@ -227,7 +245,8 @@ pub fn unescape_index_prefix(prefix: &[u8]) -> Cow<'_, [u8]> {
     let mut rest = &escaped[first..];
     while let Some((&byte, after)) = rest.split_first() {
         key.push(byte);
-        rest = if byte == 0 { &after[1..] } else { after };
+        // A zero is followed by its escape.
+        rest = if byte == 0 { after.get(1..).unwrap_or_default() } else { after };
     }
     Cow::Owned(key)
 }
@@ -251,11 +270,15 @@ pub fn garbage_key(due: i64, dead: Revision) -> [u8; GARBAGE_BYTES] {
 }
 
 /// The inverse of [`garbage_key`].
-pub fn split_garbage_key(key: &[u8]) -> (i64, Revision) {
-    assert_eq!(key.len(), GARBAGE_BYTES, "a key of tree Garbage has {GARBAGE_BYTES} bytes");
-    let number = |at: usize| i64::from_be_bytes(key[at..at + 8].try_into().expect("eight bytes"));
-    let sub = u32::from_be_bytes(key[16..].try_into().expect("four bytes"));
-    (number(0), Revision { main: number(8), sub: i64::from(sub) })
+///
+/// # Errors
+/// When `key` has another length.
+pub fn split_garbage_key(key: &[u8]) -> Result<(i64, Revision), Error> {
+    let key: &[u8; GARBAGE_BYTES] = key.try_into().map_err(|_| Error::Corrupt)?;
+    let (numbers, _) = key.as_chunks::<8>();
+    let [due, main] = [numbers[0], numbers[1]].map(i64::from_be_bytes);
+    let sub = u32::from_be_bytes([key[16], key[17], key[18], key[19]]);
+    Ok((due, Revision { main, sub: i64::from(sub) }))
 }
 
 /// A key of tree `LeaseKey`.
@@ -266,12 +289,15 @@ pub fn lease_key(lease: i64, key: &[u8]) -> KeyBuf {
     out
 }
 
-/// Flag and encoded `KeyValue` of a value in tree `Kv`.
-pub fn split_kv_value(value: &[u8]) -> (bool, &[u8]) {
+/// Whether a value in tree `Kv` is a tombstone, and its encoded `KeyValue`.
+///
+/// # Errors
+/// When the value begins with neither mark.
+pub fn split_kv_value(value: &[u8]) -> Result<(bool, &[u8]), Error> {
     match value.split_first() {
-        Some((&LIVE, kv)) => (false, kv),
-        Some((&TOMBSTONE, kv)) => (true, kv),
-        _ => panic!("a value of tree Kv starts with 0 or 1"),
+        Some((&LIVE, kv)) => Ok((false, kv)),
+        Some((&TOMBSTONE, kv)) => Ok((true, kv)),
+        _ => Err(Error::Corrupt),
     }
 }
 
@@ -302,7 +328,7 @@ mod tests {
         for pair in keys.windows(2) {
             let [a, b] = [0, 1].map(|i: usize| index_key(&pair[i].0, pair[i].1));
             assert_eq!(a.cmp(&*b), if pair[0] == pair[1] { 0.cmp(&0) } else { 0.cmp(&1) }, "{pair:?}");
-            let (prefix, revision) = split_index_key(&a);
+            let (prefix, revision) = split_index_key(&a).unwrap();
             assert_eq!((unescape_index_prefix(prefix).as_ref(), revision), (&pair[0].0[..], pair[0].1));
             assert_eq!(user_key_len(prefix), pair[0].0.len());
             let mut past = prefix.to_vec();
@@ -322,13 +348,44 @@ mod tests {
                 create_revision: main - prng.below(main as u64 + 1) as i64,
                 version: (prng.next_u64() >> 1) as i64,
                 lease: if prng.chance(1, 2) { 0 } else { prng.next_u64() as i64 },
-                kv_len: prng.below(1 << 40) as usize,
+                kv_len: prng.below(1 << 32) as usize,
             };
-            assert_eq!(IndexEntry::decode(&entry.encode(main), main), entry);
+            assert_eq!(IndexEntry::decode(&entry.encode(main), main), Ok(entry));
             let dead = Revision::new(main, prng.below(1 << 32) as i64);
-            assert_eq!(split_garbage_key(&garbage_key(main, dead)), (main, dead));
+            assert_eq!(split_garbage_key(&garbage_key(main, dead)), Ok((main, dead)));
         }
-        assert_eq!(IndexEntry::decode(&IndexEntry::tombstone().encode(5), 5), IndexEntry::tombstone());
+        assert_eq!(IndexEntry::decode(&IndexEntry::tombstone().encode(5), 5), Ok(IndexEntry::tombstone()));
+    }
+
+    #[test]
+    fn records_that_nobody_wrote_are_errors() {
+        for value in [&[][..], &[0], &[0, 1, 1], &[0, 1, 1, 0x80], &[FLAG_LEASE, 1, 1, 1], &[0; 0]] {
+            assert_eq!(IndexEntry::decode(value, 7), Err(Error::Corrupt), "{value:x?}");
+        }
+        assert_eq!(IndexEntry::decode(&[0, 8, 1, 1], 7), Err(Error::Corrupt), "no revision is negative");
+        let huge = [&[0][..], &[0xff; 9], &[1, 1, 1]].concat();
+        assert_eq!(
+            IndexEntry::decode(&huge, 7),
+            Err(Error::Corrupt),
+            "a key is created before it is changed"
+        );
+        let long = [&[0, 1, 1][..], &[0x80; 4], &[0x7f]].concat();
+        assert_eq!(IndexEntry::decode(&long, 7), Err(Error::Corrupt), "no pair is so long");
+        assert_eq!(is_tombstone(&[]), Err(Error::Corrupt));
+        let key = index_key(b"k", Revision::new(5, 0)).to_vec();
+        for damaged in [&key[1..], &key[key.len() - 12..], &[], &[0; 3]] {
+            let is_whole = split_index_key(damaged).is_ok();
+            assert_eq!(is_whole, damaged.len() == 13, "{damaged:x?}");
+        }
+        let mut later = key.clone();
+        later[2] = 0xff;
+        assert_eq!(split_index_key(&later), Err(Error::Corrupt), "a revision is not negative");
+        assert_eq!(split_garbage_key(&[0; GARBAGE_BYTES - 1]), Err(Error::Corrupt));
+        assert_eq!(
+            (split_kv_value(&[]), split_kv_value(&[7, 0])),
+            (Err(Error::Corrupt), Err(Error::Corrupt))
+        );
+        assert_eq!(unescape_index_prefix(&[b'k', 0, 0]).as_ref(), [b'k', 0], "an escape that is cut off");
     }
 
     #[test]

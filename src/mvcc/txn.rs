@@ -169,7 +169,7 @@ pub fn check_put<R: Read>(
     if put.lease != 0 && !lease_exists(put.lease) {
         return Err(Error::LeaseNotFound);
     }
-    if (put.ignore_value || put.ignore_lease) && view.find(&put.key, view.revision()).is_none() {
+    if (put.ignore_value || put.ignore_lease) && view.find(&put.key, view.revision())?.is_none() {
         return Err(Error::KeyNotFound);
     }
     Ok(())

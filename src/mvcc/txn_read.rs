@@ -330,7 +330,7 @@ mod tests {
         let mut writer = Writer::begin(&mut txn);
         for number in 0..PAIRS {
             let (key, value) = (format!("{number:05}").into(), vec![number as u8; VALUE_BYTES].into());
-            writer.put(&PutRequest { key, value, ..PutRequest::default() });
+            writer.put(&PutRequest { key, value, ..PutRequest::default() }).unwrap();
         }
         writer.finish();
         txn.commit();

@@ -113,7 +113,8 @@ impl TxnWrite {
     /// is to be suspended, or used for the next step at once.
     ///
     /// # Errors
-    /// When an operation on the path is impossible; nothing was changed then.
+    /// When an operation on the path is impossible; nothing was changed then. [`Error::Corrupt`] when the store has a
+    /// record that cannot be read, or lacks one: what was changed has to be dropped with `txn`.
     pub fn step(
         &mut self,
         txn: &mut WriteTxn<'_>,
@@ -126,7 +127,7 @@ impl TxnWrite {
                 Phase::Path => self.take_path(&View::new(&*txn), request, budget),
                 Phase::Check => self.check(&View::new(&*txn), request, lease_exists, budget),
                 Phase::Keep => self.check_kept(request, budget),
-                Phase::Execute => Ok(self.execute(txn, request, budget)),
+                Phase::Execute => self.execute(txn, request, budget),
                 Phase::Answer => return self.answer(txn, budget).map(Ok),
             };
             match done {
@@ -241,16 +242,26 @@ impl TxnWrite {
         })
     }
 
-    /// Executes what the check has found possible; true once all of it is done.
-    fn execute(&mut self, txn: &mut WriteTxn<'_>, request: &TxnRequest, budget: &mut usize) -> bool {
-        let mut writer = match self.written.take() {
+    /// The write so far.
+    fn writer<'t, 's>(&mut self, txn: &'t mut WriteTxn<'s>) -> Writer<'t, 's> {
+        match self.written.take() {
             Some(written) => Writer::resume(txn, written),
             None => Writer::begin_with(txn, self.events_max),
-        };
+        }
+    }
+
+    /// Executes what the check has found possible; true once all of it is done.
+    fn execute(
+        &mut self,
+        txn: &mut WriteTxn<'_>,
+        request: &TxnRequest,
+        budget: &mut usize,
+    ) -> Result<bool, Error> {
+        let mut writer = self.writer(txn);
         let walk = OpWalk::resume(request, &mut self.place);
-        let done = self.execution.proceed(&mut writer, walk, &self.path, self.reply_wanted, budget);
+        let done = self.execution.proceed(&mut writer, walk, &self.path, self.reply_wanted, budget)?;
         self.written = Some(writer.pause());
-        done
+        Ok(done)
     }
 
     fn answer(
@@ -264,15 +275,15 @@ impl TxnWrite {
             (None, Some(len)) => Ok(Err(len)),
             (None, None) => Ok(Ok(body.join(budget)?)),
         };
-        let written = self.written.take().expect("what was executed has written");
-        let writer = Writer::resume(txn, written);
+        let mut ops = *ops;
+        let writer = self.writer(txn);
         let revision = writer.revision();
         ops.growth = writer.growth();
         let response = joined.map(|joined| match joined {
             Ok(body) => Response::Txn { revision, body },
             Err(len) => Response::Overlong { revision, len },
         });
-        Some((Outcome { response, ops: *ops }, writer.finish()))
+        Some((Outcome { response, ops }, writer.finish()))
     }
 }
 
@@ -318,10 +329,10 @@ impl Execution {
         path: &[bool],
         reply_wanted: bool,
         budget: &mut usize,
-    ) -> bool {
+    ) -> Result<bool, Error> {
         while let Some(visit) = walk.peek() {
             if *budget == 0 {
-                return false;
+                return Ok(false);
             }
             match visit {
                 Visit::Enter(entered) => {
@@ -343,14 +354,14 @@ impl Execution {
                     walk.advance();
                 }
                 Visit::Op(op) => {
-                    if !self.execute_op(writer, op, reply_wanted, budget) {
-                        return false;
+                    if !self.execute_op(writer, op, reply_wanted, budget)? {
+                        return Ok(false);
                     }
                     walk.advance();
                 }
             }
         }
-        true
+        Ok(true)
     }
 
     /// One operation, or one slice of it; true once it is done.
@@ -360,41 +371,54 @@ impl Execution {
         op: &RequestOp,
         reply_wanted: bool,
         budget: &mut usize,
-    ) -> bool {
+    ) -> Result<bool, Error> {
         match &op.request {
             Some(Op::RequestRange(range)) if reply_wanted => {
                 match self.range(&writer.view(), range, budget) {
-                    Ok(done) => return done,
+                    Ok(done) => return Ok(done),
+                    // The writes of the transaction count all the same.
                     Err(error) => self.failed = Some(error),
                 }
             }
-            Some(Op::RequestPut(put)) => self.put(writer, put, budget),
+            Some(Op::RequestPut(put)) => self.put(writer, put, budget)?,
             Some(Op::RequestDeleteRange(delete)) if delete.range_end.is_empty() => {
-                self.delete(writer, delete, budget);
+                self.delete(writer, delete, budget)?;
             }
             Some(Op::RequestDeleteRange(delete)) => return self.delete_range(writer, delete, budget),
             Some(Op::RequestRange(_) | Op::RequestTxn(_)) => {}
             None => put_bytes_field(self.body.out(), 3, &[]),
         }
-        true
+        Ok(true)
     }
 
-    fn put(&mut self, writer: &mut Writer<'_, '_>, put: &PutRequest, budget: &mut usize) {
+    fn put(
+        &mut self,
+        writer: &mut Writer<'_, '_>,
+        put: &PutRequest,
+        budget: &mut usize,
+    ) -> Result<(), Error> {
         self.ops.put(put);
         let room = &mut self.room;
-        let prev_kv = writer.put_within(put, |len| room.admit(len));
+        let prev_kv = writer.put_within(put, |len| room.admit(len))?;
         *budget = budget.saturating_sub(CHANGE_COST + writer.copy_cost());
         let out = self.body.out();
         put_op_head(out, 2, put_response_len(writer.revision(), prev_kv.as_ref()));
         put_put_response(out, writer.revision(), prev_kv.as_ref());
+        Ok(())
     }
 
-    fn delete(&mut self, writer: &mut Writer<'_, '_>, delete: &DeleteRangeRequest, budget: &mut usize) {
+    fn delete(
+        &mut self,
+        writer: &mut Writer<'_, '_>,
+        delete: &DeleteRangeRequest,
+        budget: &mut usize,
+    ) -> Result<(), Error> {
         self.ops.delete(delete);
         let opened = self.body.open();
-        let keys = i64::from(writer.delete_one(delete, self.body.out(), &mut self.room));
+        let keys = i64::from(writer.delete_one(delete, self.body.out(), &mut self.room)?);
         *budget = budget.saturating_sub(CHANGE_COST + writer.copy_cost());
         self.close_delete(&opened, writer.revision(), keys);
+        Ok(())
     }
 
     fn delete_range(
@@ -402,7 +426,7 @@ impl Execution {
         writer: &mut Writer<'_, '_>,
         delete: &DeleteRangeRequest,
         budget: &mut usize,
-    ) -> bool {
+    ) -> Result<bool, Error> {
         let (mut deletion, opened) = match std::mem::take(&mut self.doing) {
             Doing::Deleting(deletion, opened) => (deletion, opened),
             _ => {
@@ -412,14 +436,14 @@ impl Execution {
             }
         };
         let (body, room) = (&mut self.body, &mut self.room);
-        while !writer.delete_some(delete, &mut deletion, body.out(), room, budget) {
+        while !writer.delete_some(delete, &mut deletion, body.out(), room, budget)? {
             if *budget == 0 {
                 self.doing = Doing::Deleting(deletion, opened);
-                return false;
+                return Ok(false);
             }
         }
         self.close_delete(&opened, writer.revision(), deletion.keys());
-        true
+        Ok(true)
     }
 
     /// What comes before the pairs in the answer to a deletion.
@@ -571,7 +595,8 @@ mod tests {
         let mut writer = Writer::begin(&mut txn);
         let keys = || (0..KEYS).map(|number| Bytes::from(vec![number]));
         for key in keys() {
-            writer.put(&PutRequest { key, value: vec![7; 1 << 20].into(), ..PutRequest::default() });
+            let value = vec![7; 1 << 20].into();
+            writer.put(&PutRequest { key, value, ..PutRequest::default() }).unwrap();
         }
         writer.finish();
         let success = keys().map(|key| RequestOp { request: Some(operation(key)) }).collect();
@@ -613,7 +638,7 @@ mod tests {
             initialize(&mut txn);
             let mut writer = Writer::begin(&mut txn);
             for number in 1..=KEYS {
-                writer.put(&PutRequest { key: key(number).into(), lease, ..PutRequest::default() });
+                writer.put(&PutRequest { key: key(number).into(), lease, ..PutRequest::default() }).unwrap();
             }
             writer.finish();
             let mut writer = Writer::begin(&mut txn);
@@ -632,7 +657,7 @@ mod tests {
                 };
                 slices += 1;
                 most = most.max(writer.changes() - before);
-                if done {
+                if done.unwrap() {
                     break;
                 }
             }
@@ -651,7 +676,7 @@ mod tests {
         let mut writer = Writer::begin(&mut txn);
         for number in 0..=ANSWER_ASSEMBLED_BYTES_MAX / VALUE_BYTES {
             let (key, value) = (format!("{number:03}").into(), vec![7; VALUE_BYTES].into());
-            writer.put(&PutRequest { key, value, ..PutRequest::default() });
+            writer.put(&PutRequest { key, value, ..PutRequest::default() }).unwrap();
         }
         writer.finish();
         txn.commit();
@@ -683,7 +708,7 @@ mod tests {
         let mut room = AnswerRoom::default();
         let mut writer = Writer::begin(&mut txn);
         let mut prev_kvs = BytesMut::new();
-        let deleted = writer.delete_range(&delete, &mut prev_kvs, &mut room);
+        let deleted = writer.delete_range(&delete, &mut prev_kvs, &mut room).unwrap();
         assert!(room.overlong().is_some() && prev_kvs.len() <= ANSWER_ASSEMBLED_BYTES_MAX);
         assert_eq!(deleted, (ANSWER_ASSEMBLED_BYTES_MAX >> 20) as i64 + 1);
     }

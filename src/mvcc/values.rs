@@ -28,11 +28,11 @@ impl<'a> Values<'a> {
     /// more; how many it took.
     ///
     /// # Errors
-    /// When one is not there: index and values are changed together, so one of them is damaged.
+    /// When one is not there or cannot be read: index and values are changed together, so one of them is damaged.
     pub(super) fn read(
         &mut self,
         revisions: &[Revision],
-        mut take: impl FnMut(&'a [u8]) -> bool,
+        mut take: impl FnMut(&'a [u8]) -> Result<bool, Error>,
     ) -> Result<usize, Error> {
         let mut leaves: [Option<Leaf<'a>>; BATCH] = [None; BATCH];
         for (leaf, revision) in leaves.iter_mut().zip(revisions) {
@@ -54,7 +54,7 @@ impl<'a> Values<'a> {
             if let Some(value) = self.found.get(at + AHEAD) {
                 prefetch(value);
             }
-            if !take(split_kv_value(value).1) {
+            if !take(split_kv_value(value)?.1)? {
                 return Ok(at);
             }
         }

@@ -3,7 +3,7 @@
 
 use super::leaf_counts::LeafCounts;
 use super::revision::Revision;
-use super::schema::{IndexEntry, index_prefix, push_index_tail, split_index_key, split_kv_value};
+use super::schema::{IndexEntry, index_prefix, push_index_tail, split_index_key};
 use crate::btree::{Read, Snapshot, Tree};
 use crate::error::Error;
 
@@ -94,39 +94,35 @@ impl<'a, R: Read> View<'a, R> {
     /// # Errors
     /// When it is not there: index and values are changed together, so one of them is damaged.
     pub(super) fn stored(&self, revision: Revision) -> Result<&'a [u8], Error> {
-        self.value_of(revision).ok_or(Error::Corrupt)
+        self.value_of(revision)?.ok_or(Error::Corrupt)
     }
 
     /// The live value of `key` at main revision `at`.
-    pub fn find(&self, key: &[u8], at: i64) -> Option<Found> {
-        self.find_any(key, Revision::new(at, i64::MAX)).filter(|found| !found.entry.tombstone)
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn find(&self, key: &[u8], at: i64) -> Result<Option<Found>, Error> {
+        let found = self.find_any(key, Revision::new(at, i64::MAX))?;
+        Ok(found.filter(|found| !found.entry.tombstone))
     }
 
     /// The newest change of `key` that is not above `at`, a deletion too.
-    pub fn find_any(&self, key: &[u8], at: Revision) -> Option<Found> {
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn find_any(&self, key: &[u8], at: Revision) -> Result<Option<Found>, Error> {
         let mut seek = index_prefix(key);
         let prefix_len = seek.len();
         push_index_tail(&mut seek, at);
         let mut cursor = self.read.cursor(Tree::Index);
         cursor.seek(&seek);
         if !cursor.valid() {
-            return None;
+            return Ok(None);
         }
-        let (prefix, revision) = split_index_key(cursor.key());
-        (prefix == &seek[..prefix_len])
-            .then(|| Found { revision, entry: IndexEntry::decode(cursor.value(), revision.main) })
-    }
-
-    /// The encoded `KeyValue` that the index says was put at `revision`.
-    ///
-    /// # Panics
-    /// When it is not there: index and values are changed together, and the revision is pinned.
-    pub fn kv(&self, revision: Revision) -> &'a [u8] {
-        let Some(value) = self.read.get(Tree::Kv, &revision.to_bytes()) else {
-            panic!(
-                "the index knows revision {revision:?}, which tree Kv does not have: stop and run `kevel check`"
-            )
-        };
-        split_kv_value(value).1
+        let (prefix, revision) = split_index_key(cursor.key())?;
+        if prefix != &seek[..prefix_len] {
+            return Ok(None);
+        }
+        Ok(Some(Found { revision, entry: IndexEntry::decode(cursor.value(), revision.main)? }))
     }
 }

@@ -11,6 +11,7 @@ use super::schema::{
 };
 use super::view::View;
 use crate::btree::{Cursor, Leaf, LeafId, Read, Tree};
+use crate::error::Error;
 
 /// An interval of user keys, as requests name them.
 #[derive(Clone, Debug, Default)]
@@ -151,26 +152,32 @@ impl<'a, 'w> Walk<'a, 'w> {
     }
 
     /// The next live key.
+    ///
+    /// # Errors
+    /// When an index entry cannot be read.
     #[allow(clippy::should_implement_trait)]
     #[inline]
-    pub fn next(&mut self) -> Step {
+    pub fn next(&mut self) -> Result<Step, Error> {
         loop {
-            if let Some(step) = self.step() {
-                return step;
+            if let Some(step) = self.step()? {
+                return Ok(step);
             }
         }
     }
 
     /// Looks at the next index entry; none if there is nothing to say about it.
+    ///
+    /// # Errors
+    /// When the entry cannot be read.
     #[inline]
-    pub fn step(&mut self) -> Option<Step> {
+    pub fn step(&mut self) -> Result<Option<Step>, Error> {
         if let Some(leaf) = self.passed.take() {
-            self.stand_behind(leaf);
+            self.stand_behind(leaf)?;
         }
         if !self.cursor.valid() || !self.interval.admits(self.cursor.key()) {
-            return Some(Step::End);
+            return Ok(Some(Step::End));
         }
-        let (prefix, revision) = split_index_key(self.cursor.key());
+        let (prefix, revision) = split_index_key(self.cursor.key())?;
         if prefix != self.prefix {
             self.prefix.clear();
             self.prefix.extend_from_slice(prefix);
@@ -178,7 +185,7 @@ impl<'a, 'w> Walk<'a, 'w> {
             self.steps = 0;
         }
         if self.budget == 0 {
-            return Some(Step::Paused);
+            return Ok(Some(Step::Paused));
         }
         self.budget = self.budget.saturating_sub(1 + prefix.len() / BYTES_PER_ENTRY);
         if self.decided || revision.main > self.at {
@@ -190,44 +197,55 @@ impl<'a, 'w> Walk<'a, 'w> {
             } else {
                 self.cursor.next();
             }
-            return None;
+            return Ok(None);
         }
         self.decided = true;
         self.steps = 0;
-        let entry = IndexEntry::decode(self.cursor.value(), revision.main);
+        let entry = IndexEntry::decode(self.cursor.value(), revision.main)?;
         self.cursor.next();
-        (!entry.tombstone).then_some(Step::Live(revision, entry))
+        Ok((!entry.tombstone).then_some(Step::Live(revision, entry)))
     }
 
     /// Passes the leaf ahead and tells how many live keys begin in it, without looking at them if that is known. None
     /// if the walk is not at the beginning of a leaf, or may or must not pass all of it.
-    pub fn pass_leaf(&mut self, counts: &LeafCounts) -> Option<u64> {
+    ///
+    /// # Errors
+    /// When an entry of the leaf, or of the one before, cannot be read.
+    pub fn pass_leaf(&mut self, counts: &LeafCounts) -> Result<Option<u64>, Error> {
         if self.budget == 0 || !self.cursor.begins_leaf() || !self.interval.admits(self.cursor.key()) {
-            return None;
+            return Ok(None);
         }
         let leaf = self.cursor.leaf();
         if self.boundary() == Some(leaf.id()) {
-            return None;
+            return Ok(None);
         }
-        let (count, is_new) = counts.of(&leaf);
+        let (count, is_new) = counts.of(&leaf)?;
         if count.newest > self.at {
-            return None;
+            return Ok(None);
         }
         let before = self.passed.map(|passed| passed.id());
-        let continues = before.and_then(|before| count.continues(before)).unwrap_or_else(|| {
-            if let Some(leaf) = self.passed.take() {
-                self.stand_behind(leaf);
+        let continues = match before.and_then(|before| count.continues(before)) {
+            Some(continues) => continues,
+            None => {
+                let continues = self.continues()?;
+                if let Some(before) = before {
+                    counts.note(count, before, continues);
+                }
+                continues
             }
-            let continues = self.decided && split_index_key(self.cursor.key()).0 == self.prefix;
-            if let Some(before) = before {
-                counts.note(count, before, continues);
-            }
-            continues
-        });
+        };
         self.budget = self.budget.saturating_sub(if is_new { leaf.count() } else { KNOWN_LEAF_COST });
         self.passed = Some(leaf);
         self.cursor.next_leaf();
-        Some(count.live(continues))
+        Ok(Some(count.live(continues)))
+    }
+
+    /// Whether the key that the walk stands at has entries in the leaf ahead.
+    fn continues(&mut self) -> Result<bool, Error> {
+        if let Some(leaf) = self.passed.take() {
+            self.stand_behind(leaf)?;
+        }
+        Ok(self.decided && split_index_key(self.cursor.key())?.0 == self.prefix)
     }
 
     /// The first leaf that does not lie in the interval as a whole; none if all leaves ahead do.
@@ -241,12 +259,13 @@ impl<'a, 'w> Walk<'a, 'w> {
     }
 
     /// The walk has passed this leaf, nothing in which is above `at`.
-    fn stand_behind(&mut self, leaf: Leaf<'_>) {
+    fn stand_behind(&mut self, leaf: Leaf<'_>) -> Result<(), Error> {
         leaf.last_key(&mut self.prefix);
-        let len = split_index_key(&self.prefix).0.len();
+        let len = split_index_key(&self.prefix)?.0.len();
         self.prefix.truncate(len);
         self.decided = true;
         self.steps = 0;
+        Ok(())
     }
 
     /// Behind the revisions of the current key that are of no more interest.

@@ -15,6 +15,7 @@ use super::schema::{IndexEntry, LIVE, TOMBSTONE, garbage_key, index_prefix, leas
 use super::view::{Found, View};
 use super::walk::{BYTES_PER_ENTRY, Interval, Position, Step, Walk};
 use crate::btree::{Applied, Read, Tree, WriteTxn};
+use crate::error::Error;
 use crate::limits::{EVENTS_PUBLISHED_BYTES_MAX, EVENTS_PUBLISHED_MAX};
 use crate::proto::etcdserverpb::{DeleteRangeRequest, PutRequest};
 use crate::wire::{KeyValue, bytes_field_len, put_bytes_field, put_bytes_head, put_int_field, varint_len};
@@ -91,7 +92,7 @@ impl Deletion {
         let at = txn.applied().revision + 1;
         let view = View::at(txn, at);
         let mut walk = Walk::resume(&view, &self.interval, at, &self.position, usize::MAX);
-        if let Step::Live(..) = walk.next() {
+        if let Ok(Step::Live(..)) = walk.next() {
             self.position = walk.position();
         }
     }
@@ -160,23 +161,36 @@ impl<'t, 's> Writer<'t, 's> {
     }
 
     /// What `key` holds now, its deletion too.
-    fn newest(&self, key: &[u8]) -> Option<Found> {
-        self.view().find_any(key, Revision::new(i64::MAX, i64::MAX))
+    fn newest(&self, key: &[u8]) -> Result<Option<Found>, Error> {
+        match self.view().find_any(key, Revision::new(i64::MAX, i64::MAX))? {
+            Some(found) if found.revision >= self.next() => Err(Error::Corrupt),
+            found => Ok(found),
+        }
     }
 
     /// Applies a put that [`check_put`](super::txn::check_put) has let pass. Returns the encoded pair that was
     /// there before, if asked for.
-    pub fn put(&mut self, request: &PutRequest) -> Option<Bytes> {
+    ///
+    /// # Errors
+    /// When the store has a record that cannot be read, or lacks one. As of every method that writes: what was changed
+    /// until then has to be dropped with the transaction.
+    pub fn put(&mut self, request: &PutRequest) -> Result<Option<Bytes>, Error> {
         self.put_within(request, |_| true)
     }
 
     /// [`Writer::put`] that returns the pair before only if `admit` takes its length.
-    pub fn put_within(&mut self, request: &PutRequest, admit: impl FnOnce(usize) -> bool) -> Option<Bytes> {
-        let newest = self.newest(&request.key);
-        let live = newest.filter(|found| !found.entry.tombstone);
+    ///
+    /// # Errors
+    /// As [`Writer::put`].
+    pub fn put_within(
+        &mut self,
+        request: &PutRequest,
+        admit: impl FnOnce(usize) -> bool,
+    ) -> Result<Option<Bytes>, Error> {
+        let live = self.newest(&request.key)?.filter(|found| !found.entry.tombstone);
         let prev_kv = match live {
             Some(found) if request.prev_kv && admit(found.entry.kv_len) => {
-                Some(Bytes::copy_from_slice(self.view().kv(found.revision)))
+                Some(Bytes::copy_from_slice(self.view().stored(found.revision)?))
             }
             _ => None,
         };
@@ -185,22 +199,7 @@ impl<'t, 's> Writer<'t, 's> {
             _ => request.lease,
         };
         let revision = self.next();
-        let kv = KeyValue {
-            key: &request.key,
-            create_revision: live.map_or(revision.main, |found| found.entry.create_revision),
-            mod_revision: revision.main,
-            version: live.map_or(1, |found| found.entry.version + 1),
-            value: &request.value,
-            lease,
-        };
-        let (stored, entry) = match live {
-            Some(found) if request.ignore_value => {
-                let old = KeyValue::decode(View::at(&*self.txn, self.written.begin).kv(found.revision));
-                store(&KeyValue { value: old.value, ..kv })
-            }
-            _ => store(&kv),
-        };
-
+        let (stored, entry) = self.pair(request, live, lease)?;
         self.written.copied += PUT_COPIES * stored.len() + prev_kv.as_ref().map_or(0, Bytes::len);
         self.txn.put(Tree::Kv, &revision.to_bytes(), &stored);
         let mut index = index_prefix(&request.key);
@@ -211,12 +210,9 @@ impl<'t, 's> Writer<'t, 's> {
         }
         let old_lease = live.map_or(0, |found| found.entry.lease);
         if old_lease != lease {
-            self.detach(old_lease, &request.key);
-            if lease != 0 {
-                self.txn.put(Tree::LeaseKey, &lease_key(lease, &request.key), &[]);
-            }
+            self.detach(old_lease, &request.key)?;
+            self.attach(lease, &request.key);
         }
-
         self.written.growth.keys += i64::from(live.is_none());
         self.written.growth.put_bytes += (request.key.len() + stored.len() - 1) as u64;
         if self.keeps_event(stored.len()) {
@@ -227,10 +223,37 @@ impl<'t, 's> Writer<'t, 's> {
                 create: entry.create_revision == revision.main,
                 key: stored.slice(key_at..key_at + request.key.len()),
                 kv: stored.slice(1..),
-                prev: self.prev(&request.key, live),
+                prev: self.prev(&request.key, live)?,
             });
         }
-        prev_kv
+        Ok(prev_kv)
+    }
+
+    /// What a put stores where `live` was before, with this lease: the value of tree `Kv`, and what the index says.
+    fn pair(
+        &self,
+        request: &PutRequest,
+        live: Option<Found>,
+        lease: i64,
+    ) -> Result<(Bytes, IndexEntry), Error> {
+        let main = self.next().main;
+        let version = live.map_or(Some(1), |found| found.entry.version.checked_add(1));
+        let kv = KeyValue {
+            key: &request.key,
+            create_revision: live.map_or(main, |found| found.entry.create_revision),
+            mod_revision: main,
+            version: version.ok_or(Error::Corrupt)?,
+            value: &request.value,
+            lease,
+        };
+        match live {
+            Some(found) if request.ignore_value => {
+                let old = View::at(&*self.txn, self.written.begin).stored(found.revision)?;
+                let old = KeyValue::decode(old).ok_or(Error::Corrupt)?;
+                Ok(store(&KeyValue { value: old.value, ..kv }))
+            }
+            _ => Ok(store(&kv)),
+        }
     }
 
     /// Counts a change. Whether its event of so many bytes is to be kept: of too many, or too long ones, none is.
@@ -248,36 +271,45 @@ impl<'t, 's> Writer<'t, 's> {
 
     /// Deletes the live keys of an interval, in key order. What they held is appended to `prev_kvs`, as fields 3 of a
     /// DeleteRangeResponse, if that is asked for and as far as there is room. Returns how many there were.
+    ///
+    /// # Errors
+    /// As [`Writer::put`].
     pub fn delete_range(
         &mut self,
         request: &DeleteRangeRequest,
         prev_kvs: &mut BytesMut,
         room: &mut AnswerRoom,
-    ) -> i64 {
+    ) -> Result<i64, Error> {
         if request.range_end.is_empty() {
-            return i64::from(self.delete_one(request, prev_kvs, room));
+            return self.delete_one(request, prev_kvs, room).map(i64::from);
         }
         let mut deletion = Deletion::new(request);
-        while !self.delete_some(request, &mut deletion, prev_kvs, room, &mut { usize::MAX }) {}
-        deletion.keys
+        while !self.delete_some(request, &mut deletion, prev_kvs, room, &mut { usize::MAX })? {}
+        Ok(deletion.keys)
     }
 
     /// Deletes the one key that a request without an end names. False if it does not live.
+    ///
+    /// # Errors
+    /// As [`Writer::put`].
     pub fn delete_one(
         &mut self,
         request: &DeleteRangeRequest,
         prev_kvs: &mut BytesMut,
         room: &mut AnswerRoom,
-    ) -> bool {
-        let live = self.newest(&request.key).filter(|found| !found.entry.tombstone);
+    ) -> Result<bool, Error> {
+        let live = self.newest(&request.key)?.filter(|found| !found.entry.tombstone);
         if let Some(found) = live {
-            self.keep_prev(request, found, prev_kvs, room);
-            self.delete(&request.key, found);
+            self.keep_prev(request, found, prev_kvs, room)?;
+            self.delete(&request.key, found)?;
         }
-        live.is_some()
+        Ok(live.is_some())
     }
 
     /// Goes on with a deletion as far as `budget` allows; true once it is done.
+    ///
+    /// # Errors
+    /// As [`Writer::put`].
     pub fn delete_some(
         &mut self,
         request: &DeleteRangeRequest,
@@ -285,7 +317,7 @@ impl<'t, 's> Writer<'t, 's> {
         prev_kvs: &mut BytesMut,
         room: &mut AnswerRoom,
         budget: &mut usize,
-    ) -> bool {
+    ) -> Result<bool, Error> {
         // One main revision holds all of it, so what this very deletion has deleted is not live at `at` any more, and
         // what it has not reached yet is.
         let at = self.written.begin + 1;
@@ -294,7 +326,7 @@ impl<'t, 's> Writer<'t, 's> {
         // The walk looks at one entry at least, so that every slice gets on.
         let mut walk = Walk::resume(&view, &deletion.interval, at, &deletion.position, (*budget).max(1));
         let done = loop {
-            match walk.next() {
+            match walk.next()? {
                 Step::End => break true,
                 Step::Paused => break false,
                 Step::Live(revision, entry) => {
@@ -313,12 +345,12 @@ impl<'t, 's> Writer<'t, 's> {
         }
         deletion.keys += batch.len() as i64;
         for (key, found) in batch {
-            self.keep_prev(request, found, prev_kvs, room);
-            self.delete(&key, found);
+            self.keep_prev(request, found, prev_kvs, room)?;
+            self.delete(&key, found)?;
         }
         // The walk was charged.
         self.written.copied = 0;
-        done
+        Ok(done)
     }
 
     fn keep_prev(
@@ -327,33 +359,38 @@ impl<'t, 's> Writer<'t, 's> {
         found: Found,
         prev_kvs: &mut BytesMut,
         room: &mut AnswerRoom,
-    ) {
+    ) -> Result<(), Error> {
         if request.prev_kv && room.admit(bytes_field_len(found.entry.kv_len)) {
             self.written.copied += found.entry.kv_len;
-            put_bytes_field(prev_kvs, 3, View::at(&*self.txn, self.written.begin + 1).kv(found.revision));
+            let kv = View::at(&*self.txn, self.written.begin + 1).stored(found.revision)?;
+            put_bytes_field(prev_kvs, 3, kv);
         }
+        Ok(())
     }
 
     /// Deletes the keys attached to a lease as far as `budget` allows; true once none is left. etcd API guarantee:
     /// they go in the order of keys. A key that is deleted is detached, so those that are left need no position.
-    pub fn delete_attached(&mut self, lease: i64, budget: &mut usize) -> bool {
+    ///
+    /// # Errors
+    /// As [`Writer::put`].
+    pub fn delete_attached(&mut self, lease: i64, budget: &mut usize) -> Result<bool, Error> {
         while *budget > 0 {
             let most = (*budget / CHANGE_COST).clamp(1, DELETE_BATCH);
             let bytes_max = budget.saturating_mul(BYTES_PER_ENTRY / DELETE_COPIES);
             let FirstKeys { keys, is_all } = first_lease_keys(&*self.txn, lease, most, bytes_max);
             for key in &keys {
-                let found = self.newest(key).filter(|found| !found.entry.tombstone);
-                self.delete(key, found.expect("a key attached to a lease is live"));
+                let found = self.newest(key)?.filter(|found| found.entry.lease == lease);
+                self.delete(key, found.ok_or(Error::Corrupt)?)?;
             }
             *budget = budget.saturating_sub(CHANGE_COST * keys.len() + self.copy_cost());
             if is_all {
-                return true;
+                return Ok(true);
             }
         }
-        false
+        Ok(false)
     }
 
-    fn delete(&mut self, key: &[u8], found: Found) {
+    fn delete(&mut self, key: &[u8], found: Found) -> Result<(), Error> {
         let revision = self.next();
         // What is stored has only the key; what watchers get has the revision too. One buffer is both.
         let stored_len = 1 + bytes_field_len(key.len());
@@ -370,7 +407,7 @@ impl<'t, 's> Writer<'t, 's> {
         self.txn.put(Tree::Index, &index, &IndexEntry::tombstone().encode(revision.main));
         self.txn.put(Tree::Garbage, &garbage_key(revision.main, found.revision), &[]);
         self.txn.put(Tree::Garbage, &garbage_key(revision.main + 1, revision), &[]);
-        self.detach(found.entry.lease, key);
+        self.detach(found.entry.lease, key)?;
 
         self.written.growth.keys -= 1;
         if self.keeps_event(buffer.len()) {
@@ -380,26 +417,32 @@ impl<'t, 's> Writer<'t, 's> {
                 create: false,
                 key: buffer.slice(stored_len - key.len()..stored_len),
                 kv: buffer.slice(1..),
-                prev: self.prev(key, Some(found)),
+                prev: self.prev(key, Some(found))?,
             });
+        }
+        Ok(())
+    }
+
+    fn attach(&mut self, lease: i64, key: &[u8]) {
+        if lease != 0 {
+            self.txn.put(Tree::LeaseKey, &lease_key(lease, key), &[]);
         }
     }
 
-    fn detach(&mut self, lease: i64, key: &[u8]) {
-        if lease != 0 {
-            let attached = self.txn.delete(Tree::LeaseKey, &lease_key(lease, key));
-            assert!(attached, "a key with a lease is attached to it");
-        }
+    /// A key with a lease is attached to the lease, and is not any more.
+    fn detach(&mut self, lease: i64, key: &[u8]) -> Result<(), Error> {
+        let is_detached = lease == 0 || self.txn.delete(Tree::LeaseKey, &lease_key(lease, key));
+        if is_detached { Ok(()) } else { Err(Error::Corrupt) }
     }
 
     /// What the key held before this write. Only where one write changes a key twice does it have to look.
-    fn prev(&self, key: &[u8], live: Option<Found>) -> Option<(i64, i64)> {
-        let mut revision = live?.revision;
+    fn prev(&self, key: &[u8], live: Option<Found>) -> Result<Option<(i64, i64)>, Error> {
         let begin = self.written.begin;
-        if revision.main > begin {
-            revision = View::at(&*self.txn, begin).find(key, begin)?.revision;
-        }
-        Some((revision.main, revision.sub))
+        let before = match live {
+            Some(found) if found.revision.main > begin => View::at(&*self.txn, begin).find(key, begin)?,
+            live => live,
+        };
+        Ok(before.map(|found| (found.revision.main, found.revision.sub)))
     }
 
     /// Ends the write: if it changed anything, its revision is the store's.

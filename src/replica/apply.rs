@@ -38,7 +38,7 @@ use crate::mvcc::view::View;
 use crate::mvcc::write::{CHANGE_COST, Deletion, Writer, Written};
 use crate::mvcc::{EventBatch, compact, range, txn};
 use crate::proto::etcdserverpb::{
-    DeleteRangeRequest, LeaseCheckpointRequest, PutRequest, RangeRequest, TxnRequest,
+    CompactionRequest, DeleteRangeRequest, LeaseCheckpointRequest, PutRequest, RangeRequest, TxnRequest,
 };
 use crate::request::Request;
 use crate::response::{Header, Response};
@@ -84,6 +84,11 @@ impl State {
     }
 }
 
+/// The store has a record that cannot be read, or lacks one that another is about. The transaction may have a part of
+/// the entry, and has to be dropped: the member cannot go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Damaged;
+
 /// What may be done before the turn ends.
 #[derive(Clone, Copy, Debug)]
 pub struct Slice {
@@ -116,7 +121,7 @@ pub enum Work {
 
 /// What is left of a DeleteRange.
 pub struct DeleteWork {
-    written: Option<Written>,
+    written: Written,
     deletion: Deletion,
     deleted: bool,
     prev_kvs: AnswerBody,
@@ -139,25 +144,31 @@ pub fn is_within(read: &impl Read, request: &Request, budget: usize) -> bool {
 }
 
 /// Applies one entry whole.
+///
+/// # Errors
+/// When the store is damaged.
 pub fn apply(
     txn: &mut WriteTxn<'_>,
     state: &mut State,
     now: Instant,
     request: &Request,
     reply_wanted: bool,
-) -> Applied {
+) -> Result<Applied, Damaged> {
     let mut slice = Slice { budget: usize::MAX, events_max: EVENTS_PUBLISHED_MAX };
-    let mut progress = begin(txn, state, now, request, reply_wanted, &mut slice);
+    let mut progress = begin(txn, state, now, request, reply_wanted, &mut slice)?;
     loop {
         match progress {
-            Progress::Done(applied) => return applied,
-            Progress::Pending(work) => progress = resume(work, txn, state, request, &mut slice),
+            Progress::Done(applied) => return Ok(applied),
+            Progress::Pending(work) => progress = resume(work, txn, state, request, &mut slice)?,
         }
     }
 }
 
 /// Begins to apply an entry. `reply_wanted` is false where no client waits for it: then reads are skipped, and the
 /// reply is of no use.
+///
+/// # Errors
+/// When the store is damaged.
 pub fn begin(
     txn: &mut WriteTxn<'_>,
     state: &mut State,
@@ -165,91 +176,105 @@ pub fn begin(
     request: &Request,
     reply_wanted: bool,
     slice: &mut Slice,
-) -> Progress {
+) -> Result<Progress, Damaged> {
     if let Some(error) = state.alarms.refuse(request) {
-        return Progress::Done(Applied { reply: Err(error), events: None, ops: Ops::default() });
+        return Ok(done(Err(error)));
     }
     slice.budget = slice.budget.saturating_sub(CHANGE_COST);
-    let mut events = None;
-    let mut ops = Ops::default();
     let revision = txn.applied().revision;
-    let reply = match request {
-        Request::Range(request) => {
-            ops.ranges = 1;
-            if reply_wanted { range(txn, request) } else { Ok(Response::Done) }
-        }
-        Request::Put(request) => put(txn, state, request, slice, &mut ops).map(|(response, batch)| {
-            events = batch;
-            response
-        }),
-        Request::DeleteRange(request) => return DeleteWork::begin(txn, request, slice),
+    Ok(match request {
+        Request::Range(request) => range(txn, request, reply_wanted),
+        Request::Put(request) => put(txn, state, request, slice)?,
+        Request::DeleteRange(request) => DeleteWork::begin(txn, request, slice)?,
         Request::Txn(request) => {
-            return transact(TxnWrite::new(reply_wanted, slice.events_max), txn, state, request, slice);
+            transact(TxnWrite::new(reply_wanted, slice.events_max), txn, state, request, slice)?
         }
-        Request::Compaction(request) => compact::mark(txn, request.revision).map(|()| {
-            // etcd reads a key to learn the revision.
-            ops.ranges = 1;
-            Response::Compact { revision, compacted: request.revision, physical: request.physical }
-        }),
-        Request::LeaseGrant(request) => state
-            .lessor
-            .grant(txn, now, request.id, request.ttl)
-            .map(|ttl| Response::LeaseGrant { revision, id: request.id, ttl })
-            .map_err(lease_error),
+        Request::Compaction(request) => compact(txn, request),
+        Request::LeaseGrant(request) => {
+            let granted = state.lessor.grant(txn, now, request.id, request.ttl).map_err(lease_error);
+            done(granted.map(|ttl| Response::LeaseGrant { revision, id: request.id, ttl }))
+        }
         Request::LeaseRevoke(request) if state.lessor.exists(request.id) => {
             let written = Writer::begin_with(txn, slice.events_max).pause();
-            return revoke(written, txn, state, request.id, slice);
+            revoke(written, txn, state, request.id, slice)?
         }
-        Request::LeaseRevoke(_) => Err(Error::LeaseNotFound),
-        Request::LeaseCheckpoint(request) => return checkpoint(0, txn, state, request, slice),
-        Request::Alarm(request) => Ok(Response::Alarm { revision, alarms: state.alarms.apply(txn, request) }),
+        Request::LeaseRevoke(_) => done(Err(Error::LeaseNotFound)),
+        Request::LeaseCheckpoint(request) => checkpoint(0, txn, state, request, slice),
+        Request::Alarm(request) => {
+            done(Ok(Response::Alarm { revision, alarms: state.alarms.apply(txn, request) }))
+        }
         Request::ClusterVersionSet(request) => {
             state.cluster.set_version(txn, &request.ver);
-            Ok(Response::Done)
+            done(Ok(Response::Done))
         }
         Request::ClusterMemberAttrSet(request) => {
             let attributes = request.member_attributes.clone().unwrap_or_default();
             state.cluster.set_attributes(txn, request.member_id, attributes);
-            Ok(Response::Done)
+            done(Ok(Response::Done))
         }
         Request::DowngradeInfoSet(request) => {
             let target = if request.enabled { request.ver.as_str() } else { "" };
             state.cluster.set_downgrade(txn, request.enabled, target);
-            Ok(Response::Done)
+            done(Ok(Response::Done))
         }
-        Request::DowngradeVersionTest => Ok(Response::Done),
-    };
-    Progress::Done(Applied { reply, events, ops })
+        Request::DowngradeVersionTest => done(Ok(Response::Done)),
+    })
 }
 
 /// Goes on with an entry. The request is the one that the work began with.
+///
+/// # Errors
+/// When the store is damaged, or the work is that of another kind of request.
 pub fn resume(
     work: Work,
     txn: &mut WriteTxn<'_>,
     state: &mut State,
     request: &Request,
     slice: &mut Slice,
-) -> Progress {
+) -> Result<Progress, Damaged> {
     match (work, request) {
         (Work::Delete(work), Request::DeleteRange(request)) => work.proceed(txn, request, slice),
         (Work::Revoke(written), Request::LeaseRevoke(request)) => {
             revoke(written, txn, state, request.id, slice)
         }
         (Work::Checkpoint(next), Request::LeaseCheckpoint(request)) => {
-            checkpoint(next, txn, state, request, slice)
+            Ok(checkpoint(next, txn, state, request, slice))
         }
         (Work::Txn(write), Request::Txn(request)) => transact(*write, txn, state, request, slice),
-        _ => unreachable!("the work on an entry belongs to its request"),
+        _ => Err(Damaged),
     }
 }
 
-fn range(txn: &WriteTxn<'_>, request: &RangeRequest) -> Result<Response, Error> {
+/// An entry is applied that watchers see nothing of, and that executes no operation of etcd's.
+fn done(reply: Result<Response, Error>) -> Progress {
+    Progress::Done(Applied { reply, events: None, ops: Ops::default() })
+}
+
+/// Tells what a client has done wrong from damage. [`Error::Corrupt`] of a write is never a client's doing.
+fn intact<T>(written: Result<T, Error>) -> Result<Result<T, Error>, Damaged> {
+    if written.as_ref().is_err_and(|error| *error == Error::Corrupt) { Err(Damaged) } else { Ok(written) }
+}
+
+fn range(txn: &WriteTxn<'_>, request: &RangeRequest, reply_wanted: bool) -> Progress {
     let revision = txn.applied().revision;
     let none = Header::default();
-    range::answer(&View::new(txn), &none, request).map(|answer| {
+    let reply = match reply_wanted {
         // Field 1 is the header that the caller will put there itself.
-        Response::Range { revision, body: answer.slice(none.field_len(revision)..) }
-    })
+        true => range::answer(&View::new(txn), &none, request)
+            .map(|answer| Response::Range { revision, body: answer.slice(none.field_len(revision)..) }),
+        false => Ok(Response::Done),
+    };
+    Progress::Done(Applied { reply, events: None, ops: Ops { ranges: 1, ..Ops::default() } })
+}
+
+fn compact(txn: &mut WriteTxn<'_>, request: &CompactionRequest) -> Progress {
+    let revision = txn.applied().revision;
+    let &CompactionRequest { revision: compacted, physical } = request;
+    let marked = compact::mark(txn, compacted);
+    // etcd reads a key to learn the revision.
+    let ops = Ops { ranges: u32::from(marked.is_ok()), ..Ops::default() };
+    let reply = marked.map(|()| Response::Compact { revision, compacted, physical });
+    Progress::Done(Applied { reply, events: None, ops })
 }
 
 fn put(
@@ -257,16 +282,21 @@ fn put(
     state: &State,
     request: &PutRequest,
     slice: &mut Slice,
-    ops: &mut Ops,
-) -> Result<(Response, Option<EventBatch>), Error> {
+) -> Result<Progress, Damaged> {
     let mut writer = Writer::begin_with(txn, slice.events_max);
-    txn::check_put(&writer.view(), request, &|id| state.lessor.exists(id))?;
-    let prev_kv = writer.put(request);
+    let checked = txn::check_put(&writer.view(), request, &|id| state.lessor.exists(id));
+    if let Err(error) = intact(checked)? {
+        return Ok(done(Err(error)));
+    }
+    let prev_kv = match intact(writer.put(request))? {
+        Ok(prev_kv) => prev_kv,
+        Err(error) => return Ok(done(Err(error))),
+    };
     slice.budget = slice.budget.saturating_sub(writer.copy_cost());
+    let mut ops = Ops { growth: writer.growth(), ..Ops::default() };
     ops.put(request);
-    ops.growth = writer.growth();
-    let revision = writer.revision();
-    Ok((Response::Put { revision, prev_kv }, writer.finish()))
+    let reply = Ok(Response::Put { revision: writer.revision(), prev_kv });
+    Ok(Progress::Done(Applied { reply, events: writer.finish(), ops }))
 }
 
 impl DeleteWork {
@@ -276,50 +306,54 @@ impl DeleteWork {
         self.deletion.skip_key(txn);
     }
 
-    fn begin(txn: &mut WriteTxn<'_>, request: &DeleteRangeRequest, slice: &mut Slice) -> Progress {
+    fn begin(
+        txn: &mut WriteTxn<'_>,
+        request: &DeleteRangeRequest,
+        slice: &mut Slice,
+    ) -> Result<Progress, Damaged> {
         let mut writer = Writer::begin_with(txn, slice.events_max);
         if !request.range_end.is_empty() {
             let work = Self {
-                written: Some(writer.pause()),
+                written: writer.pause(),
                 deletion: Deletion::new(request),
                 deleted: false,
                 prev_kvs: AnswerBody::default(),
                 room: AnswerRoom::default(),
             };
-            return Box::new(work).proceed(txn, request, slice);
+            return work.proceed(txn, request, slice);
         }
         let (mut prev_kvs, mut room) = (BytesMut::new(), AnswerRoom::default());
-        let keys = i64::from(writer.delete_one(request, &mut prev_kvs, &mut room));
+        let is_deleted = writer.delete_one(request, &mut prev_kvs, &mut room).map_err(|_| Damaged)?;
         slice.budget = slice.budget.saturating_sub(writer.copy_cost());
-        Self::done(writer, request, keys, prev_kvs.freeze(), &room)
+        Ok(Self::done(writer, request, i64::from(is_deleted), prev_kvs.freeze(), &room))
     }
 
     fn proceed(
-        mut self: Box<Self>,
+        self,
         txn: &mut WriteTxn<'_>,
         request: &DeleteRangeRequest,
         slice: &mut Slice,
-    ) -> Progress {
-        let written = self.written.take().expect("a deletion that is not done has a write");
+    ) -> Result<Progress, Damaged> {
+        let Self { written, mut deletion, mut deleted, mut prev_kvs, mut room } = self;
         let mut writer = Writer::resume(txn, written);
         let budget = &mut slice.budget;
-        while !self.deleted && *budget > 0 {
-            let Self { deletion, prev_kvs, room, .. } = &mut *self;
-            self.deleted = writer.delete_some(request, deletion, prev_kvs.out(), room, budget);
+        while !deleted && *budget > 0 {
+            let some = writer.delete_some(request, &mut deletion, prev_kvs.out(), &mut room, budget);
+            deleted = some.map_err(|_| Damaged)?;
         }
-        let joined = match (self.deleted, self.room.overlong()) {
+        let joined = match (deleted, room.overlong()) {
             (false, _) => None,
             // Of what is too long to be sent, only the length is told.
             (true, Some(_)) => Some(Bytes::new()),
-            (true, None) => self.prev_kvs.join(budget),
+            (true, None) => prev_kvs.join(budget),
         };
-        match joined {
-            Some(prev_kvs) => Self::done(writer, request, self.deletion.keys(), prev_kvs, &self.room),
+        Ok(match joined {
+            Some(prev_kvs) => Self::done(writer, request, deletion.keys(), prev_kvs, &room),
             None => {
-                self.written = Some(writer.pause());
-                Progress::Pending(Work::Delete(self))
+                let work = Self { written: writer.pause(), deletion, deleted, prev_kvs, room };
+                Progress::Pending(Work::Delete(Box::new(work)))
             }
-        }
+        })
     }
 
     fn done(
@@ -347,17 +381,18 @@ fn revoke(
     state: &mut State,
     id: i64,
     slice: &mut Slice,
-) -> Progress {
+) -> Result<Progress, Damaged> {
     let mut writer = Writer::resume(txn, written);
-    if !writer.delete_attached(id, &mut slice.budget) {
-        return Progress::Pending(Work::Revoke(writer.pause()));
+    if !writer.delete_attached(id, &mut slice.budget).map_err(|_| Damaged)? {
+        return Ok(Progress::Pending(Work::Revoke(writer.pause())));
     }
     let deletes = u32::try_from(writer.changes()).unwrap_or(u32::MAX);
     let ops = Ops { deletes, growth: writer.growth(), ..Ops::default() };
     let revision = writer.revision();
     let events = writer.finish();
-    let reply = state.lessor.revoke(txn, id).map_err(lease_error);
-    Progress::Done(Applied { reply: reply.map(|()| Response::LeaseRevoke { revision }), events, ops })
+    let revoked = intact(state.lessor.revoke(txn, id).map_err(lease_error))?;
+    let reply = revoked.map(|()| Response::LeaseRevoke { revision });
+    Ok(Progress::Done(Applied { reply, events, ops }))
 }
 
 fn checkpoint(
@@ -375,8 +410,7 @@ fn checkpoint(
         slice.budget = slice.budget.saturating_sub(CHANGE_COST);
         state.lessor.checkpoint(txn, checkpoint.id, checkpoint.remaining_ttl);
     }
-    let reply = Ok(Response::LeaseCheckpoint { revision });
-    Progress::Done(Applied { reply, events: None, ops: Ops::default() })
+    done(Ok(Response::LeaseCheckpoint { revision }))
 }
 
 fn transact(
@@ -385,15 +419,17 @@ fn transact(
     state: &State,
     request: &TxnRequest,
     slice: &mut Slice,
-) -> Progress {
+) -> Result<Progress, Damaged> {
     let exists = |id| state.lessor.exists(id);
-    match write.step(txn, request, &exists, &mut slice.budget) {
-        None => Progress::Pending(Work::Txn(Box::new(write))),
-        Some(Ok((outcome, events))) => {
+    let Some(executed) = write.step(txn, request, &exists, &mut slice.budget) else {
+        return Ok(Progress::Pending(Work::Txn(Box::new(write))));
+    };
+    Ok(match intact(executed)? {
+        Ok((outcome, events)) => {
             Progress::Done(Applied { reply: outcome.response, events, ops: outcome.ops })
         }
-        Some(Err(error)) => Progress::Done(Applied { reply: Err(error), events: None, ops: Ops::default() }),
-    }
+        Err(error) => done(Err(error)),
+    })
 }
 
 fn lease_error(error: lease::Error) -> Error {
@@ -413,8 +449,7 @@ mod tests {
     use crate::proto::etcdserverpb::alarm_request::AlarmAction;
     use crate::proto::etcdserverpb::request_op::Request as Op;
     use crate::proto::etcdserverpb::{
-        AlarmMember, AlarmRequest, AlarmType, CompactionRequest, DeleteRangeRequest, LeaseGrantRequest,
-        LeaseRevokeRequest, RequestOp, TxnRequest,
+        AlarmMember, AlarmRequest, AlarmType, LeaseGrantRequest, LeaseRevokeRequest, RequestOp,
     };
     use crate::proto::membershippb::{
         Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest, DowngradeInfoSetRequest,
@@ -445,7 +480,7 @@ mod tests {
 
         fn apply_with_events(&mut self, request: Request) -> (Result<Response, Error>, Vec<Change>) {
             let mut txn = self.store.write();
-            let applied = apply(&mut txn, &mut self.state, Instant::default(), &request, true);
+            let applied = apply(&mut txn, &mut self.state, Instant::default(), &request, true).unwrap();
             txn.commit();
             let events = applied.events.map_or(Vec::new(), |batch| batch.events);
             (applied.reply, events.iter().map(|event| (event.delete, event.key.to_vec())).collect())
@@ -578,5 +613,14 @@ mod tests {
         assert_eq!(restored.downgrade_target.as_deref(), Some("3.6.0"));
         assert_eq!(restored.members.keys().collect::<Vec<_>>(), [&1], "what was removed stays removed");
         assert_eq!(restored.members[&1].member_attributes.as_ref().unwrap().name, "m");
+    }
+
+    #[test]
+    fn work_is_not_gone_on_with_for_a_request_of_another_kind() {
+        let mut member = Member::new();
+        let mut txn = member.store.write();
+        let mut slice = Slice { budget: 100, events_max: EVENTS_PUBLISHED_MAX };
+        let resumed = resume(Work::Checkpoint(0), &mut txn, &mut member.state, &put("a", 0), &mut slice);
+        assert_eq!(resumed.err(), Some(Damaged));
     }
 }

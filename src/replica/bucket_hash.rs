@@ -47,7 +47,7 @@ impl BucketHash {
     pub fn step(&mut self, read: &impl Read, budget: usize) -> Result<Option<u32>, Error> {
         self.stage = match self.stage {
             Stage::Head => self.head(read)?,
-            Stage::Key(from) => self.changes(read, from, budget),
+            Stage::Key(from) => self.changes(read, from, budget)?,
             Stage::Lease(from) => self.leases(read, from, budget)?,
             Stage::Tail => self.tail(read)?,
             Stage::Done => Stage::Done,
@@ -90,22 +90,22 @@ impl BucketHash {
         Ok(Stage::Key(Revision::default()))
     }
 
-    fn changes(&mut self, read: &impl Read, from: Revision, budget: usize) -> Stage {
+    fn changes(&mut self, read: &impl Read, from: Revision, budget: usize) -> Result<Stage, Error> {
         let mut cursor = read.cursor(Tree::Kv);
         cursor.seek(&from.to_bytes());
         let mut left = budget.max(1);
         while left > 0 {
-            let revision = cursor.valid().then(|| Revision::from_bytes(cursor.key()));
+            let revision = if cursor.valid() { Some(Revision::from_bytes(cursor.key())?) } else { None };
             let Some(revision) = revision.filter(|revision| revision.main <= self.revision) else {
                 self.feed(b"lease");
-                return Stage::Lease([0; 8]);
+                return Ok(Stage::Lease([0; 8]));
             };
-            let (tombstone, kv) = split_kv_value(cursor.value());
+            let (tombstone, kv) = split_kv_value(cursor.value())?;
             self.pair(&etcd_key(revision, tombstone), kv);
             left = left.saturating_sub(digest_cost(kv.len()));
             cursor.next();
         }
-        if cursor.valid() { Stage::Key(Revision::from_bytes(cursor.key())) } else { Stage::Key(PAST) }
+        Ok(Stage::Key(if cursor.valid() { Revision::from_bytes(cursor.key())? } else { PAST }))
     }
 
     fn leases(&mut self, read: &impl Read, from: [u8; 8], budget: usize) -> Result<Stage, Error> {
@@ -232,7 +232,7 @@ mod tests {
         };
         state.cluster.set_member(txn, member);
         let mut run = |txn: &mut WriteTxn<'_>, request| {
-            apply(txn, &mut state, Instant::default(), &request, true).reply.unwrap();
+            apply(txn, &mut state, Instant::default(), &request, true).unwrap().reply.unwrap();
         };
         run(txn, Request::ClusterVersionSet(ClusterVersionSetRequest { ver: "3.7.0".into() }));
         for id in [0x390d_a1fe_23a0_c307, 0x390d_a1fe_23a0_c309] {
@@ -255,7 +255,7 @@ mod tests {
         run(txn, Request::DeleteRange(everything));
         assert_eq!(txn.applied().revision, 10);
         compact::mark(txn, 10).unwrap();
-        assert!(compact::sweep(txn, None, usize::MAX).done);
+        assert!(compact::sweep(txn, None, usize::MAX).unwrap().done);
 
         for budget in [1, 2, 1000] {
             let mut hash = BucketHash::new(&*txn);

@@ -9,6 +9,7 @@
 
 use super::apply::Slice;
 use super::execute::Draft;
+use super::halt::damaged;
 use super::port::Outputs;
 use super::replica::{Replica, lowest};
 use crate::limits::{
@@ -82,6 +83,11 @@ impl Replica {
         while turn.has_room() && self.execute_next(now, &mut turn.slice, &mut draft) {
             turn.entries -= 1;
         }
+        if draft.is_spoilt {
+            drop(self.store.resume());
+            self.end_draft();
+            return false;
+        }
         if self.is_suspended() {
             self.tally.suspensions += 1;
             return false;
@@ -93,14 +99,17 @@ impl Replica {
             let pinned = lowest(self.pins.lowest(), self.digests.pin());
             compact::sweep(&mut txn, lowest(pinned, Some(published)), self.sweep.slice)
         } else {
-            compact::Swept::default()
+            Ok(compact::Swept::default())
+        };
+        let Ok(swept) = swept else {
+            drop(txn);
+            self.end_draft();
+            self.halted.halt(damaged("what a compaction allows to go cannot be removed"));
+            return false;
         };
         txn.commit();
-        self.spill.end_draft();
         self.checkpoints.applied(now);
-        if let Some(generation) = self.marks.take_deferred() {
-            self.on_checkpoint_synced(generation);
-        }
+        self.end_draft();
         if draft.grown {
             self.raise_alarm_if_full();
         }
@@ -111,6 +120,14 @@ impl Replica {
         outputs.append(&mut draft.told);
         self.sweep.advance(swept.removed, self.store.applied(), outputs);
         !self.halted.is_halted() && (!self.committed.is_empty() || self.executing.is_some())
+    }
+
+    /// The draft is committed, or dropped: what waited for its end goes on.
+    fn end_draft(&mut self) {
+        self.spill.end_draft();
+        if let Some(generation) = self.marks.take_deferred() {
+            self.on_checkpoint_synced(generation);
+        }
     }
 
     /// Keeps in memory what a lagging member may need, within bounds.

@@ -3,8 +3,10 @@
 
 use std::collections::VecDeque;
 
+use super::halt::damaged;
 use super::port::{Output, Outputs};
 use super::replica::Replica;
+use crate::error::Error;
 use crate::mvcc::compact_hash::{CompactionDigest, CompactionHashes};
 use crate::mvcc::hash::KvHash;
 
@@ -61,16 +63,28 @@ impl Replica {
     /// Hands out the next job, once the last has come back.
     pub(super) fn digest_compaction(&mut self, outputs: &mut Outputs) {
         let Some(span) = self.digests.waiting.front() else { return };
+        if self.halted.is_halted() {
+            // The compaction may not be published.
+            return;
+        }
         if !std::mem::replace(&mut self.digests.begun, true) {
             let job = CompactionDigest::new(&self.store.readers(), span.revision, span.previous);
             outputs.push(Output::DigestCompaction(Box::new(job)));
         }
     }
 
-    pub(super) fn on_compaction_digested(&mut self, hash: KvHash) {
+    pub(super) fn on_compaction_digested(&mut self, hash: Result<KvHash, Error>) {
         assert!(std::mem::take(&mut self.digests.begun), "a digest was under way");
         let span = self.digests.waiting.pop_front().expect("the one under way is the first");
-        assert_eq!((hash.hash_revision, hash.compact_revision), (span.revision, span.previous));
-        self.digests.hashes.add(hash);
+        match hash {
+            Ok(hash) => {
+                assert_eq!((hash.hash_revision, hash.compact_revision), (span.revision, span.previous));
+                self.digests.hashes.add(hash);
+            }
+            Err(_) => {
+                let what = format!("the hash of the compaction to {} cannot be taken", span.revision);
+                self.halted.halt(damaged(&what));
+            }
+        }
     }
 }

@@ -18,8 +18,8 @@ use raft::RawNode;
 use raft::eraftpb::{ConfChange, Entry as LogEntry, EntryType};
 use raft_proto::CONF_CHANGE_UPDATE_NODE;
 
-use super::apply::{self, Progress, Slice, Work};
-use super::halt::unknown;
+use super::apply::{self, Damaged, Progress, Slice, Work};
+use super::halt::{damaged, unknown};
 use super::port::{Output, Outputs, Ticket};
 use super::replica::Replica;
 use super::tail::Tail;
@@ -41,6 +41,8 @@ pub(super) struct Draft {
     told_bytes: usize,
     /// The store may have grown by what was not in the log at the start.
     pub(super) grown: bool,
+    /// The draft has a part of an entry that cannot be applied.
+    pub(super) is_spoilt: bool,
 }
 
 /// A command under way.
@@ -135,16 +137,16 @@ impl Replica {
         let compacted = txn.applied().compact_revision;
         let request = &executing.command.request;
         let wanted = executing.ticket.is_some();
-        let progress = match executing.work.take() {
+        let executed = match executing.work.take() {
             Some(work) => apply::resume(work, &mut txn, &mut self.state, request, slice),
             None if draft.last.is_none() => {
                 apply::begin(&mut txn, &mut self.state, now, request, wanted, slice)
             }
             None if apply::is_within(&txn, request, slice.budget) => {
                 let mut whole = Slice { budget: usize::MAX, ..*slice };
-                let progress = apply::begin(&mut txn, &mut self.state, now, request, wanted, &mut whole);
+                let executed = apply::begin(&mut txn, &mut self.state, now, request, wanted, &mut whole);
                 slice.budget = slice.budget.saturating_sub(usize::MAX - whole.budget);
-                progress
+                executed
             }
             None => {
                 txn.suspend();
@@ -153,14 +155,18 @@ impl Replica {
             }
         };
         txn.suspend();
-        match progress {
-            Progress::Pending(work) => {
+        match executed {
+            Err(Damaged) => {
+                draft.is_spoilt = true;
+                self.halt(damaged(&format!("log entry {} cannot be applied", executing.index)))
+            }
+            Ok(Progress::Pending(work)) => {
                 assert!(draft.last.is_none(), "an entry that takes several turns is alone in its draft");
                 executing.work = Some(work);
                 self.executing = Some(executing);
                 false
             }
-            Progress::Done(applied) => {
+            Ok(Progress::Done(applied)) => {
                 let (index, term) = (executing.index, executing.term);
                 self.tell(executing, applied, compacted, draft);
                 if draft.told_bytes > TOLD_BYTES_MAX {

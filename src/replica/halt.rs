@@ -1,5 +1,6 @@
-//! What stops a member: an entry of the log that it cannot apply. Its store would differ from those of members that
-//! can, so nothing after the entry is applied, and the world is told once why, and what to do.
+//! What stops a member: an entry of the log that it cannot apply, or a record in its store that it cannot read. Its
+//! store would differ from those of other members, so nothing more is applied, and the world is told once why, and what
+//! to do.
 #![forbid(unsafe_code)]
 
 use raft::eraftpb::Entry as LogEntry;
@@ -46,6 +47,14 @@ impl Halted {
             }
         }
     }
+}
+
+/// Why a record that cannot be read stops the member; `what` cannot be done because of it.
+pub(super) fn damaged(what: &str) -> String {
+    format!(
+        "{what}: the store has a record that cannot be read, or lacks one that another record is about, though its \
+         pages are those that were written. {ADVICE}"
+    )
 }
 
 /// Why an entry that this version does not know stops the member.

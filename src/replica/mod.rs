@@ -36,6 +36,7 @@
 //!   sweep        what is owed once garbage is swept         digest     hashes of what a compaction removes
 //!   leadership   what a leader does once in its term        leases     what a leader does about leases
 //!   quota        the second look at the quota               laggards   members that wait for a snapshot
+//!   messages     what other members may say
 //!   fault        faults that tests plant: with debug assertions, or the feature `faults`
 //!   bucket_hash  the hash of all that etcd would store      tally      counts for the metrics
 //!   bounds       what a simulation makes smaller
@@ -67,6 +68,7 @@ mod leadership;
 mod leases;
 mod log_writes;
 mod marks;
+mod messages;
 mod policy;
 mod propose;
 mod quota;

@@ -96,8 +96,8 @@ pub enum Input {
     },
     /// The oldest digest under way is done.
     CompactionDigested {
-        /// The hash, with the revisions that it covers.
-        hash: KvHash,
+        /// The hash, with the revisions that it covers; an error when a record in the store cannot be read.
+        hash: Result<KvHash, Error>,
     },
 }
 
@@ -142,7 +142,8 @@ pub enum Output {
     },
     /// Tell all watchers.
     Publish(Arc<EventBatch>),
-    /// Stop: the next entry of the log cannot be applied, and nothing after it is. All before it is applied.
+    /// Stop: the next entry of the log cannot be applied, or a record of the store cannot be read. Nothing more is
+    /// applied. What was published and answered until then stands.
     Halt {
         /// Why, and what to do.
         reason: String,

@@ -29,8 +29,8 @@ impl Hasher for IdHash {
         self.0
     }
 
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("ids are u64");
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.write_u64(self.0 ^ u64::from(byte)));
     }
 
     fn write_u64(&mut self, id: u64) {

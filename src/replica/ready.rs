@@ -24,7 +24,7 @@ impl Replica {
             let mut ready = self.node.ready();
             let number = ready.number();
             self.writes.on_ready(number);
-            assert!(ready.snapshot().is_empty(), "nobody sends snapshots yet");
+            assert!(ready.snapshot().is_empty(), "a snapshot of a peer does not get as far as raft");
             self.send(ready.take_messages(), outputs);
             for state in ready.take_read_states() {
                 self.reads.confirm(&state.request_ctx, state.index);

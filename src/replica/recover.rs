@@ -95,6 +95,7 @@ impl Replica {
         let Beginning { log, founding, entries, hard_state, marked } = opening.begin(settings.member_id);
         let applied = store.applied();
         let hard_state = HardState { commit: hard_state.commit.max(applied.index), ..hard_state };
+        check_revisions(&applied)?;
         check_log(&applied, &entries, &hard_state)?;
         // Apart from the generator of election timeouts, which must not shift.
         let mut secrets = Prng::new(!settings.seed);
@@ -146,6 +147,18 @@ impl Replica {
 /// Says what is wrong where a record of members, alarms or leases cannot be read.
 fn damaged() -> String {
     format!("the store has a record of a member, an alarm or a lease that cannot be read. {ADVICE}")
+}
+
+/// Says what is wrong where the store's revisions contradict each other.
+fn check_revisions(applied: &Applied) -> Result<(), String> {
+    let &Applied { revision, compact_revision, swept_revision, .. } = applied;
+    if revision < 1 || compact_revision > revision || swept_revision > compact_revision {
+        return Err(format!(
+            "the store says that it is at revision {revision}, compacted to {compact_revision} and swept to \
+             {swept_revision}, which cannot be. {ADVICE}"
+        ));
+    }
+    Ok(())
 }
 
 /// Says what is wrong where the entries of the log do not continue the store.
@@ -275,6 +288,17 @@ mod tests {
         }
         assert_eq!(with(EntryType::EntryNormal, &[]), None, "an empty entry begins a term");
         assert!(with(EntryType::EntryConfChangeV2, &[]).unwrap().contains("several members"));
+    }
+
+    #[test]
+    fn a_store_whose_revisions_contradict_each_other_is_refused() {
+        let check = |revision, compact_revision, swept_revision| {
+            check_revisions(&Applied { revision, compact_revision, swept_revision, ..Applied::default() })
+        };
+        assert_eq!((check(1, -1, -1), check(9, 9, 9), check(9, 7, -1)), (Ok(()), Ok(()), Ok(())));
+        for said in [check(0, -1, -1), check(-4, -1, -1), check(5, 6, 5), check(5, 3, 4)] {
+            assert!(said.unwrap_err().contains("from a snapshot"));
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ use super::leadership::{Leadership, introduction};
 use super::leases::Leases;
 use super::log_writes::LogWrites;
 use super::marks::Marks;
+use super::messages::is_sound;
 use super::policy::Policy;
 use super::port::{Input, Output, Outputs, Ticket};
 use super::propose::Proposals;
@@ -156,10 +157,11 @@ impl Replica {
                 }
             }
             Input::Defragment { ticket } => self.defragmentation.ask(ticket),
-            Input::PeerMessage(message) => {
+            Input::PeerMessage(message) if is_sound(&self.node.raft.raft_log, &message) => {
                 // raft refuses messages of strangers and of the past; nothing else is to be done about them.
                 let _ = self.node.step(*message);
             }
+            Input::PeerMessage(_) => {}
             Input::WalSynced { ready, buffer } => self.on_wal_synced(ready, buffer),
             Input::CheckpointSynced { generation } => self.on_checkpoint_synced(generation),
             Input::CompactionDigested { hash } => self.on_compaction_digested(hash),

@@ -90,7 +90,8 @@ impl World {
     pub fn digest(&mut self) {
         let budget = 1 + self.prng.below(40) as usize;
         let job = self.member().digest.as_mut().expect("a hash is being taken");
-        let Some(hash) = job.step(budget) else { return self.schedule_digest() };
+        let hash = job.step(budget).expect("a store whose records can be read");
+        let Some(hash) = hash else { return self.schedule_digest() };
         self.member().digest = None;
         self.trace.step(self.now, &[12], format_args!("digested {hash:?}"));
         let (revision, previous) = (hash.hash_revision, hash.compact_revision);
@@ -107,7 +108,7 @@ impl World {
         );
         self.member().digested.insert(revision, hash.hash);
         if !self.spoils(Plant::DigestLost, 4) {
-            self.send(Input::CompactionDigested { hash });
+            self.send(Input::CompactionDigested { hash: Ok(hash) });
         }
     }
 

@@ -55,18 +55,30 @@ impl<R: Read> History for View<'_, R> {
     }
 
     fn events(&self, from: (i64, i64), to: i64, each: &mut dyn FnMut(PastEvent<'_>) -> ControlFlow<()>) {
-        View::events_from(self, Revision::new(from.0.max(0), from.1), to, &mut |event| {
+        let told = View::events_from(self, Revision::new(from.0.max(0), from.1), to, &mut |event| {
             let (revision, sub) = (event.revision.main, event.revision.sub);
-            let create = !event.delete && KeyValue::decode(event.kv).create_revision == revision;
+            let create = !event.delete && whole(KeyValue::decode(event.kv)).create_revision == revision;
             each(PastEvent { revision, sub, delete: event.delete, create, key: event.key, kv: event.kv })
         });
+        whole(told.ok());
     }
 
     fn value_at(&self, key: &[u8], revision: i64) -> Option<&[u8]> {
-        View::value_at(self, key, revision)
+        whole(View::value_at(self, key, revision).ok())
     }
 
     fn value_of(&self, main: i64, sub: i64) -> Option<&[u8]> {
-        View::value_of(self, Revision::new(main, sub))
+        whole(View::value_of(self, Revision::new(main, sub)).ok())
     }
+}
+
+/// What was read from the store. A watcher must not miss what cannot be read, so that ends the process.
+fn whole<T>(read: Option<T>) -> T {
+    let Some(read) = read else {
+        panic!(
+            "the store has an event that cannot be read. Stop this member; then restore its data directory from a \
+             snapshot, or remove the member from the cluster and add it anew with an empty one"
+        )
+    };
+    read
 }

@@ -184,16 +184,16 @@ impl Emission {
             let taken = values.read(revisions, |kv| {
                 if shape == Shape::Full && *partial == 0 && out.len() + bytes_field_len(kv.len()) <= full {
                     put_bytes_field(out, 2, kv);
-                    return true;
+                    return Ok(true);
                 }
-                let pair = Pair::new(shape, kv);
+                let pair = Pair::new(shape, kv)?;
                 let (left, room) = (pair.len().saturating_sub(*partial), full.saturating_sub(out.len()));
                 if left > room && out.len() > begin {
-                    return false;
+                    return Ok(false);
                 }
                 pair.put(out, *partial, left.min(room));
                 *partial = if left > room { *partial + room } else { 0 };
-                left <= room
+                Ok(left <= room)
             })?;
             self.next += taken;
             self.emitted += taken as u64;
@@ -223,7 +223,7 @@ impl Emission {
         let from = unremembered.as_ref().ok_or(Error::Corrupt)?;
         let mut walk = Walk::resume(view, &self.query.interval, self.query.at, from, LEG);
         while self.batch.len() < GATHERED && self.emitted + (self.batch.len() as u64) < kvs {
-            match walk.next() {
+            match walk.next()? {
                 Step::Live(revision, entry) if self.query.filter.passes(revision, &entry) => {
                     self.batch.push(revision)
                 }
@@ -255,7 +255,7 @@ impl Emission {
         let begin = out.len();
         let mut walk = Walk::resume(view, &self.query.interval, self.query.at, unremembered, LEG);
         while self.emitted < kvs {
-            match walk.next() {
+            match walk.next()? {
                 Step::Live(revision, entry) if self.query.filter.passes(revision, &entry) => {
                     let kv = KeyValue {
                         key: &walk.key(),
@@ -352,16 +352,17 @@ fn piece(write: impl FnOnce(&mut &mut [u8])) -> ([u8; 11], usize) {
 }
 
 impl<'a> Pair<'a> {
-    fn new(shape: Shape, kv: &'a [u8]) -> Self {
+    fn new(shape: Shape, kv: &'a [u8]) -> Result<Self, Error> {
         let (body, tail) = match shape {
             Shape::Keys { lease } => {
-                let decoded = KeyValue::decode(kv);
+                let decoded = KeyValue::decode(kv).ok_or(Error::Corrupt)?;
                 let lease = if lease { decoded.lease } else { 0 };
-                (&kv[..decoded.head_len()], piece(|out| put_int_field(out, 6, lease)))
+                let head = kv.get(..decoded.head_len()).ok_or(Error::Corrupt)?;
+                (head, piece(|out| put_int_field(out, 6, lease)))
             }
             Shape::Full | Shape::Count => (kv, ([0; 11], 0)),
         };
-        Self { head: piece(|out| put_bytes_head(out, 2, body.len() + tail.1)), body, tail }
+        Ok(Self { head: piece(|out| put_bytes_head(out, 2, body.len() + tail.1)), body, tail })
     }
 
     fn len(&self) -> usize {

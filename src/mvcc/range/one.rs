@@ -30,7 +30,7 @@ pub fn answer<R: Read>(view: &View<'_, R>, header: &Header, request: &RangeReque
 fn answer_one<R: Read>(view: &View<'_, R>, header: &Header, request: &RangeRequest) -> Result<Bytes, Error> {
     let at = view.resolve(request.revision)?;
     let filter = Filter::of(request);
-    let found = view.find(&request.key, at);
+    let found = view.find(&request.key, at)?;
     let count = i64::from(found.is_some());
     let shown = found.filter(|found| !request.count_only && filter.passes(found.revision, &found.entry));
     let fixed = header.field_len(view.revision()) + tail_len(false, count);
@@ -49,18 +49,17 @@ fn answer_one<R: Read>(view: &View<'_, R>, header: &Header, request: &RangeReque
         value: &[],
         lease: if lease { found.entry.lease } else { 0 },
     };
-    let len = if request.keys_only { keys_only.encoded_len() } else { found.entry.kv_len };
+    let stored = if request.keys_only { None } else { Some(view.stored(found.revision)?) };
+    if stored.is_some_and(|kv| kv.len() != found.entry.kv_len) {
+        return Err(Error::Corrupt);
+    }
+    let len = stored.map_or_else(|| keys_only.encoded_len(), <[u8]>::len);
     let mut out = BytesMut::with_capacity(fixed + bytes_field_len(len));
     header.put_field(view.revision(), &mut out);
     put_bytes_head(&mut out, 2, len);
-    if request.keys_only {
-        keys_only.encode(&mut out);
-    } else {
-        let kv = view.stored(found.revision)?;
-        if kv.len() != len {
-            return Err(Error::Corrupt);
-        }
-        out.put_slice(kv);
+    match stored {
+        Some(kv) => out.put_slice(kv),
+        None => keys_only.encode(&mut out),
     }
     put_tail(&mut out, false, count);
     Ok(out.freeze())

@@ -185,12 +185,13 @@ impl Plan {
                 break true;
             }
             if self.total >= self.query.fetch
-                && let Some(live) = view.leaf_counts().and_then(|counts| walk.pass_leaf(counts))
+                && let Some(counts) = view.leaf_counts()
+                && let Some(live) = walk.pass_leaf(counts)?
             {
                 self.total += live;
                 continue;
             }
-            let pauses = match walk.step() {
+            let pauses = match walk.step()? {
                 Some(Step::Live(revision, entry)) => self.consider(view, &walk, revision, &entry)?,
                 Some(Step::Paused) => true,
                 Some(Step::End) => break true,
@@ -274,7 +275,8 @@ impl Plan {
                 kvs_len = sorted.kvs_len;
                 // etcd goes on behind the pair that it answered last, also where sorting put that one out of key order.
                 if let Some(last) = sorted.items.as_slice().last() {
-                    behind = Position::behind_key(key_of(view.stored(last.revision)?));
+                    let key = key_of(view.stored(last.revision)?).ok_or(Error::Corrupt)?;
+                    behind = Position::behind_key(key);
                 }
                 Source::Sorted(sorted)
             }

@@ -283,7 +283,10 @@ pub(super) struct Sorted {
 
 impl By {
     fn head<'v, R: Read>(self, view: &View<'v, R>, item: Item, source: usize) -> Result<Head<'v>, Error> {
-        let value = if self.value { KeyValue::decode(view.stored(item.revision)?).value } else { &[] };
+        let value = match self.value {
+            true => KeyValue::decode(view.stored(item.revision)?).ok_or(Error::Corrupt)?.value,
+            false => &[],
+        };
         Ok(Head { item, value, by: self, source })
     }
 }

@@ -31,7 +31,9 @@ fn fill(store: &mut Store, prng: &mut Prng) {
             let key = format!("{:05}", prng.below(2 * PAIRS));
             let len = if prng.chance(1, 500) { 3_000 } else { prng.below(40) as usize };
             let value = vec![prng.next_u64() as u8; len];
-            writer.put(&PutRequest { key: key.into(), value: value.into(), ..PutRequest::default() });
+            writer
+                .put(&PutRequest { key: key.into(), value: value.into(), ..PutRequest::default() })
+                .unwrap();
         }
         writer.finish();
     }
@@ -43,10 +45,10 @@ fn expected(view: &View<'_, impl Read>, request: &RangeRequest) -> Vec<Vec<u8>> 
     let interval = Interval::new(&request.key, &request.range_end);
     let mut walk = Walk::resume(view, &interval, view.revision(), &interval.start(), usize::MAX);
     let mut pairs = Vec::new();
-    while let Step::Live(revision, _) = walk.next() {
+    while let Step::Live(revision, _) = walk.next().unwrap() {
         if revision.main >= request.min_mod_revision {
             let mut pair = Vec::new();
-            put_bytes_field(&mut pair, 2, view.kv(revision));
+            put_bytes_field(&mut pair, 2, view.stored(revision).unwrap());
             pairs.push(pair);
         }
     }
@@ -112,7 +114,7 @@ fn fill_alike(store: &mut Store, prng: &mut Prng, pairs: u64) {
         let mut writer = Writer::begin(&mut txn);
         for _ in 0..1 + prng.below(3) {
             let (key, value) = (key.clone().into(), value.clone().into());
-            writer.put(&PutRequest { key, value, ..PutRequest::default() });
+            writer.put(&PutRequest { key, value, ..PutRequest::default() }).unwrap();
         }
         writer.finish();
     }
@@ -229,7 +231,7 @@ fn a_swept_revision_ends_plan_and_emission_with_an_error() {
 
     let mut txn = store.write();
     compact::mark(&mut txn, at + 1_000).unwrap();
-    while !compact::sweep(&mut txn, None, usize::MAX).done {}
+    while !compact::sweep(&mut txn, None, usize::MAX).unwrap().done {}
     txn.commit();
     let snapshot = later.snapshot();
     let view = View::new(&snapshot);

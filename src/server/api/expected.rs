@@ -165,7 +165,8 @@ fn pairs(view: &View<'_, Snapshot<'_>>, request: &RangeRequest, budget: &mut usi
 
 /// Bytes of the pair that a key has at a revision; none where the disk would have to be waited for.
 fn pair(view: &View<'_, Snapshot<'_>>, key: &[u8], at: i64) -> usize {
-    if view.will_write(key) { view.find(key, at).map_or(0, |found| found.entry.kv_len) } else { 0 }
+    let found = if view.will_write(key) { view.find(key, at) } else { Ok(None) };
+    found.ok().flatten().map_or(0, |found| found.entry.kv_len)
 }
 
 #[cfg(test)]
@@ -188,7 +189,7 @@ mod tests {
         let mut writer = Writer::begin(&mut txn);
         for n in 0..keys {
             let (key, value) = (format!("k{n:05}").into(), vec![b'v'; 100].into());
-            writer.put(&PutRequest { key, value, ..PutRequest::default() });
+            writer.put(&PutRequest { key, value, ..PutRequest::default() }).unwrap();
         }
         writer.finish();
         txn.commit();
@@ -278,7 +279,7 @@ mod tests {
         let reads = file.reads.load(Ordering::Relaxed);
         assert_eq!((of_put(&view, &put), of_delete(&view, &delete)), (0, 0));
         assert_eq!(file.reads.load(Ordering::Relaxed), reads);
-        assert!(view.find(&put.key, view.revision()).is_some());
+        assert!(view.find(&put.key, view.revision()).unwrap().is_some());
         assert!(of_put(&view, &put) > 100 && of_delete(&view, &delete) > 100, "it is in memory now");
     }
 

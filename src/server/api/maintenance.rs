@@ -167,7 +167,7 @@ async fn digest_history(
     let begin = || session.view(|view| HashKv::new(view, revision));
     let (mut digest, _pin) = pinned(begin()?, HashKv::pin, |revision| session.pin(revision), begin)?;
     loop {
-        if let Some(hash) = session.view(|view| digest.step(view, HASH_SLICE)) {
+        if let Some(hash) = session.view(|view| digest.step(view, HASH_SLICE))? {
             session.metrics.hashed(true, clock::now().since(began));
             return Ok(Some(hash));
         }

@@ -300,7 +300,7 @@ fn session_cores(
 /// What stops the member where it cannot go on.
 fn halt(end: End) -> Halt {
     Box::new(move |reason| {
-        lines::fatal("failed to apply the log", reason);
+        lines::fatal("cannot go on", reason);
         end.begin(Ending::Halted);
     })
 }

@@ -54,7 +54,8 @@ impl World {
         );
         let view = View::new(&snapshot);
         for key in (0..6).map(|number| format!("k{number}").into_bytes()) {
-            let shown = view.value_at(&key, applied.revision).map(value_of);
+            let shown = view.value_at(&key, applied.revision).expect("a store whose records can be read");
+            let shown = shown.map(value_of);
             judge!(
                 shown.as_ref() == state.pairs.get(&key),
                 "entry {} is applied, and {} is {shown:?}",

@@ -213,7 +213,7 @@ fn carry_out(output: Output, session: &mut Outbox<FromReplica>) -> Option<Input>
             return Some(Input::CheckpointSynced { generation: job.generation() });
         }
         Output::DigestCompaction(mut job) => {
-            let hash = std::iter::repeat_with(|| job.step(1000)).flatten().next();
+            let hash = std::iter::repeat_with(|| job.step(1000)).find_map(Result::transpose);
             return hash.map(|hash| Input::CompactionDigested { hash });
         }
         Output::Reply { ticket, result } => session_loop::reply(session, ticket, result),

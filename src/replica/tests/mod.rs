@@ -1,0 +1,50 @@
+//! One member in a world of its own: files in memory, a clock that a test sets, and a disk that is done when a test
+//! says so.
+//!
+//! [`world`] is the member and its world. [`transcript`] plays the files of `testdata`, each a story of its own with a
+//! test of its name: what is asked, and what the member then wants done. `UPDATE=1 cargo test --lib replica::tests`
+//! writes the answers anew, to be read as a change is read. [`lives`] has random lives with crashes, [`entries`] what
+//! single entries lead to, [`damage`] a store whose records cannot be read, and [`messages`] messages of other members
+//! that no correct member sends.
+#![forbid(unsafe_code)]
+
+mod damage;
+mod entries;
+mod lives;
+mod messages;
+mod transcript;
+mod world;
+
+/// A test for each transcript.
+macro_rules! transcripts {
+    ($($name:ident)*) => {
+        $(#[test]
+        fn $name() {
+            transcript::play(stringify!($name));
+        })*
+
+        #[test]
+        fn every_transcript_is_played() {
+            let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/replica/testdata");
+            let names = std::fs::read_dir(folder).unwrap();
+            let mut found: Vec<_> = names.map(|name| name.unwrap().file_name().into_string().unwrap()).collect();
+            found.sort();
+            let mut played = vec![$(concat!(stringify!($name), ".txt")),*];
+            played.sort_unstable();
+            assert_eq!(found, played);
+        }
+    };
+}
+
+transcripts! {
+    bootstrap
+    put
+    group_commit
+    restart
+    torn_tail
+    segments
+    lease_and_compaction
+    quota
+    lease_checkpoint
+    room
+}
