@@ -123,7 +123,8 @@ impl<T> Outbox<T> {
     /// than its producer fills no memory. False, and nothing is counted, where the lane carries too much already.
     ///
     /// [`arrived`]: Receiver::arrived
-    pub fn may_carry(&self, bytes: usize) -> bool {
+    #[must_use = "what the lane refuses to carry must not be sent"]
+    pub fn carry(&self, bytes: usize) -> bool {
         let carried = &self.lane.0.carried;
         let may = bytes == 0 || carried.load(Ordering::Relaxed) <= CARRIED_BYTES_MAX;
         if may && bytes > 0 {
@@ -205,10 +206,10 @@ mod tests {
     fn messages_carry_a_bounded_amount_until_it_has_arrived() {
         let (sender, receiver) = lane::<()>(2);
         let outbox = Outbox::new(sender);
-        assert!(outbox.may_carry(CARRIED_BYTES_MAX) && outbox.may_carry(1));
-        assert!(!outbox.may_carry(1) && outbox.may_carry(0));
+        assert!(outbox.carry(CARRIED_BYTES_MAX) && outbox.carry(1));
+        assert!(!outbox.carry(1) && outbox.carry(0));
         receiver.arrived(1);
-        assert!(outbox.may_carry(1));
+        assert!(outbox.carry(1));
     }
 
     #[test]

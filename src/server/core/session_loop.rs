@@ -12,7 +12,7 @@ use crate::replica::port::Ticket;
 use crate::response::Response;
 use crate::server::io::{clock, task};
 use crate::server::mesh::{Outbox, Receiver};
-use crate::server::session::state::SessionTurn;
+use crate::server::session::turn::SessionTurn;
 use crate::server::session::{Session, observer};
 pub use crate::session::FromReplica;
 use crate::session::turn;
@@ -29,7 +29,7 @@ const TIMERS_INTERVAL_IDLE: Duration = Duration::from_secs(1);
 /// Sends a reply down the lane to its session core; of an answer only the length where the lane carries too much.
 pub fn reply(session: &mut Outbox<FromReplica>, ticket: Ticket, result: Result<Response, Error>) {
     let result = result.map(|response| match response.pairs_len() {
-        len if session.may_carry(len) => response,
+        len if session.carry(len) => response,
         len => Response::Overlong { revision: response.revision(), len },
     });
     session.push(FromReplica::Reply(ticket, result));

@@ -1,7 +1,11 @@
 //! One session core's state, as its handlers and its loop see it.
 //!
 //! ```text
-//!   state          Session: the newest snapshot, headers, pins, proposals and who waits for them
+//!   state          Session: the newest snapshot, headers, and what tasks of the core wait for
+//!   proposals      requests on their way through the replica, and who waits for them
+//!   holds          what a long answer holds on to of the store
+//!   turn           a turn of the session loop
+//!   member         what all session cores of a member share
 //!   observer       what is told to the metrics and the log of how requests ended
 //!   watches        the watch streams, between the hub and their clients
 //!   key_count      how many keys there are, learnt once
@@ -15,12 +19,18 @@
 #![forbid(unsafe_code)]
 
 pub mod gathering;
+mod holds;
 pub mod key_count;
 pub mod line;
+mod member;
 pub mod member_health;
 pub mod observer;
-pub mod state;
+mod proposals;
+mod state;
 pub mod streams;
+pub mod turn;
 pub mod watches;
 
-pub use state::{Member, Parts, Pin, Session};
+pub use holds::Pin;
+pub use member::Member;
+pub use state::{Parts, Session};
