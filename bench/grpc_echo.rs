@@ -4,6 +4,7 @@
 //! `h2load -c10 -m10 -n100000 -d range.bin -H 'content-type: application/grpc' -H 'te: trailers'
 //! http://127.0.0.1:2390/etcdserverpb.KV/Range`. On SIGTERM nothing is tidied up.
 
+use std::future::poll_fn;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -32,7 +33,7 @@ impl Api for Echo {
                 let Some(mut answer) = reply.stream(LIST_BYTES) else { return };
                 task::spawn(async move {
                     while answer.left() > 0 {
-                        let Ok(room) = answer.has_room().await else { return };
+                        let Ok(room) = poll_fn(|cx| answer.poll_room(cx)).await else { return };
                         answer.write(vec![b'x'; room.min(answer.left()).min(SLICE_BYTES)].into());
                     }
                     answer.finish();

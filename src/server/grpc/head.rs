@@ -113,27 +113,17 @@ fn timeout(text: &str) -> Result<Duration, String> {
 #[derive(Clone, Debug, Default)]
 pub struct Metadata {
     client_api_version: Option<Field>,
-    token: Option<Field>,
-    authorization: Option<Field>,
 }
 
 impl Metadata {
     /// Takes them out of a request's head.
     pub fn of(head: RequestHead) -> Self {
-        let RequestHead { client_api_version, token, authorization, .. } = head;
-        Self { client_api_version, token, authorization }
+        Self { client_api_version: head.client_api_version }
     }
 
     /// Bytes of the fields, as RFC 7541 counts them.
     pub fn bytes(&self) -> usize {
-        let Self { client_api_version, token, authorization } = self;
-        [client_api_version, token, authorization].into_iter().flatten().map(Field::size).sum()
-    }
-
-    /// The auth token: `token`, or `authorization` as the gateway passes it (with or without `Bearer`).
-    pub fn token(&self) -> Option<&str> {
-        let bearer = |value: &'_ str| -> usize { if value.starts_with("Bearer ") { 7 } else { 0 } };
-        printable(&self.token).or_else(|| printable(&self.authorization).map(|value| &value[bearer(value)..]))
+        self.client_api_version.as_ref().map_or(0, Field::size)
     }
 
     /// `X.Y` of the client, for a metric's label. An error when it is not UTF-8, as etcd checks it.
@@ -144,13 +134,6 @@ impl Metadata {
                 .map_err(|_| Status::new(Code::InvalidArgument, "etcdserver: invalid client api version")),
         }
     }
-}
-
-/// The value of a text field. `None` if absent or not printable text.
-fn printable(field: &Option<Field>) -> Option<&str> {
-    let value = field.as_ref()?.value();
-    let is_printable = value.iter().all(|&byte| byte == b'\t' || (b' '..=b'~').contains(&byte));
-    if is_printable { std::str::from_utf8(value).ok() } else { None }
 }
 
 #[cfg(test)]
@@ -238,9 +221,10 @@ mod tests {
 
     #[test]
     fn metadata_is_read_when_asked() {
-        let metadata = Metadata::of(request(&[("authorization", "Bearer x.1"), ("other", "y")]));
-        assert_eq!(metadata.token(), Some("x.1"));
-        assert_eq!(metadata.client_api_version(), Ok("unknown"));
-        assert_eq!(metadata.bytes(), "authorization".len() + "Bearer x.1".len() + 32);
+        let metadata = Metadata::of(request(&[("client-api-version", "3.7"), ("other", "y")]));
+        assert_eq!(metadata.client_api_version(), Ok("3.7"));
+        assert_eq!(metadata.bytes(), "client-api-version".len() + "3.7".len() + 32);
+        let none = Metadata::of(request(&[("other", "y")]));
+        assert_eq!((none.client_api_version(), none.bytes()), (Ok("unknown"), 0));
     }
 }

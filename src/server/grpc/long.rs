@@ -1,7 +1,6 @@
 //! A unary answer too long to assemble: written in slices, as fast as the client takes them.
 #![forbid(unsafe_code)]
 
-use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
@@ -21,7 +20,7 @@ use crate::stdx::time::Instant;
 /// Writes one message of a length that is known before its content.
 ///
 /// ```text
-///   while there is more { room = answer.has_room().await?; answer.write(slice of at most room) }  answer.finish()
+///   while there is more { room = answer.poll_room(cx)?; answer.write(slice of at most room) }  answer.finish()
 /// ```
 /// Dropped unfinished, it ends the call with an error: the client throws away what it has.
 pub struct LongAnswer {
@@ -90,14 +89,6 @@ impl LongAnswer {
             return Poll::Ready(Err(Status::canceled()));
         }
         self.account.poll_room(cx).map(Ok)
-    }
-
-    /// [`LongAnswer::poll_room`] as a future.
-    ///
-    /// # Errors
-    /// When the client has gone.
-    pub async fn has_room(&mut self) -> Result<usize, Status> {
-        poll_fn(|cx| self.poll_room(cx)).await
     }
 
     /// Ends the answer. One that is shorter than announced ends with an error: what it was written from is damaged.

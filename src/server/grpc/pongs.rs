@@ -47,9 +47,9 @@ impl Waits {
 }
 
 impl Pongs {
-    /// Whether the connection may hold back what it has: it is woken at the end of the round then. Not if it has done
-    /// so since an earlier round.
-    pub fn may_wait(self: &Rc<Self>, connection: &mut Waits, waker: &Waker) -> bool {
+    /// Lets the connection hold back what it has: it is woken at the end of the round. False, and nothing is held back,
+    /// if it has done so since an earlier round.
+    pub fn hold_back(self: &Rc<Self>, connection: &mut Waits, waker: &Waker) -> bool {
         let round = Some(self.round.get());
         if connection.since.get().is_some_and(|since| Some(since) != round) {
             return false;
@@ -95,14 +95,14 @@ mod tests {
         let test = async move {
             let pongs = Rc::<Pongs>::default();
             let mut connection = Waits::default();
-            assert!(pongs.may_wait(&mut connection, &waker) && pongs.may_wait(&mut connection, &waker));
+            assert!(pongs.hold_back(&mut connection, &waker) && pongs.hold_back(&mut connection, &waker));
             task::sleep(4 * PATIENCE).await;
             assert_eq!((woken(), pongs.round.get()), (1, 1));
-            assert!(!pongs.may_wait(&mut connection, &waker), "it has waited");
+            assert!(!pongs.hold_back(&mut connection, &waker), "it has waited");
             connection.end();
-            assert!(pongs.may_wait(&mut connection, &waker), "something new");
+            assert!(pongs.hold_back(&mut connection, &waker), "something new");
             connection.end();
-            assert!(pongs.may_wait(&mut connection, &waker), "the same round");
+            assert!(pongs.hold_back(&mut connection, &waker), "the same round");
             connection.end();
             task::sleep(4 * PATIENCE).await;
             assert_eq!((woken(), pongs.round.get()), (1, 2), "an answer took it along");

@@ -24,12 +24,8 @@ pub struct RequestHead {
     pub hosts: u32,
     /// The first field whose name ends in `-bin` although its value is not base64, and the place where that shows.
     pub malformed_binary: Option<(Field, usize)>,
-    /// `client-api-version`, and likewise the next two: the first of that name.
+    /// The first `client-api-version`.
     pub client_api_version: Option<Field>,
-    /// `token`
-    pub token: Option<Field>,
-    /// `authorization`
-    pub authorization: Option<Field>,
 }
 
 /// Fields are missing, twice, out of order, or not of HTTP/2.
@@ -103,9 +99,7 @@ impl Collector {
                 false
             }
             Name::ClientApiVersion => keep_first(&mut head.client_api_version, field),
-            Name::Token => keep_first(&mut head.token, field),
-            Name::Authorization => keep_first(&mut head.authorization, field),
-            Name::Metadata | Name::Unused => false,
+            Name::Token | Name::Authorization | Name::Metadata | Name::Unused => false,
             Name::Connection | Name::Invalid => true,
         };
         self.malformed |= again;
@@ -179,8 +173,9 @@ mod tests {
             authority,
             ("te", "trailers"),
             ("content-type", "x"),
+            ("client-api-version", "3.5"),
+            ("client-api-version", "3.6"),
             ("token", "t"),
-            ("token", "u"),
             ("x-bin", "YQ"),
             ("x-bin", "YQ="),
             ("y-bin", "!"),
@@ -189,14 +184,13 @@ mod tests {
         let head = collect(&fields).unwrap();
         assert_eq!(head.path.unwrap().value(), b"/a");
         assert_eq!(head.content_type.unwrap().value(), b"x");
-        assert_eq!(head.token.unwrap().value(), b"t", "the first of the name");
+        assert_eq!(head.client_api_version.unwrap().value(), b"3.5", "the first of the name");
         let (field, at) = head.malformed_binary.unwrap();
         assert_eq!(
             (field.name(), field.value(), at),
             (&b"x-bin"[..], &b"YQ="[..], 2),
             "the first that is wrong"
         );
-        assert!(head.authorization.is_none() && head.client_api_version.is_none());
     }
 
     #[test]

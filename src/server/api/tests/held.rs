@@ -255,11 +255,11 @@ fn what_is_kept_of_a_head_is_counted_until_its_message_has_come() {
     on_executor(async {
         let member = Member::start(None).await;
         let client = Client::new(member.connect()).await;
-        let token = "t".repeat(10_000);
-        let other = "o".repeat(50_000);
+        let version = "v".repeat(10_000);
+        let token = "t".repeat(50_000);
         let mut calls = Vec::new();
         for _ in 0..10 {
-            calls.push(client.open_with(RANGE, &[("token", &token), ("other", &other)]).await);
+            calls.push(client.open_with(RANGE, &[("client-api-version", &version), ("token", &token)]).await);
         }
         until("the heads have come", || member.memory().held() >= 100_000).await;
         settle().await;

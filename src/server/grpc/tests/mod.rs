@@ -14,6 +14,7 @@ mod streams;
 mod turns;
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::rc::Rc;
@@ -26,6 +27,7 @@ use http::{HeaderMap, Request};
 
 use super::*;
 use crate::server::boot::listener::{self, Desk, Services};
+use crate::server::gzip;
 use crate::server::io::accept::Admission;
 use crate::server::io::stop::{Phase, Stop};
 use crate::server::io::turns::Turns;
@@ -103,7 +105,7 @@ impl Api for Echo {
                 let seen = self.seen.clone();
                 task::spawn(async move {
                     while answer.left() > 0 {
-                        let Ok(room) = answer.has_room().await else { break };
+                        let Ok(room) = poll_fn(|cx| answer.poll_room(cx)).await else { break };
                         let slice = vec![b'x'; room.min(answer.left()).min(64 * 1024)];
                         seen.written.fetch_add(slice.len() as u64, Ordering::SeqCst);
                         answer.write(slice.into());
@@ -125,7 +127,7 @@ impl Api for Echo {
         task::spawn(async move {
             let mut end = Ok(());
             if call.method == Method::RangeStream {
-                while outgoing.has_room().await.is_ok() {
+                while poll_fn(|cx| outgoing.poll_room(cx)).await.is_ok() {
                     seen.written.fetch_add(1000, Ordering::SeqCst);
                     if outgoing.send(vec![b'y'; 1000].into()).is_err() {
                         break;
