@@ -17,6 +17,7 @@
 //!   grpc       gRPC over HTTP/2
 //!   http2      an HTTP/2 connection as a pure machine: bytes in and out
 //!   http1      HTTP/1.1 connections
+//!   gzip       packed texts, for gRPC and HTTP/1.1
 //!   call       what a handler sees of a call, of whatever transport: method, status
 //!   io         the door to the operating system
 //! ```
@@ -27,6 +28,7 @@ pub mod boot;
 pub mod call;
 pub mod core;
 pub mod grpc;
+pub mod gzip;
 pub mod http1;
 pub mod http2;
 pub mod io;

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use super::{Admin, health};
-use crate::server::grpc::gzip;
+use crate::server::gzip;
 use crate::server::http1::answer::Answer;
 use crate::server::http1::head::Head;
 use crate::server::http1::query::{Query, unescape_path};

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::server::call::status::{Code, Status, escape};
+use crate::server::gzip;
 use crate::server::http2::Fields;
 
 /// The HTTP status of every answer that gRPC itself gives.
@@ -11,7 +12,7 @@ const CONTENT_TYPE: (&str, &str) = ("content-type", "application/grpc");
 pub const HEAD: Fields = Fields::Constant(&[(":status", HTTP_OK), CONTENT_TYPE]);
 /// The head of an answer whose messages are packed.
 pub const HEAD_PACKED: Fields =
-    Fields::Constant(&[(":status", HTTP_OK), CONTENT_TYPE, ("grpc-encoding", super::gzip::NAME)]);
+    Fields::Constant(&[(":status", HTTP_OK), CONTENT_TYPE, ("grpc-encoding", gzip::NAME)]);
 /// The end of an answer that went well.
 pub const OK: Fields = Fields::Constant(&[("grpc-status", Code::Ok.digits())]);
 

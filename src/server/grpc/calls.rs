@@ -15,8 +15,8 @@ use super::Metadata;
 use super::answer;
 use super::deadlines::What;
 use super::frame::message_head;
-use super::gzip;
 use super::long::LongAnswer;
+use super::packed;
 use super::shared::{PartialBytes, Shared};
 use crate::server::call::method::Method;
 use crate::server::call::status::{Code, Status};
@@ -147,8 +147,8 @@ impl Responder {
         shared.core.counters.sent_bytes.add(message.len() as u64);
         let stream = &call.stream;
         // Errors here mean that the client has gone: nobody is left to tell.
-        if call.packs && message.len() <= gzip::PACKED_BYTES_MAX {
-            let (head, message) = gzip::framed(&[message]);
+        if call.packs && message.len() <= packed::PACKED_BYTES_MAX {
+            let (head, message) = packed::framed(&[message]);
             let _ = stream.send_head(&answer::HEAD_PACKED);
             let _ = stream.send_data(&head, message, &shared.account);
         } else {

@@ -22,7 +22,6 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 
 use super::calls::Call;
-use super::gzip;
 use super::head::{Head, Metadata, examine};
 use super::keepalive::{Action, Keepalive, Strikes};
 use super::pongs::Waits;
@@ -31,6 +30,7 @@ use super::shared::Shared;
 use super::{Core, answer, stream};
 use crate::server::call::method::{Kind, Method, unknown};
 use crate::server::call::status::{Code, Status};
+use crate::server::gzip;
 use crate::server::http2::{Field, Http2, Reason, RequestHead, Stream};
 use crate::server::io::clock;
 use crate::server::io::idle::IdleClient;
@@ -198,7 +198,7 @@ impl<S: ByteStream> Connection<S> {
         let asked = self.http2.take_data_seen();
         if asked
             && self.http2.holds_only_pongs()
-            && self.shared.core.pongs.may_wait(&mut self.waits, cx.waker())
+            && self.shared.core.pongs.hold_back(&mut self.waits, cx.waker())
         {
             return Poll::Pending;
         }

@@ -14,9 +14,9 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::gzip;
 use crate::limits::MESSAGE_SENT_BYTES_MAX;
 use crate::server::call::status::{Code, Status};
+use crate::server::gzip;
 
 /// Length of a message's head.
 pub const HEAD_BYTES: usize = 5;

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::frame::{Decoder, HEAD_BYTES};
-use super::gzip::{self, Unpacking};
+use super::packed;
 use crate::server::call::status::Status;
+use crate::server::gzip;
 use crate::stdx::prng::Prng;
 
 const LENGTH_MAX: usize = 3000;
@@ -132,11 +133,11 @@ pub fn packed(seed: u64) {
 
 /// Unpacks a message step by step, none of which may be long.
 fn unpacked(bytes: &[u8], length_max: usize) -> Result<Bytes, Status> {
-    let mut unpacking = Unpacking::begin(Bytes::copy_from_slice(bytes), length_max)?;
+    let mut unpacking = packed::begin(Bytes::copy_from_slice(bytes), length_max)?;
     // What a step may take in and give out, twice over.
     let steps_max = 8 + bytes.len() / 512 + length_max / (64 * 1024);
     for _ in 0..steps_max {
-        if let Some(plain) = unpacking.step()? {
+        if let Some(plain) = packed::step(&mut unpacking, length_max)? {
             return Ok(plain);
         }
     }

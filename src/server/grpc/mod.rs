@@ -10,7 +10,7 @@
 //!   answer      header blocks
 //!   keepalive   pings: too many of the client's, and our own           counters per method, per core
 //!   fuzz        random streams of messages, cut anywhere
-//!   pongs       acknowledged pings that leave with an answer           gzip     packed messages
+//!   pongs       acknowledged pings that leave with an answer           packed   packed messages
 //! ```
 //!
 //! The whole lives on one core. A handler ([`Api`]) is called synchronously with a whole message and usually
@@ -32,11 +32,11 @@ pub mod counters;
 mod deadlines;
 pub mod frame;
 pub mod fuzz;
-pub mod gzip;
 mod head;
 mod keepalive;
 mod long;
 mod messages;
+mod packed;
 mod pongs;
 mod reader;
 mod shared;

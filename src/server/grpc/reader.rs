@@ -7,9 +7,10 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 
 use super::frame::{Decoder, HEAD_BYTES};
-use super::gzip::Unpacking;
+use super::packed;
 use super::shared::Shared;
 use crate::server::call::status::{Code, Status};
+use crate::server::gzip::Unpacking;
 use crate::server::http2::{Gone, Stream};
 use crate::server::io::task;
 
@@ -52,8 +53,9 @@ impl Reader {
     /// The next message; `None` once the client has ended its side, whole.
     pub(super) fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Status>>> {
         loop {
+            let length_max = self.shared.core.settings.message_bytes_max;
             if let Some(unpacking) = &mut self.unpacking {
-                match unpacking.step() {
+                match packed::step(unpacking, length_max) {
                     Ok(Some(message)) => {
                         self.unpacking = None;
                         self.hold();
@@ -69,7 +71,7 @@ impl Reader {
             }
             match self.decoder.take() {
                 Ok(Some(message)) if self.decoder.is_packed() => {
-                    match Unpacking::begin(message, self.shared.core.settings.message_bytes_max) {
+                    match packed::begin(message, length_max) {
                         Ok(unpacking) => self.unpacking = Some(unpacking),
                         Err(status) => return self.fail(status),
                     }

@@ -14,8 +14,8 @@ use bytes::{Buf, Bytes};
 
 use super::answer;
 use super::frame::{HEAD_BYTES, message_head};
-use super::gzip;
 use super::messages::Messages;
+use super::packed;
 use super::reader::Reader;
 use super::shared::Shared;
 use crate::error::Error;
@@ -159,7 +159,7 @@ impl Outgoing {
         if self.state.expired.get() {
             return Err(Status::deadline_exceeded());
         }
-        if self.packs && total <= gzip::PACKED_BYTES_MAX {
+        if self.packs && total <= packed::PACKED_BYTES_MAX {
             let pieces: Vec<Bytes> = pieces.into_iter().collect();
             self.send_packed(&pieces)?;
             self.shared.core.counters.of(self.method).sent.add(1);
@@ -234,7 +234,7 @@ impl Outgoing {
     fn send_packed(&mut self, pieces: &[Bytes]) -> Result<(), Status> {
         let account = self.state.account.clone();
         let Some(stream) = self.open() else { return Err(Status::canceled()) };
-        let (head, message) = gzip::framed(pieces);
+        let (head, message) = packed::framed(pieces);
         stream.send_data(&head, message, &account).map_err(|_| Status::canceled())
     }
 
@@ -298,14 +298,6 @@ impl Outgoing {
             return Poll::Ready(Err(status));
         }
         self.state.account.poll_room(cx).map(Ok)
-    }
-
-    /// [`Outgoing::poll_room`] as a future.
-    ///
-    /// # Errors
-    /// When the client has gone or its deadline has passed.
-    pub async fn has_room(&mut self) -> Result<usize, Status> {
-        poll_fn(|cx| self.poll_room(cx)).await
     }
 
     /// Ready when the client has gone or its deadline has passed.
