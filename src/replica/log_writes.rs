@@ -16,7 +16,7 @@ const BUFFERS_MAX: usize = 2;
 
 /// A write that is not durable.
 pub(super) struct LogWrite {
-    /// Raft's number of the ready it came from; 0 for a new cluster's first entries.
+    /// Raft's number of the ready that it is all or a part of; 0 for a new cluster's first entries.
     pub(super) number: u64,
     /// Messages that must not leave before.
     pub(super) persisted: Vec<Message>,

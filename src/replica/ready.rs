@@ -4,14 +4,21 @@
 //! |---|---|---|
 //! | messages | at once | |
 //! | entries, term, vote | to the log, at once | the write before it (the log is one stream) |
+//! | a change of members behind another, and what follows | to the log, in a write of its own | the write before it |
 //! | commit index alone | with the next entries, or when the log is quiet | nothing: it is only a hint |
 //! | persisted messages (votes, append responses) | | the write of the same ready |
 //! | a leader's messages to a member whose removal is applied | never | |
 //! | committed entries | to apply | raft hands them out only when committed and persisted here |
 //! | read states | | apply to have reached their index |
+//!
+//! A start takes the members from what the log says to be committed. A leader proposes a change of the members when the
+//! one before is committed, and raft is safe where two members differ by one change. By two they must not differ: then
+//! two quorums may have nobody in common. A write says of the entries before it whether they are committed, so a second
+//! change begins a write of its own, in which the state comes first: wherever a crash cuts the log, all changes in it
+//! but the last are known to be committed.
 #![forbid(unsafe_code)]
 
-use raft::eraftpb::{Entry, HardState, Message, MessageType};
+use raft::eraftpb::{Entry, EntryType, HardState, Message, MessageType};
 
 use super::log_writes::LogWrite;
 use super::port::{Output, Outputs};
@@ -36,13 +43,30 @@ impl Replica {
             let promise = state.as_ref().is_some_and(|state| !self.is_promised(state));
             if !entries.is_empty() || promise {
                 self.node.mut_store().append(&entries);
-                self.write_log(number, &entries, persisted, outputs);
+                self.write_ready(number, &entries, persisted, outputs);
                 self.node.advance_append_async(ready);
             } else {
                 self.node.advance_append_async(ready);
                 self.hold_or_send(number, persisted, outputs);
             }
         }
+    }
+
+    /// The writes of a ready: one, but for changes of members behind the first.
+    fn write_ready(
+        &mut self,
+        number: u64,
+        entries: &[Entry],
+        persisted: Vec<Message>,
+        outputs: &mut Outputs,
+    ) {
+        let mut rest = entries;
+        while let Some(at) = second_change(rest) {
+            let (first, later) = rest.split_at(at);
+            self.write_log(number, first, Vec::new(), outputs);
+            rest = later;
+        }
+        self.write_log(number, rest, persisted, outputs);
     }
 
     /// One write: `entries`, the hard state, and a mark if one is due.
@@ -128,4 +152,133 @@ impl Replica {
 fn is_of_a_leader(message: &Message) -> bool {
     use MessageType::{MsgAppend, MsgHeartbeat, MsgSnapshot, MsgTimeoutNow};
     matches!(message.msg_type(), MsgAppend | MsgHeartbeat | MsgSnapshot | MsgTimeoutNow)
+}
+
+/// Where the second change of members among these entries is.
+fn second_change(entries: &[Entry]) -> Option<usize> {
+    let changes = |(_, entry): &(usize, &Entry)| entry.entry_type() != EntryType::EntryNormal;
+    entries.iter().enumerate().filter(changes).nth(1).map(|(at, _)| at)
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+    use raft::eraftpb::{ConfChange, ConfChangeType};
+
+    use super::*;
+    use crate::btree::Store;
+    use crate::mvcc::pin::Pins;
+    use crate::replica::bootstrap::Foundation;
+    use crate::replica::port::Input;
+    use crate::replica::{Opening, Settings};
+    use crate::stdx::time::{Duration, Instant};
+    use crate::wal::Write;
+    use crate::wal::fuzz::Files;
+
+    const FOUNDERS: [&str; 3] = ["a", "b", "c"];
+
+    /// A follower whose founding is in the log, the log, and the ids of the founders: its own first.
+    fn follower() -> (Replica, Files, [u64; 3]) {
+        let founder = |name: &str| (name.to_owned(), vec![format!("http://{name}:2380")]);
+        let foundation = Foundation::new(FOUNDERS.map(founder), "token");
+        let ids = [0, 1, 2].map(|at| foundation.founders[at].id);
+        let settings = Settings {
+            member_id: ids[0],
+            name: FOUNDERS[0].into(),
+            client_urls: vec![],
+            election_ticks: 10,
+            tick: Duration::from_millis(100),
+            pre_vote: true,
+            catchup_entries: 0,
+            segments_kept: 0,
+            lease_ttl_min: 2,
+            quota_bytes: None,
+            request_ids: (1 << 32, 1),
+            seed: 1,
+        };
+        let opening = Opening::Found(foundation);
+        let mut replica = Replica::open(settings, Store::in_memory(), opening, Pins::new(1)).unwrap();
+        let mut files = Files::default();
+        for (ready, write) in turn(&mut replica).0 {
+            files.write(&write);
+            replica.step(Input::WalSynced { ready, buffer: Vec::new() });
+        }
+        turn(&mut replica);
+        (replica, files, ids)
+    }
+
+    /// What goes to the log in a turn, and how many messages leave.
+    fn turn(replica: &mut Replica) -> (Vec<(u64, Write)>, usize) {
+        let (mut outputs, mut writes, mut messages) = (Outputs::new(), Vec::new(), 0);
+        replica.drain(Instant::default(), &mut outputs);
+        for output in outputs {
+            match output {
+                Output::AppendWal { ready, write } => writes.push((ready, write)),
+                Output::Send { .. } => messages += 1,
+                _ => {}
+            }
+        }
+        (writes, messages)
+    }
+
+    /// An entry of term 2: none, or one by which somebody joins.
+    fn entry(index: u64, joiner: Option<u64>) -> Entry {
+        let entry = Entry { index, term: 2, ..Entry::default() };
+        let Some(node_id) = joiner else { return entry };
+        let change_type = ConfChangeType::AddNode.into();
+        let context =
+            format!("{{\"id\":{node_id},\"peerURLs\":[\"http://{}{node_id}:2380\"]}}", "j".repeat(600));
+        let context = context.into();
+        let change = ConfChange { change_type, node_id, context, ..ConfChange::default() };
+        let entry_type = EntryType::EntryConfChange.into();
+        Entry { entry_type, data: change.encode_to_vec().into(), ..entry }
+    }
+
+    #[test]
+    fn a_start_is_at_most_one_change_of_members_behind_its_log() {
+        // How many of the last write's first sectors land.
+        (0..16).for_each(a_log_of_changes);
+    }
+
+    fn a_log_of_changes(landing: usize) {
+        let (mut replica, mut files, ids) = follower();
+        let founding = ids.len() as u64;
+        let joiners = [None, Some(0x71), None, Some(0x72), Some(0x73), None];
+        let entries: Vec<Entry> =
+            (founding + 1..).zip(joiners).map(|(index, joiner)| entry(index, joiner)).collect();
+        let last = founding + joiners.len() as u64;
+        let append = Message {
+            msg_type: MessageType::MsgAppend.into(),
+            from: ids[1],
+            to: ids[0],
+            term: 2,
+            index: founding,
+            log_term: 1,
+            commit: last,
+            entries,
+            ..Message::default()
+        };
+        replica.step(Input::PeerMessage(Box::new(append)));
+        let (writes, messages) = turn(&mut replica);
+        assert_eq!(messages, 0, "the leader is answered before the log has its entries");
+        for (number, (ready, write)) in writes.iter().enumerate() {
+            let mut torn = files.clone();
+            torn.write_sectors(write, |sector| sector < landing);
+            files.write(write);
+            for mut files in [torn, files.clone()] {
+                let read = files.recover(0).unwrap();
+                let is_unsure = |entry: &&Entry| {
+                    entry.entry_type() != EntryType::EntryNormal && entry.index > read.state.commit
+                };
+                let unsure: Vec<u64> =
+                    read.entries.iter().filter(is_unsure).map(|entry| entry.index).collect();
+                assert!(unsure.len() <= 1, "for all a start knows, changes {unsure:?} are not committed");
+            }
+            replica.step(Input::WalSynced { ready: *ready, buffer: Vec::new() });
+            let (_, messages) = turn(&mut replica);
+            assert_eq!(messages, usize::from(number + 1 == writes.len()), "after write {number}");
+        }
+        assert_eq!(files.recover(0).unwrap().last_index, last);
+        assert_eq!(replica.applied().index, last);
+    }
 }

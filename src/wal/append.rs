@@ -1,7 +1,7 @@
 //! Turning entries and states into block writes.
 #![forbid(unsafe_code)]
 
-use raft::eraftpb::{Entry, HardState};
+use raft::eraftpb::{Entry, EntryType, HardState};
 
 use super::record::{Kind, Metadata, SnapshotMark, encode_state, put_entry, put_record};
 use super::recover::Recovered;
@@ -98,7 +98,8 @@ impl Appender {
     /// The commit index is written only as far as earlier writes reach: a state never vouches for entries that go
     /// to disk together with it (unless they create a segment, which happens whole or not at all), so that recovery
     /// can tell a torn entry from a damaged one. The rest follows with the next write ([`state`](Self::state) tells
-    /// what has been written).
+    /// what has been written). Whoever needs an entry to be known as committed puts what depends on it into a write of
+    /// its own.
     ///
     /// # Panics
     /// When `state` goes back in term or commit, or there is nothing to write.
@@ -125,10 +126,12 @@ impl Appender {
             [] => self.last_index,
         };
         let mut sync = self.create || mark.is_some() || !entries.is_empty();
-        for entry in entries {
-            put_entry(&mut out, &mut self.crc, entry);
-            self.last_index = entry.index;
-        }
+        // Of a torn write with a change of the members, nothing can be read without the state: it tells whether the
+        // change before is committed.
+        let changes = |entry: &Entry| entry.entry_type() != EntryType::EntryNormal;
+        let state_first = !self.create && entries.iter().any(changes);
+        let (early, late) = if state_first { (&[][..], entries) } else { (entries, &[][..]) };
+        self.put_entries(&mut out, early);
         if let Some(state) = state {
             assert!(
                 state.term >= self.state.term,
@@ -145,10 +148,18 @@ impl Appender {
                 self.state = state;
             }
         }
+        self.put_entries(&mut out, late);
         if let Some(mark) = mark {
             put_record(&mut out, &mut self.crc, Kind::Snapshot, &mark.encode());
         }
         self.finish(out, sync)
+    }
+
+    fn put_entries(&mut self, out: &mut Vec<u8>, entries: &[Entry]) {
+        for entry in entries {
+            put_entry(out, &mut self.crc, entry);
+            self.last_index = entry.index;
+        }
     }
 
     /// Bytes written to the current segment.
