@@ -26,11 +26,15 @@ pub struct Waiting {
     pub asked: Instant,
     /// The highest index acknowledged when it was asked.
     pub floor: u64,
+    /// [`Client::visit`] of the client that asked.
+    pub visit: u32,
 }
 
 /// One client with its connection to one session core.
 pub struct Client {
     pub core: usize,
+    /// How many clients have gone away before this one came in their place.
+    pub visit: u32,
     /// Requests that wait for an answer.
     pub waiting: usize,
     /// Renewals that were given up, and may be done at any time.
@@ -61,6 +65,7 @@ impl Client {
     pub fn new(core: usize) -> Self {
         Self {
             core,
+            visit: 0,
             waiting: 0,
             renewing: vec![],
             ids: vec![],
@@ -108,6 +113,14 @@ impl Client {
         self.lose_stream();
     }
 
+    /// It goes away, and another comes in its place.
+    pub fn leave(&mut self) {
+        self.visit += 1;
+        self.waiting = 0;
+        self.lose_stream();
+        self.interrupted.clear();
+    }
+
     /// Its watch stream is gone.
     pub fn lose_stream(&mut self) {
         self.creating.clear();
@@ -127,6 +140,7 @@ impl World {
             return;
         }
         self.schedule(pause, Event::Client(number));
+        self.may_leave(number);
         if self.clients[number].waiting > 3 {
             return;
         }
@@ -174,7 +188,8 @@ impl World {
     fn ask_replica(&mut self, number: usize, ask: Ask, floor: u64) {
         let (now, core) = (self.now, self.clients[number].core);
         let id = if matches!(ask, Ask::Write(_)) { self.member().next_id() } else { 0 };
-        let waiting = Waiting { ask: ask.clone(), id, asked: now, floor };
+        let visit = self.clients[number].visit;
+        let waiting = Waiting { ask: ask.clone(), id, asked: now, floor, visit };
         let ticket = self.member().cores[core].tickets.issue(now, (number, waiting));
         if self.plant == Some(Plant::TicketReused) {
             self.member().cores[core].issued.push(ticket);

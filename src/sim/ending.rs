@@ -46,6 +46,9 @@ impl World {
             waiting + tickets == 0,
             "nobody waits, and the replica knows of {waiting}, the cores of {tickets}"
         );
+        let keys = self.judge.model.pairs(&[0], &[0], current).len() as i64;
+        let counted = self.member().keys + self.member().replica.tally().growth.keys;
+        judge!(counted == keys, "{counted} keys live by what was counted, and {keys} do");
         let everything = RangeRequest {
             key: Bytes::from_static(&[0]),
             range_end: Bytes::from_static(&[0]),
@@ -58,6 +61,7 @@ impl World {
             self.read_on(id);
         }
         self.check_remembered(true);
+        self.check_hubs();
         self.check_progress(current);
         self.check_leases();
     }

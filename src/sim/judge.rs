@@ -191,9 +191,14 @@ impl Judge {
         self.applied.resize(self.applied.len().max(index as usize), now);
     }
 
+    /// The entry of a request, if it is in the log.
+    pub fn index_of(&self, id: u64) -> Option<u64> {
+        self.ids.get(&id).copied()
+    }
+
     /// When the entry of a request was applied, if it is.
     pub fn applied_at(&self, id: u64) -> Option<Instant> {
-        self.when_applied(*self.ids.get(&id)?)
+        self.when_applied(self.index_of(id)?)
     }
 
     /// When an entry was applied, if it is.

@@ -19,6 +19,8 @@ pub struct LogEntry {
     pub term: u64,
     /// The command; none for entries that raft makes for itself.
     pub request: Option<InternalRaftRequest>,
+    /// It changes the members.
+    pub changes_members: bool,
     /// The payload as written.
     pub data: Bytes,
 }
@@ -69,8 +71,12 @@ pub struct LogReader {
     pub overwritten: Vec<LogEntry>,
     /// The newest entry that a mark says to be in the store for good.
     pub marked: u64,
+    /// Who votes and who learns, as that mark says.
+    pub marked_members: (Vec<u64>, Vec<u64>),
     /// The segment being read says what term it is, and so on.
     pub has_state: bool,
+    /// Term, vote and commit index, as they were written last.
+    pub state: (u64, u64, u64),
     /// The segment being read, as far as it was written.
     image: Vec<u8>,
     /// Where the next record begins.
@@ -140,10 +146,22 @@ impl LogReader {
             self.entries.push(entry.clone());
             return Some(Some(entry));
         }
-        self.has_state |= number_of(1) == TYPE_STATE;
+        if number_of(1) == TYPE_STATE {
+            let fields = self::fields(data)?;
+            let number_of = |field| fields.iter().find(|f| f.0 == field).map_or(0, |f| f.1);
+            self.state = (number_of(1), number_of(2), number_of(3));
+            self.has_state = true;
+        }
         if number_of(1) == TYPE_MARK {
-            let index = self::fields(data)?.iter().find(|field| field.0 == 1).map_or(0, |field| field.1);
-            self.marked = self.marked.max(index);
+            let fields = self::fields(data)?;
+            let index = fields.iter().find(|field| field.0 == 1).map_or(0, |field| field.1);
+            let members =
+                self::fields(fields.iter().find(|field| field.0 == 3).map_or(&[], |field| field.2))?;
+            if index >= self.marked {
+                let all =
+                    |kind| members.iter().filter(|field| field.0 == kind).map(|field| field.1).collect();
+                (self.marked, self.marked_members) = (index, (all(1), all(2)));
+            }
         }
         Some(None)
     }
@@ -165,8 +183,9 @@ fn entry(data: &[u8]) -> Option<LogEntry> {
     let fields = fields(data)?;
     let number_of = |field| fields.iter().find(|f| f.0 == field).map_or(0, |f| f.1);
     let data = fields.iter().find(|f| f.0 == 4).map_or(&[][..], |f| f.2);
-    let normal = number_of(1) == 0 && !data.is_empty();
+    let changes_members = number_of(1) != 0;
+    let normal = !changes_members && !data.is_empty();
     let request = if normal { Some(InternalRaftRequest::decode(data).ok()?) } else { None };
     let data = Bytes::copy_from_slice(data);
-    Some(LogEntry { index: number_of(3), term: number_of(2), request, data })
+    Some(LogEntry { index: number_of(3), term: number_of(2), request, changes_members, data })
 }

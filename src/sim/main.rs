@@ -23,6 +23,7 @@
 //! What is judged:
 //! - every reply is the one the log order gives, durable before it is sent, and after everything acknowledged before
 //!   it was asked; what was refused is not in the log, and nobody waits in vain for what is done;
+//! - each request is answered once; of one whose client has gone nothing is left, neither in the replica nor in a hub;
 //! - every snapshot is the state after exactly the entry it claims, and a linearizable read misses nothing;
 //! - every answer that takes legs, a list, a stream or a hash, is the one of the revision at its arrival to the byte,
 //!   whatever was written, compacted and swept between two legs; no sweep passes a pin ([`reading`]);
@@ -48,67 +49,72 @@
 //! |---|---|---|
 //! | `skipped-sync` | A sync of the log says it is done and does nothing. | 5 |
 //! | `early-sync` | The end of a log write is reported before it has come. | 0 |
-//! | `applied-behind` | The store claims an index one below what its trees contain, so an entry is applied twice. | 7 |
+//! | `applied-behind` | The store claims an index one below what its trees contain, so an entry is applied twice. | 8 |
 //! | `applied-ahead` | The store claims an index one above what its trees contain, so an entry is left out. | 15 |
-//! | `tail-not-zeroed` | What a torn write left behind the end of the log stays there. | 369 |
+//! | `tail-not-zeroed` | What a torn write left behind the end of the log stays there. | 53 |
 //! | `last-record-dropped` | Recovery takes the last whole record for torn. | 1 |
-//! | `early-checkpoint` | A checkpoint is reported durable before it is, so log and pages go too early. | 899 |
-//! | `skipped-store-sync` | A sync of the store file does nothing. | 7 |
-//! | `meta-before-pages` | The meta page of a checkpoint is written before the pages that it names are durable. | 56 |
-//! | `released-too-much` | The log loses one segment more than the replica released. | 18 |
-//! | `deleted-early` | Segments are deleted as soon as a checkpoint of their entries has begun. | 19 |
+//! | `early-checkpoint` | A checkpoint is reported durable before it is, so log and pages go too early. | 1026 |
+//! | `skipped-store-sync` | A sync of the store file does nothing. | 8 |
+//! | `meta-before-pages` | The meta page of a checkpoint is written before the pages that it names are durable. | 26 |
+//! | `released-too-much` | The log loses one segment more than the replica released. | 10 |
+//! | `deleted-early` | Segments are deleted as soon as a checkpoint of their entries has begun. | 28 |
 //! | `name-not-synced` | The name of a new segment is not made durable before the log counts on the segment. | 5 |
 //! | `start-names-unsynced` | A start does not make durable what the segments are called. | 610 |
-//! | `recycled-unzeroed` | A segment that is used again is not filled with zeros before. | 8 |
+//! | `recycled-unzeroed` | A segment that is used again is not filled with zeros before. | 29 |
 //! | `full-for-ever` | A disk that was full once is full for ever. | 4 |
-//! | `compaction-eats-live` | A compaction takes a pair that is still to be read. | 7 |
+//! | `compaction-eats-live` | A compaction takes a pair that is still to be read. | 8 |
 //! | `stale-read` | A linearizable read asks nobody: after a restart it shows the last checkpoint. | 10 |
-//! | `lost-on-catch-up` | A response with events is lost on its way to somebody who catches up. | 8 |
+//! | `lost-on-catch-up` | A response with events is lost on its way to somebody who catches up. | 10 |
 //! | `doubled-event` | A response with events comes twice. | 6 |
-//! | `progress-overtakes` | Progress overtakes events on their way. | 97 |
-//! | `lease-revived` | A restart brings back a lease that was revoked. | 198 |
+//! | `progress-overtakes` | Progress overtakes events on their way. | 61 |
+//! | `lease-revived` | A restart brings back a lease that was revoked. | 32 |
 //! | `fast-clock` | The member's clock is a fifth too fast, so leases expire early. | 6 |
 //! | `pin-too-high` | A long answer pins the revision above the one that it reads. | 10 |
 //! | `pin-forgotten` | A pin is not always given back. | 0 |
 //! | `hash-unpinned` | A HashKV pins the revision up to which it digests, and not the compaction below it. | 10 |
 //! | `list-replanned` | A list is planned anew when its revision is pinned, on what has been written meanwhile. | 76 |
-//! | `stream-chunk-lost` | A message of a RangeStream is lost. | 6 |
-//! | `stream-repeats` | A message of a RangeStream begins with the last pair of the one before. | 6 |
-//! | `snapshot-kept` | A core keeps a snapshot for ever, and with it every page that was freed since. | 33 |
-//! | `checkpoint-untold` | The end of a checkpoint is not told, so pages that it has freed are held for ever. | 66 |
-//! | `digest-lost` | The hash of a compaction is lost, so its garbage waits for ever. | 10 |
-//! | `fragment-lost` | A fragment of a watch response is lost. | 189 |
-//! | `fragment-cut` | A fragment of a watch response lacks its last event. | 189 |
+//! | `stream-chunk-lost` | A message of a RangeStream is lost. | 0 |
+//! | `stream-repeats` | A message of a RangeStream begins with the last pair of the one before. | 0 |
+//! | `snapshot-kept` | A core keeps a snapshot for ever, and with it every page that was freed since. | 0 |
+//! | `checkpoint-untold` | The end of a checkpoint is not told, so pages that it has freed are held for ever. | 319 |
+//! | `digest-lost` | The hash of a compaction is lost, so its garbage waits for ever. | 1 |
+//! | `fragment-lost` | A fragment of a watch response is lost. | 97 |
+//! | `fragment-cut` | A fragment of a watch response lacks its last event. | 97 |
 //! | `event-between-parts` | A response that is sent in parts lacks an event where one part ends. | 38 |
-//! | `last-fragment-marked` | The last fragment of a watch response is marked as if more followed. | 33 |
+//! | `last-fragment-marked` | The last fragment of a watch response is marked as if more followed. | 6 |
 //! | `progress-amid-parts` | Progress is promised while parts of a response are still owed. | 38 |
-//! | `room-untold` | A stream that was full is not told that it has room again. | 135 |
-//! | `prev-lost` | An event lacks its previous value. | 8 |
-//! | `gap-unseen` | A lane puts an empty batch in the place of one that it has lost. | 93 |
+//! | `room-untold` | A stream that was full is not told that it has room again. | 56 |
+//! | `prev-lost` | An event lacks its previous value. | 6 |
+//! | `gap-unseen` | A lane puts an empty batch in the place of one that it has lost. | 21 |
 //! | `batches-swapped` | The events of two writes are published in the wrong order. | 1 |
 //! | `reply-overtakes` | An answer leaves before the events of its write. | 0 |
 //! | `count-too-early` | A count of leaves is used for revisions older than the newest in them. | 253 |
-//! | `count-twice` | A key whose revisions span two leaves is counted in both. | 920 |
-//! | `alarm-forgotten` | A restart forgets which alarms are raised. | 11 |
-//! | `alarm-revived` | A restart brings back an alarm that was cleared. | 111 |
-//! | `quota-ignored` | The member does not look at its quota. | 229 |
-//! | `quota-kept` | A quota that was raised at a restart stays what it was. | 259 |
-//! | `remaining-forgotten` | A restart forgets what a checkpoint has left of a lease. | 549 |
+//! | `count-twice` | A key whose revisions span two leaves is counted in both. | 1987 |
+//! | `alarm-forgotten` | A restart forgets which alarms are raised. | 23 |
+//! | `alarm-revived` | A restart brings back an alarm that was cleared. | 294 |
+//! | `quota-ignored` | The member does not look at its quota. | 106 |
+//! | `quota-kept` | A quota that was raised at a restart stays what it was. | 154 |
+//! | `remaining-forgotten` | A restart forgets what a checkpoint has left of a lease. | 2734 |
 //! | `ticket-reused` | A reply that comes too late answers whoever has its slot by then. | 11 |
 //! | `reply-lost` | A reply is lost between the cores. | 6 |
+//! | `forgotten-kept` | What waits for a client that has gone keeps its room. | 1 |
+//! | `another-forgotten` | With a client that has gone, work of another client is forgotten. | 1 |
+//! | `stream-kept` | The watches of a client that has gone stay. | 1 |
 //! | `refused-and-done` | What a full lane refuses goes through all the same. | 5 |
-//! | `key-skipped` | A deletion that was suspended goes on one key too far behind the last one that it deleted. | 2 |
-//! | `applied-midway` | An entry counts as applied, and is published, when its first turn ends. | 230 |
-//! | `checkpoint-midway` | A checkpoint begins in the middle of an entry. | 2 |
-//! | `overwritten-kept` | Recovery hands on entries that a later leader has cut off. | 2036 |
-//! | `cut-too-few` | Recovery leaves the first entry that was written over where its successor belongs. | 59 |
-//! | `cut-too-many` | Recovery cuts one entry too many from a log in which entries were written over. | 59 |
+//! | `key-skipped` | A deletion that was suspended goes on one key too far behind the last one that it deleted. | 4 |
+//! | `applied-midway` | An entry counts as applied, and is published, when its first turn ends. | 25 |
+//! | `checkpoint-midway` | A checkpoint begins in the middle of an entry. | 5 |
+//! | `overwritten-kept` | Recovery hands on entries that a later leader has cut off. | 315 |
+//! | `cut-too-few` | Recovery leaves the first entry that was written over where its successor belongs. | 32 |
+//! | `cut-too-many` | Recovery cuts one entry too many from a log in which entries were written over. | 54 |
 //! | `removed-forgotten` | A restart forgets which members were removed. | 67 |
-//! | `hard-state-lost` | A restart takes the term of the last entry for its own, and knows of no vote. | 24 |
+//! | `hard-state-lost` | A restart takes the term of the last entry for its own, and knows of no vote. | 3 |
 //! | `laggard-forgotten` | A leader sends no entry twice, so whoever has lost one never gets it. | 16 |
-//! | `log-taken-for-gone` | A leader takes entries that its log has for gone, and wants to send a snapshot. | 1 |
-//! | `vote-forgotten` | A restart knows its term, and not whom it has voted for. | 445 |
+//! | `log-taken-for-gone` | A leader takes entries that its log has for gone, and wants to send a snapshot. | 2 |
+//! | `vote-forgotten` | A restart knows its term, and not whom it has voted for. | 5 |
 //! | `answer-before-log` | A member answers its leader and its candidates before its log is durable. | 5 |
+//! | `vote-unlogged` | A member gives its vote in a term that it knows before the vote is in its log. | 73 |
+//! | `commit-forgotten` | A restart forgets what was committed, and takes former members for the present ones. | 1 |
 //!
 //! A second, smaller world ([`peers`]) has several members, of which the script plays all but one: `--world peers`.
 //! Every eighth seed of the ordinary run is also one of that world.
@@ -125,6 +131,7 @@
 //!   session, watching           session cores; watch streams
 //!   reading, legs               reads, and answers that take legs
 //!   client, workload            a client and what it waits for; what clients ask
+//!   leaving, asked              clients that go away; what the replica was asked and has not answered
 //!   disk                        what a crash leaves of what was written
 //!   judge, log, model           the one right answer: from the log, by a plain model of the store;
 //!   model_hash                  and its hashes
@@ -138,6 +145,7 @@
 //! [`Hub`]: kevel::watch::Hub
 #![forbid(unsafe_code)]
 
+mod asked;
 mod check_lease;
 mod check_watch;
 mod client;
@@ -145,6 +153,7 @@ mod closing;
 mod disk;
 mod ending;
 mod judge;
+mod leaving;
 mod legs;
 mod log;
 mod log_disk;

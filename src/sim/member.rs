@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use super::asked::Asked;
 use super::judge::judge;
 use super::log_disk::{By, SIZES};
 use super::plant::Plant;
@@ -34,6 +35,7 @@ const LIFE_SHIFT: u32 = 32;
 /// The running process.
 pub struct Member {
     pub replica: Replica,
+    pub asked: Asked,
     pub gate: Arc<ReadGate>,
     pub cores: Vec<Core>,
     /// Arrived at the replica and not taken.
@@ -50,6 +52,8 @@ pub struct Member {
     pub checkpoint: Option<CheckpointJob>,
     /// A compaction's hash that is being taken.
     pub digest: Option<Box<CompactionDigest>>,
+    /// Keys that lived in the store when the process began.
+    pub keys: i64,
     /// Compactions whose hash was taken in this life, with the hash.
     pub digested: BTreeMap<i64, u32>,
     ids: u64,
@@ -170,10 +174,12 @@ impl Member {
                 counts: LeafCounts::default(),
             })
             .collect();
+        let keys = world.judge.model.pairs(&[0], &[0], revision).len() as i64;
         world.fullness.on_boot(member_id, world.judge.last());
         Boot::Running(Box::new(Self {
             gate: replica.gate().clone(),
             replica,
+            asked: Asked::default(),
             cores,
             inbox: VecDeque::new(),
             turn_due: false,
@@ -183,6 +189,7 @@ impl Member {
             preparer: Preparer::default(),
             checkpoint: None,
             digest: None,
+            keys,
             digested: BTreeMap::new(),
             ids: first_id + 1,
         }))

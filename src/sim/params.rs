@@ -56,6 +56,8 @@ pub struct Params {
     pub lost_batches: u64,
     /// Bytes in use at which there is no space left, in the first process.
     pub quota: Option<u64>,
+    /// Before one request in so many its client goes away; 0 for never.
+    pub leaving: u64,
 }
 
 /// What clients ask for.
@@ -153,6 +155,7 @@ impl Params {
             rare_turns: pick(&[0, 4, 30]),
             lost_batches: pick(&[0, 0, 0, 30, 8]),
             quota: Some(pick(&[0, 0, 0, 120 << 10, 200 << 10, 400 << 10])).filter(|&quota| quota > 0),
+            leaving: pick(&[0, 0, 6, 20]),
         }
     }
 }

@@ -37,43 +37,43 @@ plants! {
     /// The end of a log write is reported before it has come.
     EarlySync = "early-sync", 0;
     /// The store claims an index one below what its trees contain, so an entry is applied twice.
-    AppliedBehind = "applied-behind", 7;
+    AppliedBehind = "applied-behind", 8;
     /// The store claims an index one above what its trees contain, so an entry is left out.
     AppliedAhead = "applied-ahead", 15;
     /// What a torn write left behind the end of the log stays there.
-    TailNotZeroed = "tail-not-zeroed", 369;
+    TailNotZeroed = "tail-not-zeroed", 53;
     /// Recovery takes the last whole record for torn.
     LastRecordDropped = "last-record-dropped", 1;
     /// A checkpoint is reported durable before it is, so log and pages go too early.
-    EarlyCheckpoint = "early-checkpoint", 899;
+    EarlyCheckpoint = "early-checkpoint", 1026;
     /// A sync of the store file does nothing.
-    SkippedStoreSync = "skipped-store-sync", 7;
+    SkippedStoreSync = "skipped-store-sync", 8;
     /// The meta page of a checkpoint is written before the pages that it names are durable.
-    MetaBeforePages = "meta-before-pages", 56;
+    MetaBeforePages = "meta-before-pages", 26;
     /// The log loses one segment more than the replica released.
-    ReleasedTooMuch = "released-too-much", 18;
+    ReleasedTooMuch = "released-too-much", 10;
     /// Segments are deleted as soon as a checkpoint of their entries has begun.
-    DeletedEarly = "deleted-early", 19;
+    DeletedEarly = "deleted-early", 28;
     /// The name of a new segment is not made durable before the log counts on the segment.
     NameNotSynced = "name-not-synced", 5;
     /// A start does not make durable what the segments are called.
     StartNamesUnsynced = "start-names-unsynced", 610;
     /// A segment that is used again is not filled with zeros before.
-    RecycledUnzeroed = "recycled-unzeroed", 8;
+    RecycledUnzeroed = "recycled-unzeroed", 29;
     /// A disk that was full once is full for ever.
     FullForEver = "full-for-ever", 4;
     /// A compaction takes a pair that is still to be read.
-    CompactionEatsLive = "compaction-eats-live", 7;
+    CompactionEatsLive = "compaction-eats-live", 8;
     /// A linearizable read asks nobody: after a restart it shows the last checkpoint.
     StaleRead = "stale-read", 10;
     /// A response with events is lost on its way to somebody who catches up.
-    LostOnCatchUp = "lost-on-catch-up", 8;
+    LostOnCatchUp = "lost-on-catch-up", 10;
     /// A response with events comes twice.
     DoubledEvent = "doubled-event", 6;
     /// Progress overtakes events on their way.
-    ProgressOvertakes = "progress-overtakes", 97;
+    ProgressOvertakes = "progress-overtakes", 61;
     /// A restart brings back a lease that was revoked.
-    LeaseRevived = "lease-revived", 198;
+    LeaseRevived = "lease-revived", 32;
     /// The member's clock is a fifth too fast, so leases expire early.
     FastClock = "fast-clock", 6;
     /// A long answer pins the revision above the one that it reads.
@@ -85,31 +85,31 @@ plants! {
     /// A list is planned anew when its revision is pinned, on what has been written meanwhile.
     ListReplanned = "list-replanned", 76;
     /// A message of a RangeStream is lost.
-    StreamChunkLost = "stream-chunk-lost", 6;
+    StreamChunkLost = "stream-chunk-lost", 0;
     /// A message of a RangeStream begins with the last pair of the one before.
-    StreamRepeats = "stream-repeats", 6;
+    StreamRepeats = "stream-repeats", 0;
     /// A core keeps a snapshot for ever, and with it every page that was freed since.
-    SnapshotKept = "snapshot-kept", 33;
+    SnapshotKept = "snapshot-kept", 0;
     /// The end of a checkpoint is not told, so pages that it has freed are held for ever.
-    CheckpointUntold = "checkpoint-untold", 66;
+    CheckpointUntold = "checkpoint-untold", 319;
     /// The hash of a compaction is lost, so its garbage waits for ever.
-    DigestLost = "digest-lost", 10;
+    DigestLost = "digest-lost", 1;
     /// A fragment of a watch response is lost.
-    FragmentLost = "fragment-lost", 189;
+    FragmentLost = "fragment-lost", 97;
     /// A fragment of a watch response lacks its last event.
-    FragmentCut = "fragment-cut", 189;
+    FragmentCut = "fragment-cut", 97;
     /// A response that is sent in parts lacks an event where one part ends.
     EventBetweenParts = "event-between-parts", 38;
     /// The last fragment of a watch response is marked as if more followed.
-    LastFragmentMarked = "last-fragment-marked", 33;
+    LastFragmentMarked = "last-fragment-marked", 6;
     /// Progress is promised while parts of a response are still owed.
     ProgressAmidParts = "progress-amid-parts", 38;
     /// A stream that was full is not told that it has room again.
-    RoomUntold = "room-untold", 135;
+    RoomUntold = "room-untold", 56;
     /// An event lacks its previous value.
-    PrevLost = "prev-lost", 8;
+    PrevLost = "prev-lost", 6;
     /// A lane puts an empty batch in the place of one that it has lost.
-    GapUnseen = "gap-unseen", 93;
+    GapUnseen = "gap-unseen", 21;
     /// The events of two writes are published in the wrong order.
     BatchesSwapped = "batches-swapped", 1;
     /// An answer leaves before the events of its write.
@@ -117,47 +117,57 @@ plants! {
     /// A count of leaves is used for revisions older than the newest in them.
     CountTooEarly = "count-too-early", 253;
     /// A key whose revisions span two leaves is counted in both.
-    CountTwice = "count-twice", 920;
+    CountTwice = "count-twice", 1987;
     /// A restart forgets which alarms are raised.
-    AlarmForgotten = "alarm-forgotten", 11;
+    AlarmForgotten = "alarm-forgotten", 23;
     /// A restart brings back an alarm that was cleared.
-    AlarmRevived = "alarm-revived", 111;
+    AlarmRevived = "alarm-revived", 294;
     /// The member does not look at its quota.
-    QuotaIgnored = "quota-ignored", 229;
+    QuotaIgnored = "quota-ignored", 106;
     /// A quota that was raised at a restart stays what it was.
-    QuotaKept = "quota-kept", 259;
+    QuotaKept = "quota-kept", 154;
     /// A restart forgets what a checkpoint has left of a lease.
-    RemainingForgotten = "remaining-forgotten", 549;
+    RemainingForgotten = "remaining-forgotten", 2734;
     /// A reply that comes too late answers whoever has its slot by then.
     TicketReused = "ticket-reused", 11;
     /// A reply is lost between the cores.
     ReplyLost = "reply-lost", 6;
+    /// What waits for a client that has gone keeps its room.
+    ForgottenKept = "forgotten-kept", 1;
+    /// With a client that has gone, work of another client is forgotten.
+    AnotherForgotten = "another-forgotten", 1;
+    /// The watches of a client that has gone stay.
+    StreamKept = "stream-kept", 1;
     /// What a full lane refuses goes through all the same.
     RefusedAndDone = "refused-and-done", 5;
     /// A deletion that was suspended goes on one key too far behind the last one that it deleted.
-    KeySkipped = "key-skipped", 2;
+    KeySkipped = "key-skipped", 4;
     /// An entry counts as applied, and is published, when its first turn ends.
-    AppliedMidway = "applied-midway", 230;
+    AppliedMidway = "applied-midway", 25;
     /// A checkpoint begins in the middle of an entry.
-    CheckpointMidway = "checkpoint-midway", 2;
+    CheckpointMidway = "checkpoint-midway", 5;
     /// Recovery hands on entries that a later leader has cut off.
-    OverwrittenKept = "overwritten-kept", 2036;
+    OverwrittenKept = "overwritten-kept", 315;
     /// Recovery leaves the first entry that was written over where its successor belongs.
-    CutTooFew = "cut-too-few", 59;
+    CutTooFew = "cut-too-few", 32;
     /// Recovery cuts one entry too many from a log in which entries were written over.
-    CutTooMany = "cut-too-many", 59;
+    CutTooMany = "cut-too-many", 54;
     /// A restart forgets which members were removed.
     RemovedForgotten = "removed-forgotten", 67;
     /// A restart takes the term of the last entry for its own, and knows of no vote.
-    HardStateLost = "hard-state-lost", 24;
+    HardStateLost = "hard-state-lost", 3;
     /// A leader sends no entry twice, so whoever has lost one never gets it.
     LaggardForgotten = "laggard-forgotten", 16;
     /// A leader takes entries that its log has for gone, and wants to send a snapshot.
-    LogTakenForGone = "log-taken-for-gone", 1;
+    LogTakenForGone = "log-taken-for-gone", 2;
     /// A restart knows its term, and not whom it has voted for.
-    VoteForgotten = "vote-forgotten", 445;
+    VoteForgotten = "vote-forgotten", 5;
     /// A member answers its leader and its candidates before its log is durable.
     AnswerBeforeLog = "answer-before-log", 5;
+    /// A member gives its vote in a term that it knows before the vote is in its log.
+    VoteUnlogged = "vote-unlogged", 73;
+    /// A restart forgets what was committed, and takes former members for the present ones.
+    CommitForgotten = "commit-forgotten", 1;
 }
 
 impl Plant {
@@ -175,6 +185,8 @@ impl Plant {
                 | HardStateLost
                 | VoteForgotten
                 | AnswerBeforeLog
+                | VoteUnlogged
+                | CommitForgotten
         )
     }
 

@@ -61,6 +61,11 @@ enum Legs {
 }
 
 impl Reading {
+    /// Whether it is for this client.
+    pub fn is_of(&self, client: usize) -> bool {
+        self.client == client
+    }
+
     /// The revision that it holds.
     pub fn pin(&self) -> Option<i64> {
         self.pinned.then_some(self.at)
@@ -233,7 +238,8 @@ impl World {
         reading.pinned
     }
 
-    fn unpin(&mut self, reading: &Reading) {
+    /// Lets go of the revision that a long answer has read.
+    pub fn unpin(&mut self, reading: &Reading) {
         if self.spoils(Plant::PinForgotten, 8) {
             return;
         }

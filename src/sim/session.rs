@@ -8,6 +8,7 @@ use prost::Message as _;
 use super::client::Waiting;
 use super::judge::judge;
 use super::plant::Plant;
+use super::workload::Ask;
 use super::world::{Event, TICK, World};
 use kevel::btree::Reader;
 use kevel::error::Error;
@@ -60,6 +61,10 @@ impl Outlets {
         self.streams.insert(stream, Outlet { capacity, unsent: 0, begun: None });
     }
 
+    pub fn close(&mut self, stream: StreamId) {
+        self.streams.remove(&stream);
+    }
+
     /// The client took so many bytes.
     pub fn take(&mut self, stream: StreamId, bytes: usize) {
         if let Some(outlet) = self.streams.get_mut(&stream) {
@@ -104,7 +109,9 @@ impl Shell for Turn<'_> {
     }
 
     fn on_read_ready(&mut self, ticket: Ticket) {
-        if let Some((number, waiting)) = self.world.redeem(self.core, ticket) {
+        if let Some((number, waiting)) = self.world.redeem(self.core, ticket)
+            && !self.world.has_left(number, &waiting)
+        {
             self.world.read(number, &waiting.ask, waiting.floor);
         }
     }
@@ -345,7 +352,7 @@ impl World {
             self.trace.step(now, &[23, number as u64], format_args!("client {number} waits no more"));
             let early = (waiting.asked + self.params.request_timeout).since(now);
             judge!(early.is_zero(), "{} times out {early:?} too early", waiting.ask);
-            self.clients[number].waiting -= 1;
+            self.clients[number].waiting -= usize::from(!self.has_left(number, &waiting));
             self.check_timeout(&waiting);
             self.give_up(number, &waiting, Error::Timeout);
         }
@@ -361,6 +368,9 @@ impl World {
                 self.judge.refused.extend((waiting.id != 0).then_some(waiting.id));
                 self.give_up(number, &waiting, error);
             }
+            // Who has gone away sees nothing; what the lessor says is true all the same.
+            (Some((number, waiting)), _)
+                if self.has_left(number, &waiting) && matches!(waiting.ask, Ask::Write(_)) => {}
             (Some((number, waiting)), result) => self.check_reply(number, &waiting, result),
             // The client has given up.
             (None, _) => {}
@@ -370,7 +380,7 @@ impl World {
     fn redeem(&mut self, core: usize, ticket: Ticket) -> Option<(usize, Waiting)> {
         let redeemed = self.member().cores[core].tickets.redeem(ticket);
         let (number, waiting) = redeemed.or_else(|| self.redeem_another(core))?;
-        self.clients[number].waiting -= 1;
+        self.clients[number].waiting -= usize::from(!self.has_left(number, &waiting));
         Some((number, waiting))
     }
 }

@@ -136,21 +136,21 @@ impl Workload {
     }
 
     fn put(&mut self, key: Bytes) -> PutRequest {
-        let ignore_value = self.prng.chance(1, 12);
+        let (ignore_value, ignore_lease) = (self.prng.chance(1, 12), self.prng.chance(1, 12));
         PutRequest {
             key,
             value: if ignore_value { Bytes::new() } else { self.value() },
-            lease: if self.prng.chance(1, 4) { self.lease() } else { 0 },
+            lease: if !ignore_lease && self.prng.chance(1, 4) { self.lease() } else { 0 },
             prev_kv: self.prng.chance(1, 3),
             ignore_value,
-            ignore_lease: false,
+            ignore_lease,
         }
     }
 
     /// A put that no deletion before it in the same transaction can make impossible.
     fn plain_put(&mut self, key: Bytes) -> PutRequest {
         let value = self.value();
-        PutRequest { ignore_value: false, value, ..self.put(key) }
+        PutRequest { ignore_value: false, ignore_lease: false, value, ..self.put(key) }
     }
 
     fn delete(&mut self) -> DeleteRangeRequest {
@@ -216,7 +216,7 @@ impl Workload {
             1 => revision + self.prng.below(3) as i64 - 1,
             _ => 0,
         };
-        match self.prng.below(10) {
+        match self.prng.below(12) {
             0 => read.count_only = true,
             1 => read.keys_only = true,
             2 => read.min_mod_revision = revision - 5,
@@ -226,6 +226,8 @@ impl Workload {
                     (1 + self.prng.below(2) as i32, self.prng.below(5) as i32);
             }
             5 => read.sort_order = 2,
+            6 => read.max_mod_revision = revision - 5,
+            7 => read.min_create_revision = revision - 5,
             _ => {}
         }
         read

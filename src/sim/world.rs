@@ -121,6 +121,8 @@ pub struct Tally {
     pub crashes_midway: u64,
     pub expired_leases: u64,
     pub checkpoints: u64,
+    /// Clients that went away.
+    pub left: u64,
 }
 
 impl Tally {
@@ -139,6 +141,7 @@ impl Tally {
         self.crashes_midway += other.crashes_midway;
         self.expired_leases += other.expired_leases;
         self.checkpoints += other.checkpoints;
+        self.left += other.left;
     }
 }
 
@@ -421,11 +424,12 @@ impl World {
             _ => now,
         };
         for input in member.inbox.drain(..count) {
-            member.replica.step(input);
+            member.asked.step(self.plant, &mut member.replica, &self.judge, input);
         }
         let mut outputs = std::mem::take(&mut member.outputs);
         spoil_midway(self.plant, &mut member.replica, &mut outputs);
         let more = member.replica.drain(told, &mut outputs);
+        member.asked.on_turn(&member.replica, &outputs);
         spoil_order(self.plant, &mut outputs);
         if more || !member.inbox.is_empty() {
             self.wake_replica();

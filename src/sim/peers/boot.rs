@@ -26,8 +26,9 @@ pub struct Life {
     /// The last entry that the store had at the start: the log in memory begins behind it.
     pub replayed_from: u64,
     pub reader: Reader,
-    /// Log writes, the first on its way once it is taken.
-    pub writes: VecDeque<(u64, Option<wal::Write>)>,
+    /// Log writes, the first on its way once it is taken. True where a planted bug has told the replica before its time
+    /// that the write is durable.
+    pub writes: VecDeque<(u64, Option<wal::Write>, bool)>,
     /// The thread that prepares segments; here it takes no time.
     pub preparer: Preparer,
     pub checkpoint: Option<CheckpointJob>,
@@ -61,6 +62,7 @@ impl Life {
                 .unwrap_or_else(|error| panic!("judge: the member does not start: {error}"));
             spoil_log(world.plant, &mut recovered, &overwritten, applied);
             judge_entries(world.plant, &recovered, &own[applied as usize..]);
+            judge_changes(recovered.state.commit.max(applied), &own);
             let line = format_args!("the log ends at {}, {:?}", recovered.last_index, recovered.tail.torn);
             world.trace.step(world.now, &[11, recovered.last_index, recovered.state.term], line);
             mend::mend_tail(world.disk.folder(By::Start), &recovered.tail, &SIZES)
@@ -124,6 +126,17 @@ fn judge_entries(plant: Option<Plant>, recovered: &Recovered, own: &[LogEntry]) 
     );
 }
 
+/// A change of members is proposed when the one before is committed, so a start knows that of all changes but the last.
+/// Else its quorums might have nobody in common with those of the others.
+fn judge_changes(commit: u64, own: &[LogEntry]) {
+    let changes = own.iter().filter(|entry| entry.changes_members && entry.index > commit);
+    let unsure: Vec<u64> = changes.map(|entry| entry.index).collect();
+    judge!(
+        unsure.len() <= 1,
+        "a start takes {commit} for committed, and entries {unsure:?} change the members"
+    );
+}
+
 /// Planted bugs of recovery: what it would hand on if it cut wrongly, or forgot promises.
 fn spoil_log(plant: Option<Plant>, recovered: &mut Recovered, overwritten: &[LogEntry], applied: u64) {
     let revived = |entry: &LogEntry| raft::eraftpb::Entry {
@@ -165,6 +178,7 @@ fn spoil_log(plant: Option<Plant>, recovered: &mut Recovered, overwritten: &[Log
             recovered.state.vote = 0;
         }
         (Some(Plant::VoteForgotten), _) => recovered.state.vote = 0,
+        (Some(Plant::CommitForgotten), _) => recovered.state.commit = 0,
         _ => {}
     }
 }

@@ -66,6 +66,8 @@ pub struct Judge {
     member: u64,
     /// Entry `i` is at position `i - 1`.
     pub committed: Vec<Entry>,
+    /// The last entry that another leader than the member has committed.
+    pub committed_elsewhere: u64,
     /// The terms in which they were committed: a leader of an earlier term, elected late, may lack them.
     committed_in: Vec<u64>,
     /// By committed entries.
@@ -92,6 +94,7 @@ impl Judge {
         let mut judge = Self {
             member,
             committed: vec![],
+            committed_elsewhere: 0,
             committed_in: vec![],
             states: vec![State { revision: 1, ..State::default() }],
             done: BTreeSet::new(),
@@ -276,10 +279,14 @@ impl Judge {
         log
     }
 
-    /// A log write is handed to the disk.
-    pub fn on_write(&mut self, ready: u64, write: &kevel::wal::Write) {
+    /// A log write is handed to the disk. True if it holds a vote in a term that the log knew before, and no entry.
+    pub fn on_write(&mut self, ready: u64, write: &kevel::wal::Write) -> bool {
+        let (term, vote, _) = self.shadow.reader.state;
         let entries = self.shadow.reader.write(write.create, write.offset as usize, &write.bytes);
+        let state = self.shadow.reader.state;
+        let votes = entries.is_empty() && state.0 == term && state.1 != vote;
         self.shadow.writes.push((ready, entries));
+        self.judge_mark();
         // No entry of the log may take the place of one that is committed.
         for (own, known) in self.written().iter().zip(&self.committed[..self.seen.0 as usize]) {
             judge!(
@@ -288,6 +295,21 @@ impl Judge {
                 own.index
             );
         }
+        votes
+    }
+
+    /// A mark says who was a member when the store got so far: etcd starts with them.
+    fn judge_mark(&self) {
+        let reader = &self.shadow.reader;
+        let known = &self.state(reader.marked).members.known;
+        let of = |votes: bool| known.iter().filter(move |(_, member)| member.1 == votes).map(|(&id, _)| id);
+        let members: (Vec<u64>, Vec<u64>) = (of(true).collect(), of(false).collect());
+        judge!(
+            reader.marked == 0 || reader.marked_members == members,
+            "the mark at {} has the members {:x?}, not {members:x?}",
+            reader.marked,
+            reader.marked_members
+        );
     }
 
     /// The oldest log write is durable.

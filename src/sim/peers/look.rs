@@ -42,8 +42,15 @@ impl World {
         if gate.term() == 0 {
             return;
         }
+        let is_open = gate.is_open();
         let logs: Vec<_> = self.peers.iter().map(|peer| (peer.id, peer.log.as_slice())).collect();
         self.judge.on_turn(gate.committed(), gate.applied(), &logs);
+        let elsewhere = self.judge.committed_elsewhere;
+        judge!(
+            !is_open || applied.index >= elsewhere,
+            "reads need no round, entry {} is applied, and another leader has committed {elsewhere}",
+            applied.index
+        );
         let state = self.judge.state(applied.index);
         judge!(
             applied.revision == state.revision,

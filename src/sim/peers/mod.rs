@@ -7,9 +7,10 @@
 //! ```
 //!
 //! The peers lead, hand out entries that the leader of a later term writes over, ask for votes, and change the members:
-//! learners come, catch up, are promoted, go and try to come again, some with the address of another. Who joins has an
-//! empty log, and answers like everybody else. At times all is calm for two seconds, in which changes of the members
-//! become durable; what follows finds them in the store.
+//! learners come, catch up, are promoted, go and try to come again, some with the address of another. Two of them run
+//! for the same term at times, and the member crashes between their questions. Who joins has an empty log, and answers
+//! like everybody else. At times all is calm for two seconds, in which changes of the members become durable; what
+//! follows finds them in the store.
 //! The member answers, leads at times, and dies between any two of its I/Os. The generator decides what happens next;
 //! there is no queue of events. What is judged ([`judge`]):
 //!
@@ -17,8 +18,11 @@
 //! - a restart finds in the log what was durable, and nothing that was written over;
 //! - the member applies what the script has committed, in that order, and no more; who is a member, with which address
 //!   and with or without a vote, is what etcd's rules make of the log;
-//! - a linearizable read sees what was committed before it was asked for;
+//! - a linearizable read sees what was committed before it was asked for, also where the member says that reads need no
+//!   round;
+//! - a mark in the log names those who were members then;
 //! - the member has one vote in a term, and neither term, commit nor applied index goes back;
+//! - a start knows of all changes of members in its log but the last that they are committed;
 //! - what the member says to be committed is held by a quorum; what it answers to clients is committed;
 //! - whom the member wants to send a snapshot lacks an entry that its store had when the process began, and no other
 //!   entry would do;

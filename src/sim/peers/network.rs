@@ -119,6 +119,7 @@ impl World {
             });
         }
         if peer.advance() {
+            self.judge.committed_elsewhere = self.judge.committed_elsewhere.max(peer.commit);
             self.judge.on_commit(&peer.log[..peer.commit as usize]);
         }
         answers.into_iter().for_each(|answer| self.send(answer));

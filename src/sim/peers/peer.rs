@@ -216,6 +216,11 @@ impl Peer {
         self.voters().into_iter().filter(|&id| id != self.id).map(ask).collect()
     }
 
+    /// A message that says no more than which term this peer is in.
+    pub fn word_to(&self, to: u64) -> Message {
+        self.message(to, MessageType::MsgHeartbeatResponse)
+    }
+
     /// Adds a command to the log of a leader.
     pub fn propose(&mut self, entry_type: EntryType, data: bytes::Bytes) {
         let entry = Entry {

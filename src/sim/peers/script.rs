@@ -1,7 +1,7 @@
 //! What the peers and the clients do next: they lead, ask for votes, change the members, and crash.
 #![forbid(unsafe_code)]
 
-use raft::eraftpb::{ConfChangeType, EntryType};
+use raft::eraftpb::{ConfChangeType, EntryType, Message};
 
 use super::peer::{Change, Role};
 use super::world::{JOINERS, World};
@@ -101,6 +101,53 @@ impl World {
         self.peers[number].crash();
         let other = self.somebody();
         self.campaign_of(other, floor, true);
+    }
+
+    /// Two run for the same term, and the process may die between their questions. Often the member has heard of the
+    /// term before, so that its vote is all that there is to log.
+    pub(super) fn rival(&mut self) {
+        let (first, second) = (self.somebody(), self.somebody());
+        let stands = |number: usize| self.peers[number].voters().contains(&self.peers[number].id);
+        if first == second || !stands(first) || !stands(second) {
+            return;
+        }
+        let floor = self.peers.iter().map(|peer| peer.term).max().unwrap_or(0);
+        for number in [first, second] {
+            let asked = self.peers[number].campaign(floor, true);
+            if number == first && self.prng.chance(3, 4) {
+                let word = self.peers[first].word_to(self.member_id);
+                self.hear(word);
+            }
+            let (own, others): (Vec<_>, Vec<_>) =
+                asked.into_iter().partition(|question| question.to == self.member_id);
+            self.after_peer(number, others);
+            own.into_iter().for_each(|question| self.hear(question));
+            if self.life.is_some() && self.prng.chance(1, 2) {
+                self.crash();
+            }
+            if self.life.is_none() {
+                self.boot();
+            }
+        }
+    }
+
+    /// The member takes a message, and what comes of it becomes durable or does not, unless the process dies meanwhile.
+    fn hear(&mut self, message: Message) {
+        self.deliver(message);
+        let durable = self.prng.chance(2, 3);
+        for _ in 0..2 {
+            if self.life.is_some() {
+                self.turn();
+            }
+            for _ in 0..4 {
+                if durable && self.life.is_some() {
+                    self.work_on_log();
+                }
+            }
+        }
+        if self.life.is_some() {
+            self.turn();
+        }
     }
 
     /// A client asks the member.

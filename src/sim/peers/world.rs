@@ -119,6 +119,7 @@ impl World {
             88..90 => self.propose(),
             90..93 => self.ask_read(),
             93..95 => self.change_members(),
+            95 if self.prng.chance(1, 3) => self.rival(),
             95 => self.lose_leader(),
             96 => self.sync_or_crash_peer(),
             97..98 => self.alone = self.prng.below(60),
@@ -199,12 +200,16 @@ impl World {
                 let line = format_args!("log write {ready}: {} at {}", write.segment, write.offset);
                 self.trace.step(self.now, &[3, ready, write.offset], line);
                 self.trace.bytes(&write.bytes);
-                self.judge.on_write(ready, &write);
-                let buffer = Vec::new();
-                if self.plant == Some(Plant::AnswerBeforeLog) {
-                    self.life().replica.step(Input::WalSynced { ready, buffer });
+                let votes = self.judge.on_write(ready, &write);
+                let early = match self.plant {
+                    Some(Plant::AnswerBeforeLog) => true,
+                    Some(Plant::VoteUnlogged) => votes && self.life().writes.is_empty(),
+                    _ => false,
+                };
+                if early {
+                    self.life().replica.step(Input::WalSynced { ready, buffer: Vec::new() });
                 }
-                self.life().writes.push_back((ready, Some(write)));
+                self.life().writes.push_back((ready, Some(write), early));
             }
             Output::Send { message, .. } => {
                 let term = self.life().replica.gate().term();
@@ -247,7 +252,7 @@ impl World {
 
     /// The log write whose turn it is begins, or comes to its end.
     pub(super) fn work_on_log(&mut self) {
-        let begun = self.life().writes.front_mut().map(|(_, write)| write.take());
+        let begun = self.life().writes.front_mut().map(|(_, write, _)| write.take());
         match begun {
             None => {}
             Some(Some(write)) => {
@@ -259,8 +264,8 @@ impl World {
             Some(None) => {
                 self.disk.finish_write();
                 self.judge.on_durable();
-                let (ready, _) = self.life().writes.pop_front().expect("a write that was begun");
-                if self.plant != Some(Plant::AnswerBeforeLog) {
+                let (ready, _, told) = self.life().writes.pop_front().expect("a write that was begun");
+                if !told {
                     self.life().replica.step(Input::WalSynced { ready, buffer: Vec::new() });
                 }
             }
