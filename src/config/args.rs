@@ -1,7 +1,7 @@
 //! The command line and the environment, as Go's `flag` package and etcd read them.
 #![forbid(unsafe_code)]
 
-use super::flag::{self, Kind, env_name};
+use super::flag::{self, Group, Kind, env_name};
 use super::settings::{Notice, SetError, Settings};
 
 /// What the command line amounted to.
@@ -74,6 +74,8 @@ pub enum EnvError {
     Shadowed(String),
     /// Not a value of its flag.
     BadValue(String),
+    /// Not a level of the log. etcd ends with the status of a command line that cannot be read.
+    BadLevel(String),
 }
 
 impl Line {
@@ -81,11 +83,17 @@ impl Line {
     /// when the variable is empty; variables that belong to no flag only warn.
     pub fn add_env(&mut self, env: &[(String, String)]) -> Result<(), EnvError> {
         let given: Vec<String> = self.given.iter().map(|name| env_name(name)).collect();
-        let mut bad = None;
+        let (mut bad, mut bad_level) = (None, None);
         let mut ours: Vec<&(String, String)> =
             env.iter().filter(|(key, _)| key.starts_with("ETCD_")).collect();
         ours.sort();
         for (key, value) in ours {
+            let name = key["ETCD_".len()..].to_ascii_lowercase().replace('_', "-");
+            // etcd's variables are those of etcd's flags.
+            if flag::find(&name).is_some_and(|flag| flag.group == Group::Kevel) {
+                self.unrecognized(key, value);
+                continue;
+            }
             if given.contains(key) {
                 return Err(EnvError::Shadowed(key.clone()));
             }
@@ -94,7 +102,6 @@ impl Line {
                 self.settings.notices.push(notice.with("key", key).with("value", value));
                 continue;
             }
-            let name = key["ETCD_".len()..].to_ascii_lowercase().replace('_', "-");
             if env_name(&name) != *key || flag::find(&name).is_none() && flag::find_old(&name).is_none() {
                 self.unrecognized(key, value);
                 continue;
@@ -112,12 +119,15 @@ impl Line {
                 // etcd does not know the variables of flags that it once had.
                 Err(_) if flag::find(&name).is_none() => self.unrecognized(key, value),
                 Err(SetError::BadValue { why, .. } | SetError::Gone(why)) => {
+                    let is_level = flag::find(&name).is_some_and(|flag| flag.kind == Kind::Level);
+                    let bad = if is_level { &mut bad_level } else { &mut bad };
                     bad.get_or_insert(format!("invalid value {value:?} for {key}: {why}"));
                 }
                 Err(SetError::Unknown) => self.unrecognized(key, value),
             }
         }
-        bad.map_or(Ok(()), |message| Err(EnvError::BadValue(message)))
+        let error = bad.map(EnvError::BadValue).or(bad_level.map(EnvError::BadLevel));
+        error.map_or(Ok(()), Err)
     }
 
     fn unrecognized(&mut self, key: &str, value: &str) {
@@ -212,6 +222,10 @@ mod tests {
         let (_, result) = with_env("", &[("ETCD_HEARTBEAT_INTERVAL", "abc")]);
         let complaint = "invalid value \"abc\" for ETCD_HEARTBEAT_INTERVAL: parse error".to_owned();
         assert_eq!(result, Err(EnvError::BadValue(complaint)));
+        let (_, result) = with_env("", &[("ETCD_LOG_LEVEL", "x")]);
+        assert!(matches!(result, Err(EnvError::BadLevel(_))), "{result:?}");
+        let (_, result) = with_env("", &[("ETCD_LOG_LEVEL", "x"), ("ETCD_MAX_WALS", "x")]);
+        assert!(matches!(result, Err(EnvError::BadValue(_))), "{result:?}");
         let (line, _) =
             with_env("", &[("ETCD_VERSION", "9"), ("ETCD_EXPERIMENTAL_CORRUPT_CHECK_TIME", "1s")]);
         assert_eq!(line.settings.nanos("corrupt-check-time"), 1_000_000_000);
@@ -229,6 +243,8 @@ mod tests {
             ("ETCD_snapshot_count", "5"),
             ("ETCD_SNAPSHOT-COUNT", "5"),
             ("ETCD_", "5"),
+            ("ETCD_CORES", "x"),
+            ("ETCD_CORES", "1"),
         ] {
             let (line, result) = with_env("", &[(key, value)]);
             assert_eq!(result, Ok(()), "{key}");

@@ -113,6 +113,7 @@ fn settings_of_line(mut line: args::Line, env: &[(String, String)]) -> Result<Se
     match line.add_env(env) {
         Ok(()) => Ok(line.settings),
         Err(EnvError::Shadowed(variable)) => Err(Failure::Shadowed(variable)),
+        Err(EnvError::BadLevel(error)) => Err(Failure::Usage(error)),
         Err(EnvError::BadValue(error)) => Err(Failure::Invalid { error, notices: line.settings.notices }),
     }
 }

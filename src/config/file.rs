@@ -93,6 +93,9 @@ fn unknown(settings: &mut Settings, path: &[&'static str], key: &str, value: &Va
 
 fn set(settings: &mut Settings, flag: &Flag, value: &Value, path: &[&str]) -> Result<(), String> {
     let place = path.join(".");
+    if flag.kind == Kind::List && matches!(value, Value::List(items) if items.is_empty()) {
+        return Ok(());
+    }
     let text = scalar(flag, value)
         .map_err(|wanted| format!("{place} must be {wanted}, not {}{}", shown(value), hint(flag, value)))?;
     // An empty text stands for "not given" wherever etcd looks whether there is one, and it looks at no stage of the
@@ -115,7 +118,6 @@ fn scalar(flag: &Flag, value: &Value) -> Result<String, &'static str> {
         (Kind::Bool, _) => Err("true or false"),
         (Kind::Uint | Kind::Uint32 | Kind::Int, value) => whole(value).ok_or("a whole number"),
         (Kind::Duration, value) => whole(value).map(|n| format!("{n}ns")).ok_or("a number of nanoseconds"),
-        (Kind::List, Value::List(items)) if items.is_empty() => Ok(flag.default.to_owned()),
         (Kind::List, Value::List(items)) => {
             // A null leaves what the default has in that place.
             let mut defaults = flag.default.split(',');

@@ -206,10 +206,13 @@ impl Flag {
 }
 
 const TLS: &str = "TLS";
-const CLUSTERS: &str = "clusters of more than one member";
 const DISCOVERY: &str = "discovery";
 const TRACING: &str = "distributed tracing";
 const ROTATION: &str = "log rotation";
+const NO_DISCOVERY: &str = "no member is found by discovery, which is not built yet";
+const NO_TRACING: &str = "traces are not sent, which is not built yet";
+const NO_ROTATION: &str = "log files are not rotated, which is not built yet";
+const ALONE: &str = "a member is alone in its cluster, and clusters of more than one are not built yet";
 const ONE_MEMBER: &str = "it concerns other members, and clusters of more than one are not built yet";
 const NO_BBOLT: &str = "Kevel's store has no such knob";
 const NO_TLS: &str = "TLS is not built yet";
@@ -294,38 +297,38 @@ pub static FLAGS: &[Flag] = &[
     flag(Clustering, "pre-vote", Bool, "true", "Ask for votes before raising the term."),
     flag(Clustering, "discovery-srv", Text, "", "Domain whose SRV records name the members.")
         .not_built(DISCOVERY),
-    flag(Clustering, "discovery-srv-name", Text, "", "Suffix of the SRV service name.").not_built(DISCOVERY),
+    flag(Clustering, "discovery-srv-name", Text, "", "Suffix of the SRV service name.").no_effect(NO_DISCOVERY),
     flag(Clustering, "discovery-token", Text, "", "Cluster's token at a discovery service.")
         .inside(&["discovery-config", "token"]).not_built(DISCOVERY),
     flag(Clustering, "discovery-endpoints", List, "", "Endpoints of a discovery service.")
         .inside(&["discovery-config", "client", "endpoints"]).not_built(DISCOVERY),
     flag(Clustering, "discovery-dial-timeout", Duration, "2s", "Dial timeout towards it.")
-        .inside(&["discovery-config", "client", "dial-timeout"]).not_built(DISCOVERY),
+        .inside(&["discovery-config", "client", "dial-timeout"]).no_effect(NO_DISCOVERY),
     flag(Clustering, "discovery-request-timeout", Duration, "5s", "Request timeout towards it.")
-        .inside(&["discovery-config", "client", "request-timeout"]).not_built(DISCOVERY),
+        .inside(&["discovery-config", "client", "request-timeout"]).no_effect(NO_DISCOVERY),
     flag(Clustering, "discovery-keepalive-time", Duration, "2s", "Keepalive interval towards it.")
-        .inside(&["discovery-config", "client", "keepalive-time"]).not_built(DISCOVERY),
+        .inside(&["discovery-config", "client", "keepalive-time"]).no_effect(NO_DISCOVERY),
     flag(Clustering, "discovery-keepalive-timeout", Duration, "6s", "Keepalive timeout towards it.")
-        .inside(&["discovery-config", "client", "keepalive-timeout"]).not_built(DISCOVERY),
+        .inside(&["discovery-config", "client", "keepalive-timeout"]).no_effect(NO_DISCOVERY),
     flag(Clustering, "discovery-insecure-transport", Bool, "true", "Talk to it without TLS.")
-        .inside(&["discovery-config", "client", "secure", "insecure-transport"]).not_built(DISCOVERY),
+        .inside(&["discovery-config", "client", "secure", "insecure-transport"]).no_effect(NO_DISCOVERY),
     flag(Clustering, "discovery-insecure-skip-tls-verify", Bool, "false", "Take any certificate from it.")
-        .inside(&["discovery-config", "client", "secure", "insecure-skip-tls-verify"]).not_built(DISCOVERY),
+        .inside(&["discovery-config", "client", "secure", "insecure-skip-tls-verify"]).no_effect(NO_DISCOVERY),
     flag(Clustering, "discovery-cert", Text, "", "Client certificate for it.")
-        .inside(&["discovery-config", "client", "secure", "cert"]).not_built(DISCOVERY),
+        .inside(&["discovery-config", "client", "secure", "cert"]).no_effect(NO_DISCOVERY),
     flag(Clustering, "discovery-key", Text, "", "Key of that certificate.")
-        .inside(&["discovery-config", "client", "secure", "key"]).not_built(DISCOVERY),
+        .inside(&["discovery-config", "client", "secure", "key"]).no_effect(NO_DISCOVERY),
     flag(Clustering, "discovery-cacert", Text, "", "Authority that signed its certificate.")
-        .inside(&["discovery-config", "client", "secure", "cacert"]).not_built(DISCOVERY),
+        .inside(&["discovery-config", "client", "secure", "cacert"]).no_effect(NO_DISCOVERY),
     flag(Clustering, "discovery-user", Text, "", "User there.")
-        .inside(&["discovery-config", "client", "auth", "username"]).not_built(DISCOVERY),
+        .inside(&["discovery-config", "client", "auth", "username"]).no_effect(NO_DISCOVERY),
     flag(Clustering, "discovery-password", Text, "", "Password there.")
-        .inside(&["discovery-config", "client", "auth", "password"]).not_built(DISCOVERY),
+        .inside(&["discovery-config", "client", "auth", "password"]).no_effect(NO_DISCOVERY),
     flag(Clustering, "discovery-fallback", OneOf(&["exit", "proxy"]), "exit",
         "What to do when discovery fails; only exit is left.")
         .not_in_file(),
     flag(Clustering, "force-new-cluster", Bool, "false", "Restart alone, forgetting the other members.")
-        .not_built(CLUSTERS),
+        .no_effect(ALONE),
 
     flag(Security, "cert-file", Text, "", "Server certificate of the client port.")
         .inside(&["client-transport-security", "cert-file"]).not_built(TLS),
@@ -369,8 +372,8 @@ pub static FLAGS: &[Flag] = &[
     flag(Security, "self-signed-cert-validity", Uint, "1", "Years a certificate made here is valid.")
         .no_effect(NO_TLS),
     flag(Security, "cipher-suites", List, "", "TLS 1.2 cipher suites to allow.").not_built(TLS),
-    flag(Security, "tls-min-version", Text, "TLS1.2", "Oldest TLS version to allow.").not_built(TLS),
-    flag(Security, "tls-max-version", Text, "", "Newest TLS version to allow.").not_built(TLS),
+    flag(Security, "tls-min-version", Text, "TLS1.2", "Oldest TLS version to allow.").no_effect(NO_TLS),
+    flag(Security, "tls-max-version", Text, "", "Newest TLS version to allow.").no_effect(NO_TLS),
     flag(Security, "cors", Origins, "*", "Origins that browsers may call from."),
     flag(Security, "host-whitelist", Words, "*", "Host names that plain HTTP requests may ask for."),
 
@@ -407,20 +410,21 @@ pub static FLAGS: &[Flag] = &[
     flag(Monitoring, "enable-grpc-gateway", Bool, "true", "JSON under /v3.")
         .no_effect("the JSON gateway is not built yet"),
     flag(Monitoring, "enable-distributed-tracing", Bool, "false", "Send traces by OTLP.").not_built(TRACING),
-    flag(Monitoring, "distributed-tracing-address", Text, "localhost:4317", "Where to.").not_built(TRACING),
+    flag(Monitoring, "distributed-tracing-address", Text, "localhost:4317", "Where to.").no_effect(NO_TRACING),
     flag(Monitoring, "distributed-tracing-service-name", Text, "etcd", "Under which service name.")
-        .not_built(TRACING),
+        .no_effect(NO_TRACING),
     flag(Monitoring, "distributed-tracing-instance-id", Text, "", "Under which instance id.")
-        .not_built(TRACING),
+        .no_effect(NO_TRACING),
     flag(Monitoring, "distributed-tracing-sampling-rate", Int, "0", "Samples per million.")
-        .not_built(TRACING),
+        .no_effect(NO_TRACING),
 
     flag(Logging, "logger", Text, "zap", "Only zap: the shape of etcd's log lines."),
     flag(Logging, "log-outputs", List, "default", "stderr, stdout or files; default is stderr."),
     flag(Logging, "log-level", Level, "info", "debug, info, warn, error, dpanic, panic or fatal."),
     flag(Logging, "log-format", Text, "json", "json or console."),
     flag(Logging, "enable-log-rotation", Bool, "false", "Rotate a log file.").not_built(ROTATION),
-    flag(Logging, "log-rotation-config-json", Text, DEFAULT_ROTATION, "How to.").not_built(ROTATION),
+    flag(Logging, "log-rotation-config-json", Text, DEFAULT_ROTATION, "How to rotate it, as JSON.")
+        .no_effect(NO_ROTATION),
 
     flag(Unsafe, "unsafe-no-fsync", Bool, "false",
         "Acknowledge writes before they are on disk: a power cut loses them."),

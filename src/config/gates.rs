@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::go;
+use super::settings::Notice;
 
 /// How far etcd vouches for a feature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,37 +23,34 @@ impl Stage {
     }
 }
 
-/// One gate: its name, its stage, and the missing part when switching it on would promise something that is not
-/// built. Off, or without effect on one member, any gate is accepted.
+/// One gate.
 struct Gate {
     name: &'static str,
     stage: Stage,
-    missing: Option<&'static str>,
 }
 
 const ALL_ALPHA: &str = "AllAlpha";
 const ALL_BETA: &str = "AllBeta";
 const CHECKPOINT: &str = "LeaseCheckpoint";
 const CHECKPOINT_PERSIST: &str = "LeaseCheckpointPersist";
-const LEASE_CHECKPOINTS: Option<&str> = Some("lease checkpoints");
 
-const fn gate(name: &'static str, stage: Stage, missing: Option<&'static str>) -> Gate {
-    Gate { name, stage, missing }
+const fn gate(name: &'static str, stage: Stage) -> Gate {
+    Gate { name, stage }
 }
 
 /// All gates of etcd 3.7, in the order of their names.
 static GATES: [Gate; 11] = [
-    gate(ALL_ALPHA, Stage::Alpha, None),
-    gate(ALL_BETA, Stage::Beta, None),
-    gate("CompactHashCheck", Stage::Alpha, None),
-    gate("FastLeaseKeepAlive", Stage::Beta, None),
-    gate("InitialCorruptCheck", Stage::Alpha, None),
-    gate(CHECKPOINT, Stage::Alpha, LEASE_CHECKPOINTS),
-    gate(CHECKPOINT_PERSIST, Stage::Alpha, LEASE_CHECKPOINTS),
-    gate("PriorityRequest", Stage::Alpha, None),
-    gate("SetMemberLocalAddr", Stage::Alpha, None),
-    gate("StopGRPCServiceOnDefrag", Stage::Alpha, None),
-    gate("TxnModeWriteWithSharedBuffer", Stage::Beta, None),
+    gate(ALL_ALPHA, Stage::Alpha),
+    gate(ALL_BETA, Stage::Beta),
+    gate("CompactHashCheck", Stage::Alpha),
+    gate("FastLeaseKeepAlive", Stage::Beta),
+    gate("InitialCorruptCheck", Stage::Alpha),
+    gate(CHECKPOINT, Stage::Alpha),
+    gate(CHECKPOINT_PERSIST, Stage::Alpha),
+    gate("PriorityRequest", Stage::Alpha),
+    gate("SetMemberLocalAddr", Stage::Alpha),
+    gate("StopGRPCServiceOnDefrag", Stage::Alpha),
+    gate("TxnModeWriteWithSharedBuffer", Stage::Beta),
 ];
 
 /// The position of every gate's switch.
@@ -107,15 +105,15 @@ impl Gates {
                 "enabling feature gate {CHECKPOINT_PERSIST} requires enabling feature gate {CHECKPOINT}"
             ));
         }
-        for (gate, on) in GATES.iter().zip(self.on) {
-            if let (Some(missing), true) = (gate.missing, on) {
-                return Err(format!(
-                    "--feature-gates={}=true is not built yet: it needs {missing}",
-                    gate.name
-                ));
-            }
-        }
         Ok(())
+    }
+
+    /// What is to be said of a gate that is open and leads nowhere: checkpoints of leases that a log holds are applied,
+    /// and none is made. A lease gets its whole TTL back when a leader begins, as it does with the gate closed.
+    pub fn notice(&self) -> Option<Notice> {
+        let message =
+            format!("the feature gate {CHECKPOINT} has no effect: checkpoints of leases are not made yet");
+        self.enabled(CHECKPOINT).then(|| Notice::warn(message))
     }
 
     /// Name, stage and position of every gate, by name.
@@ -150,7 +148,13 @@ mod tests {
         assert_eq!(Gates::parse("InitialCorruptCheck=true,CompactHashCheck=true").unwrap().check(), Ok(()));
         let persist = Gates::parse("LeaseCheckpointPersist=true").unwrap().check().unwrap_err();
         assert!(persist.contains("requires enabling feature gate LeaseCheckpoint"), "{persist}");
-        let checkpoint = Gates::parse("LeaseCheckpoint=true").unwrap().check().unwrap_err();
-        assert!(checkpoint.contains("--feature-gates=LeaseCheckpoint=true is not built yet"), "{checkpoint}");
+        for open in
+            ["LeaseCheckpoint=true", "AllAlpha=true", "LeaseCheckpoint=true,LeaseCheckpointPersist=true"]
+        {
+            let gates = Gates::parse(open).unwrap();
+            assert_eq!(gates.check(), Ok(()), "{open}");
+            assert!(gates.notice().is_some_and(|notice| notice.warning), "{open}");
+        }
+        assert_eq!(Gates::default().notice(), None);
     }
 }

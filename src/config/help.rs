@@ -27,6 +27,9 @@ const GROUPS: [Group; 9] = [
     Group::Kevel,
 ];
 
+/// The longest default that fits behind a sentence.
+const DEFAULT_SHOWN_MAX: usize = 60;
+
 /// What `kevel check --help` prints.
 pub const CHECK: &str = "\
 Usage:
@@ -54,6 +57,7 @@ pub fn help() -> String {
         for flag in here().filter(|flag| !matches!(flag.standing, Standing::NotBuilt(_))) {
             let default = match (flag.kind, flag.default) {
                 (Kind::Bool, "false") | (_, "") => String::new(),
+                (_, word) if word.len() > DEFAULT_SHOWN_MAX => String::new(),
                 (Kind::Text | Kind::List, word) => format!(" (default {word:?})"),
                 (_, default) => format!(" (default {default})"),
             };

@@ -96,7 +96,7 @@ pub(super) fn log(settings: &Settings) -> Result<LogConfig, String> {
 
 fn outputs(settings: &Settings) -> Result<Vec<LogOutput>, String> {
     let names = settings.words("log-outputs");
-    if names.len() > 1 && names.contains(&DEFAULT_OUTPUT) {
+    if names.contains(&DEFAULT_OUTPUT) && names.iter().any(|name| *name != DEFAULT_OUTPUT) {
         return Err(format!("multi logoutput for {DEFAULT_OUTPUT:?} is not supported yet"));
     }
     if names.contains(&NULL_OUTPUT) {
@@ -145,8 +145,10 @@ fn is_scheme(text: &str) -> bool {
 fn file_url(url: &str) -> Result<String, String> {
     let refused = |why: &str| Err(format!("couldn't open sink {url:?}: {why}: got {url}"));
     let rest = url.split_once(':').map_or("", |(_, rest)| rest);
-    let Some(rest) = rest.strip_prefix("//") else {
-        return refused("file URLs must hold an absolute path");
+    let rest = match rest.strip_prefix("//") {
+        Some(rest) => rest,
+        None if rest.starts_with('/') => rest,
+        None => return refused("file URLs must hold an absolute path"),
     };
     if rest.contains('#') {
         return refused("fragments not allowed with file URLs");
@@ -222,6 +224,8 @@ mod tests {
             ("stdout,/tmp/l,stdout", vec![LogOutput::Stdout, file("/tmp/l")]),
             ("file:///tmp/a%20b", vec![file("/tmp/a b")]),
             ("FILE://localhost/tmp/a", vec![file("/tmp/a")]),
+            ("file:/tmp/a", vec![file("/tmp/a")]),
+            ("default,default", vec![LogOutput::Stderr]),
             ("logs/etcd", vec![file("logs/etcd")]),
             ("stderr,/dev/null", vec![]),
         ] {

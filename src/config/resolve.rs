@@ -1,7 +1,7 @@
 //! From [`Settings`] to a [`Config`]: what flags mean together, and which of them are refused.
 #![forbid(unsafe_code)]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::flag::{self, FLAGS, Standing};
@@ -17,6 +17,8 @@ const ELECTION_MS_MAX: u64 = 50_000;
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(600);
 /// The shortest one: shorter wishes are raised to it.
 const PROGRESS_INTERVAL_MIN: Duration = Duration::from_millis(100);
+/// Entries kept in the log besides those for slow followers, when zero was asked for.
+const SNAPSHOT_COUNT: u64 = 10_000;
 /// The name of a member that was given none.
 const DEFAULT_NAME: &str = "default";
 /// The cluster of a member that was given none. etcd replaces it where it is spelled out, too.
@@ -32,6 +34,8 @@ pub(super) fn resolve(
     default_host: &dyn Fn() -> Option<String>,
 ) -> Result<(Config, Vec<Notice>), String> {
     let mut notices = standing(settings)?;
+    discovery(settings)?;
+    tls(settings)?;
     let log = logging::log(settings)?;
     let listen = listen(settings)?;
     let advertise = advertise(settings)?;
@@ -45,9 +49,14 @@ pub(super) fn resolve(
     auth_token(settings)?;
     let gates = Gates::parse(&settings.gates())?;
     gates.check()?;
+    notices.extend(gates.notice());
     if settings.nanos("compact-hash-check-time") <= 0 {
         let given = settings.text("compact-hash-check-time");
         return Err(format!("--compact-hash-check-time must be >0 (set to {given})"));
+    }
+    if settings.nanos("corrupt-check-time") < 0 {
+        let given = settings.text("corrupt-check-time");
+        return Err(format!("--corrupt-check-time must not be negative (set to {given})"));
     }
     if settings.int("max-learners") < 0 {
         return Err(format!("max-learners must not be negative (set to {})", settings.int("max-learners")));
@@ -60,13 +69,14 @@ pub(super) fn resolve(
     }
     let (advertise, host) = with_default_host(advertise, &listen, default_host);
     notices.extend(host);
+    let data_dir = match settings.text("data-dir") {
+        "" => PathBuf::from(format!("{name}.kevel")),
+        dir => PathBuf::from(dir),
+    };
     let config = Config {
-        data_dir: match settings.text("data-dir") {
-            "" => PathBuf::from(format!("{name}.kevel")),
-            dir => PathBuf::from(dir),
-        },
+        dedicated_wal_dir: wal_dir(settings.text("wal-dir"), &data_dir)?,
+        data_dir,
         data_dir_defaulted: settings.text("data-dir").is_empty(),
-        dedicated_wal_dir: Some(settings.text("wal-dir")).filter(|dir| !dir.is_empty()).map(PathBuf::from),
         unsafe_no_fsync: settings.bool("unsafe-no-fsync"),
         founding: founding(settings, &name, &advertise.peer),
         listen,
@@ -132,6 +142,58 @@ fn standing(settings: &Settings) -> Result<Vec<Notice>, String> {
     });
     let lines: Vec<String> = lines.collect();
     if lines.is_empty() { Ok(notices) } else { Err(lines.join("; ")) }
+}
+
+/// The folder of a log that lives apart. The log has its folder to itself, so this is neither the data directory nor
+/// the member's own folder.
+fn wal_dir(given: &str, data_dir: &Path) -> Result<Option<PathBuf>, String> {
+    let dir = Some(given).filter(|dir| !dir.is_empty()).map(PathBuf::from);
+    let is_taken = |dir: &PathBuf| *dir == data_dir || *dir == data_dir.join("member");
+    if dir.as_ref().is_some_and(is_taken) {
+        return Err(format!(
+            "--wal-dir={given} holds the member's other files: name a folder for the log alone"
+        ));
+    }
+    Ok(dir)
+}
+
+/// Discovery's flags against each other. An empty endpoint is an endpoint to etcd.
+fn discovery(settings: &Settings) -> Result<(), String> {
+    if !settings.is_set("discovery-endpoints") {
+        return Ok(());
+    }
+    if settings.is_set("initial-cluster") && !settings.text("initial-cluster").is_empty() {
+        return Err("multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \
+                    \"discovery-endpoints\" or \"discovery-srv\""
+            .to_owned());
+    }
+    if settings.text("discovery-token").is_empty() {
+        return Err("both --discovery-token and --discovery-endpoints must be set".to_owned());
+    }
+    Ok(())
+}
+
+/// The flags of TLS that ask for nothing by themselves, checked all the same.
+fn tls(settings: &Settings) -> Result<(), String> {
+    let (min, max) = (tls_version(settings, "tls-min-version")?, tls_version(settings, "tls-max-version")?);
+    if let (Some(min), Some(max)) = (min, max)
+        && min > max
+    {
+        return Err(format!("min version ({min}) is greater than max version ({max})"));
+    }
+    if settings.is_set("cipher-suites") && settings.text("cipher-suites").is_empty() {
+        return Err("unexpected TLS cipher suite \"\"".to_owned());
+    }
+    Ok(())
+}
+
+/// A version of TLS by its name, or none for whichever the library takes.
+fn tls_version<'a>(settings: &'a Settings, flag: &str) -> Result<Option<&'a str>, String> {
+    match settings.text(flag) {
+        "" => Ok(None),
+        version @ ("TLS1.2" | "TLS1.3") => Ok(Some(version)),
+        other => Err(format!("unexpected TLS version {other:?}")),
+    }
 }
 
 /// The value of a flag that holds URLs.
@@ -260,8 +322,12 @@ fn raft(settings: &Settings) -> Result<Raft, String> {
         heartbeat_interval: Duration::from_millis(heartbeat),
         election_timeout: Duration::from_millis(election),
         pre_vote: settings.bool("pre-vote"),
-        snapshot_count: or_default(settings, "snapshot-count", 10_000),
-        snapshot_catchup_entries: or_default(settings, "snapshot-catchup-entries", 5_000),
+        // Zero stands for the default, here alone.
+        snapshot_count: match settings.uint("snapshot-count") {
+            0 => SNAPSHOT_COUNT,
+            count => count,
+        },
+        snapshot_catchup_entries: settings.uint("snapshot-catchup-entries"),
         max_wals: settings.uint("max-wals"),
     })
 }
@@ -303,14 +369,6 @@ fn keeps_everything(text: &str) -> Result<bool, String> {
             Ok(nanos) => Ok(nanos == 0),
             Err(_) => Err(format!("error parsing CompactionRetention: time: invalid duration {text:?}")),
         },
-    }
-}
-
-/// Zero stands for the default.
-fn or_default(settings: &Settings, name: &str, default: u64) -> u64 {
-    match settings.uint(name) {
-        0 => default,
-        value => value,
     }
 }
 

@@ -105,6 +105,28 @@ fn flags_are_checked_against_each_other_in_etcds_words() {
         ("--logger=slog", "unknown logger option \"slog\""),
         ("--log-format=xml", "unknown log format: xml, supported values json, console"),
         ("--cores=0", "--cores: expected a count such as 4 or CPUs such as 0-3 or 0,2 but found \"0\""),
+        ("--corrupt-check-time=-1s", "--corrupt-check-time must not be negative (set to -1s)"),
+        ("--tls-min-version=TLS1.1", "unexpected TLS version \"TLS1.1\""),
+        ("--tls-max-version=x", "unexpected TLS version \"x\""),
+        (
+            "--tls-min-version=TLS1.3 --tls-max-version=TLS1.2",
+            "min version (TLS1.3) is greater than max version (TLS1.2)",
+        ),
+        ("--cipher-suites=", "unexpected TLS cipher suite \"\""),
+        ("--discovery-endpoints=", "both --discovery-token and --discovery-endpoints must be set"),
+        (
+            "--discovery-endpoints= --initial-cluster=default=http://localhost:2380",
+            "multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \
+             \"discovery-endpoints\" or \"discovery-srv\"",
+        ),
+        (
+            "--data-dir=/a/b --wal-dir=/a/./b/",
+            "--wal-dir=/a/./b/ holds the member's other files: name a folder for the log alone",
+        ),
+        (
+            "--name=m1 --wal-dir=m1.kevel/member",
+            "--wal-dir=m1.kevel/member holds the member's other files: name a folder for the log alone",
+        ),
         ("--max-learners=-1", "max-learners must not be negative (set to -1)"),
         ("--auto-compaction-retention=x", "error parsing CompactionRetention: time: invalid duration \"x\""),
         ("--auto-compaction-mode=PERIODIC", "unknown auto-compaction-mode \"PERIODIC\""),
@@ -139,10 +161,6 @@ fn what_is_not_built_is_refused_by_name() {
             "--auto-compaction-retention=1h",
             "--auto-compaction-retention is not built yet: it needs automatic compaction; leave it out and let a \
              client compact (etcdctl compact), as kube-apiserver does by itself",
-        ),
-        (
-            "--force-new-cluster",
-            "--force-new-cluster is not built yet: it needs clusters of more than one member",
         ),
         ("--discovery-token=x", "--discovery-token is not built yet: it needs discovery"),
         ("gateway start", "the sub command gateway is not built yet"),
@@ -196,6 +214,30 @@ fn what_has_no_effect_warns() {
     }
     assert!(text.contains(&"flag is no longer supported - ignoring: --enable-v2"));
     assert!(text.contains(&"flag is no longer supported - ignoring: --v"));
+}
+
+/// Each of these flags shapes something that another flag has to ask for.
+#[test]
+fn who_asks_for_nothing_is_served_and_warned() {
+    for words in [
+        "--log-rotation-config-json=",
+        "--log-rotation-config-json={",
+        "--feature-gates=AllAlpha=true",
+        "--force-new-cluster=true",
+        "--tls-min-version=",
+        "--tls-max-version=TLS1.3",
+        "--distributed-tracing-sampling-rate=-1",
+        "--distributed-tracing-service-name=",
+        "--discovery-dial-timeout=1s",
+        "--discovery-insecure-transport=false",
+        "--discovery-srv-name=x",
+    ] {
+        let (_, notices) = run(&format!("--name=m1 {words}"));
+        assert_eq!(notices.iter().filter(|notice| notice.warning).count(), 1, "{words}: {notices:?}");
+    }
+    run("--wal-dir=default.kevel/member/wal");
+    assert_eq!(run("--snapshot-catchup-entries=0 --snapshot-count=0").0.raft.snapshot_catchup_entries, 0);
+    assert_eq!(config_of("--config-file=f.yml", "discovery-config: {endpoints: []}").name, "default");
 }
 
 #[test]

@@ -212,6 +212,17 @@ def flag_cases():
         ("max-request-bytes of zero", ["--max-request-bytes=0"]), ("large max-request-bytes", ["--max-request-bytes=20000000"]), ("negative quota", ["--quota-backend-bytes=-1"]),
         ("tls version", ["--tls-min-version=TLS1.2"]), ("other tls version", ["--tls-min-version=TLS9"]), ("freelist", ["--backend-bbolt-freelist-type=x"]),
         ("progress of 1ms", ["--watch-progress-notify-interval=1ms"]), ("negative progress", ["--watch-progress-notify-interval=-1s"]), ("apply warning of zero", ["--warning-apply-duration=0"]),
+        ("default output twice", ["--log-outputs=default,default"]), ("output by URL of one slash", ["--log-outputs=file:{D}/out"]),
+        ("empty rotation", ["--log-rotation-config-json="]), ("broken rotation", ["--log-rotation-config-json={"]), ("rotation of nothing", ["--log-rotation-config-json={}"]),
+        ("all alpha gates", ["--feature-gates=AllAlpha=true"]), ("gate of lease checkpoints", ["--feature-gates=LeaseCheckpoint=true"]),
+        ("gates of lease checkpoints", ["--feature-gates=LeaseCheckpoint=true,LeaseCheckpointPersist=true"]), ("new cluster by force", ["--force-new-cluster=true"]),
+        ("oldest TLS of nothing", ["--tls-min-version="]), ("oldest TLS 1.1", ["--tls-min-version=TLS1.1"]), ("newest TLS 1.3", ["--tls-max-version=TLS1.3"]), ("newest TLS of no version", ["--tls-max-version=TLS9"]),
+        ("newest TLS below oldest", ["--tls-min-version=TLS1.3", "--tls-max-version=TLS1.2"]), ("cipher suites of nothing", ["--cipher-suites="]),
+        ("rate of traces", ["--distributed-tracing-sampling-rate=-1"]), ("address of traces", ["--distributed-tracing-address=x"]), ("service of traces", ["--distributed-tracing-service-name="]),
+        ("dial timeout of discovery", ["--discovery-dial-timeout=1s"]), ("discovery over TLS", ["--discovery-insecure-transport=false"]), ("certificate of discovery", ["--discovery-cert=/none"]),
+        ("discovery beside a cluster", ["--discovery-endpoints="]), ("token of no discovery", ["--discovery-token=x"]), ("catchup of zero", ["--snapshot-catchup-entries=0"]),
+        ("negative check time", ["--corrupt-check-time=-1s"]), ("log in the data directory", ["--wal-dir={D}/data"]), ("log in the member's folder", ["--wal-dir={D}/data/member/"]),
+        ("log in its usual place", ["--wal-dir={D}/data/member/wal"]),
         ("retention with negative", ["--auto-compaction-retention=-1h"]), ("rotation without file", ["--enable-log-rotation"]),
     ]:
         yield Case(f"flag {name}", args=flags() + more)
@@ -244,6 +255,8 @@ def variable_cases():
         ("help", {"ETCD_HELP": "true"}), ("v2-deprecation", {"ETCD_V2_DEPRECATION": "x"}), ("level", {"ETCD_LOG_LEVEL": "WARN"}), ("of another case", {"etcd_name": "x"}), ("unsupported architecture", {"ETCD_UNSUPPORTED_ARCH": "arm"}),
     ]:
         yield Case(f"variable {name}", args=flags(), env=env, quick=name.startswith("ETCD_"))
+    yield Case("variable bad level", args=flags(), env={"ETCD_LOG_LEVEL": "x"})
+    yield Case("variable of a flag that only the server has", args=flags(), env={"ETCD_CORES": "x"})
     every = {f"ETCD_{key.upper().replace('-', '_')}": value for key, value in MEMBER.items()}
     yield Case("variables alone", env=every, quick=True)
 
@@ -348,7 +361,7 @@ EXCUSED = [
     ("flag retention with negative", "outcome", refused, "automatic compaction is not built"),
     ("flag derived: client URL of port 70000", "outcome", other_status, "a port out of range is refused with the usage"),
     ("flag max-request-bytes of zero", "outcome", anything, "etcd cannot publish its own name, and waits for ever"),
-    ("flag tls version", "outcome", anything, "TLS is not built"),
+    ("flag negative check time", "outcome", other_status, "etcd panics"),
 ]
 
 
