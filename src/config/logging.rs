@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use super::settings::Settings;
+use super::url::unescape;
 
 /// Where log lines go, how they look and which are left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -166,27 +167,10 @@ fn file_url(url: &str) -> Result<String, String> {
     if !matches!(host, "" | "localhost") {
         return refused("file URLs must leave host empty or use localhost");
     }
-    match unescape(path) {
+    match unescape(path).and_then(|path| String::from_utf8(path).ok()) {
         Some(path) if !path.is_empty() => Ok(path),
         _ => refused("file URLs must hold an absolute path"),
     }
-}
-
-/// `%41` as `A`. `None` for a sign of percent without two hexadecimal digits, and for what is no UTF-8.
-fn unescape(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        rest = after;
-        if *first != b'%' {
-            bytes.push(*first);
-            continue;
-        }
-        let digits = std::str::from_utf8(rest.get(..2)?).ok()?;
-        bytes.push(u8::from_str_radix(digits, 16).ok()?);
-        rest = &rest[2..];
-    }
-    String::from_utf8(bytes).ok()
 }
 
 #[cfg(test)]

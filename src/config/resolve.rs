@@ -275,7 +275,9 @@ fn with_default_host(
         return (advertise, Some(Notice::info("failed to detect default host")));
     };
     let at_host = |listener: Option<Url>, advertised| match listener {
-        Some(listener) => vec![Url { host: host.clone(), ..listener }],
+        Some(listener) => {
+            vec![Url { host: host.clone(), user: String::new(), tail: String::new(), ..listener }]
+        }
         None => advertised,
     };
     let advertise =

@@ -126,23 +126,26 @@ pub fn no_store(dir: &Path, store: &Path) -> String {
     )
 }
 
-/// Whether two URLs lead to one place: the same, or with names that stand for the same addresses. `localhost` stands
-/// for itself alone, as it does to etcd.
+/// Whether two URLs lead to one place: the same host, or names that stand for the same addresses, and the same port.
+/// `localhost` stands for itself alone, as it does to etcd.
 fn same_place(one: &Url, other: &Url) -> bool {
-    one == other
-        || (one.scheme == other.scheme && one.port == other.port && {
-            let (one, other) = (addresses(one), addresses(other));
-            !one.is_empty() && one == other
-        })
+    if one.scheme != other.scheme || one.port() != other.port() {
+        return false;
+    }
+    if one.host == other.host {
+        return true;
+    }
+    let (one, other) = (addresses(one), addresses(other));
+    !one.is_empty() && one == other
 }
 
 fn addresses(url: &Url) -> Vec<IpAddr> {
     if url.host == "localhost" {
         return Vec::new();
     }
-    let found = (url.host.as_str(), url.port).to_socket_addrs();
+    let found = url.port().and_then(|port| (url.host.as_str(), port).to_socket_addrs().ok());
     let mut addresses: Vec<IpAddr> =
-        found.map(|found| found.map(|address| address.ip()).collect()).unwrap_or_default();
+        found.into_iter().flatten().map(|address| address.ip().to_canonical()).collect();
     addresses.sort_unstable();
     addresses
 }
@@ -244,5 +247,8 @@ mod tests {
         assert!(same_place(&url("http://127.0.0.1:1"), &url("http://127.0.0.1:1")));
         assert!(!same_place(&url("http://localhost:1"), &url("http://127.0.0.1:2")));
         assert!(!same_place(&url("http://127.0.0.1:1"), &url("http://127.0.0.2:1")));
+        assert!(same_place(&url("http://127.0.0.1:1"), &url("http://[::ffff:127.0.0.1]:01")));
+        assert!(same_place(&url("http://u@localhost:1?a"), &url("http://localhost:1#b")));
+        assert!(!same_place(&url("http://127.0.0.1:1"), &url("http://127.0.0.1:65537")));
     }
 }

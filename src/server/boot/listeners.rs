@@ -181,8 +181,11 @@ fn resolve(url: &Url) -> io::Result<SocketAddr> {
         return Err(io::Error::other("only http is built yet"));
     }
     let host = if url.host == "localhost" { "127.0.0.1" } else { &url.host };
-    let mut found = (host, url.port).to_socket_addrs()?;
-    found.next().ok_or_else(|| io::Error::other("the host has no address"))
+    let port = url.port().ok_or_else(|| io::Error::other("invalid port"))?;
+    let mut found = (host, port).to_socket_addrs()?;
+    let address = found.next().ok_or_else(|| io::Error::other("the host has no address"))?;
+    // A socket of one family alone does not take an address of IPv4 in the clothes of IPv6.
+    Ok(SocketAddr::new(address.ip().to_canonical(), address.port()))
 }
 
 #[cfg(test)]

@@ -244,6 +244,24 @@ def flag_cases():
         yield Case(f"flag derived: {name}", args=flags(**change), quick=name.startswith(("cluster with a comma", "any host")))
 
 
+def url_cases():
+    """URLs of every flag that has them."""
+    places = {"listen_client_urls": "{C}", "listen_peer_urls": "{P}", "listen_metrics_urls": "{M}", "advertise_client_urls": "{C}", "initial_advertise_peer_urls": "{P}"}
+    for text in ["http://u:p@127.0.0.1:{C}", "http://127.0.0.1:{C}#f", "http://127.0.0.1:{C}?x=y", "http://[::ffff:127.0.0.1]:{C}", "http://127.0.0.1:0{C}", "http://127.0.0.1:+{C}",
+                 "http://[127.0.0.1]:{C}", "http://%31%32%37.0.0.1:{C}", "http://127.0.0.1 :{C}"]:
+        for flag, port in places.items():
+            yield Case(f"URL {flag} {text}", args=flags(**{flag: text.replace("{C}", port)}))
+    for flag in ["listen_client_urls", "listen_peer_urls", "listen_metrics_urls", "advertise_client_urls"]:
+        yield Case(f"URL {flag} of port 65536", args=flags(**{flag: "http://127.0.0.1:65536"}))
+    for flag in ["listen_peer_urls", "listen_metrics_urls", "advertise_client_urls"]:
+        yield Case(f"URL {flag} without digits", args=flags(**{flag: "http://127.0.0.1:"}))
+    for text in ["http://a@b@h:1", "http://h:1#a b", "http://h:1?", "http://\u00e9:1", "http://a|b:1", "http://[fe80::1%25eth0]:1", "http://[::1:1", "http://h:1/?x"]:
+        yield Case(f"URL advertised {text}", args=flags(advertise_client_urls=text))
+    for text in ["?a", "#a"]:
+        yield Case(f"URL cluster {text}", args=flags(initial_cluster=f"m1=http://127.0.0.1:{{P}}{text}"))
+    yield Case("URL cluster of IPv4 in IPv6", args=flags(initial_cluster="m1=http://[::ffff:127.0.0.1]:{P}"))
+
+
 def variable_cases():
     """What stands in the environment."""
     for name, env in [
@@ -330,7 +348,7 @@ def folder_cases():
 
 
 def all_cases():
-    cases = [*file_cases(), *flag_cases(), *variable_cases(), *listener_cases(), *folder_cases(), *signal_cases()]
+    cases = [*file_cases(), *flag_cases(), *url_cases(), *variable_cases(), *listener_cases(), *folder_cases(), *signal_cases()]
     names = [case.name for case in cases]
     assert len(set(names)) == len(names), [name for name in names if names.count(name) > 1]
     return cases
@@ -359,7 +377,6 @@ EXCUSED = [
     ("folder with an empty segment", "outcome", other_status, "etcd panics"),
     ("folder whose log is a file", "outcome", refused, "etcd deletes the file"),
     ("flag retention with negative", "outcome", refused, "automatic compaction is not built"),
-    ("flag derived: client URL of port 70000", "outcome", other_status, "a port out of range is refused with the usage"),
     ("flag max-request-bytes of zero", "outcome", anything, "etcd cannot publish its own name, and waits for ever"),
     ("flag negative check time", "outcome", other_status, "etcd panics"),
 ]
