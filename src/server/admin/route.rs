@@ -55,7 +55,8 @@ struct Target<'a> {
 impl<'a> Target<'a> {
     /// `None` for what is no target.
     fn parse(target: &'a str) -> Option<Self> {
-        let path = match target.strip_prefix("http://") {
+        let absolute = ["http://", "https://"].iter().find_map(|scheme| target.strip_prefix(scheme));
+        let path = match absolute {
             Some(rest) => rest.find('/').map_or("/", |at| &rest[at..]),
             None => target,
         };

@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::{Buf, Bytes, BytesMut};
 use futures::io::{AsyncRead, AsyncWrite};
 
-use super::connection::{Read, read_head};
+use super::connection::{HEAD_BYTES_MAX, Read, read_head};
 use super::head::FIELDS_MAX;
 use super::query::{Query, unescape_path};
 use crate::stdx::prng::Prng;
@@ -54,7 +54,7 @@ fn client(prng: &mut Prng) -> Vec<u8> {
     }
     if prng.chance(1, 50) {
         // Longer than any head may be.
-        let long = "x".repeat(64 * 1024 - 80 + prng.below(160) as usize);
+        let long = "x".repeat(HEAD_BYTES_MAX - 80 + prng.below(160) as usize);
         bytes.splice(0..0, format!("GET / HTTP/1.1\r\nHost: x\r\nX: {long}\r\n\r\n").into_bytes());
     }
     bytes

@@ -1,10 +1,12 @@
 //! The head of a request: what it asks for, and what follows for the connection, as Go's server takes it.
 #![forbid(unsafe_code)]
 
+use std::borrow::Cow;
+
 use super::answer::{Answer, Form};
 
-/// Fields that a head may have.
-pub const FIELDS_MAX: usize = 128;
+/// Fields that a head may have. Looking a field up goes through all of them.
+pub const FIELDS_MAX: usize = 1024;
 
 /// A whole head.
 #[derive(Debug, PartialEq, Eq)]
@@ -29,9 +31,11 @@ pub struct Head {
 /// # Errors
 /// What to answer to a head that is wrong.
 pub fn parse(input: &[u8]) -> Result<Option<Head>, Box<Answer>> {
-    let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
+    let input = readable(input);
+    let lines = input.iter().filter(|byte| **byte == b'\n').count();
+    let mut fields = vec![httparse::EMPTY_HEADER; lines.min(FIELDS_MAX)];
     let mut parsed = httparse::Request::new(&mut fields);
-    let bytes = match parsed.parse(input) {
+    let bytes = match parsed.parse(&input) {
         Ok(httparse::Status::Complete(bytes)) => bytes,
         Ok(httparse::Status::Partial) => return Ok(None),
         Err(error) => return Err(Box::new(unreadable(error))),
@@ -59,6 +63,32 @@ pub fn parse(input: &[u8]) -> Result<Option<Head>, Box<Answer>> {
         expects_continue,
         form: Form { is_old, keeps_alive, is_head: method == "HEAD" },
     }))
+}
+
+/// The head in the form that the parser takes, of equal length: a field that goes on in a line which begins with a
+/// space is in one line, and a later version of HTTP/1 is the one that is spoken here.
+fn readable(input: &[u8]) -> Cow<'_, [u8]> {
+    let begin = input.iter().position(|byte| !byte.is_ascii_whitespace()).unwrap_or(input.len());
+    let request = input[begin..].iter().position(|byte| *byte == b'\n').map_or(input.len(), |at| begin + at);
+    let mut whole = Cow::Borrowed(input);
+    let version = input[begin..request].trim_ascii_end();
+    if version.last().is_some_and(|digit| matches!(digit, b'2'..=b'9'))
+        && version[..version.len() - 1].ends_with(b" HTTP/1.")
+    {
+        whole.to_mut()[begin + version.len() - 1] = b'1';
+    }
+    // What stands behind the request's line goes on from no field.
+    let fields = input.get(request + 1..).unwrap_or_default();
+    let first = fields.iter().position(|byte| *byte == b'\n').unwrap_or(fields.len());
+    for at in (first..fields.len()).filter(|&at| fields[at] == b'\n') {
+        if !matches!(fields.get(at + 1), Some(b' ' | b'\t')) {
+            continue;
+        }
+        let at = request + 1 + at;
+        let end = if input[at - 1] == b'\r' { at - 1 } else { at };
+        whole.to_mut()[end..=at].fill(b' ');
+    }
+    whole
 }
 
 fn bad_request() -> Box<Answer> {
@@ -106,7 +136,7 @@ fn host<'a>(fields: &Fields<'a>, is_old: bool) -> Result<&'a str, Box<Answer>> {
         (Some(host), None) => host,
         _ => return refusal("Bad Request"),
     };
-    let is_valid = |byte: &u8| byte.is_ascii_alphanumeric() || b"!$%&'()*+,-.:;=[]_~@".contains(byte);
+    let is_valid = |byte: &u8| byte.is_ascii_alphanumeric() || b"!$%&'()*+,-.:;=[]_~".contains(byte);
     match std::str::from_utf8(host) {
         Ok(text) if host.iter().all(is_valid) => Ok(text),
         _ => refusal("Bad Request: malformed Host header"),
@@ -164,11 +194,27 @@ mod tests {
 
     /// As etcd 3.7.3 answers each of them.
     #[test]
+    fn old_and_later_forms_are_read() {
+        let folded = parsed("GET / HTTP/1.1\r\nHost: x\r\nOrigin: a\r\n b\n\tc\r\n\r\n");
+        assert_eq!(folded.origin.as_deref(), Some("a   b \tc"));
+        assert_eq!(folded.bytes, 45);
+        assert_eq!(refused("Host: x\r\n y"), (400, "400 Bad Request: malformed Host header".to_owned()));
+        assert_eq!(refused(" Host: x").0, 400);
+        let later = parsed("\r\nGET / HTTP/1.2\r\nHost: x\r\n\r\n");
+        assert!(!later.form.is_old && later.form.keeps_alive);
+        assert!(parse(b"GET / HTTP/2.0\r\nHost: x\r\n\r\n").is_err());
+        let many = parsed(&format!("GET / HTTP/1.1\r\n{}Host: x\r\n\r\n", "A: b\r\n".repeat(FIELDS_MAX - 1)));
+        assert_eq!(many.host, "x");
+    }
+
+    /// As etcd 3.7.3 answers each of them.
+    #[test]
     fn hosts_are_checked() {
         let bad = |text: &str| (400, text.to_owned());
         assert_eq!(refused("X: y"), bad("400 Bad Request: missing required Host header"));
         assert_eq!(refused("Host: a\r\nHost: b"), bad("400 Bad Request"));
         assert_eq!(refused("Host: a b"), bad("400 Bad Request: malformed Host header"));
+        assert_eq!(refused("Host: a@b"), bad("400 Bad Request: malformed Host header"));
         assert_eq!(refused("Host: a\"b"), bad("400 Bad Request: malformed Host header"));
         assert_eq!(parsed("GET / HTTP/1.1\r\nHost:\r\n\r\n").host, "");
         assert_eq!(parsed("GET / HTTP/1.0\r\n\r\n").host, "");
