@@ -40,6 +40,11 @@ pub const EVENTS_PUBLISHED_BYTES_MAX: usize = 16 << 20;
 /// Memory of the pages that one entry has made, from which on they are written to the file before the entry goes on.
 pub const DRAFT_BYTES_MAX: u64 = 32 << 20;
 
+/// An entry whose pages take more than so many bytes is a heavy one: other entries leave less than that behind, however
+/// random their keys are.
+pub const HEAVY_ENTRY_BYTES: u64 = 256 << 10;
+/// Bytes of pages of heavy entries, from which on a checkpoint is begun; with as many again, the next entry waits for it.
+pub const HEAVY_BYTES_MAX: u64 = DRAFT_BYTES_MAX;
 /// Bytes of log entries that may wait in memory behind an entry that takes several turns to apply.
 pub const UNAPPLIED_BYTES_MAX: usize = 96 << 20;
 

@@ -25,7 +25,8 @@ pub struct Bounds {
     pub apply_budget: usize,
     /// Changes of one revision that are published with it.
     pub events: usize,
-    /// Bytes of the pages that one entry has made, from which on they are written to the file.
+    /// Bytes of the pages that one entry has made, from which on they are written to the file; and those of entries that
+    /// make a hundredth of that each, from which on a checkpoint is begun.
     pub draft_bytes: u64,
     /// Proposals that may wait for their entry to be applied.
     pub pending: usize,
@@ -47,6 +48,7 @@ impl Replica {
         self.pace.budget = bounds.apply_budget;
         self.pace.events_max = bounds.events;
         self.spill.set_bound(bounds.draft_bytes);
+        self.heavy.set_bounds(bounds.draft_bytes / 128, bounds.draft_bytes);
         self.proposals.set_bounds(bounds.pending, bounds.append_bytes);
     }
 }

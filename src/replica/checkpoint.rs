@@ -13,9 +13,10 @@ impl Replica {
     pub(super) fn checkpoint_if_due(&mut self, now: Instant, outputs: &mut Outputs) {
         if !self.marks.is_under_way()
             && !self.is_suspended()
-            && self.checkpoints.is_due(now, &self.store.stats())
+            && (self.heavy.is_full() || self.checkpoints.is_due(now, &self.store.stats()))
         {
             self.checkpoints.begin(now);
+            self.heavy.begin_checkpoint();
             self.begin_checkpoint(outputs);
         }
     }

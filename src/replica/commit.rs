@@ -71,7 +71,9 @@ impl Replica {
         if self.committed.is_empty() && self.executing.is_none() && !sweep {
             return false;
         }
-        if self.halted.is_halted() || !self.is_relieved(outputs) {
+        // At the end of a turn the next entry may have begun, and then none can begin.
+        self.checkpoint_if_due(now, outputs);
+        if self.halted.is_halted() || self.waits_for_checkpoint() || !self.is_relieved(outputs) {
             return false;
         }
         // A compaction among these entries is not published yet: a reader may still pin below it.
@@ -80,6 +82,7 @@ impl Replica {
         if !self.store.is_suspended() {
             self.store.write().suspend();
         }
+        let before = turn.entries;
         while turn.has_room() && self.execute_next(now, &mut turn.slice, &mut draft) {
             turn.entries -= 1;
         }
@@ -92,6 +95,7 @@ impl Replica {
             self.tally.suspensions += 1;
             return false;
         }
+        self.heavy.made((before - turn.entries) as u64, self.store.draft_bytes());
         let mut txn = self.store.resume();
         self.tally.sweeps += u64::from(sweep);
         turn.sweeps &= !sweep;

@@ -33,6 +33,7 @@
 //!   policy       when the store file is written             checkpoint a checkpoint from its beginning to its mark
 //!   defragment   what is given back when asked for         log_writes writes to the log that are under way
 //!   marks        what the log says of checkpoints           spill      an entry whose pages take too much memory
+//!   heavy        entries that the store file has to keep up with
 //!   sweep        what is owed once garbage is swept         digest     hashes of what a compaction removes
 //!   leadership   what a leader does once in its term        leases     what a leader does about leases
 //!   quota        the second look at the quota               laggards   members that wait for a snapshot
@@ -63,6 +64,7 @@ mod execute;
 #[cfg(any(debug_assertions, feature = "faults"))]
 mod fault;
 mod halt;
+mod heavy;
 mod laggards;
 mod leadership;
 mod leases;

@@ -16,6 +16,7 @@ use super::digest::Digests;
 use super::election::Timeouts;
 use super::execute;
 use super::halt::{ADVICE, Halted};
+use super::heavy::Heavy;
 use super::leadership::Leadership;
 use super::leases::Leases;
 use super::log_writes::LogWrites;
@@ -126,6 +127,7 @@ impl Replica {
             pace: Pace::default(),
             deferred: false,
             spill: Spill::default(),
+            heavy: Heavy::default(),
             checkpoints,
             marks: Marks::new(marked),
             settled: false,

@@ -15,6 +15,7 @@ use super::digest::Digests;
 use super::election::Timeouts;
 use super::execute::Executing;
 use super::halt::Halted;
+use super::heavy::Heavy;
 use super::leadership::{Leadership, introduction};
 use super::leases::Leases;
 use super::log_writes::LogWrites;
@@ -116,6 +117,8 @@ pub struct Replica {
     pub(super) deferred: bool,
     /// The relief of the draft under way.
     pub(super) spill: Spill,
+    /// The pages of entries that make many.
+    pub(super) heavy: Heavy,
 
     // On the way to the store file, and out of it.
     /// When a checkpoint is due.
@@ -418,7 +421,7 @@ impl Replica {
 
     /// Whether entries can be applied in the next turn.
     fn may_apply(&self) -> bool {
-        !self.halted.is_halted() && !self.waits_for_spill()
+        !self.halted.is_halted() && !self.waits_for_spill() && !self.waits_for_checkpoint()
     }
 
     pub(super) fn is_sweep_due(&self) -> bool {

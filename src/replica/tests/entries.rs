@@ -132,6 +132,34 @@ fn an_entry_that_copies_much_keeps_little_in_memory() {
 }
 
 #[test]
+fn entries_that_copy_much_begin_when_the_file_has_those_before_them() {
+    const ENTRIES: i64 = 20;
+    let mut world = World::new(6);
+    let request = copying(&mut world);
+    world.replica().spill.set_bound(64 << 20);
+    world.replica().heavy.set_bounds(256 << 10, 16 << 20);
+    let revision = world.replica().applied().revision;
+    for _ in 0..ENTRIES {
+        world.propose(request.clone());
+    }
+    let mut waited = 0;
+    while world.replica().applied().revision < revision + ENTRIES {
+        while world.drain(|_| ()) {
+            world.sync();
+        }
+        let dirty = world.replica().store_stats().dirty_bytes;
+        // Two entries, and one that has begun, before a checkpoint and after its beginning; each is copied twice.
+        assert!(dirty < 6 * (26 << 20), "{dirty} bytes are in memory");
+        waited += u64::from(world.replica().waits_for_checkpoint());
+        world.sync();
+        world.finish_checkpoint();
+    }
+    assert!(waited > 4, "{waited} times was the file waited for");
+    world.settle(|_| ());
+    world.replica().store.check_invariants();
+}
+
+#[test]
 fn an_entry_whose_pages_the_disk_refuses_is_applied_in_memory() {
     let mut world = World::new(5);
     let request = copying(&mut world);

@@ -1,0 +1,58 @@
+//! Entries that make many pages each, and that the store file has to keep up with.
+//!
+//! A transaction of two kilobytes that keeps stored values makes a hundred megabytes of pages, and the log takes
+//! hundreds of such transactions at a time. So the pages of heavy entries are counted: from a bound on a checkpoint is
+//! due, and no other entry begins before it has begun; likewise the next one, which begins when that is written. Entries
+//! that make few pages each are bounded by what the log takes ([`policy`](super::policy)).
+#![forbid(unsafe_code)]
+
+use super::replica::Replica;
+use crate::limits::{HEAVY_BYTES_MAX, HEAVY_ENTRY_BYTES};
+
+/// Pages that heavy entries have made.
+#[derive(Debug)]
+pub(super) struct Heavy {
+    /// Bytes since the last checkpoint began.
+    bytes: u64,
+    /// [`HEAVY_ENTRY_BYTES`], or a simulation's.
+    entry_bytes: u64,
+    /// [`HEAVY_BYTES_MAX`], or a simulation's.
+    bytes_max: u64,
+}
+
+impl Default for Heavy {
+    fn default() -> Self {
+        Self { bytes: 0, entry_bytes: HEAVY_ENTRY_BYTES, bytes_max: HEAVY_BYTES_MAX }
+    }
+}
+
+impl Heavy {
+    /// Other bounds than [`HEAVY_ENTRY_BYTES`] and [`HEAVY_BYTES_MAX`].
+    pub(super) fn set_bounds(&mut self, entry_bytes: u64, bytes_max: u64) {
+        (self.entry_bytes, self.bytes_max) = (entry_bytes, bytes_max);
+    }
+
+    /// So many entries have made pages of so many bytes.
+    pub(super) fn made(&mut self, entries: u64, bytes: u64) {
+        if entries > 0 && bytes / entries > self.entry_bytes {
+            self.bytes += bytes;
+        }
+    }
+
+    /// A checkpoint has begun.
+    pub(super) fn begin_checkpoint(&mut self) {
+        self.bytes = 0;
+    }
+
+    /// Whether a checkpoint is due, and the next entry waits until it begins.
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes > self.bytes_max
+    }
+}
+
+impl Replica {
+    /// Whether the next entry waits for a checkpoint to begin.
+    pub(super) fn waits_for_checkpoint(&self) -> bool {
+        self.heavy.is_full() && !self.is_suspended()
+    }
+}
