@@ -51,33 +51,33 @@
 //! | `early-sync` | The end of a log write is reported before it has come. | 0 |
 //! | `applied-behind` | The store claims an index one below what its trees contain, so an entry is applied twice. | 8 |
 //! | `applied-ahead` | The store claims an index one above what its trees contain, so an entry is left out. | 15 |
-//! | `tail-not-zeroed` | What a torn write left behind the end of the log stays there. | 53 |
+//! | `tail-not-zeroed` | What a torn write left behind the end of the log stays there. | 342 |
 //! | `last-record-dropped` | Recovery takes the last whole record for torn. | 1 |
-//! | `early-checkpoint` | A checkpoint is reported durable before it is, so log and pages go too early. | 1026 |
+//! | `early-checkpoint` | A checkpoint is reported durable before it is, so log and pages go too early. | 2612 |
 //! | `skipped-store-sync` | A sync of the store file does nothing. | 8 |
-//! | `meta-before-pages` | The meta page of a checkpoint is written before the pages that it names are durable. | 26 |
-//! | `released-too-much` | The log loses one segment more than the replica released. | 10 |
-//! | `deleted-early` | Segments are deleted as soon as a checkpoint of their entries has begun. | 28 |
+//! | `meta-before-pages` | The meta page of a checkpoint is written before the pages that it names are durable. | 10 |
+//! | `released-too-much` | The log loses one segment more than the replica released. | 1 |
+//! | `deleted-early` | Segments are deleted as soon as a checkpoint of their entries has begun. | 206 |
 //! | `name-not-synced` | The name of a new segment is not made durable before the log counts on the segment. | 5 |
-//! | `start-names-unsynced` | A start does not make durable what the segments are called. | 610 |
+//! | `start-names-unsynced` | A start does not make durable what the segments are called. | 342 |
 //! | `recycled-unzeroed` | A segment that is used again is not filled with zeros before. | 29 |
 //! | `full-for-ever` | A disk that was full once is full for ever. | 4 |
 //! | `compaction-eats-live` | A compaction takes a pair that is still to be read. | 8 |
-//! | `stale-read` | A linearizable read asks nobody: after a restart it shows the last checkpoint. | 10 |
+//! | `stale-read` | A linearizable read asks nobody: after a restart it shows the last checkpoint. | 300 |
 //! | `lost-on-catch-up` | A response with events is lost on its way to somebody who catches up. | 10 |
 //! | `doubled-event` | A response with events comes twice. | 6 |
-//! | `progress-overtakes` | Progress overtakes events on their way. | 61 |
-//! | `lease-revived` | A restart brings back a lease that was revoked. | 32 |
+//! | `progress-overtakes` | Progress overtakes events on their way. | 10 |
+//! | `lease-revived` | A restart brings back a lease that was revoked. | 40 |
 //! | `fast-clock` | The member's clock is a fifth too fast, so leases expire early. | 6 |
 //! | `pin-too-high` | A long answer pins the revision above the one that it reads. | 10 |
 //! | `pin-forgotten` | A pin is not always given back. | 0 |
-//! | `hash-unpinned` | A HashKV pins the revision up to which it digests, and not the compaction below it. | 10 |
+//! | `hash-unpinned` | A HashKV pins the revision up to which it digests, and not the compaction below it. | 155 |
 //! | `list-replanned` | A list is planned anew when its revision is pinned, on what has been written meanwhile. | 76 |
-//! | `stream-chunk-lost` | A message of a RangeStream is lost. | 0 |
-//! | `stream-repeats` | A message of a RangeStream begins with the last pair of the one before. | 0 |
+//! | `stream-chunk-lost` | A message of a RangeStream is lost. | 78 |
+//! | `stream-repeats` | A message of a RangeStream begins with the last pair of the one before. | 78 |
 //! | `snapshot-kept` | A core keeps a snapshot for ever, and with it every page that was freed since. | 0 |
 //! | `checkpoint-untold` | The end of a checkpoint is not told, so pages that it has freed are held for ever. | 319 |
-//! | `digest-lost` | The hash of a compaction is lost, so its garbage waits for ever. | 1 |
+//! | `digest-lost` | The hash of a compaction is lost, so its garbage waits for ever. | 8 |
 //! | `fragment-lost` | A fragment of a watch response is lost. | 97 |
 //! | `fragment-cut` | A fragment of a watch response lacks its last event. | 97 |
 //! | `event-between-parts` | A response that is sent in parts lacks an event where one part ends. | 38 |
@@ -85,13 +85,13 @@
 //! | `progress-amid-parts` | Progress is promised while parts of a response are still owed. | 38 |
 //! | `room-untold` | A stream that was full is not told that it has room again. | 56 |
 //! | `prev-lost` | An event lacks its previous value. | 6 |
-//! | `gap-unseen` | A lane puts an empty batch in the place of one that it has lost. | 21 |
+//! | `gap-unseen` | A lane puts an empty batch in the place of one that it has lost. | 29 |
 //! | `batches-swapped` | The events of two writes are published in the wrong order. | 1 |
 //! | `reply-overtakes` | An answer leaves before the events of its write. | 0 |
 //! | `count-too-early` | A count of leaves is used for revisions older than the newest in them. | 253 |
 //! | `count-twice` | A key whose revisions span two leaves is counted in both. | 1987 |
 //! | `alarm-forgotten` | A restart forgets which alarms are raised. | 23 |
-//! | `alarm-revived` | A restart brings back an alarm that was cleared. | 294 |
+//! | `alarm-revived` | A restart brings back an alarm that was cleared. | 1019 |
 //! | `quota-ignored` | The member does not look at its quota. | 106 |
 //! | `quota-kept` | A quota that was raised at a restart stays what it was. | 154 |
 //! | `remaining-forgotten` | A restart forgets what a checkpoint has left of a lease. | 2734 |
@@ -102,14 +102,14 @@
 //! | `stream-kept` | The watches of a client that has gone stay. | 1 |
 //! | `refused-and-done` | What a full lane refuses goes through all the same. | 5 |
 //! | `key-skipped` | A deletion that was suspended goes on one key too far behind the last one that it deleted. | 4 |
-//! | `applied-midway` | An entry counts as applied, and is published, when its first turn ends. | 25 |
+//! | `applied-midway` | An entry counts as applied, and is published, when its first turn ends. | 125 |
 //! | `checkpoint-midway` | A checkpoint begins in the middle of an entry. | 5 |
 //! | `overwritten-kept` | Recovery hands on entries that a later leader has cut off. | 315 |
 //! | `cut-too-few` | Recovery leaves the first entry that was written over where its successor belongs. | 32 |
-//! | `cut-too-many` | Recovery cuts one entry too many from a log in which entries were written over. | 54 |
+//! | `cut-too-many` | Recovery cuts one entry too many from a log in which entries were written over. | 80 |
 //! | `removed-forgotten` | A restart forgets which members were removed. | 67 |
 //! | `hard-state-lost` | A restart takes the term of the last entry for its own, and knows of no vote. | 3 |
-//! | `laggard-forgotten` | A leader sends no entry twice, so whoever has lost one never gets it. | 16 |
+//! | `laggard-forgotten` | A leader sends no entry twice, so whoever has lost one never gets it. | 533 |
 //! | `log-taken-for-gone` | A leader takes entries that its log has for gone, and wants to send a snapshot. | 2 |
 //! | `vote-forgotten` | A restart knows its term, and not whom it has voted for. | 5 |
 //! | `answer-before-log` | A member answers its leader and its candidates before its log is durable. | 5 |

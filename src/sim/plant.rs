@@ -41,23 +41,23 @@ plants! {
     /// The store claims an index one above what its trees contain, so an entry is left out.
     AppliedAhead = "applied-ahead", 15;
     /// What a torn write left behind the end of the log stays there.
-    TailNotZeroed = "tail-not-zeroed", 53;
+    TailNotZeroed = "tail-not-zeroed", 342;
     /// Recovery takes the last whole record for torn.
     LastRecordDropped = "last-record-dropped", 1;
     /// A checkpoint is reported durable before it is, so log and pages go too early.
-    EarlyCheckpoint = "early-checkpoint", 1026;
+    EarlyCheckpoint = "early-checkpoint", 2612;
     /// A sync of the store file does nothing.
     SkippedStoreSync = "skipped-store-sync", 8;
     /// The meta page of a checkpoint is written before the pages that it names are durable.
-    MetaBeforePages = "meta-before-pages", 26;
+    MetaBeforePages = "meta-before-pages", 10;
     /// The log loses one segment more than the replica released.
-    ReleasedTooMuch = "released-too-much", 10;
+    ReleasedTooMuch = "released-too-much", 1;
     /// Segments are deleted as soon as a checkpoint of their entries has begun.
-    DeletedEarly = "deleted-early", 28;
+    DeletedEarly = "deleted-early", 206;
     /// The name of a new segment is not made durable before the log counts on the segment.
     NameNotSynced = "name-not-synced", 5;
     /// A start does not make durable what the segments are called.
-    StartNamesUnsynced = "start-names-unsynced", 610;
+    StartNamesUnsynced = "start-names-unsynced", 342;
     /// A segment that is used again is not filled with zeros before.
     RecycledUnzeroed = "recycled-unzeroed", 29;
     /// A disk that was full once is full for ever.
@@ -65,15 +65,15 @@ plants! {
     /// A compaction takes a pair that is still to be read.
     CompactionEatsLive = "compaction-eats-live", 8;
     /// A linearizable read asks nobody: after a restart it shows the last checkpoint.
-    StaleRead = "stale-read", 10;
+    StaleRead = "stale-read", 300;
     /// A response with events is lost on its way to somebody who catches up.
     LostOnCatchUp = "lost-on-catch-up", 10;
     /// A response with events comes twice.
     DoubledEvent = "doubled-event", 6;
     /// Progress overtakes events on their way.
-    ProgressOvertakes = "progress-overtakes", 61;
+    ProgressOvertakes = "progress-overtakes", 10;
     /// A restart brings back a lease that was revoked.
-    LeaseRevived = "lease-revived", 32;
+    LeaseRevived = "lease-revived", 40;
     /// The member's clock is a fifth too fast, so leases expire early.
     FastClock = "fast-clock", 6;
     /// A long answer pins the revision above the one that it reads.
@@ -81,19 +81,19 @@ plants! {
     /// A pin is not always given back.
     PinForgotten = "pin-forgotten", 0;
     /// A HashKV pins the revision up to which it digests, and not the compaction below it.
-    HashUnpinned = "hash-unpinned", 10;
+    HashUnpinned = "hash-unpinned", 155;
     /// A list is planned anew when its revision is pinned, on what has been written meanwhile.
     ListReplanned = "list-replanned", 76;
     /// A message of a RangeStream is lost.
-    StreamChunkLost = "stream-chunk-lost", 0;
+    StreamChunkLost = "stream-chunk-lost", 78;
     /// A message of a RangeStream begins with the last pair of the one before.
-    StreamRepeats = "stream-repeats", 0;
+    StreamRepeats = "stream-repeats", 78;
     /// A core keeps a snapshot for ever, and with it every page that was freed since.
     SnapshotKept = "snapshot-kept", 0;
     /// The end of a checkpoint is not told, so pages that it has freed are held for ever.
     CheckpointUntold = "checkpoint-untold", 319;
     /// The hash of a compaction is lost, so its garbage waits for ever.
-    DigestLost = "digest-lost", 1;
+    DigestLost = "digest-lost", 8;
     /// A fragment of a watch response is lost.
     FragmentLost = "fragment-lost", 97;
     /// A fragment of a watch response lacks its last event.
@@ -109,7 +109,7 @@ plants! {
     /// An event lacks its previous value.
     PrevLost = "prev-lost", 6;
     /// A lane puts an empty batch in the place of one that it has lost.
-    GapUnseen = "gap-unseen", 21;
+    GapUnseen = "gap-unseen", 29;
     /// The events of two writes are published in the wrong order.
     BatchesSwapped = "batches-swapped", 1;
     /// An answer leaves before the events of its write.
@@ -121,7 +121,7 @@ plants! {
     /// A restart forgets which alarms are raised.
     AlarmForgotten = "alarm-forgotten", 23;
     /// A restart brings back an alarm that was cleared.
-    AlarmRevived = "alarm-revived", 294;
+    AlarmRevived = "alarm-revived", 1019;
     /// The member does not look at its quota.
     QuotaIgnored = "quota-ignored", 106;
     /// A quota that was raised at a restart stays what it was.
@@ -143,7 +143,7 @@ plants! {
     /// A deletion that was suspended goes on one key too far behind the last one that it deleted.
     KeySkipped = "key-skipped", 4;
     /// An entry counts as applied, and is published, when its first turn ends.
-    AppliedMidway = "applied-midway", 25;
+    AppliedMidway = "applied-midway", 125;
     /// A checkpoint begins in the middle of an entry.
     CheckpointMidway = "checkpoint-midway", 5;
     /// Recovery hands on entries that a later leader has cut off.
@@ -151,13 +151,13 @@ plants! {
     /// Recovery leaves the first entry that was written over where its successor belongs.
     CutTooFew = "cut-too-few", 32;
     /// Recovery cuts one entry too many from a log in which entries were written over.
-    CutTooMany = "cut-too-many", 54;
+    CutTooMany = "cut-too-many", 80;
     /// A restart forgets which members were removed.
     RemovedForgotten = "removed-forgotten", 67;
     /// A restart takes the term of the last entry for its own, and knows of no vote.
     HardStateLost = "hard-state-lost", 3;
     /// A leader sends no entry twice, so whoever has lost one never gets it.
-    LaggardForgotten = "laggard-forgotten", 16;
+    LaggardForgotten = "laggard-forgotten", 533;
     /// A leader takes entries that its log has for gone, and wants to send a snapshot.
     LogTakenForGone = "log-taken-for-gone", 2;
     /// A restart knows its term, and not whom it has voted for.
