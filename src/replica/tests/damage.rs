@@ -4,6 +4,7 @@
 
 use bytes::Bytes;
 
+use super::entries::copying;
 use super::world::{Crash, World};
 use crate::btree::{Read, Tree, WriteTxn};
 use crate::error::Error;
@@ -160,6 +161,30 @@ fn a_value_that_cannot_be_read_stops_a_put_that_keeps_it() {
         let damage = |txn: &mut WriteTxn<'_>| txn.put(Tree::Kv, &LIVE_KEY.to_bytes(), value);
         stops("log entry", Request::Put(keep.clone()), damage);
     }
+}
+
+#[test]
+fn an_entry_that_meets_damage_after_many_turns_leaves_nothing() {
+    let mut world = World::new(9);
+    let request = copying(&mut world);
+    let mut txn = world.replica().store.write();
+    assert!(txn.delete(Tree::Kv, &Revision::new(201, 0).to_bytes()), "the value of the last key");
+    txn.commit();
+    let before = world.replica().applied();
+    world.propose(request);
+    let (mut spills, mut halts) = (0, 0);
+    world.settle(|output| match output {
+        Output::WriteCheckpoint(job) => spills += usize::from(job.is_spill()),
+        Output::Halt { .. } => halts += 1,
+        Output::Reply { .. } | Output::Publish(_) => panic!("a part of the entry is told"),
+        _ => {}
+    });
+    assert!(spills > 0 && halts == 1, "{spills} spills, {halts} halts");
+    assert!(!world.replica().is_suspended() && world.replica().tally().suspensions > 0);
+    assert_eq!((world.replica().applied(), world.replica().store.draft_bytes()), (before, 0));
+    assert_eq!(world.get("key000"), Some("v".repeat(60_000)));
+    world.replica().store.check_invariants();
+    assert!(world.replica().settle(&mut Outputs::default()), "it can be stopped in order");
 }
 
 #[test]

@@ -77,7 +77,7 @@ fn an_entry_of_many_keys_takes_many_turns_and_shows_at_its_end() {
 }
 
 /// A member with 200 keys that hold 12 MB, and the entry that keeps the values of all.
-fn copying(world: &mut World) -> Request {
+pub(super) fn copying(world: &mut World) -> Request {
     let key = |number: usize| format!("key{number:03}");
     world.start().unwrap();
     world.replica().spill.set_bound(1 << 20);
