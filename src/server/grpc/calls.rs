@@ -45,7 +45,7 @@ impl Shared {
         counts.received.add(1);
         self.core.counters.received_bytes.add(message.len() as u64);
         let (key, stamp) = self.put(method, stream, packs);
-        self.core.api.unary(call, message, Responder { shared: self.clone(), key, stamp, kept: None });
+        self.core.api.unary(call, message, Responder::new(self.clone(), key, stamp));
         if let Some(at) = deadline
             && self.holds(key, stamp)
         {
@@ -59,32 +59,39 @@ pub struct Responder {
     shared: Rc<Shared>,
     key: usize,
     stamp: u32,
-    /// What is kept for the call until it is answered, if it is worth counting.
-    kept: Option<Charge>,
+    /// The answer is sent whatever room there is.
+    is_excused: bool,
+    /// What is kept for the call until it is answered, if it is worth counting. It is in a place of its own: for most
+    /// calls nothing is, and a responder that waits for the log is moved several times.
+    kept: Option<Box<Charge>>,
 }
 
 impl Responder {
+    fn new(shared: Rc<Shared>, key: usize, stamp: u32) -> Self {
+        Self { shared, key, stamp, is_excused: false, kept: None }
+    }
+
+    fn charge(&mut self) -> &mut Charge {
+        self.kept.get_or_insert_with(|| Box::new(Charge::new(&self.shared.account)))
+    }
+
     /// So much of the request, or of room for the answer, is to be kept until the call is answered: further requests of
     /// the client wait if it is too much. True if the core has that room; otherwise [`Responder::granted`] waits for
     /// it.
     #[must_use]
     pub fn keep(&mut self, bytes: usize) -> bool {
-        match &mut self.kept {
-            None if bytes == 0 => true,
-            kept => kept.get_or_insert_with(|| Charge::new(&self.shared.account)).set(bytes),
-        }
+        (bytes == 0 && self.kept.is_none()) || self.charge().set(bytes)
     }
 
-    /// Nothing is kept, and the answer is sent whatever room there is.
+    /// The answer is sent whatever room there is: for calls of which there are few, with answers of a bounded length.
     pub fn excuse(&mut self) {
-        self.kept = Some(Charge::excused(&self.shared.account));
+        self.is_excused = true;
     }
 
     /// So much is kept already until the call is answered, whether the core has room for it or not.
     pub fn hold(&mut self, bytes: usize) {
-        match &mut self.kept {
-            None if bytes == 0 => {}
-            kept => kept.get_or_insert_with(|| Charge::new(&self.shared.account)).hold(bytes),
+        if bytes > 0 || self.kept.is_some() {
+            self.charge().hold(bytes);
         }
     }
 
@@ -105,7 +112,7 @@ impl Responder {
     /// Whether an answer of `bytes` may wait for the client: what is kept for it suffices, or there is more room.
     pub fn may_send(&self, bytes: usize) -> bool {
         match &self.kept {
-            _ if bytes == 0 => true,
+            _ if bytes == 0 || self.is_excused => true,
             Some(kept) => kept.may_become(bytes),
             None => Charge::new(&self.shared.account).may_become(bytes),
         }
@@ -177,7 +184,7 @@ impl Responder {
         match message_head(total, false) {
             Ok(head) => {
                 let call = self.shared.take(self.key, self.stamp)?;
-                let kept = self.kept.take();
+                let kept = self.kept.take().map(|kept| *kept);
                 let call = (call.method, call.stream, call.began);
                 Some(LongAnswer::begin(&self.shared, call, kept, head, total))
             }

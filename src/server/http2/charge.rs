@@ -27,22 +27,12 @@ pub struct Charge {
     /// The core counts them too.
     is_granted: bool,
     waiting: Option<InLine>,
-    /// Any answer may take its place.
-    is_excused: bool,
 }
 
 impl Charge {
     /// Nothing is kept yet.
     pub fn new(account: &Rc<Account>) -> Self {
-        Self { account: account.clone(), bytes: 0, is_granted: true, waiting: None, is_excused: false }
-    }
-
-    /// Nothing is kept, and any answer may take its place: for calls of which there are few, with answers of a bounded
-    /// length.
-    pub fn excused(account: &Rc<Account>) -> Self {
-        let mut charge = Self::new(account);
-        charge.is_excused = true;
-        charge
+        Self { account: account.clone(), bytes: 0, is_granted: true, waiting: None }
     }
 
     /// So many bytes are to be kept from now on. True if the core has room for them; [`Charge::poll_granted`] waits for
@@ -88,7 +78,7 @@ impl Charge {
     pub fn may_become(&self, bytes: usize) -> bool {
         let more = bytes.saturating_sub(self.counted());
         let is_little = more <= LITTLE_BYTES || self.account.memory().has_room(more);
-        self.is_excused || more <= SURPLUS_BYTES || (is_little && !self.account.is_full_beside(self.bytes))
+        more <= SURPLUS_BYTES || (is_little && !self.account.is_full_beside(self.bytes))
     }
 
     /// What the core counts.
@@ -123,7 +113,6 @@ mod tests {
         assert_eq!(memory.unsent(), CONNECTION_UNSENT_MAX + 1);
         assert!(charge.may_become(CONNECTION_UNSENT_MAX + 1), "what is kept is for this");
         assert!(!Charge::new(&account).may_become(SURPLUS_BYTES + 1));
-        assert!(Charge::excused(&account).may_become(2 * MIB), "whatever room there is");
         assert!(charge.set(10) && !account.is_full());
         drop(charge);
         assert_eq!((account.unsent(), memory.unsent()), (0, 0));

@@ -162,6 +162,27 @@ fn an_answer_longer_than_its_room_ends_its_call_where_nobody_takes_any() {
     });
 }
 
+/// Few calls wait, so what these put was not looked up.
+#[test]
+fn an_answer_of_one_pair_is_sent_whatever_room_there_is() {
+    on_executor(async {
+        let (member, lane) = Member::unanswered();
+        let stuck = Client::stuck(member.connect()).await;
+        let put = PutRequest { key: "a".into(), prev_kv: true, ..PutRequest::default() };
+        let (mut calls, mut told) = (Vec::new(), VecDeque::new());
+        for n in 1..=20 {
+            calls.push(send(&stuck, TXN, &txn([Op::RequestPut(put.clone())])).await);
+            until_told(&lane, &mut told, n).await;
+        }
+        for input in told {
+            let Input::Propose { ticket, .. } = input else { panic!("a proposal") };
+            let answer = Response::Txn { revision: 2, body: vec![0; MIB].into() };
+            member.session.on_reply(clock::now(), ticket, Ok(answer));
+        }
+        assert!(member.memory().unsent() > 20 * MIB, "{} bytes wait", member.memory().unsent());
+    });
+}
+
 #[test]
 fn long_answers_to_writes_of_many_clients_wait_for_the_room_of_the_core() {
     on_executor(async {
