@@ -66,6 +66,11 @@ impl Replica {
         }
     }
 
+    /// Entries that a start would apply again if the process ended now, at most.
+    pub fn unstored(&self) -> u64 {
+        self.store.applied().index.saturating_sub(self.marks.stored())
+    }
+
     /// For a member that stops: writes what is left. True once nothing is on its way; with nothing in `outputs`
     /// then, all is done.
     pub fn settle(&mut self, outputs: &mut Outputs) -> bool {

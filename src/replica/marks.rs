@@ -22,12 +22,14 @@ pub(super) struct Marks {
     waiting: Option<SnapshotMark>,
     /// The log says that the store file holds everything up to this index. Never goes back.
     logged: u64,
+    /// The store file holds everything up to this index, as far as this process knows. Never goes back.
+    stored: u64,
 }
 
 impl Marks {
     /// The marks of a process that found one at `logged` in the log.
     pub(super) fn new(logged: u64) -> Self {
-        Self { logged, ..Self::default() }
+        Self { logged, stored: logged, ..Self::default() }
     }
 
     /// A checkpoint begins that will make everything up to `mark` durable.
@@ -57,6 +59,7 @@ impl Marks {
 
     /// The checkpoint under way has ended. One that wrote nothing but a sweep has no new mark.
     pub(super) fn end(&mut self) {
+        self.stored = self.under_way.as_ref().map_or(self.stored, |mark| mark.index);
         let new = self.under_way.take().filter(|mark| mark.index > self.logged);
         self.waiting = new.or(self.waiting.take());
     }
@@ -74,6 +77,11 @@ impl Marks {
     /// A write to the log is durable, with a mark at `index` if it had one.
     pub(super) fn on_logged(&mut self, index: Option<u64>) {
         self.logged = index.unwrap_or(self.logged);
+    }
+
+    /// The store file holds everything up to this index.
+    pub(super) fn stored(&self) -> u64 {
+        self.stored
     }
 
     /// A restart needs no entry up to this index.
@@ -99,7 +107,7 @@ mod tests {
         assert!(marks.is_under_way() && !marks.is_being_written());
         assert_eq!((marks.take_deferred(), marks.take_deferred()), (Some(1), None));
         marks.end();
-        assert_eq!((marks.is_due(), marks.logged()), (true, 3));
+        assert_eq!((marks.is_due(), marks.logged(), marks.stored()), (true, 3, 7));
         assert_eq!(marks.take_due().map(|mark| mark.index), Some(7));
         marks.on_logged(None);
         assert_eq!(marks.logged(), 3);

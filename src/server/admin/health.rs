@@ -6,9 +6,16 @@ use crate::server::http1::answer::Answer;
 use crate::server::http1::query::Query;
 
 const LIVEZ: &[&str] = &["serializable_read"];
-const READYZ: &[&str] = &["data_corruption", "serializable_read", "linearizable_read", "non_learner"];
+const READYZ: &[&str] =
+    &["data_corruption", "serializable_read", "linearizable_read", "non_learner", LOG_ROOM];
+/// A check of Kevel's own. An answer names it only where it fails, or where it was asked for by name, so that a healthy
+/// member answers with etcd's bytes.
+const LOG_ROOM: &str = "log_room";
 
-/// `/health`: alarms, then the leader, then a read.
+const NO_ROOM: &str = "the disk of the log is full: writes wait until there is room";
+
+/// `/health`: alarms, then the leader, then a read. Whoever asks for more than a serializable read also hears of a full
+/// disk, on which the log cannot go on.
 pub(super) async fn health(admin: &Admin, query: &Query<'_>) -> Answer {
     let source = &*admin.source;
     let reason = sickness(source, query).await;
@@ -33,6 +40,9 @@ async fn sickness(source: &dyn AdminSource, query: &Query<'_>) -> Option<String>
     if !serializable && !source.has_leader() {
         return Some("RAFT NO LEADER".to_owned());
     }
+    if !serializable && source.lacks_room() {
+        return Some(NO_ROOM.to_owned());
+    }
     let read = if serializable { source.serializable_read() } else { source.linearizable_read() };
     read.await.err().map(|text| format!("RANGE ERROR:{text}"))
 }
@@ -54,8 +64,12 @@ pub(super) async fn checks(
     let mut failed = false;
     for check in chosen {
         let result = run(&*admin.source, check).await;
-        admin.source.count_check(endpoint, check, result.is_ok());
+        if check != LOG_ROOM {
+            // etcd's family of checks has no series for it; the gauge of the log tells.
+            admin.source.count_check(endpoint, check, result.is_ok());
+        }
         match result {
+            Ok(()) if check == LOG_ROOM && one.is_none() => {}
             Ok(()) => lines.push_str(&format!("[+]{check} ok\n")),
             Err(error) => {
                 failed = true;
@@ -78,6 +92,7 @@ async fn run(source: &dyn AdminSource, check: &str) -> Result<(), String> {
             Err("alarm activated: CORRUPT".to_owned())
         }
         "non_learner" if source.is_learner() => Err("not supported for learner".to_owned()),
+        LOG_ROOM if source.lacks_room() => Err(NO_ROOM.to_owned()),
         "serializable_read" => source.serializable_read().await,
         "linearizable_read" => source.linearizable_read().await,
         _ => Ok(()),

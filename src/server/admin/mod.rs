@@ -28,6 +28,8 @@ pub trait AdminSource {
     fn has_leader(&self) -> bool;
     /// Whether the member is a learner.
     fn is_learner(&self) -> bool;
+    /// Whether writes wait for room on the disk of the log.
+    fn lacks_room(&self) -> bool;
     /// A read of one key from this member's own state; an error's text without its code.
     fn serializable_read(&self) -> LocalBoxFuture<'static, Result<(), String>>;
     /// A read of one key that the leader confirms.

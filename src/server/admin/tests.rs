@@ -24,13 +24,21 @@ struct Member {
     alarms: Vec<&'static str>,
     leader: bool,
     learner: bool,
+    full: bool,
     read: Result<(), String>,
     checks: Rc<RefCell<Vec<Checked>>>,
 }
 
 impl Default for Member {
     fn default() -> Self {
-        Self { alarms: vec![], leader: true, learner: false, read: Ok(()), checks: Rc::default() }
+        Self {
+            alarms: vec![],
+            leader: true,
+            learner: false,
+            full: false,
+            read: Ok(()),
+            checks: Rc::default(),
+        }
     }
 }
 
@@ -43,6 +51,9 @@ impl AdminSource for Member {
     }
     fn is_learner(&self) -> bool {
         self.learner
+    }
+    fn lacks_room(&self) -> bool {
+        self.full
     }
     fn serializable_read(&self) -> LocalBoxFuture<'static, Result<(), String>> {
         std::future::ready(Ok(())).boxed_local()
@@ -141,6 +152,22 @@ fn health_says_what_is_wrong_first() {
     assert_eq!(body(slow, "/health"), sick("RANGE ERROR:etcdserver: request timed out"));
     let (status, headers, _) = get(Member::default(), "/health");
     assert!(status == "200 OK" && headers.contains("Content-Type: text/plain; charset=utf-8\r\n"));
+}
+
+#[test]
+fn a_member_whose_log_has_no_room_says_so_to_whoever_asks_for_more_than_a_serializable_read() {
+    let full = Member { full: true, ..Member::default() };
+    let reason = "the disk of the log is full: writes wait until there is room";
+    for path in ["/health", "/health?serializable=false", "/readyz", "/readyz/log_room"] {
+        let (status, _, body) = get(full.clone(), path);
+        assert!(status.starts_with("503") && body.contains(reason), "{path}: {status} {body}");
+    }
+    for path in
+        ["/health?serializable=true", "/livez", "/readyz?exclude=log_room", "/readyz/linearizable_read"]
+    {
+        assert_eq!(get(full.clone(), path).0, "200 OK", "{path}");
+    }
+    assert_eq!(get(Member::default(), "/readyz/log_room?verbose").2, "[+]log_room ok\nok\n");
 }
 
 #[test]

@@ -28,6 +28,8 @@ use crate::stdx::time::Duration;
 
 /// How long connections may take to finish what is in flight when the member stops.
 const DRAIN: Duration = Duration::from_secs(5);
+/// Time between two looks at whether what is in flight can be answered at all.
+const LOOK: Duration = Duration::from_millis(200);
 /// How long they may take to close after that.
 const CLOSE: Duration = Duration::from_secs(1);
 
@@ -93,6 +95,8 @@ impl SessionCore {
         let core = grpc::Core::new(api, grpc_settings(&config), counters);
         let serving = Serving { session, stop: Stop::new(), turns: Turns::start(), core, config };
         match door {
+            // A member that is to end before it serves, because its first log write waits for room, never serves.
+            _ if end.ending().is_some() => {}
             Door::Accept { sockets, others } => {
                 serving.accept(&listeners, sockets, &admission, &others);
                 serving.announce(&listeners);
@@ -176,12 +180,18 @@ impl Serving {
         lines::notified(notify::ready(std::env::var_os("NOTIFY_SOCKET").as_deref()));
     }
 
-    /// Lets calls in flight end, then closes the connections.
+    /// Lets calls in flight end, then closes the connections. What waits for room on the disk is refused at once.
     async fn stop(&self) {
         self.stop.advance(Phase::Draining);
         self.session.watches.close_all();
         self.session.streams.close_all();
-        task::until(clock::now() + DRAIN, self.stop.drained()).await;
+        let end = clock::now() + DRAIN;
+        while clock::now() < end && self.stop.members() > 0 {
+            if self.session.log_lacks_room() {
+                self.session.end_waiting();
+            }
+            task::until(end.min(clock::now() + LOOK), self.stop.drained()).await;
+        }
         self.stop.advance(Phase::Closed);
         task::until(clock::now() + CLOSE, self.stop.drained()).await;
     }

@@ -14,12 +14,12 @@ use crate::btree::Store;
 use crate::config::{Config, Url};
 use crate::mvcc::compact_hash::CompactionDigest;
 use crate::mvcc::pin::Pins;
-use crate::page::CheckpointJob;
 use crate::replica::port::Input;
 use crate::replica::{Opening, Replica, Settings, refusal};
+use crate::server::core::checkpointer::{self, Checkpointer};
+use crate::server::core::digester;
 use crate::server::core::replica_loop::{Halt, ReplicaCore};
 use crate::server::core::session_loop::FromReplica;
-use crate::server::core::{checkpointer, digester};
 use crate::server::grpc::counters::Counters;
 use crate::server::io::accept::Admission;
 use crate::server::io::wal_dir::WalDir;
@@ -65,7 +65,7 @@ struct Shared {
     ending: OnceLock<Ending>,
     /// Session cores that have not finished.
     draining: AtomicUsize,
-    /// The replica has written its last checkpoint.
+    /// The replica has written its last checkpoint, or has found no room for it.
     stopped: AtomicBool,
     /// A lane to each session core, which has something in it once the member is to end.
     tell: Vec<mesh::Sender<()>>,
@@ -100,7 +100,7 @@ impl End {
         self.0.draining.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// Whether the replica has written its last checkpoint.
+    /// Whether the replica has ended: it has written its last checkpoint, or has found no room for it.
     pub fn is_stopped(&self) -> bool {
         self.0.stopped.load(Ordering::Acquire)
     }
@@ -221,7 +221,7 @@ impl Counts {
 
 /// The threads beside the replica core: each waits for the disk in its place.
 struct Threads {
-    checkpoints: mpsc::Sender<CheckpointJob>,
+    checkpoints: Checkpointer,
     digests: mpsc::Sender<Box<CompactionDigest>>,
     prepared: Prepared,
 }

@@ -13,10 +13,10 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use super::checkpointer::Checkpointer;
 use super::log_task::{Log, Written};
 use super::session_loop::{self, FromReplica};
 use crate::mvcc::compact_hash::CompactionDigest;
-use crate::page::CheckpointJob;
 use crate::replica::Replica;
 use crate::replica::port::{Input, Output, Outputs};
 use crate::server::io::wal_dir::WalDir;
@@ -48,7 +48,7 @@ pub struct ReplicaCore {
     /// The session cores, by number.
     pub sessions: Vec<Outbox<FromReplica>>,
     /// The checkpointer's jobs.
-    pub checkpoints: std::sync::mpsc::Sender<CheckpointJob>,
+    pub checkpoints: Checkpointer,
     /// The digester's jobs.
     pub digests: std::sync::mpsc::Sender<Box<CompactionDigest>>,
     /// The log's folder.
@@ -71,16 +71,23 @@ pub struct ReplicaCore {
 pub type Halt = Box<dyn Fn(String) + Send>;
 
 impl ReplicaCore {
-    /// Runs until `stopping` says that no session needs the replica any more; then waits for a last checkpoint.
+    /// Runs until `stopping` says that no session needs the replica any more; then waits for a last checkpoint, unless
+    /// the disk has no room. All that was acknowledged is in the log.
     pub async fn run(self, stopping: impl Fn() -> bool) {
         let mut running = Running::new(self);
         loop {
             let turn = running.turn();
-            if stopping() && running.settle() {
-                if running.outputs.is_empty() {
-                    return;
+            if stopping() {
+                running.threads.checkpoints.stop();
+                if running.lacks_room() {
+                    return running.give_up().await;
                 }
-                continue;
+                if running.settle() {
+                    if running.outputs.is_empty() {
+                        return;
+                    }
+                    continue;
+                }
             }
             running.wait(turn).await;
         }
@@ -105,7 +112,7 @@ struct Running {
 
 /// What threads do for the replica.
 struct Threads {
-    checkpoints: std::sync::mpsc::Sender<CheckpointJob>,
+    checkpoints: Checkpointer,
     digests: std::sync::mpsc::Sender<Box<CompactionDigest>>,
     segments: Releaser,
 }
@@ -161,6 +168,7 @@ impl Running {
         }
         let more = self.replica.drain(now, &mut self.outputs);
         self.counts.turn(&self.replica, now);
+        self.counts.metrics.wal_lacks_room.set(i64::from(self.log.lacks_room()));
         let mut outputs = std::mem::take(&mut self.outputs);
         outputs.drain(..).for_each(|output| self.perform(output));
         self.outputs = outputs;
@@ -180,10 +188,7 @@ impl Running {
     fn perform(&mut self, output: Output) {
         match output {
             Output::AppendWal { ready, write } => self.log.append(ready, write),
-            Output::WriteCheckpoint(job) => {
-                let taken = self.threads.checkpoints.send(job);
-                assert!(taken.is_ok(), "the checkpointer outlives the replica");
-            }
+            Output::WriteCheckpoint(job) => self.threads.checkpoints.write(job),
             Output::DigestCompaction(job) => {
                 let taken = self.threads.digests.send(job);
                 assert!(taken.is_ok(), "the digester outlives the replica");
@@ -213,6 +218,17 @@ impl Running {
     /// Whether a last checkpoint is written, once the log is quiet; what it asks for is in `outputs`.
     fn settle(&mut self) -> bool {
         self.log.writing() == 0 && self.replica.settle(&mut self.outputs)
+    }
+
+    /// Whether the disk has no room for what a member that stops has to write.
+    fn lacks_room(&self) -> bool {
+        self.log.lacks_room() || self.threads.checkpoints.gave_up()
+    }
+
+    /// Ends without a last checkpoint, and without the log writes of which nothing was acknowledged.
+    async fn give_up(self) {
+        lines::no_last_checkpoint(self.replica.unstored());
+        self.log.give_up().await;
     }
 
     /// Waits until there is something for a turn.

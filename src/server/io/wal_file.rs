@@ -6,24 +6,26 @@
 //!
 //! A write for which the disk has no room waits and is done again, all of it at the same place: the last write of a
 //! segment goes past the blocks that were allocated for it, and a filesystem that copies on writing needs room for
-//! every write. Nothing was promised yet, and no sync has failed. Any other failure ends the process: after a failed
-//! fsync nobody knows what is on the disk, and the kernel would call the next one a success.
+//! every write. Nothing was promised yet, and no sync has failed. A member that is told to stop gives such a write up
+//! ([`Room`]): the next start finds the end of a log that a crash has cut. Any other failure ends the process: after a
+//! failed fsync nobody knows what is on the disk, and the kernel would call the next one a success.
 //!
 //! A segment is opened only after it was prepared by `wal_prepare`. That also avoids a trap of glommio 0.9: it takes a
 //! device for pollable, and then busy-polls every write, if the first block of the first file opened on it was never
 //! written.
 #![forbid(unsafe_code)]
 
+use std::cell::Cell;
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
 
 use glommio::io::{BufferedFile, DmaFile, OpenOptions};
 
-use super::task;
 use super::wal_dir::WalDir;
 use super::wal_prepare::Prepared;
-use crate::stdx::time::Duration;
+use super::{clock, task};
+use crate::stdx::time::{Duration, Instant};
 use crate::wal::folder::is_full;
 use crate::wal::prepare::Fill;
 use crate::wal::{SegmentName, Write};
@@ -34,6 +36,33 @@ const LARGE_WRITE: u64 = 32 << 10;
 
 /// Time between two attempts of a write for which the disk has no room.
 const ROOM_RETRY: Duration = Duration::from_millis(200);
+
+/// Time between two lines of the log that say that a write waits for room.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
+
+/// What the log's writer and the replica's loop tell each other about room on the disk.
+#[derive(Debug, Default)]
+pub struct Room {
+    lacking: Cell<bool>,
+    given_up: Cell<bool>,
+}
+
+impl Room {
+    /// Whether a write waits for room.
+    pub fn is_lacking(&self) -> bool {
+        self.lacking.get()
+    }
+
+    /// No write waits for room any more: the one that waits fails, and the later ones are not begun.
+    pub fn give_up(&self) {
+        self.given_up.set(true);
+    }
+
+    /// Whether writes were given up.
+    pub fn is_given_up(&self) -> bool {
+        self.given_up.get()
+    }
+}
 
 /// The segment being filled.
 enum Segment {
@@ -50,6 +79,7 @@ pub struct WalFile {
     current: Option<(SegmentName, Segment)>,
     /// What else has to be durable before the first write counts as done; none for a log that was there before.
     founded: Option<OnFounded>,
+    room: Rc<Room>,
 }
 
 /// Done once, when the first write of a new log is durable.
@@ -58,25 +88,31 @@ pub type OnFounded = Box<dyn FnOnce() -> Result<(), String> + Send>;
 impl WalFile {
     /// A writer into `dir`, for which segments are made ready by `prepared`.
     pub fn new(dir: WalDir, prepared: Prepared, founded: Option<OnFounded>) -> Self {
-        Self { dir, prepared, writes: (0, 0), current: None, founded }
+        Self { dir, prepared, writes: (0, 0), current: None, founded, room: Rc::default() }
     }
 
-    /// Does one write. When it returns, the write is durable if it has to be. Gives the buffer back.
+    /// Whether a write waits for room on the disk, and a way to give it up.
+    pub fn room(&self) -> Rc<Room> {
+        self.room.clone()
+    }
+
+    /// Does one write. When it returns, the write is durable if it has to be. Gives the buffer back; none if the write
+    /// was given up for lack of room.
     ///
     /// # Panics
     /// When the write fails for another reason than a full disk: see above.
-    pub async fn write(&mut self, write: Write) -> Vec<u8> {
-        let result = self.try_write(&write).await;
-        if let Err(error) = result {
-            panic!(
+    pub async fn write(&mut self, write: Write) -> Option<Vec<u8>> {
+        match self.try_write(&write).await {
+            Ok(()) => Some(write.bytes),
+            Err(error) if self.room.is_given_up() && is_full(&error) => None,
+            Err(error) => panic!(
                 "writing {} bytes at {} of {} failed: {error}; the member stops so as not to lose what it \
                  acknowledges; free space on the disk or replace it, then start the member again",
                 write.bytes.len(),
                 write.offset,
                 self.dir.file(write.segment).display()
-            );
+            ),
         }
-        write.bytes
     }
 
     async fn try_write(&mut self, write: &Write) -> io::Result<()> {
@@ -96,18 +132,18 @@ impl WalFile {
     async fn create(&mut self, write: &Write) -> io::Result<()> {
         let (count, bytes) = std::mem::take(&mut self.writes);
         let fill = if bytes >= count.max(1) * LARGE_WRITE { Fill::Blocks } else { Fill::Zeros };
-        let mut wait = Wait::default();
+        let mut wait = Wait::new(&self.room);
         let prepared = loop {
             if let Some(file) = self.prepared.try_take(fill) {
                 break file?;
             }
             if self.prepared.lacks_room() {
-                wait.tell(&self.dir);
+                wait.goes_on(&self.dir)?;
             }
             // At the very start, when segments fill faster than the disk can be zeroed, and when the disk is full.
             task::sleep(Duration::from_millis(1)).await;
         };
-        wait.is_over();
+        drop(wait);
         let segment = self.open(&self.dir.place(prepared)).await?;
         self.write_to(&segment, write).await?;
         self.dir.adopt(prepared, write.segment)?;
@@ -119,12 +155,12 @@ impl WalFile {
     }
 
     async fn write_to(&self, segment: &Segment, write: &Write) -> io::Result<()> {
-        let mut wait = Wait::default();
+        let mut wait = Wait::new(&self.room);
         while !self.put(segment, write).await? {
-            wait.tell(&self.dir);
+            wait.goes_on(&self.dir)?;
             task::sleep(ROOM_RETRY).await;
         }
-        wait.is_over();
+        drop(wait);
         match segment {
             Segment::Buffered(file) if self.dir.is_durable() && (write.sync || write.create) => {
                 Ok(file.fdatasync().await?)
@@ -167,25 +203,43 @@ impl WalFile {
     }
 }
 
-/// Says once that the log waits for room on the disk, and that it goes on.
-#[derive(Default)]
-struct Wait {
-    told: bool,
+/// A write that may have to wait for room on the disk: the log says so, again and again, and when it goes on.
+struct Wait<'r> {
+    room: &'r Room,
+    /// When the next line is due; none as long as there was room.
+    next: Option<Instant>,
 }
 
-impl Wait {
-    fn tell(&mut self, dir: &WalDir) {
-        if !self.told {
-            self.told = true;
+impl<'r> Wait<'r> {
+    fn new(room: &'r Room) -> Self {
+        Self { room, next: None }
+    }
+
+    /// There is no room yet.
+    ///
+    /// # Errors
+    /// When the member does not wait for room any more.
+    fn goes_on(&mut self, dir: &WalDir) -> io::Result<()> {
+        if self.room.is_given_up() {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let now = clock::now();
+        if self.next.is_none_or(|next| next <= now) {
+            self.room.lacking.set(true);
+            self.next = Some(now + TELL_AGAIN);
             tracing::error!(
                 directory = %dir.path().display(),
                 "the disk of the log is full: writes wait until there is room"
             );
         }
+        Ok(())
     }
+}
 
-    fn is_over(&self) {
-        if self.told {
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        self.room.lacking.set(false);
+        if self.next.is_some() && !self.room.is_given_up() {
             tracing::info!("the disk of the log has room again: writes go on");
         }
     }
@@ -219,7 +273,8 @@ mod tests {
             let mut buffer = Vec::new();
             for index in 1..=12 {
                 let state = HardState { term: 1, vote: 7, commit: index - 1 };
-                buffer = file.write(log.append(&[entry(index, 5_000)], Some(&state), None, buffer)).await;
+                let write = log.append(&[entry(index, 5_000)], Some(&state), None, buffer);
+                buffer = file.write(write).await.expect("a disk with room");
             }
         });
         let names = dir.segments().unwrap();
@@ -260,13 +315,45 @@ mod tests {
             let full = Segment::Buffered(full);
             assert!(!file.put(&full, &write).await.unwrap());
             let soon = clock::now() + ROOM_RETRY * 3;
-            assert!(task::until(soon, file.write_to(&full, &write)).await.is_none(), "it waits");
+            let waits = async {
+                assert!(task::until(soon, file.write_to(&full, &write)).await.is_none(), "it waits");
+            };
+            let looks = async {
+                task::sleep(ROOM_RETRY).await;
+                assert!(file.room.is_lacking());
+            };
+            futures::join!(waits, looks);
+            assert!(!file.room.is_lacking(), "nothing waits");
 
-            file.write(Write { create: true, ..write }).await;
+            file.write(Write { create: true, ..write }).await.unwrap();
             assert_eq!(
                 fs::read(path.join(name(0).to_string())).unwrap()[..4097],
                 [&[7; 4096][..], &[0]].concat()
             );
+        });
+        let _ = fs::remove_dir_all(&path);
+    }
+
+    #[test]
+    fn a_write_that_waits_for_room_is_given_up_when_the_member_stops() {
+        let path = scratch("wal-file-given-up");
+        on_an_executor(async {
+            let mut file = file_in(&path);
+            let write =
+                Write { segment: name(0), create: false, offset: 0, bytes: vec![7; 4096], sync: true };
+            let full = OpenOptions::new().write(true).buffered_open("/dev/full").await.unwrap();
+            file.current = Some((name(0), Segment::Buffered(full)));
+            let room = file.room();
+            let stops = async {
+                while !room.is_lacking() {
+                    task::sleep(Duration::from_millis(1)).await;
+                }
+                room.give_up();
+            };
+            let soon = clock::now() + Duration::from_secs(10);
+            let (written, ()) =
+                task::until(soon, async { futures::join!(file.write(write), stops) }).await.expect("an end");
+            assert_eq!(written, None);
         });
         let _ = fs::remove_dir_all(&path);
     }

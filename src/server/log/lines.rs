@@ -325,6 +325,24 @@ pub fn closing(config: &Config) {
     end_line("closing etcd server", config).write();
 }
 
+/// The disk has no room for the last checkpoint, or for the log before it.
+#[track_caller]
+pub fn no_last_checkpoint(entries: u64) {
+    let message = format!(
+        "stopped without a last checkpoint, for which the disk has no room; the next start replays {entries} entries \
+         of the log"
+    );
+    Line::new(LogLevel::Warn, &message).write();
+}
+
+/// A second signal came before the member had stopped.
+#[track_caller]
+pub fn signal_again(signal: &str) {
+    Line::new(LogLevel::Warn, "received another signal; ending at once, the next start replays the log")
+        .text("signal", signal)
+        .write();
+}
+
 /// Everything is closed.
 #[track_caller]
 pub fn closed(config: &Config) {

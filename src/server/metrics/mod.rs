@@ -91,6 +91,7 @@ pub struct Core {
     pub wal_sync: Histogram,
     pub wal_write: Histogram,
     pub wal_written_bytes: Gauge,
+    pub wal_lacks_room: Gauge,
     pub store_commit: Histogram,
     pub store_bytes: Gauge,
     pub store_used_bytes: Gauge,

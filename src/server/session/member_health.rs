@@ -65,6 +65,10 @@ impl AdminSource for MemberHealth {
         is_learner(&self.0).unwrap_or(false)
     }
 
+    fn lacks_room(&self) -> bool {
+        self.0.log_lacks_room()
+    }
+
     fn raft_status(&self) -> serde_json::Value {
         raft_status(self.0.gate(), self.0.member.member_id)
     }

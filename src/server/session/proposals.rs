@@ -263,6 +263,23 @@ impl Session {
         }
     }
 
+    /// Whether the log waits for room on the disk, and with it everything that is proposed.
+    pub fn log_lacks_room(&self) -> bool {
+        self.member.metrics.iter().any(|core| core.wal_lacks_room.get() != 0)
+    }
+
+    /// The member stops and does not wait for the replica: whoever waits hears so.
+    pub fn end_waiting(self: &Rc<Self>) {
+        let slots = self.proposals.tickets.borrow().slots();
+        for slot in 0..slots {
+            // Taken out in a statement of its own: ending it may issue new tickets.
+            let waiting = self.proposals.tickets.borrow_mut().take_if(slot, |_| true);
+            if let Some(waiting) = waiting {
+                self.end(waiting, Error::Stopped);
+            }
+        }
+    }
+
     /// A connection has ended: nobody waits for the answers to its proposals any more, so they need not be assembled.
     pub fn forget_gone(self: &Rc<Self>) {
         match self.proposals.forgetting.get() {
