@@ -101,8 +101,11 @@ func judge(server, only, size string, lasts, within time.Duration) int {
 			fail(m.Start())
 		}
 	}
+	if run == 0 {
+		fail(fmt.Errorf("no kind has %q in its name: -list prints them", only))
+	}
 	fmt.Printf("%d passed, %d failed\n", run-bad, bad)
-	if bad > 0 || run == 0 {
+	if bad > 0 {
 		return 1
 	}
 	return 0

@@ -4,6 +4,7 @@ package member
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand"
 	"net"
@@ -38,6 +39,9 @@ type Member struct {
 
 // New lays out a member of its own folder under dir; nothing runs before Start.
 func New(binary, name, dir string, flags ...string) (*Member, error) {
+	if binary == "" {
+		return nil, errors.New("no server was named: its binary's path is missing (-h shows the flags)")
+	}
 	if _, err := os.Stat(binary); err != nil {
 		return nil, err
 	}

@@ -227,6 +227,8 @@ def main():
     chosen = [case for case in cases.all_cases() if options.only in case.name]
     if options.quick:
         chosen = [case for at, case in enumerate(chosen) if at % 5 == 0 or case.quick]
+    if not chosen:
+        sys.exit(f"no case has {options.only!r} in its name")
     ports = free_ports(4 * len(chosen))
     binaries = (os.path.abspath(options.etcd), os.path.abspath(options.server))
 

@@ -49,8 +49,11 @@ func main() {
 		c, d := play(name, steps, tool, [2]string{*etcd, *kevel}, *verbose, *plant)
 		commands, different = commands+c, different+d
 	}
+	if commands == 0 {
+		fail(fmt.Errorf("no session is called %q", *only))
+	}
 	fmt.Printf("%d commands, %d differ\n", commands, different)
-	if different > 0 || commands == 0 {
+	if different > 0 {
 		os.Exit(1)
 	}
 }
