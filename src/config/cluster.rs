@@ -39,7 +39,11 @@ impl InitialCluster {
         same_place: impl Fn(&Url, &Url) -> bool,
     ) -> Result<(), String> {
         let Some(listed) = self.members.get(name) else {
-            return Err(format!("couldn't find local name {name:?} in the initial cluster configuration"));
+            return Err(format!(
+                "couldn't find local name {name:?} in the initial cluster configuration: --initial-cluster names {}; \
+                 start this member with one of these as --name",
+                self.members.keys().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ")
+            ));
         };
         let all: Vec<&Url> = self.members.values().flatten().collect();
         if let Some((at, _)) = all.iter().enumerate().find(|(at, url)| all[..*at].contains(url)) {
@@ -91,7 +95,8 @@ mod tests {
                 "a=http://h:1",
                 "b",
                 "http://h:1",
-                "couldn't find local name \"b\" in the initial cluster configuration",
+                "couldn't find local name \"b\" in the initial cluster configuration: --initial-cluster names \"a\"; \
+                 start this member with one of these as --name",
             ),
             (
                 "a=http://h:1",
@@ -131,9 +136,9 @@ mod tests {
             assert_eq!(InitialCluster::parse(written).unwrap().to_string(), text, "{written}");
         }
         assert_eq!(InitialCluster::parse("").unwrap(), InitialCluster::default());
-        assert_eq!(
-            check(" a=http://h:1", "a", "http://h:1").unwrap_err(),
-            check("", "a", "http://h:1").unwrap_err()
-        );
+        for lacking in [" a=http://h:1", ""] {
+            let said = check(lacking, "a", "http://h:1").unwrap_err();
+            assert!(said.starts_with("couldn't find local name \"a\" in the initial cluster"), "{said}");
+        }
     }
 }

@@ -251,7 +251,7 @@ pub static FLAGS: &[Flag] = &[
     flag(Member, "max-txn-ops", Uint, "128", "Operations in one transaction."),
     flag(Member, "max-request-bytes", Uint, "1572864", "Largest request."),
     flag(Member, "max-concurrent-streams", Uint32, "4294967295",
-        "Streams one client connection may have open."),
+        "Streams one client connection may have open; more than 25000 are cut to that."),
     flag(Member, "grpc-keepalive-min-time", Duration, "5s",
         "Shortest pause a client must leave between pings."),
     flag(Member, "grpc-keepalive-interval", Duration, "2h",

@@ -2,7 +2,6 @@
 #![forbid(unsafe_code)]
 
 use super::go;
-use super::settings::Notice;
 
 /// How far etcd vouches for a feature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,12 +107,11 @@ impl Gates {
         Ok(())
     }
 
-    /// What is to be said of a gate that is open and leads nowhere: checkpoints of leases that a log holds are applied,
-    /// and none is made. A lease gets its whole TTL back when a leader begins, as it does with the gate closed.
-    pub fn notice(&self) -> Option<Notice> {
-        let message =
-            format!("the feature gate {CHECKPOINT} has no effect: checkpoints of leases are not made yet");
-        self.enabled(CHECKPOINT).then(|| Notice::warn(message))
+    /// The gates that were moved from where they are by default. Kevel has nothing that one of them could change.
+    pub fn moved(&self) -> impl Iterator<Item = (&'static str, bool)> + '_ {
+        let default = Gates::default();
+        let moved = move |&at: &usize| self.on[at] != default.on[at];
+        (0..GATES.len()).filter(moved).map(|at| (GATES[at].name, self.on[at]))
     }
 
     /// Name, stage and position of every gate, by name.
@@ -153,8 +151,8 @@ mod tests {
         {
             let gates = Gates::parse(open).unwrap();
             assert_eq!(gates.check(), Ok(()), "{open}");
-            assert!(gates.notice().is_some_and(|notice| notice.warning), "{open}");
+            assert!(gates.moved().any(|moved| moved == ("LeaseCheckpoint", true)), "{open}");
         }
-        assert_eq!(Gates::default().notice(), None);
+        assert_eq!(Gates::default().moved().count(), 0);
     }
 }

@@ -203,12 +203,14 @@ fn every_flag_that_is_not_built_is_refused_by_its_own_name() {
 fn what_has_no_effect_warns() {
     let (_, notices) =
         run("--name=x --backend-batch-limit=5 --max-snapshots=9 --experimental-initial-corrupt-check=true \
-         --enable-v2=true -v --corrupt-check-time=1s");
+         --enable-v2=true -v --corrupt-check-time=1s --feature-gates=CompactHashCheck=true");
     let text: Vec<&str> = notices.iter().map(|notice| notice.message.as_str()).collect();
     for part in [
         "--backend-batch-limit has no effect",
         "--max-snapshots has no effect",
         "--corrupt-check-time has no",
+        "--feature-gates=CompactHashCheck=true has no effect",
+        "--feature-gates=InitialCorruptCheck=true has no effect",
     ] {
         assert!(text.iter().any(|line| line.starts_with(part)), "{part}: {text:?}");
     }

@@ -257,8 +257,8 @@ pub(crate) fn read(file: &dyn PageFile) -> Result<Option<Meta>, OpenError> {
         Err(_) if half_made(&slots) && blank_behind_meta(file)? => Ok(None),
         Err((a, b)) => Err(OpenError::Refused(format!(
             "{}: neither meta page can be used (page 0: {a}; page 1: {b}). This is not what a crash leaves behind: the \
-             file was overwritten, is of another kind, or the disk lost it. Restore the data directory from a \
-             snapshot, or remove this member from the cluster and add it anew with an empty one",
+             file was overwritten, is of another kind, or the disk lost it. Put back a copy of the data \
+             directory",
             file.name()
         ))),
     }
@@ -373,7 +373,10 @@ mod tests {
         assert_eq!(read(&file).unwrap(), Some(meta(3)), "slot 0 held 4");
         file.bytes()[PAGE_SIZE + 100] ^= 1;
         let refused = read(&file).unwrap_err().to_string();
-        assert!(refused.contains("neither meta page") && refused.contains("snapshot"), "{refused}");
+        assert!(
+            refused.contains("neither meta page") && refused.contains("copy of the data directory"),
+            "{refused}"
+        );
     }
 
     #[test]

@@ -621,8 +621,7 @@ pub(super) fn read_free(file: &dyn PageFile, meta: &meta::Meta) -> Result<PageSe
     let Some(run) = meta.free else { return Ok(PageSet::default()) };
     let refused = |what: &str| {
         OpenError::Refused(format!(
-            "{}: the list of free pages at page {} {what}. Restore the data directory from a snapshot, or remove this \
-             member from the cluster and add it anew with an empty one",
+            "{}: the list of free pages at page {} {what}. Put back a copy of the data directory",
             file.name(),
             run.id.0
         ))
@@ -641,8 +640,8 @@ fn check_extent(file: &dyn PageFile, meta: &meta::Meta, free: &PageSet) -> Resul
     match (file.pages()..meta.page_count).find(|&id| !free.contains(PageId(id))) {
         None => Ok(()),
         Some(id) => Err(OpenError::Refused(format!(
-            "{}: page {id} is in use but lies beyond the end of the file, which was cut off. Restore the data \
-             directory from a snapshot, or remove this member from the cluster and add it anew with an empty one",
+            "{}: page {id} is in use but lies beyond the end of the file, which was cut off. Put back a copy \
+             of the data directory",
             file.name()
         ))),
     }

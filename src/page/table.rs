@@ -350,8 +350,7 @@ impl Table {
     fn broken(&self, id: PageId, what: &str) -> String {
         format!(
             "page {} of {} {what}: the disk does not hold what was written, and it is not served. Stop this member; \
-             then restore its data directory from a snapshot, or remove the member from the cluster and add it \
-             anew with an empty one",
+             then put back a copy of its data directory",
             id.0,
             self.file.name()
         )

@@ -6,8 +6,7 @@
 use raft::eraftpb::Entry as LogEntry;
 
 /// How a member comes back whose store is not what it should be.
-pub(super) const ADVICE: &str = "Restore the data directory from a snapshot, or remove this member from the cluster \
-                                 and add it anew with an empty one";
+pub(super) const ADVICE: &str = "Put back a copy of the data directory";
 
 /// Whether the member is to stop.
 #[derive(Debug, Default)]
@@ -61,7 +60,7 @@ pub(super) fn damaged(what: &str) -> String {
 pub(super) fn unknown(entry: &LogEntry, what: &str) -> String {
     format!(
         "log entry {} cannot be applied: {what}. Another version has written it: start the member with that \
-         version, or restore its data directory from a snapshot",
+         version, or put back a copy of the data directory",
         entry.index
     )
 }

@@ -1,9 +1,9 @@
 //! Entries that make many pages each, and that the store file has to keep up with.
 //!
 //! A transaction of two kilobytes that keeps stored values makes a hundred megabytes of pages, and the log takes
-//! hundreds of such transactions at a time. So the pages of heavy entries are counted: from a bound on a checkpoint is
-//! due, and no other entry begins before it has begun; likewise the next one, which begins when that is written. Entries
-//! that make few pages each are bounded by what the log takes ([`policy`](super::policy)).
+//! hundreds of such transactions at a time. So the pages of heavy entries are counted. From a bound on a checkpoint is
+//! due, and no other entry begins before the checkpoint does, which in turn waits for the one under way. Entries that
+//! make few pages each are bounded by what the log takes ([`policy`](super::policy)).
 #![forbid(unsafe_code)]
 
 use super::replica::Replica;

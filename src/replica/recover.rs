@@ -314,7 +314,7 @@ mod tests {
         assert_eq!((said(&[4, 5], 5), said(&[], 3)), (Ok(()), Ok(())));
         for (indices, commit) in [(&[5][..], 3), (&[3], 3), (&[4, 6], 3), (&[4], 5)] {
             let said = said(indices, commit).unwrap_err();
-            assert!(said.contains("up to 3") && said.contains("from a snapshot"), "{said}");
+            assert!(said.contains("up to 3") && said.contains("a copy of the data directory"), "{said}");
         }
     }
 }

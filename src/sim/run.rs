@@ -13,7 +13,7 @@ use super::spoil::HAS_FAULTS;
 use super::world::{Tally, World};
 
 /// Words of which one is in every refusal to go on with rotten bytes.
-const REFUSALS: &[&str] = &["checksum", "kevel check", "damage", "snapshot"];
+const REFUSALS: &[&str] = &["checksum", "kevel check", "damage", "ut back a copy of"];
 
 /// Of the seeds of an ordinary run, one in so many is also a seed of the scripted peers.
 const PEERS_EVERY: u64 = 8;

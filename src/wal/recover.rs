@@ -87,8 +87,8 @@ pub enum WalError {
     },
 }
 
-const ADVICE: &str = "nothing was changed. Keep a copy of the data directory, then restore this member from a \
-                      snapshot, or in a cluster remove it, delete its data directory and add it again";
+const ADVICE: &str = "nothing was changed. Set this data directory aside, and put back a copy of the data directory \
+                      that was made before";
 
 impl fmt::Display for WalError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

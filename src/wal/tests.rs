@@ -124,7 +124,7 @@ fn a_flipped_bit_is_refused_with_advice() {
     files.bytes_mut(name)[at] ^= 1;
     let error = files.recover(0).unwrap_err();
     assert!(matches!(error, WalError::Damaged { .. }), "{error:?}");
-    assert!(error.to_string().contains("restore this member from a snapshot"), "{error}");
+    assert!(error.to_string().contains("put back a copy of the data directory"), "{error}");
 }
 
 #[test]

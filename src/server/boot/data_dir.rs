@@ -29,6 +29,11 @@ pub fn prepare(config: &Config) -> Result<bool, Failure> {
     dir::create(&config.data_dir)
         .map_err(|error| at_path("create", config.data_dir.display(), &error))
         .map_err(to("cannot use the data directory"))?;
+    // etcd's tools for logs look for this folder.
+    let snapshots = config.member_dir().join("snap");
+    dir::create(&snapshots)
+        .map_err(|error| at_path("create", snapshots.display(), &error))
+        .map_err(to("cannot use the data directory"))?;
     Ok(false)
 }
 
@@ -80,15 +85,13 @@ fn inspect(config: &Config) -> Result<bool, String> {
         }
         lines::etcd_store_found(&config.member_dir().join("snap"));
     }
-    Ok(config.store_path().exists() || has_log(&config.wal_dir()))
+    Ok(config.store_path().exists() || first_segment(&config.wal_dir()).is_some())
 }
 
-/// Whether a folder has segments of a log. Other files are none of a member.
-fn has_log(folder: &Path) -> bool {
-    let is_segment = |file: io::Result<fs::DirEntry>| {
-        file.is_ok_and(|file| file.file_name().to_str().and_then(SegmentName::parse).is_some())
-    };
-    fs::read_dir(folder).is_ok_and(|mut files| files.any(is_segment))
+/// The first segment of the log in a folder. Other files are none of a member.
+fn first_segment(folder: &Path) -> Option<SegmentName> {
+    let files = fs::read_dir(folder).ok()?;
+    files.filter_map(|file| SegmentName::parse(file.ok()?.file_name().to_str()?)).min()
 }
 
 /// Whether a member of Kevel has begun to live in the store at `path`. A file of that name that cannot be read is
@@ -236,6 +239,16 @@ mod tests {
         assert_eq!(prepare(&config), Ok(true), "etcd was started once on a directory of Kevel");
         fs::write(config.store_path(), [7; 2 * page::PAGE_SIZE]).unwrap();
         assert_eq!(prepare(&config), Ok(true), "what is wrong with the store is said when it is opened");
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_new_data_directory_has_the_folder_that_tools_for_logs_look_for() {
+        let dir = std::env::temp_dir().join(format!("kevel-data-dir-snap-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        assert_eq!(prepare(&config(&dir, "")), Ok(false));
+        assert!(dir.join("member/snap").is_dir());
+        assert_eq!(prepare(&config(&dir, "")), Ok(false), "an empty folder is no member of etcd");
         fs::remove_dir_all(&dir).unwrap();
     }
 

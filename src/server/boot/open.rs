@@ -53,6 +53,10 @@ pub fn open(config: &Config) -> Result<Opened, String> {
     let file = store_file(config, &store_path)?;
     let mut store =
         Store::open(file.clone()).map_err(|error| failed("open", store_path.display(), &error))?;
+    if !wal_path.exists() && (store.applied().index > 0 || store.owner().is_some()) {
+        // Whoever mistypes a folder's name has no use for an empty one of that name.
+        return Err(log_gone(&store_path, &wal_path, store.owner()));
+    }
     let wal_dir = WalDir::open(&wal_path).map_err(|error| at_path("open", wal_path.display(), &error))?;
     let wal_dir = if config.unsafe_no_fsync { wal_dir.without_sync() } else { wal_dir };
     let names = wal_dir.segments().map_err(|error| at_path("read", wal_path.display(), &error))?;
@@ -133,7 +137,7 @@ fn log_gone(store: &Path, log: &Path, owner: Option<Owner>) -> String {
     let whose = owner.map(|owner| format!(" of {owner}")).unwrap_or_default();
     format!(
         "{} is the store{whose}, but the log in {} is gone: put it back, name its folder with --wal-dir if it lies \
-         elsewhere, or restore this member from a snapshot",
+         elsewhere, or put back a copy of the data directory",
         store.display(),
         log.display()
     )
@@ -142,7 +146,7 @@ fn log_gone(store: &Path, log: &Path, owner: Option<Owner>) -> String {
 fn apart(store: &Path, log: &Path, why: &str) -> String {
     format!(
         "{} and the log in {} do not belong together: {why}. Nothing was changed: put back the one that was here \
-         before, or restore this member from a snapshot",
+         before, or a copy of the data directory",
         store.display(),
         log.display()
     )
@@ -244,9 +248,14 @@ mod tests {
         member.found();
         assert_eq!(member.entries(), 1);
         fs::rename(member.wal(), member.root.join("elsewhere")).unwrap();
-        let refusal = member.refusal();
-        assert!(refusal.contains("is gone") && refusal.contains("--wal-dir"), "{refusal}");
-        fs::remove_dir_all(member.wal()).unwrap();
+        for _ in 0..2 {
+            let refusal = member.refusal();
+            assert!(refusal.contains("is gone") && refusal.contains("--wal-dir"), "{refusal}");
+            assert!(!member.wal().exists(), "no folder is left where none was");
+        }
+        fs::create_dir(member.wal()).unwrap();
+        assert!(member.refusal().contains("is gone"), "nor is an empty one a log");
+        fs::remove_dir(member.wal()).unwrap();
         fs::rename(member.root.join("elsewhere"), member.wal()).unwrap();
         assert_eq!(member.entries(), 1, "nothing was lost by refusing");
     }

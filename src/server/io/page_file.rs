@@ -104,7 +104,8 @@ impl MappedFile {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 return Err(io::Error::other(
-                    "another process uses this data directory: is a member running on it?",
+                    "another process uses this data directory, a member perhaps that runs already: stop it, or name \
+                     another --data-dir",
                 ));
             }
             Err(TryLockError::Error(error)) => return Err(error),
@@ -201,9 +202,18 @@ fn reserve(file: &File) -> io::Result<(NonNull<u8>, usize)> {
         let error = io::Error::last_os_error();
         length /= 2;
         if length < RESERVE_MIN {
-            return Err(error);
+            return Err(lacks_addresses(&error));
         }
     }
+}
+
+/// The store is mapped as a whole, and grows within what was reserved for it.
+fn lacks_addresses(error: &io::Error) -> io::Error {
+    io::Error::other(format!(
+        "{error}: the store needs {} GiB of address space at least (not of memory): raise the limit of virtual memory, \
+         `ulimit -v unlimited` or LimitAS=infinity of systemd",
+        RESERVE_MIN >> 30
+    ))
 }
 
 impl Drop for MappedFile {
@@ -309,6 +319,16 @@ impl PageFile for MappedFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_limit_of_virtual_memory_is_named() {
+        let said = lacks_addresses(&io::Error::from_raw_os_error(libc::ENOMEM)).to_string();
+        assert!(
+            said.contains("Cannot allocate memory") && said.contains("64 GiB of address space"),
+            "{said}"
+        );
+        assert!(said.contains("ulimit -v"), "{said}");
+    }
 
     #[test]
     fn what_is_written_shows_in_the_mapping_and_a_second_process_is_refused() {

@@ -117,7 +117,8 @@ impl WalDir {
                 Ok(())
             }
             Ok(false) => Err(io::Error::other(format!(
-                "another process uses {}: is a member running on it?",
+                "another process uses {}, a member perhaps that runs already: stop it, or name another --data-dir \
+                 or --wal-dir",
                 path.display()
             ))),
             Err(error) => {

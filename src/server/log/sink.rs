@@ -68,7 +68,9 @@ impl Sink {
                 LogOutput::Stdout => Output::Stdout,
                 LogOutput::File(path) => {
                     let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
-                    Output::File(file.map_err(|error| format!("open {}: {error}", path.display()))?)
+                    Output::File(
+                        file.map_err(|error| format!("--log-outputs names {}: {error}", path.display()))?,
+                    )
                 }
             });
         }

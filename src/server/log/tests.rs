@@ -97,5 +97,7 @@ fn lines_reach_a_file_in_order() {
     std::fs::remove_file(&path).unwrap();
     assert_eq!(text, (0..100).map(|n| format!("{n}\n")).collect::<String>());
     let nowhere = LogOutput::File("/nonexistent/dir/log".into());
-    assert!(sink::Sink::open(&[nowhere]).err().unwrap().starts_with("open /nonexistent/dir/log: "));
+    assert!(
+        sink::Sink::open(&[nowhere]).err().unwrap().starts_with("--log-outputs names /nonexistent/dir/log: ")
+    );
 }
