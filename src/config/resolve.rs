@@ -49,11 +49,13 @@ pub(super) fn resolve(
     auth_token(settings)?;
     let gates = Gates::parse(&settings.gates())?;
     gates.check()?;
-    notices.extend(gates.moved().map(|(gate, on)| {
-        Notice::warn(format!(
-            "--feature-gates={gate}={on} has no effect: Kevel has nothing for it to act upon"
-        ))
-    }));
+    let moved: Vec<String> = gates.moved().map(|(gate, on)| format!("{gate}={on}")).collect();
+    if !moved.is_empty() {
+        let moved = moved.join(",");
+        notices.push(Notice::warn(format!(
+            "--feature-gates={moved} has no effect: Kevel has nothing for it to act upon"
+        )));
+    }
     if settings.nanos("compact-hash-check-time") <= 0 {
         let given = settings.text("compact-hash-check-time");
         return Err(format!("--compact-hash-check-time must be >0 (set to {given})"));

@@ -209,8 +209,7 @@ fn what_has_no_effect_warns() {
         "--backend-batch-limit has no effect",
         "--max-snapshots has no effect",
         "--corrupt-check-time has no",
-        "--feature-gates=CompactHashCheck=true has no effect",
-        "--feature-gates=InitialCorruptCheck=true has no effect",
+        "--feature-gates=CompactHashCheck=true,InitialCorruptCheck=true has no effect",
     ] {
         assert!(text.iter().any(|line| line.starts_with(part)), "{part}: {text:?}");
     }

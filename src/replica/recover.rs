@@ -299,7 +299,7 @@ mod tests {
         };
         assert_eq!((check(1, -1, -1), check(9, 9, 9), check(9, 7, -1)), (Ok(()), Ok(()), Ok(())));
         for said in [check(0, -1, -1), check(-4, -1, -1), check(5, 6, 5), check(5, 3, 4)] {
-            assert!(said.unwrap_err().contains("from a snapshot"));
+            assert!(said.unwrap_err().contains("copy of the data directory"));
         }
     }
 

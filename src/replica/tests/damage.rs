@@ -82,7 +82,7 @@ fn stops(why: &str, request: Request, damage: impl FnOnce(&mut WriteTxn<'_>)) {
         _ => {}
     });
     let [reason] = &reasons[..] else { panic!("{reasons:?}") };
-    assert!(reason.contains(why) && reason.contains("from a snapshot"), "{reason}");
+    assert!(reason.contains(why) && reason.contains("copy of the data directory"), "{reason}");
     assert_eq!(world.replica().applied().swept_revision, before.swept_revision);
     if !compacts {
         assert_eq!((world.replica().applied(), replies), (before, Vec::new()));
@@ -231,7 +231,10 @@ fn a_lease_under_another_id_is_refused_at_the_start() {
     assert!(world.finish_checkpoint());
     world.crash(Crash::Clean);
     let why = world.start().unwrap_err();
-    assert!(why.contains("a lease that cannot be read") && why.contains("from a snapshot"), "{why}");
+    assert!(
+        why.contains("a lease that cannot be read") && why.contains("copy of the data directory"),
+        "{why}"
+    );
 }
 
 #[test]
