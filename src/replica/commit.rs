@@ -67,7 +67,7 @@ impl Replica {
 
     /// One transaction of entries, committed or suspended. True if there is more to apply at once.
     fn apply_draft(&mut self, now: Instant, turn: &mut Turn, outputs: &mut Outputs) -> bool {
-        let sweep = turn.sweeps && self.is_sweep_due();
+        let sweep = turn.sweeps && self.may_sweep();
         if self.committed.is_empty() && self.executing.is_none() && !sweep {
             return false;
         }

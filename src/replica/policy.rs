@@ -87,6 +87,12 @@ impl Policy {
         (self.log_bytes, self.log_entries, self.changed, self.begun) = (0, 0, None, now);
     }
 
+    /// Whether a sweep has to wait for the checkpoint under way, so that proposals need not. Half of the memory between
+    /// the bound at which a checkpoint is due and the one at which proposals wait is for them alone.
+    pub fn is_crowded(&self, store: &StoreStats) -> bool {
+        store.dirty_bytes >= u64::midpoint(dirty_max(store.total_bytes), dirty_limit(store.total_bytes))
+    }
+
     /// Whether proposals have to wait: for memory, or because the checkpoint under way takes so long that a restart
     /// would replay too much.
     pub fn is_pressed(&self, store: &StoreStats) -> bool {
@@ -142,6 +148,18 @@ mod tests {
         assert!(policy.is_pressed(&dirty(0)));
         policy.begin(Instant::default());
         assert!(!policy.is_pressed(&dirty(0)));
+    }
+
+    #[test]
+    fn a_sweep_waits_before_proposals_do() {
+        let policy = Policy::default();
+        for total_bytes in [0, LARGE_STORE_BYTES] {
+            let store = |dirty_bytes| StoreStats { dirty_bytes, total_bytes, ..StoreStats::default() };
+            let is_due = |dirty_bytes| policy.is_due(Instant::default(), &store(dirty_bytes));
+            let crowded = (0..600).map(|mib| mib << 20).find(|&bytes| policy.is_crowded(&store(bytes)));
+            let crowded = crowded.expect("it waits at last");
+            assert!(is_due(crowded) && !policy.is_pressed(&store(crowded + (20 << 20))), "{crowded}");
+        }
     }
 
     #[test]

@@ -412,7 +412,7 @@ impl Replica {
 
     /// Whether the next drain has something to do without input.
     fn has_more(&self, now: Instant) -> bool {
-        let applies = !self.committed.is_empty() || self.executing.is_some() || self.is_sweep_due();
+        let applies = !self.committed.is_empty() || self.executing.is_some() || self.may_sweep();
         self.may_propose()
             || (applies && self.may_apply())
             || self.may_revoke(now)
@@ -422,6 +422,11 @@ impl Replica {
     /// Whether entries can be applied in the next turn.
     fn may_apply(&self) -> bool {
         !self.halted.is_halted() && !self.waits_for_spill() && !self.waits_for_checkpoint()
+    }
+
+    /// Whether a slice of garbage can be removed in this turn.
+    pub(super) fn may_sweep(&self) -> bool {
+        self.is_sweep_due() && !self.checkpoints.is_crowded(&self.store.stats())
     }
 
     pub(super) fn is_sweep_due(&self) -> bool {
