@@ -38,16 +38,6 @@ type kind struct {
 	answers []string
 	// An answer of everything in the full store is longer than gRPC can say.
 	everything bool
-	// growth is the bound of memory where it is not growthMax, in KiB.
-	growth int
-}
-
-// growthMost is by how much a member may grow.
-func (k kind) growthMost() int {
-	if k.growth > 0 {
-		return k.growth
-	}
-	return growthMax
 }
 
 // tooLong is the code of an answer that is longer than gRPC can say, or than a member assembles.
@@ -184,9 +174,8 @@ func txns() []kind {
 			txn.Success = append(txn.Success, &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: put}})
 			s.unary(1, methodTxn, func(int) proto.Message { return txn })
 		}},
-		// Six times the default limit of requests. Where the disk is slow, 192 MB of pages wait for it, and beside them each
-		// request as it came, as it is logged and as it is applied.
-		{name: "txn/puts-of-9-MB", writes: true, growth: 384 << 10, send: func(s *sender) {
+		// Six times the default limit of requests, which are in memory as they came, as they are logged and as they are applied.
+		{name: "txn/puts-of-9-MB", writes: true, send: func(s *sender) {
 			put := &pb.PutRequest{Key: []byte("written"), Value: make([]byte, 9<<20)}
 			s.unary(4, methodPut, func(int) proto.Message { return put })
 		}},

@@ -85,7 +85,7 @@ func judge(server, only, size string, lasts, within time.Duration) int {
 		switch {
 		case err != nil:
 			verdict = err.Error()
-		case result.growth > kind.growthMost():
+		case result.growth > growthMax:
 			verdict = "too much memory"
 		case within > 0 && result.beside.Gets.P99 > within && !kind.writes:
 			verdict = "gets wait"
