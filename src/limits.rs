@@ -43,8 +43,10 @@ pub const DRAFT_BYTES_MAX: u64 = 32 << 20;
 /// An entry whose pages take more than so many bytes is a heavy one: other entries leave less than that behind, however
 /// random their keys are.
 pub const HEAVY_ENTRY_BYTES: u64 = 256 << 10;
+
 /// Bytes of pages of heavy entries, from which on a checkpoint is due and no other entry begins before it.
 pub const HEAVY_BYTES_MAX: u64 = DRAFT_BYTES_MAX;
+
 /// Bytes of log entries that may wait in memory behind an entry that takes several turns to apply.
 pub const UNAPPLIED_BYTES_MAX: usize = 96 << 20;
 

@@ -17,6 +17,7 @@ use crate::proto::etcdserverpb::{WatchCreateRequest, WatchResponse};
 use crate::proto::mvccpb::{self, KeyValue};
 use crate::stdx::prng::Prng;
 use crate::stdx::time::{Duration, Instant};
+use crate::stdx::transcript::play;
 
 /// One change in the list of all events.
 #[derive(Clone, Debug)]
@@ -321,7 +322,6 @@ fn transcripts() {
     files.sort();
     assert!(!files.is_empty());
     for file in files {
-        let text = std::fs::read_to_string(&file).unwrap();
         let mut script = Script {
             world: World::new(),
             hub: hub(0),
@@ -329,18 +329,7 @@ fn transcripts() {
             now: Instant::default(),
             paused: false,
         };
-        let mut out = String::new();
-        for line in text.lines().filter(|line| !line.starts_with("  ")) {
-            writeln!(out, "{line}").unwrap();
-            if !line.is_empty() && !line.starts_with('#') {
-                out.push_str(&script.run(line));
-            }
-        }
-        if std::env::var_os("UPDATE").is_some() {
-            std::fs::write(&file, &out).unwrap();
-        } else {
-            assert_eq!(text, out, "{}", file.display());
-        }
+        play(&file, |line| script.run(line));
     }
 }
 

@@ -14,6 +14,7 @@ use crate::proto::etcdserverpb::{
 use crate::replica::port::{Input, LeaseCall, Output, Outputs, Ticket};
 use crate::request::{Entry, Request};
 use crate::response::Response;
+use crate::stdx::transcript::play as play_file;
 use crate::wal::Write;
 use crate::wal::record::{Frame, Kind, SnapshotMark, decode_entry, decode_state, read_frame};
 
@@ -246,18 +247,6 @@ impl Script {
 pub(super) fn play(name: &str) {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/replica/testdata");
     let file = folder.join(format!("{name}.txt"));
-    let text = std::fs::read_to_string(&file).unwrap();
     let mut script = Script { world: World::new(1), shown: 0 };
-    let mut out = String::new();
-    for line in text.lines().filter(|line| !line.starts_with("  ")) {
-        writeln!(out, "{line}").unwrap();
-        if !line.is_empty() && !line.starts_with('#') {
-            out.push_str(&script.run(line));
-        }
-    }
-    if std::env::var_os("UPDATE").is_some() {
-        std::fs::write(&file, &out).unwrap();
-    } else {
-        assert_eq!(text, out, "{}", file.display());
-    }
+    play_file(&file, |line| script.run(line));
 }

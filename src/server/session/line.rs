@@ -1,4 +1,6 @@
 //! Places in a line: whoever is first has the turn, until it gives up its place.
+//!
+//! No waker is woken or dropped while the line is borrowed: either may end a task, which gives up its own place.
 #![forbid(unsafe_code)]
 
 use std::cell::{Cell, RefCell};
@@ -6,8 +8,6 @@ use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-
-use crate::stdx::waker::keep;
 
 /// Those of one core that do something one after the other, by the order in which they came.
 #[derive(Default)]
@@ -44,7 +44,8 @@ impl Place {
         if self.is_first() {
             return Poll::Ready(());
         }
-        keep(self.line.places.borrow_mut().entry(self.number).or_default(), cx.waker());
+        let before = self.line.places.borrow_mut().insert(self.number, Some(cx.waker().clone()));
+        drop(before);
         Poll::Pending
     }
 
@@ -58,9 +59,13 @@ impl Drop for Place {
     fn drop(&mut self) {
         let was_first = self.is_first();
         let mut places = self.line.places.borrow_mut();
-        places.remove(&self.number);
-        if was_first && let Some((_, Some(next))) = places.first_key_value() {
-            next.wake_by_ref();
+        let own = places.remove(&self.number);
+        let next =
+            if was_first { places.first_entry().and_then(|mut first| first.get_mut().take()) } else { None };
+        drop(places);
+        drop(own);
+        if let Some(next) = next {
+            next.wake();
         }
     }
 }

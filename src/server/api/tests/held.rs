@@ -66,6 +66,27 @@ async fn send(client: &Client, path: &str, request: &impl Message) -> Call {
     call
 }
 
+/// Twenty calls that are proposed first and answered then.
+async fn answered(
+    member: &Member,
+    lane: &Receiver<Input>,
+    client: &Client,
+    path: &str,
+    request: &impl Message,
+    answer: impl Fn() -> Response,
+) -> Vec<Call> {
+    let (mut calls, mut told) = (Vec::new(), VecDeque::new());
+    for n in 1..=20 {
+        calls.push(send(client, path, request).await);
+        until_told(lane, &mut told, n).await;
+    }
+    for input in told {
+        let Input::Propose { ticket, .. } = input else { panic!("a proposal") };
+        member.session.on_reply(clock::now(), ticket, Ok(answer()));
+    }
+    calls
+}
+
 async fn finish(mut call: Call) -> Result<Vec<u8>, String> {
     let answer = call.next().await;
     if answer.is_some() {
@@ -143,16 +164,8 @@ fn an_answer_longer_than_its_room_ends_its_call_where_nobody_takes_any() {
         let (member, lane) = Member::unanswered();
         let stuck = Client::stuck(member.connect()).await;
         let put = PutRequest { key: "a".into(), prev_kv: true, ..PutRequest::default() };
-        let (mut calls, mut told) = (Vec::new(), VecDeque::new());
-        for n in 1..=20 {
-            calls.push(send(&stuck, PUT, &put).await);
-            until_told(&lane, &mut told, n).await;
-        }
-        for input in told {
-            let Input::Propose { ticket, .. } = input else { panic!("a proposal") };
-            let answer = Response::Put { revision: 2, prev_kv: Some(vec![0; MIB].into()) };
-            member.session.on_reply(clock::now(), ticket, Ok(answer));
-        }
+        let answer = || Response::Put { revision: 2, prev_kv: Some(vec![0; MIB].into()) };
+        let mut calls = answered(&member, &lane, &stuck, PUT, &put, answer).await;
         assert!(member.memory().unsent() < 7 * MIB, "{} bytes wait", member.memory().unsent());
         for call in &mut calls[10..] {
             assert_eq!(call.next().await, None);
@@ -169,16 +182,8 @@ fn an_answer_of_one_pair_is_sent_whatever_room_there_is() {
         let (member, lane) = Member::unanswered();
         let stuck = Client::stuck(member.connect()).await;
         let put = PutRequest { key: "a".into(), prev_kv: true, ..PutRequest::default() };
-        let (mut calls, mut told) = (Vec::new(), VecDeque::new());
-        for n in 1..=20 {
-            calls.push(send(&stuck, TXN, &txn([Op::RequestPut(put.clone())])).await);
-            until_told(&lane, &mut told, n).await;
-        }
-        for input in told {
-            let Input::Propose { ticket, .. } = input else { panic!("a proposal") };
-            let answer = Response::Txn { revision: 2, body: vec![0; MIB].into() };
-            member.session.on_reply(clock::now(), ticket, Ok(answer));
-        }
+        let answer = || Response::Txn { revision: 2, body: vec![0; MIB].into() };
+        let _calls = answered(&member, &lane, &stuck, TXN, &txn([Op::RequestPut(put)]), answer).await;
         assert!(member.memory().unsent() > 20 * MIB, "{} bytes wait", member.memory().unsent());
     });
 }
