@@ -190,6 +190,20 @@ impl Entry {
         let RequestHeader { id, username, auth_revision } = header;
         Ok(Self { id, username, auth_revision, request: request.ok_or(EntryError::Empty)? })
     }
+
+    /// The lease that an encoded InternalRaftRequest revokes; none if the request is another one. Other messages are
+    /// skipped without being read.
+    pub fn revoked_lease(bytes: Bytes) -> Option<i64> {
+        let revocation = Revocation::decode(bytes).ok()?;
+        revocation.lease_revoke.map(|request| request.id)
+    }
+}
+
+/// An InternalRaftRequest of which only one field is read.
+#[derive(Clone, PartialEq, Message)]
+struct Revocation {
+    #[prost(message, tag = "9")]
+    lease_revoke: Option<LeaseRevokeRequest>,
 }
 
 /// The entry of a request whose message is at hand as the client encoded it, and the message as a part of that entry:
@@ -282,6 +296,18 @@ mod tests {
                 assert!(message.is_empty() || entry.contains(&within.as_ptr()), "a part of the entry");
             }
         }
+    }
+
+    #[test]
+    fn a_revocation_is_seen_among_other_commands() {
+        let revocation = Entry::new(1, Request::LeaseRevoke(LeaseRevokeRequest { id: -7 }));
+        assert_eq!(Entry::revoked_lease(revocation.encode()), Some(-7));
+        let grant = Entry::new(2, Request::LeaseGrant(LeaseGrantRequest { id: -7, ttl: 1 }));
+        for other in [grant, Entry::new(3, Request::Put(put_request()))] {
+            assert_eq!(Entry::revoked_lease(other.encode()), None);
+        }
+        assert_eq!(Entry::revoked_lease(Bytes::new()), None);
+        assert_eq!(Entry::revoked_lease(Bytes::from_static(&[0xff; 3])), None);
     }
 
     #[test]

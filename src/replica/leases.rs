@@ -12,11 +12,12 @@ use std::collections::BTreeSet;
 
 use super::port::{LeaseCall, Output, Outputs, Ticket};
 use super::propose::Proposals;
+use super::replica::Replica;
 use crate::error::Error;
 use crate::lease::{LeaseInfo, Lessor};
 use crate::limits::{EXPIRE_MAX, LEASE_CALLS_PENDING_MAX};
 use crate::proto::etcdserverpb::{LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeRequest};
-use crate::request::Request;
+use crate::request::{Entry, Request};
 use crate::response::Response;
 use crate::stdx::time::Instant;
 
@@ -79,11 +80,20 @@ impl Leases {
         self.revoking <= self.expire_max && lessor.next_expiry().is_some_and(|expiry| expiry <= now)
     }
 
-    /// Proposes to revoke the next batch of expired leases.
-    pub(super) fn revoke_expired(&mut self, now: Instant, lessor: &mut Lessor, proposals: &mut Proposals) {
+    /// Proposes to revoke the next batch of expired leases, but those whose revocation is `under_way`: its client may
+    /// have granted the lease again behind it, and a second revocation would end the new one.
+    fn revoke_expired(
+        &mut self,
+        now: Instant,
+        under_way: &BTreeSet<i64>,
+        lessor: &mut Lessor,
+        proposals: &mut Proposals,
+    ) {
         for id in lessor.expired(now, self.expire_max) {
-            self.revoking += 1;
-            proposals.queue_own(Request::LeaseRevoke(LeaseRevokeRequest { id }));
+            if !under_way.contains(&id) {
+                self.revoking += 1;
+                proposals.queue_own(Request::LeaseRevoke(LeaseRevokeRequest { id }));
+            }
         }
     }
 
@@ -134,6 +144,22 @@ impl Leases {
     }
 }
 
+impl Replica {
+    /// Proposes to revoke the next batch of expired leases.
+    pub(super) fn revoke_expired(&mut self, now: Instant) {
+        let under_way = self.revocations_under_way();
+        self.leases.revoke_expired(now, &under_way, &mut self.state.lessor, &mut self.proposals);
+    }
+
+    /// Leases of which a revocation is not applied yet. It may be in the log, or on its way there.
+    fn revocations_under_way(&self) -> BTreeSet<i64> {
+        let log = &self.node.raft.raft_log;
+        let logged = log.store.after(self.store.applied().index).chain(&log.unstable.entries);
+        let entries = logged.map(|entry| &entry.data).chain(self.proposals.queued());
+        entries.filter_map(|entry| Entry::revoked_lease(entry.clone())).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,7 +192,7 @@ mod tests {
         let now = Instant::default() + Duration::from_secs(2);
         let mut batches = 0;
         while leases.has_expired(now, &lessor) {
-            leases.revoke_expired(now, &mut lessor, &mut proposals);
+            leases.revoke_expired(now, &BTreeSet::new(), &mut lessor, &mut proposals);
             batches += 1;
         }
         assert_eq!((batches, leases.revoking, proposals.take_batch().len()), (2, 4, 4));
@@ -174,6 +200,16 @@ mod tests {
         assert!(leases.take_expiry() && leases.has_expired(now, &lessor));
         leases.on_promoted();
         assert!(!leases.take_expiry(), "a revocation of a client's is no expiry");
+    }
+
+    #[test]
+    fn a_lease_whose_revocation_is_under_way_is_not_revoked_again() {
+        let (mut lessor, mut proposals) = leader(1..4);
+        let now = Instant::default() + Duration::from_secs(2);
+        let mut leases = Leases::default();
+        leases.revoke_expired(now, &BTreeSet::from([2]), &mut lessor, &mut proposals);
+        let revoked = proposals.queued().map(|entry| Entry::revoked_lease(entry.clone()));
+        assert_eq!(revoked.collect::<Vec<_>>(), [Some(1), Some(3)]);
     }
 
     #[test]

@@ -159,6 +159,11 @@ impl Proposals {
         !self.queued.is_empty()
     }
 
+    /// What is not in raft yet, encoded, oldest first.
+    pub fn queued(&self) -> impl Iterator<Item = &Bytes> {
+        self.queued.iter().map(|(_, entry)| &entry.data)
+    }
+
     /// Who waits for the entry with this id; from now on nobody.
     pub fn answer(&mut self, id: u64) -> Option<Ticket> {
         self.tickets.remove(&id).map(|(ticket, _)| ticket)

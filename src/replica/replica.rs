@@ -182,7 +182,7 @@ impl Replica {
             self.answer_leases(now, outputs);
         }
         if self.may_revoke(now) {
-            self.leases.revoke_expired(now, &mut self.state.lessor, &mut self.proposals);
+            self.revoke_expired(now);
         }
         self.propose_waiting(outputs);
         self.ask_reads(now);

@@ -75,6 +75,12 @@ impl Tail {
         self.entries.len()
     }
 
+    /// Entries behind the one with this index. Not below what [`Tail::compact`] was told.
+    pub fn after(&self, index: u64) -> impl Iterator<Item = &Entry> {
+        let known = index.saturating_sub(self.compacted.0) as usize;
+        self.entries.range(known.min(self.entries.len())..)
+    }
+
     fn last(&self) -> u64 {
         self.compacted.0 + self.entries.len() as u64
     }

@@ -7,9 +7,14 @@ use super::world::{Crash, World};
 use crate::limits::APPLY_BUDGET;
 use crate::mvcc::write::CHANGE_COST;
 use crate::proto::etcdserverpb::request_op::Request as Op;
-use crate::proto::etcdserverpb::{CompactionRequest, DeleteRangeRequest, PutRequest, RequestOp, TxnRequest};
-use crate::replica::port::{Input, Output, Outputs, Ticket};
+use crate::proto::etcdserverpb::{
+    CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, LeaseRevokeRequest, PutRequest, RequestOp,
+    TxnRequest,
+};
+use crate::replica::port::{Input, LeaseCall, Output, Outputs, Ticket};
 use crate::request::Request;
+use crate::response::Response;
+use crate::stdx::time::Duration;
 
 const MANY: usize = 5_000;
 
@@ -31,6 +36,41 @@ fn suspend(world: &mut World) {
     while !world.replica().is_suspended() {
         world.drain(|_| ());
         world.sync();
+    }
+}
+
+#[test]
+fn the_expiry_of_a_lease_does_not_end_one_that_was_granted_again() {
+    let revoke = || Request::LeaseRevoke(LeaseRevokeRequest { id: 7 });
+    let grant = |ttl| Request::LeaseGrant(LeaseGrantRequest { id: 7, ttl });
+    // The revocation of the first lease waits in the log behind a long entry, or it is not in the log yet.
+    for in_the_log in [true, false] {
+        let mut world = World::new(1);
+        world.start().unwrap();
+        world.propose(grant(2));
+        world.settle(|_| ());
+        if in_the_log {
+            world.propose(many_puts());
+            suspend(&mut world);
+        }
+        world.propose(revoke());
+        world.propose(grant(60));
+        if in_the_log {
+            world.drain(|_| ());
+            assert!(world.sync() && world.replica().is_suspended());
+        }
+        world.now = world.now + Duration::from_secs(3);
+        world.settle(|_| ());
+        let call = LeaseCall::TimeToLive { id: 7 };
+        world.step(Input::Lease { ticket: Ticket(0), call });
+        let mut told = None;
+        world.drain(|output| match output {
+            Output::Reply { result: Ok(Response::LeaseTimeToLive { granted_ttl, .. }), .. } => {
+                told = Some(*granted_ttl)
+            }
+            _ => {}
+        });
+        assert_eq!(told, Some(60), "in the log: {in_the_log}");
     }
 }
 
