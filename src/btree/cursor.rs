@@ -4,7 +4,7 @@
 use super::leaf::{Leaf, resolve};
 use crate::page::node::Node;
 use crate::page::table::View;
-use crate::page::{PAGE_SIZE, Page, PageRef};
+use crate::page::{PAGE_SIZE, Page, PageId, PageRef};
 
 /// Levels of a tree. A branch has at least three children as long as keys are long and the tree grows, and dozens
 /// otherwise: 3^20 leaves are more than a file can hold.
@@ -25,15 +25,15 @@ pub(super) fn get<'a>(view: View<'a>, root: PageRef, key: &[u8]) -> Option<&'a [
 }
 
 /// Asks for the leaf that has `key` if any has, and waits for nothing: where a page on the way is not in memory, that
-/// page is asked for. True if all of them are there.
-pub(super) fn read_ahead(view: View<'_>, root: PageRef, key: &[u8]) -> bool {
+/// page is asked for and returned.
+pub(super) fn read_ahead(view: View<'_>, root: PageRef, key: &[u8]) -> Option<PageId> {
     let mut at = root;
     while !at.is_none() {
-        let Some(page) = view.page_or_read_ahead(at) else { return false };
+        let Some(page) = view.page_or_read_ahead(at) else { return Some(at.id) };
         let node = Node::new(page);
         at = if node.is_leaf() { PageRef::NONE } else { node.child(node.child_index(view, key)) };
     }
-    true
+    None
 }
 
 /// A position in a tree.

@@ -9,7 +9,7 @@ use crate::page::pager::Pager;
 use crate::page::readers::{PageReader, Pinned, Pins};
 use crate::page::table::{Table, View};
 use crate::page::{
-    Applied, CheckpointJob, MemoryFile, OpenError, Owner, PAGE_SIZE, PageFile, PageRef, TREES,
+    Applied, CheckpointJob, MemoryFile, OpenError, Owner, PAGE_SIZE, PageFile, PageId, PageRef, TREES,
 };
 use crate::stdx::sync::Arc;
 use std::sync::Arc as FileArc;
@@ -211,8 +211,8 @@ impl Snapshot<'_> {
     }
 
     /// Asks the disk for the page that has `key` if any has, and waits for nothing: for a key that will be looked up
-    /// later, on a core that should not wait for the disk. True if the disk has nothing to do.
-    pub fn read_ahead(&self, tree: Tree, key: &[u8]) -> bool {
+    /// later, on a core that should not wait for the disk. The page that the disk reads; none if it has nothing to do.
+    pub fn read_ahead(&self, tree: Tree, key: &[u8]) -> Option<PageId> {
         cursor::read_ahead(self.pinned.view(), self.pinned.state().roots[tree as usize], key)
     }
 }
@@ -275,8 +275,8 @@ impl WriteTxn<'_> {
         is_large(self.store.pager.view())
     }
 
-    /// [`Snapshot::read_ahead`] in what this transaction has made. True if the disk has nothing to do.
-    pub fn read_ahead(&self, tree: Tree, key: &[u8]) -> bool {
+    /// [`Snapshot::read_ahead`] in what this transaction has made.
+    pub fn read_ahead(&self, tree: Tree, key: &[u8]) -> Option<PageId> {
         cursor::read_ahead(self.store.pager.view(), self.store.pager.draft.roots[tree as usize], key)
     }
 

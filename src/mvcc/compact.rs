@@ -9,6 +9,7 @@ use super::revision::Revision;
 use super::schema::{KeyBuf, garbage_key, index_key, split_garbage_key, split_kv_value};
 use crate::btree::{Applied, Cursor, Read, Tree, WriteTxn};
 use crate::error::Error;
+use crate::page::PageId;
 use crate::wire::key_of;
 
 /// Pages that a slice of the sweep may wait for: some milliseconds of a disk that is busy. Most of the pages were asked
@@ -48,6 +49,29 @@ pub struct Swept {
     pub removed: usize,
     /// Nothing is left that may go: `Applied::swept_revision` has reached what the pins allow.
     pub done: bool,
+    /// Pages that the disk was asked for.
+    pub reads: usize,
+}
+
+/// What a slice asks the disk for.
+struct Reads<'t, 's> {
+    txn: &'t WriteTxn<'s>,
+    /// The page of each tree that was asked for last. Neighbours share pages, so the next key is likely to want it too.
+    last: [Option<PageId>; Tree::ALL.len()],
+    /// Pages asked for.
+    count: usize,
+}
+
+impl Reads<'_, '_> {
+    /// Asks for the place of a key. False if it is not in memory.
+    fn is_there(&mut self, tree: Tree, key: &[u8]) -> bool {
+        let page = self.txn.read_ahead(tree, key);
+        if page.is_some() && page != self.last[tree as usize] {
+            self.last[tree as usize] = page;
+            self.count += 1;
+        }
+        page.is_none()
+    }
 }
 
 /// Removes up to `budget` revisions, fewer where their values are long. They are those that neither the compaction
@@ -60,19 +84,20 @@ pub fn sweep(txn: &mut WriteTxn<'_>, pinned: Option<i64>, budget: usize) -> Resu
     let applied = txn.applied();
     let limit = limit(applied, pinned);
     if applied.swept_revision >= limit {
-        return Ok(Swept { removed: 0, done: true });
+        return Ok(Swept { done: true, ..Swept::default() });
     }
     let is_large = txn.is_large();
     let mut dead = Vec::new();
     let mut cursor = txn.cursor(Tree::Garbage);
     cursor.seek(&[]);
+    let mut reads = Reads { txn, last: Default::default(), count: 0 };
     let (mut cost, mut waits) = (0, 0);
     while cursor.valid() && cost < budget && waits < WAITS_MAX {
         let (due, revision) = split_garbage_key(cursor.key())?;
         if due > limit {
             break;
         }
-        let waits_for = |tree, key: &[u8]| usize::from(is_large && !txn.read_ahead(tree, key));
+        let mut waits_for = |tree, key: &[u8]| usize::from(is_large && !reads.is_there(tree, key));
         waits += waits_for(Tree::Kv, &revision.to_bytes());
         let (index, len) = indexed(txn, revision)?;
         waits += waits_for(Tree::Index, &index);
@@ -85,15 +110,16 @@ pub fn sweep(txn: &mut WriteTxn<'_>, pinned: Option<i64>, budget: usize) -> Resu
     let next_due = if cursor.valid() { Some(split_garbage_key(cursor.key())?.0) } else { None };
     let done = next_due.is_none_or(|due| due > limit);
     if !done && is_large {
-        read_slices_ahead(txn, cursor, budget)?;
+        read_slices_ahead(&mut reads, cursor, budget)?;
     }
+    let reads = reads.count;
     for (due, revision, index) in &dead {
         remove(txn, *due, *revision, index)?;
     }
     let swept_revision = if done { limit } else { next_due.map_or(limit, |due| due.saturating_sub(1)) };
     let swept_revision = swept_revision.max(applied.swept_revision);
     txn.set_applied(Applied { swept_revision, ..applied });
-    Ok(Swept { removed: dead.len(), done })
+    Ok(Swept { removed: dead.len(), done, reads })
 }
 
 /// Where `Index` has a revision that is stored, and how long its value in `Kv` is.
@@ -106,16 +132,16 @@ fn indexed(txn: &WriteTxn<'_>, revision: Revision) -> Result<(KeyBuf, usize), Er
 /// Asks the disk for what the next two slices will remove, the first of them beginning where `garbage` points: the
 /// pairs that both need, and the places in `Index` of the first one, whose pairs are likely to be there by now and tell
 /// where those places are.
-fn read_slices_ahead(txn: &WriteTxn<'_>, mut garbage: Cursor<'_>, budget: usize) -> Result<(), Error> {
+fn read_slices_ahead(reads: &mut Reads<'_, '_>, mut garbage: Cursor<'_>, budget: usize) -> Result<(), Error> {
     let mut cost = 0;
     while garbage.valid() && cost < 2 * budget {
         let revision = split_garbage_key(garbage.key())?.1;
-        let is_in_memory = txn.read_ahead(Tree::Kv, &revision.to_bytes());
+        let is_in_memory = reads.is_there(Tree::Kv, &revision.to_bytes());
         cost += 2;
         if is_in_memory && cost <= budget {
-            let (index, len) = indexed(txn, revision)?;
+            let (index, len) = indexed(reads.txn, revision)?;
             cost += len / BYTES_PER_REMOVAL;
-            txn.read_ahead(Tree::Index, &index);
+            reads.is_there(Tree::Index, &index);
         }
         garbage.next();
     }

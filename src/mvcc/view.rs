@@ -30,7 +30,7 @@ impl View<'_, Snapshot<'_>> {
     /// that most places are cold: what applies the write finds it in memory then. The log takes longer than that.
     /// True if the place can be looked at without waiting for the disk.
     pub fn will_write(&self, key: &[u8]) -> bool {
-        !self.read.is_large() || self.read.read_ahead(Tree::Index, &index_prefix(key))
+        !self.read.is_large() || self.read.read_ahead(Tree::Index, &index_prefix(key)).is_none()
     }
 }
 

@@ -67,7 +67,7 @@ impl Replica {
 
     /// One transaction of entries, committed or suspended. True if there is more to apply at once.
     fn apply_draft(&mut self, now: Instant, turn: &mut Turn, outputs: &mut Outputs) -> bool {
-        let sweep = turn.sweeps && self.may_sweep();
+        let sweep = turn.sweeps && self.may_sweep(now);
         if self.committed.is_empty() && self.executing.is_none() && !sweep {
             return false;
         }
@@ -122,6 +122,7 @@ impl Replica {
             self.trim_tail();
         }
         outputs.append(&mut draft.told);
+        self.sweep.has_read(swept.reads);
         self.sweep.advance(swept.removed, self.store.applied(), outputs);
         !self.halted.is_halted() && (!self.committed.is_empty() || self.executing.is_some())
     }

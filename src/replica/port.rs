@@ -18,6 +18,7 @@ use crate::mvcc::compact_hash::CompactionDigest;
 use crate::mvcc::hash::KvHash;
 use crate::page::CheckpointJob;
 use crate::response::Response;
+use crate::stdx::time::Duration;
 use crate::wal::{SegmentName, Write};
 
 /// Names a request on its way. Opaque here: it comes back with the reply.
@@ -88,6 +89,8 @@ pub enum Input {
         ready: u64,
         /// The write's memory, to be used again.
         buffer: Vec<u8>,
+        /// How long the disk took for it.
+        took: Duration,
     },
     /// The job of that generation was executed: the checkpoint is durable.
     CheckpointSynced {

@@ -201,7 +201,7 @@ mod tests {
         let mut files = Files::default();
         for (ready, write) in turn(&mut replica).0 {
             files.write(&write);
-            replica.step(Input::WalSynced { ready, buffer: Vec::new() });
+            replica.step(Input::WalSynced { ready, buffer: Vec::new(), took: Duration::ZERO });
         }
         turn(&mut replica);
         (replica, files, ids)
@@ -274,7 +274,7 @@ mod tests {
                     read.entries.iter().filter(is_unsure).map(|entry| entry.index).collect();
                 assert!(unsure.len() <= 1, "for all a start knows, changes {unsure:?} are not committed");
             }
-            replica.step(Input::WalSynced { ready: *ready, buffer: Vec::new() });
+            replica.step(Input::WalSynced { ready: *ready, buffer: Vec::new(), took: Duration::ZERO });
             let (_, messages) = turn(&mut replica);
             assert_eq!(messages, usize::from(number + 1 == writes.len()), "after write {number}");
         }

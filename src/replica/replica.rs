@@ -165,7 +165,10 @@ impl Replica {
                 let _ = self.node.step(*message);
             }
             Input::PeerMessage(_) => {}
-            Input::WalSynced { ready, buffer } => self.on_wal_synced(ready, buffer),
+            Input::WalSynced { ready, buffer, took } => {
+                self.sweep.on_log_write(took);
+                self.on_wal_synced(ready, buffer);
+            }
             Input::CheckpointSynced { generation } => self.on_checkpoint_synced(generation),
             Input::CompactionDigested { hash } => self.on_compaction_digested(hash),
         }
@@ -177,6 +180,7 @@ impl Replica {
         if !self.found(outputs) {
             return false;
         }
+        self.sweep.begin_turn(now);
         if self.leadership.is_of(self.node.raft.term) {
             // Before anything expires: who asked first is renewed first.
             self.answer_leases(now, outputs);
@@ -412,7 +416,7 @@ impl Replica {
 
     /// Whether the next drain has something to do without input.
     fn has_more(&self, now: Instant) -> bool {
-        let applies = !self.committed.is_empty() || self.executing.is_some() || self.may_sweep();
+        let applies = !self.committed.is_empty() || self.executing.is_some() || self.may_sweep(now);
         self.may_propose()
             || (applies && self.may_apply())
             || self.may_revoke(now)
@@ -425,8 +429,13 @@ impl Replica {
     }
 
     /// Whether a slice of garbage can be removed in this turn.
-    pub(super) fn may_sweep(&self) -> bool {
-        self.is_sweep_due() && !self.checkpoints.is_crowded(&self.store.stats())
+    pub(super) fn may_sweep(&self, now: Instant) -> bool {
+        self.is_sweep_due() && !self.sweep.rests(now) && !self.checkpoints.is_crowded(&self.store.stats())
+    }
+
+    /// When there is more to do even if nothing arrives: a sweep has rested by then. None if no sweep rests.
+    pub fn next_sweep(&self) -> Option<Instant> {
+        self.is_sweep_due().then(|| self.sweep.rests_until())
     }
 
     pub(super) fn is_sweep_due(&self) -> bool {

@@ -1,12 +1,19 @@
-//! What is owed once garbage is swept: replies to physical compactions, and one report of each compaction.
+//! What is owed once garbage is swept: replies to physical compactions, and one report of each compaction. It
+//! also says how fast garbage is swept.
 //!
-//! What is left to sweep is in the store, and [`compact::sweep`](crate::mvcc::compact::sweep) removes it.
+//! What is left to sweep is in the store, and [`compact::sweep`](crate::mvcc::compact::sweep) removes it. In a store
+//! that is larger than memory the sweep reads what it removes. A log write takes a hundred times longer beside more
+//! reads than the disk can do, so the sweep reads a bounded number of pages each second, and rests when a log write has
+//! taken long.
 #![forbid(unsafe_code)]
 
 use super::port::{Output, Outputs, Ticket};
 use crate::btree::Applied;
-use crate::limits::SWEEP_SLICE;
+use crate::limits::{
+    SWEEP_READS_PER_SECOND, SWEEP_REST_FACTOR, SWEEP_REST_MAX, SWEEP_SLICE, SWEEP_SLOW_WRITE,
+};
 use crate::response::Response;
+use crate::stdx::time::{Duration, Instant};
 
 /// The part of a sweep that the store does not know.
 #[derive(Debug)]
@@ -19,6 +26,10 @@ pub(super) struct Sweep {
     removed: u64,
     /// The compaction revision of the last report. Never above the store's; equal to it unless garbage is left.
     reported: i64,
+    /// No slice begins before.
+    rests_until: Instant,
+    /// The longest log write that became durable since the last turn began, if any took long.
+    slow_write: Duration,
 }
 
 impl Sweep {
@@ -27,7 +38,43 @@ impl Sweep {
     pub(super) fn new(applied: Applied) -> Self {
         let is_swept = applied.swept_revision >= applied.compact_revision;
         let reported = if is_swept { applied.compact_revision } else { -1 };
-        Self { slice: SWEEP_SLICE, waiting: Vec::new(), removed: 0, reported }
+        Self {
+            slice: SWEEP_SLICE,
+            waiting: Vec::new(),
+            removed: 0,
+            reported,
+            rests_until: Instant::default(),
+            slow_write: Duration::ZERO,
+        }
+    }
+
+    /// A log write took so long.
+    pub(super) fn on_log_write(&mut self, took: Duration) {
+        if took >= SWEEP_SLOW_WRITE {
+            self.slow_write = self.slow_write.max(took);
+        }
+    }
+
+    /// A turn begins: behind a slow write the sweep rests for many times as long as the write took.
+    pub(super) fn begin_turn(&mut self, now: Instant) {
+        let rest = std::mem::take(&mut self.slow_write) * SWEEP_REST_FACTOR;
+        self.rests_until = self.rests_until.max(now + rest.min(SWEEP_REST_MAX));
+    }
+
+    /// A slice has asked the disk for so many pages in this turn.
+    pub(super) fn has_read(&mut self, pages: usize) {
+        let pages = u32::try_from(pages).unwrap_or(u32::MAX);
+        self.rests_until = self.rests_until + Duration::from_secs(1) * pages / SWEEP_READS_PER_SECOND;
+    }
+
+    /// Whether no slice may begin yet.
+    pub(super) fn rests(&self, now: Instant) -> bool {
+        now < self.rests_until
+    }
+
+    /// When the next slice may begin.
+    pub(super) fn rests_until(&self) -> Instant {
+        self.rests_until
     }
 
     /// Keeps the reply to a compaction until everything up to `revision` is swept.
@@ -87,6 +134,34 @@ mod tests {
             ("reply 2, 6 removed up to 9".into(), 0)
         );
         assert_eq!(told(&mut sweep, 0, at(9, 9)), "");
+    }
+
+    #[test]
+    fn it_reads_so_many_pages_each_second() {
+        let mut sweep = Sweep::new(at(9, 4));
+        let (start, mut slices) = (Instant::default() + Duration::from_secs(5), 0);
+        for now in (0..1000).map(|millisecond| start + Duration::from_millis(millisecond)) {
+            sweep.begin_turn(now);
+            if !sweep.rests(now) {
+                sweep.has_read(30);
+                slices += 1;
+            }
+        }
+        assert_eq!(slices * 30, SWEEP_READS_PER_SECOND);
+    }
+
+    #[test]
+    fn it_rests_behind_a_slow_log_write() {
+        let mut sweep = Sweep::new(at(9, 4));
+        let now = Instant::default() + Duration::from_secs(5);
+        let mut rests_for = |took| {
+            sweep.on_log_write(took);
+            sweep.begin_turn(now);
+            sweep.rests_until().since(now)
+        };
+        assert_eq!(rests_for(SWEEP_SLOW_WRITE / 2), Duration::ZERO);
+        assert_eq!(rests_for(SWEEP_SLOW_WRITE), SWEEP_SLOW_WRITE * SWEEP_REST_FACTOR);
+        assert_eq!(rests_for(Duration::from_secs(60)), SWEEP_REST_MAX);
     }
 
     #[test]

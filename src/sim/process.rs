@@ -58,7 +58,7 @@ impl World {
             let time = self.some(self.params.write_time);
             let one_in = if creates || sectors > 0 { 12 } else { 100 };
             self.plan_crash_amid(one_in, time);
-            self.schedule(time, Event::WalDone { ready });
+            self.schedule(time, Event::WalDone { ready, took: time });
         }
     }
 
@@ -70,13 +70,13 @@ impl World {
         }
     }
 
-    pub fn on_wal_done(&mut self, ready: u64) {
+    pub fn on_wal_done(&mut self, ready: u64, took: Duration) {
         self.trace.step(self.now, &[5, ready], format_args!("log write {ready} is done"));
         self.disk.finish_write();
         let (_, covers, _) = self.member().writes.pop_front().expect("a log write was on its way");
         (self.judge.durable, self.judge.marked) = covers;
         if self.plant != Some(Plant::EarlySync) {
-            self.send(Input::WalSynced { ready, buffer: Vec::new() });
+            self.send(Input::WalSynced { ready, buffer: Vec::new(), took });
         }
         self.write_next();
     }

@@ -45,6 +45,7 @@ pub enum Event {
     Turn,
     WalDone {
         ready: u64,
+        took: Duration,
     },
     CheckpointDone {
         generation: u64,
@@ -345,7 +346,7 @@ impl World {
                 self.wake_replica();
             }
             Event::Turn => self.turn(),
-            Event::WalDone { ready } => self.on_wal_done(ready),
+            Event::WalDone { ready, took } => self.on_wal_done(ready, took),
             Event::CheckpointDone { generation } => {
                 self.trace.step(self.now, &[2, generation], format_args!("checkpoint {generation} is done"));
                 self.disk.store_file().settle();
@@ -499,7 +500,7 @@ impl World {
                 self.judge_write(&write);
                 let covers = (self.judge.last(), self.judge.mark());
                 if self.plant == Some(Plant::EarlySync) {
-                    self.send(Input::WalSynced { ready, buffer: Vec::new() });
+                    self.send(Input::WalSynced { ready, buffer: Vec::new(), took: Duration::ZERO });
                 }
                 self.member().writes.push_back((ready, covers, Some(write)));
                 self.write_next();

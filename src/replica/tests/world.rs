@@ -155,7 +155,7 @@ impl World {
     pub(super) fn sync(&mut self) -> bool {
         let Some((ready, write)) = self.writes.pop_front() else { return false };
         self.files.write(&write);
-        self.step(Input::WalSynced { ready, buffer: write.bytes });
+        self.step(Input::WalSynced { ready, buffer: write.bytes, took: Duration::ZERO });
         true
     }
 

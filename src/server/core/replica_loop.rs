@@ -102,6 +102,8 @@ struct Running {
     threads: Threads,
     log: Log,
     ticker: Ticker,
+    /// Rings when a sweep that rests goes on.
+    sweep: Option<task::Alarm>,
     /// What has arrived, during a turn; empty between turns.
     inputs: VecDeque<Input>,
     /// What is to be done, during a turn; between turns it has what a last checkpoint asks for.
@@ -146,6 +148,7 @@ impl Running {
             threads: Threads { checkpoints, digests, segments },
             log: Log::start(WalFile::new(core.wal_dir, core.prepared, core.founded)),
             ticker: Ticker::new(core.tick),
+            sweep: None,
             inputs: VecDeque::with_capacity(TURN_INPUTS_MAX),
             outputs: Outputs::default(),
             counts: Counts { metrics, turns: replica::Turns::default(), slow_apply },
@@ -167,6 +170,7 @@ impl Running {
             self.replica.step(Input::Tick);
         }
         let more = self.replica.drain(now, &mut self.outputs);
+        self.set_alarm(now);
         self.counts.turn(&self.replica, now);
         self.counts.metrics.wal_lacks_room.set(i64::from(self.log.lacks_room()));
         let mut outputs = std::mem::take(&mut self.outputs);
@@ -177,6 +181,14 @@ impl Running {
             flushed &= session.flush();
         }
         Turn { more, flushed, open }
+    }
+
+    /// Has the next turn begin when a sweep that rests goes on, if it goes on before the next tick.
+    fn set_alarm(&mut self, now: Instant) {
+        let next = self.replica.next_sweep().filter(|&next| now < next && next < self.ticker.next);
+        if self.sweep.as_ref().map(task::Alarm::due) != next {
+            self.sweep = next.map(task::Alarm::at);
+        }
     }
 
     /// A session core that is far behind must catch up before there is more for it to hear, and so must the disk.
@@ -243,7 +255,8 @@ impl Running {
                 return Poll::Ready(Some(written));
             }
             let ticked = self.ticker.poll(cx);
-            if (open && ready.as_mut().poll(cx).is_ready()) || ticked || !flushed || more {
+            let rested = self.sweep.as_mut().is_some_and(|alarm| alarm.poll(cx).is_ready());
+            if (open && ready.as_mut().poll(cx).is_ready()) || ticked || rested || !flushed || more {
                 return Poll::Ready(None);
             }
             Poll::Pending
@@ -251,8 +264,8 @@ impl Running {
         .await;
         if let Some(written) = written {
             self.counts.written(&written);
-            let Written { ready, buffer, .. } = written;
-            self.replica.step(Input::WalSynced { ready, buffer });
+            let Written { ready, buffer, took } = written;
+            self.replica.step(Input::WalSynced { ready, buffer, took });
         }
     }
 }

@@ -17,7 +17,7 @@ use super::peer::Peer;
 use kevel::replica::bootstrap::Foundation;
 use kevel::replica::port::{Input, Output, Outputs};
 use kevel::stdx::prng::Prng;
-use kevel::stdx::time::Instant;
+use kevel::stdx::time::{Duration, Instant};
 
 /// The members that join, if they do.
 pub const JOINERS: [u64; 2] = [0xABCD, 0xABCE];
@@ -207,7 +207,11 @@ impl World {
                     _ => false,
                 };
                 if early {
-                    self.life().replica.step(Input::WalSynced { ready, buffer: Vec::new() });
+                    self.life().replica.step(Input::WalSynced {
+                        ready,
+                        buffer: Vec::new(),
+                        took: Duration::ZERO,
+                    });
                 }
                 self.life().writes.push_back((ready, Some(write), early));
             }
@@ -266,7 +270,11 @@ impl World {
                 self.judge.on_durable();
                 let (ready, _, told) = self.life().writes.pop_front().expect("a write that was begun");
                 if !told {
-                    self.life().replica.step(Input::WalSynced { ready, buffer: Vec::new() });
+                    self.life().replica.step(Input::WalSynced {
+                        ready,
+                        buffer: Vec::new(),
+                        took: Duration::ZERO,
+                    });
                 }
             }
         }

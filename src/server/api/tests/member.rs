@@ -207,7 +207,9 @@ async fn drive(
 /// Does what the replica says, and returns what it is then told.
 fn carry_out(output: Output, session: &mut Outbox<FromReplica>) -> Option<Input> {
     match output {
-        Output::AppendWal { ready, write } => return Some(Input::WalSynced { ready, buffer: write.bytes }),
+        Output::AppendWal { ready, write } => {
+            return Some(Input::WalSynced { ready, buffer: write.bytes, took: Duration::ZERO });
+        }
         Output::WriteCheckpoint(job) => {
             job.execute().expect("a file in memory never fails");
             return Some(Input::CheckpointSynced { generation: job.generation() });
