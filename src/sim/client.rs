@@ -58,6 +58,8 @@ pub struct Client {
     pub interrupted: Vec<Watched>,
     /// A manual progress request was answered.
     pub progressed: i64,
+    /// The store's revision when the client asked last how far the stream is; none if that was answered.
+    pub progress_known: Option<i64>,
 }
 
 impl Client {
@@ -78,6 +80,7 @@ impl Client {
             creating: VecDeque::new(),
             interrupted: vec![],
             progressed: 0,
+            progress_known: None,
         }
     }
 
@@ -126,6 +129,7 @@ impl Client {
         self.creating.clear();
         self.transit.clear();
         self.stream = None;
+        self.progress_known = None;
         self.events_sent.clear();
         self.interrupted.extend(std::mem::take(&mut self.watches).into_values().filter(|w| !w.compacted));
     }

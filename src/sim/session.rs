@@ -264,11 +264,22 @@ impl World {
         let found = self.clients.iter().position(|client| client.is_at(core, stream));
         let Some(number) = found else { return };
         self.check_notification(number, &response);
+        self.check_promise(number, &response);
         let mut response = response;
         if !self.spoil_watch(number, &mut response) && self.clients[number].receive(response, len) {
             let time = self.some(self.params.lane_time + Duration::from_millis(1));
             self.schedule(time, Event::Take(number));
         }
+    }
+
+    /// Who asks how far the stream is hears of no less than what was in the store then.
+    fn check_promise(&mut self, number: usize, response: &WatchResponse) {
+        if response.watch_id != -1 || response.created {
+            return;
+        }
+        let revision = response.header.as_ref().map_or(0, |header| header.revision);
+        let known = self.clients[number].progress_known.take();
+        judge!(known.is_none_or(|known| revision >= known), "progress to {revision}, and the store was at {known:?}");
     }
 
     /// Who has just got events need not be told how far the watch is.

@@ -7,6 +7,7 @@ use super::check_watch::Watched;
 use super::judge::judge;
 use super::plant::Plant;
 use super::world::{Event, World};
+use kevel::btree::Read;
 use kevel::proto::etcdserverpb::*;
 use kevel::stdx::time::Duration;
 
@@ -37,6 +38,8 @@ impl World {
     pub fn ask_progress(&mut self, number: usize) {
         let core = self.clients[number].core;
         let Some(stream) = self.clients[number].stream else { return };
+        let known = self.member().cores[core].reader.snapshot().applied().revision;
+        self.clients[number].progress_known = Some(known);
         self.watch(core, |watches, history, _| watches.hub().progress(stream, history));
         self.pump(core);
     }
