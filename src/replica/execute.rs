@@ -99,7 +99,7 @@ impl Replica {
                 let ticket = self.proposals.answer(command.id);
                 let expiry = ticket.is_none()
                     && matches!(command.request, Request::LeaseRevoke(_))
-                    && self.leases.take_expiry();
+                    && self.leases.take_expiry(command.id);
                 let (index, term) = (entry.index, entry.term);
                 let executing = Executing { index, term, command, ticket, expiry, work: None };
                 return self.execute(now, executing, slice, draft);

@@ -29,15 +29,20 @@ pub(super) struct Leases {
     calls: Vec<(Ticket, LeaseCall)>,
     /// Leases whose checkpoint is being taken back through the log, so that they can be renewed.
     clearing: BTreeSet<i64>,
-    /// Revocations of expired leases that are proposed and not applied: two batches at most.
-    revoking: usize,
+    /// Request ids of the revocations of expired leases that are proposed and not applied: two batches at most.
+    revoking: BTreeSet<u64>,
     /// [`EXPIRE_MAX`], or a simulation's.
     pub(super) expire_max: usize,
 }
 
 impl Default for Leases {
     fn default() -> Self {
-        Self { calls: Vec::new(), clearing: BTreeSet::new(), revoking: 0, expire_max: EXPIRE_MAX }
+        Self {
+            calls: Vec::new(),
+            clearing: BTreeSet::new(),
+            revoking: BTreeSet::new(),
+            expire_max: EXPIRE_MAX,
+        }
     }
 }
 
@@ -58,7 +63,7 @@ impl Leases {
 
     /// This member's lessor begins to run. What an earlier leadership proposed is lost, or applied by now.
     pub(super) fn on_promoted(&mut self) {
-        self.revoking = 0;
+        self.revoking.clear();
         self.clearing.clear();
     }
 
@@ -67,33 +72,21 @@ impl Leases {
         self.clearing.remove(&id);
     }
 
-    /// A revocation that no client waits for is applied. True if it is of a lease that this member found expired.
-    pub(super) fn take_expiry(&mut self) -> bool {
-        let is_expiry = self.revoking > 0;
-        self.revoking -= usize::from(is_expiry);
-        is_expiry
+    /// A revocation is applied. True if it is of a lease that this member found expired.
+    pub(super) fn take_expiry(&mut self, request_id: u64) -> bool {
+        self.revoking.remove(&request_id)
     }
 
     /// Whether a batch of leases has expired whose turn it is: one batch is written to the log while the one before is
     /// applied. However many leases end at once, a put meets no more than these two.
     pub(super) fn has_expired(&self, now: Instant, lessor: &Lessor) -> bool {
-        self.revoking <= self.expire_max && lessor.next_expiry().is_some_and(|expiry| expiry <= now)
+        self.revoking.len() <= self.expire_max && lessor.next_expiry().is_some_and(|expiry| expiry <= now)
     }
 
-    /// Proposes to revoke the next batch of expired leases, but those whose revocation is `under_way`: its client may
-    /// have granted the lease again behind it, and a second revocation would end the new one.
-    fn revoke_expired(
-        &mut self,
-        now: Instant,
-        under_way: &BTreeSet<i64>,
-        lessor: &mut Lessor,
-        proposals: &mut Proposals,
-    ) {
-        for id in lessor.expired(now, self.expire_max) {
-            if !under_way.contains(&id) {
-                self.revoking += 1;
-                proposals.queue_own(Request::LeaseRevoke(LeaseRevokeRequest { id }));
-            }
+    /// Proposes to revoke leases that have expired.
+    fn revoke(&mut self, expired: impl Iterator<Item = i64>, proposals: &mut Proposals) {
+        for id in expired {
+            self.revoking.insert(proposals.queue_own(Request::LeaseRevoke(LeaseRevokeRequest { id })));
         }
     }
 
@@ -145,10 +138,15 @@ impl Leases {
 }
 
 impl Replica {
-    /// Proposes to revoke the next batch of expired leases.
+    /// Proposes to revoke the next batch of expired leases, but those that are being revoked already: the client may
+    /// have granted such a lease again since, and a second revocation would end the new one.
     pub(super) fn revoke_expired(&mut self, now: Instant) {
-        let under_way = self.revocations_under_way();
-        self.leases.revoke_expired(now, &under_way, &mut self.state.lessor, &mut self.proposals);
+        let expired = self.state.lessor.expired(now, self.leases.expire_max);
+        if !expired.is_empty() {
+            let under_way = self.revocations_under_way();
+            let expired = expired.into_iter().filter(|id| !under_way.contains(id));
+            self.leases.revoke(expired, &mut self.proposals);
+        }
     }
 
     /// Leases of which a revocation is not applied yet. It may be in the log, or on its way there.
@@ -192,24 +190,16 @@ mod tests {
         let now = Instant::default() + Duration::from_secs(2);
         let mut batches = 0;
         while leases.has_expired(now, &lessor) {
-            leases.revoke_expired(now, &BTreeSet::new(), &mut lessor, &mut proposals);
+            leases.revoke(lessor.expired(now, 2).into_iter(), &mut proposals);
             batches += 1;
         }
-        assert_eq!((batches, leases.revoking, proposals.take_batch().len()), (2, 4, 4));
-        assert!(leases.take_expiry() && !leases.has_expired(now, &lessor), "three are under way");
-        assert!(leases.take_expiry() && leases.has_expired(now, &lessor));
+        let under_way: Vec<u64> = leases.revoking.iter().copied().collect();
+        assert_eq!((batches, under_way.len(), proposals.take_batch().len()), (2, 4, 4));
+        assert!(!leases.take_expiry(7), "a revocation of a client's is no expiry");
+        assert!(leases.take_expiry(under_way[0]) && !leases.has_expired(now, &lessor), "three are under way");
+        assert!(leases.take_expiry(under_way[1]) && leases.has_expired(now, &lessor));
         leases.on_promoted();
-        assert!(!leases.take_expiry(), "a revocation of a client's is no expiry");
-    }
-
-    #[test]
-    fn a_lease_whose_revocation_is_under_way_is_not_revoked_again() {
-        let (mut lessor, mut proposals) = leader(1..4);
-        let now = Instant::default() + Duration::from_secs(2);
-        let mut leases = Leases::default();
-        leases.revoke_expired(now, &BTreeSet::from([2]), &mut lessor, &mut proposals);
-        let revoked = proposals.queued().map(|entry| Entry::revoked_lease(entry.clone()));
-        assert_eq!(revoked.collect::<Vec<_>>(), [Some(1), Some(3)]);
+        assert!(!leases.take_expiry(under_way[2]), "another leadership proposed it");
     }
 
     #[test]

@@ -107,11 +107,12 @@ impl Proposals {
         self.refused.push((ticket, error));
     }
 
-    /// Takes something that no client waits for.
-    pub fn queue_own(&mut self, request: Request) {
+    /// Takes something that no client waits for. Returns its request id.
+    pub fn queue_own(&mut self, request: Request) -> u64 {
         let id = self.next_id;
         self.next_id = id.wrapping_add(self.id_step);
         self.push(id, Entry::new(id, request).encode());
+        id
     }
 
     fn push(&mut self, id: u64, data: Bytes) {

@@ -384,7 +384,9 @@ impl Replica {
         }
         if self.leadership.introduces(term) {
             let facts = introduction(&self.settings, &self.state.cluster);
-            facts.into_iter().for_each(|fact| self.proposals.queue_own(fact));
+            for fact in facts {
+                self.proposals.queue_own(fact);
+            }
         }
     }
 
@@ -433,7 +435,7 @@ impl Replica {
         self.is_sweep_due() && !self.sweep.rests(now) && !self.checkpoints.is_crowded(&self.store.stats())
     }
 
-    /// When there is more to do even if nothing arrives: a sweep has rested by then. None if no sweep rests.
+    /// When a sweep may go on, which may have been long ago. None if no sweep is due.
     pub fn next_sweep(&self) -> Option<Instant> {
         self.is_sweep_due().then(|| self.sweep.rests_until())
     }
