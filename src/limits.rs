@@ -137,7 +137,7 @@ pub const SWEEP_SLOW_WRITE: Duration = Duration::from_millis(20);
 /// The sweep rests for so many times as long as a slow log write took.
 pub const SWEEP_REST_FACTOR: u32 = 10;
 
-/// The longest rest: a disk that is always slow gets on with it all the same.
+/// The longest rest of a sweep.
 pub const SWEEP_REST_MAX: Duration = Duration::from_secs(2);
 
 /// Bytes of pairs in an answer that is assembled because it is read in the middle of a write: to a Txn that writes,

@@ -107,7 +107,8 @@ impl Gates {
         Ok(())
     }
 
-    /// The gates that were moved from where they are by default. Kevel has nothing that one of them could change.
+    /// The gates that were moved from where they are by default. This version has nothing that one of them could
+    /// change: lease checkpoints are applied, and none are sent.
     pub fn moved(&self) -> impl Iterator<Item = (&'static str, bool)> + '_ {
         let default = Gates::default();
         let moved = move |&at: &usize| self.on[at] != default.on[at];

@@ -53,7 +53,7 @@ pub(super) fn resolve(
     if !moved.is_empty() {
         let moved = moved.join(",");
         notices.push(Notice::warn(format!(
-            "--feature-gates={moved} has no effect: Kevel has nothing for it to act upon"
+            "--feature-gates={moved} has no effect: this version of Kevel has nothing that it switches on or off"
         )));
     }
     if settings.nanos("compact-hash-check-time") <= 0 {

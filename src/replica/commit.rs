@@ -71,9 +71,13 @@ impl Replica {
         if self.committed.is_empty() && self.executing.is_none() && !sweep {
             return false;
         }
-        // At the end of a turn the next entry may have begun, and then none can begin.
+        // At the end of a turn the next entry may have begun, and then no checkpoint can begin.
         self.checkpoint_if_due(now, outputs);
-        if self.halted.is_halted() || self.waits_for_checkpoint() || !self.is_relieved(outputs) {
+        if self.halted.is_halted() {
+            self.abandon_entry();
+            return false;
+        }
+        if self.waits_for_checkpoint() || !self.is_relieved(outputs) {
             return false;
         }
         // A compaction among these entries is not published yet: a reader may still pin below it.
@@ -122,9 +126,19 @@ impl Replica {
             self.trim_tail();
         }
         outputs.append(&mut draft.told);
-        self.sweep.has_read(swept.reads);
+        self.sweep.on_slice(swept.reads);
         self.sweep.advance(swept.removed, self.store.applied(), outputs);
         !self.halted.is_halted() && (!self.committed.is_empty() || self.executing.is_some())
+    }
+
+    /// A member that has halted ends no entry: what the one under way has done is dropped once the disk has no part in
+    /// it.
+    fn abandon_entry(&mut self) {
+        if self.is_suspended() && !self.waits_for_spill() {
+            drop(self.store.resume());
+            self.executing = None;
+            self.end_draft();
+        }
     }
 
     /// The draft is committed, or dropped: what waited for its end goes on.

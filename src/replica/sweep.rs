@@ -30,6 +30,8 @@ pub(super) struct Sweep {
     rests_until: Instant,
     /// The longest log write that became durable since the last turn began, if any took long.
     slow_write: Duration,
+    /// A slice has asked the disk for something since the last rest began. A slow write that follows may be its doing.
+    has_read: bool,
 }
 
 impl Sweep {
@@ -45,6 +47,7 @@ impl Sweep {
             reported,
             rests_until: Instant::default(),
             slow_write: Duration::ZERO,
+            has_read: false,
         }
     }
 
@@ -55,14 +58,20 @@ impl Sweep {
         }
     }
 
-    /// A turn begins: behind a slow write the sweep rests for many times as long as the write took.
+    /// A turn begins: behind a slow write the sweep rests for many times as long as the write took. There is a slice
+    /// between two rests, so a disk that is always slow gets on with the sweep.
     pub(super) fn begin_turn(&mut self, now: Instant) {
-        let rest = std::mem::take(&mut self.slow_write) * SWEEP_REST_FACTOR;
-        self.rests_until = self.rests_until.max(now + rest.min(SWEEP_REST_MAX));
+        self.rests_until = self.rests_until.max(now);
+        let slow_write = std::mem::take(&mut self.slow_write);
+        if self.has_read && !slow_write.is_zero() {
+            self.has_read = false;
+            self.rests_until = self.rests_until.max(now + SWEEP_REST_MAX.min(slow_write * SWEEP_REST_FACTOR));
+        }
     }
 
     /// A slice has asked the disk for so many pages in this turn.
-    pub(super) fn has_read(&mut self, pages: usize) {
+    pub(super) fn on_slice(&mut self, pages: usize) {
+        self.has_read |= pages > 0;
         let pages = u32::try_from(pages).unwrap_or(u32::MAX);
         self.rests_until = self.rests_until + Duration::from_secs(1) * pages / SWEEP_READS_PER_SECOND;
     }
@@ -143,7 +152,7 @@ mod tests {
         for now in (0..1000).map(|millisecond| start + Duration::from_millis(millisecond)) {
             sweep.begin_turn(now);
             if !sweep.rests(now) {
-                sweep.has_read(30);
+                sweep.on_slice(30);
                 slices += 1;
             }
         }
@@ -154,14 +163,35 @@ mod tests {
     fn it_rests_behind_a_slow_log_write() {
         let mut sweep = Sweep::new(at(9, 4));
         let now = Instant::default() + Duration::from_secs(5);
-        let mut rests_for = |took| {
+        let mut rests_for = |took, pages| {
+            sweep.on_slice(pages);
             sweep.on_log_write(took);
             sweep.begin_turn(now);
             sweep.rests_until().since(now)
         };
-        assert_eq!(rests_for(SWEEP_SLOW_WRITE / 2), Duration::ZERO);
-        assert_eq!(rests_for(SWEEP_SLOW_WRITE), SWEEP_SLOW_WRITE * SWEEP_REST_FACTOR);
-        assert_eq!(rests_for(Duration::from_secs(60)), SWEEP_REST_MAX);
+        assert_eq!(rests_for(SWEEP_SLOW_WRITE, 0), Duration::ZERO, "nothing was read");
+        let reads = Duration::from_secs(1) / SWEEP_READS_PER_SECOND;
+        assert!(rests_for(SWEEP_SLOW_WRITE / 2, 1) <= reads, "the write was not slow");
+        assert_eq!(rests_for(SWEEP_SLOW_WRITE, 0), SWEEP_SLOW_WRITE * SWEEP_REST_FACTOR);
+        assert_eq!(rests_for(Duration::from_secs(60), 1), SWEEP_REST_MAX);
+    }
+
+    #[test]
+    fn a_disk_that_is_always_slow_gets_on_with_it() {
+        let mut sweep = Sweep::new(at(9, 4));
+        let mut slices = 0;
+        for now in (0..10_000)
+            .step_by(30)
+            .map(|milliseconds| Instant::default() + Duration::from_millis(milliseconds))
+        {
+            sweep.on_log_write(SWEEP_SLOW_WRITE);
+            sweep.begin_turn(now);
+            if !sweep.rests(now) {
+                sweep.on_slice(1);
+                slices += 1;
+            }
+        }
+        assert!(slices >= 40, "{slices} in ten seconds");
     }
 
     #[test]

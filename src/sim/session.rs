@@ -279,7 +279,10 @@ impl World {
         }
         let revision = response.header.as_ref().map_or(0, |header| header.revision);
         let known = self.clients[number].progress_known.take();
-        judge!(known.is_none_or(|known| revision >= known), "progress to {revision}, and the store was at {known:?}");
+        judge!(
+            known.is_none_or(|known| revision >= known),
+            "progress to {revision}, and the store was at {known:?}"
+        );
     }
 
     /// Who has just got events need not be told how far the watch is.

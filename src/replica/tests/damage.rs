@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 
-use super::entries::copying;
+use super::entries::{copying, many_puts, suspend};
 use super::world::{Crash, World};
 use crate::btree::{Read, Tree, WriteTxn};
 use crate::error::Error;
@@ -215,6 +215,25 @@ fn a_hash_that_cannot_be_taken_stops_a_member() {
     stops(taken, compaction(), |txn| txn.put(Tree::Kv, &OLD.to_bytes(), &[7]));
     let longer = [&OLD.to_bytes()[..], &[0]].concat();
     stops(taken, compaction(), |txn| txn.put(Tree::Kv, &longer, &[LIVE]));
+}
+
+#[test]
+fn a_member_that_halts_in_the_middle_of_an_entry_can_be_stopped() {
+    let mut world = damaged(|txn| txn.put(Tree::Kv, &OLD.to_bytes(), &[7]));
+    world.propose(compaction());
+    while world.digest.is_none() {
+        world.drain(|_| ());
+        world.sync();
+    }
+    let before = world.replica().applied();
+    world.propose(many_puts());
+    suspend(&mut world);
+    assert!(world.finish_digest());
+    let mut halts = 0;
+    world.settle(|output| halts += usize::from(matches!(output, Output::Halt { .. })));
+    assert_eq!((halts, world.replica().is_suspended(), world.replica().applied()), (1, false, before));
+    assert!(world.replica().settle(&mut Outputs::default()), "it can be stopped in order");
+    world.replica().store.check_invariants();
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::stdx::time::Duration;
 
 const MANY: usize = 5_000;
 
-fn many_puts() -> Request {
+pub(super) fn many_puts() -> Request {
     let put = |number: usize| {
         let (key, value) = (format!("key{number:05}").into(), "value".into());
         RequestOp { request: Some(Op::RequestPut(PutRequest { key, value, ..Default::default() })) }
@@ -32,7 +32,7 @@ fn delete_all() -> Request {
 }
 
 /// Turns until the entry under way has begun and is suspended.
-fn suspend(world: &mut World) {
+pub(super) fn suspend(world: &mut World) {
     while !world.replica().is_suspended() {
         world.drain(|_| ());
         world.sync();

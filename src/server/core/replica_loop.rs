@@ -103,7 +103,7 @@ struct Running {
     log: Log,
     ticker: Ticker,
     /// Rings when a sweep that rests goes on.
-    sweep: Option<task::Alarm>,
+    sweep_alarm: Option<task::Alarm>,
     /// What has arrived, during a turn; empty between turns.
     inputs: VecDeque<Input>,
     /// What is to be done, during a turn; between turns it has what a last checkpoint asks for.
@@ -148,7 +148,7 @@ impl Running {
             threads: Threads { checkpoints, digests, segments },
             log: Log::start(WalFile::new(core.wal_dir, core.prepared, core.founded)),
             ticker: Ticker::new(core.tick),
-            sweep: None,
+            sweep_alarm: None,
             inputs: VecDeque::with_capacity(TURN_INPUTS_MAX),
             outputs: Outputs::default(),
             counts: Counts { metrics, turns: replica::Turns::default(), slow_apply },
@@ -170,7 +170,7 @@ impl Running {
             self.replica.step(Input::Tick);
         }
         let more = self.replica.drain(now, &mut self.outputs);
-        self.set_alarm(now);
+        self.set_sweep_alarm(now);
         self.counts.turn(&self.replica, now);
         self.counts.metrics.wal_lacks_room.set(i64::from(self.log.lacks_room()));
         let mut outputs = std::mem::take(&mut self.outputs);
@@ -184,10 +184,10 @@ impl Running {
     }
 
     /// Has the next turn begin when a sweep that rests goes on, if it goes on before the next tick.
-    fn set_alarm(&mut self, now: Instant) {
+    fn set_sweep_alarm(&mut self, now: Instant) {
         let next = self.replica.next_sweep().filter(|&next| now < next && next < self.ticker.next);
-        if self.sweep.as_ref().map(task::Alarm::due) != next {
-            self.sweep = next.map(task::Alarm::at);
+        if self.sweep_alarm.as_ref().map(task::Alarm::due) != next {
+            self.sweep_alarm = next.map(task::Alarm::at);
         }
     }
 
@@ -255,7 +255,7 @@ impl Running {
                 return Poll::Ready(Some(written));
             }
             let ticked = self.ticker.poll(cx);
-            let rested = self.sweep.as_mut().is_some_and(|alarm| alarm.poll(cx).is_ready());
+            let rested = self.sweep_alarm.as_mut().is_some_and(|alarm| alarm.poll(cx).is_ready());
             if (open && ready.as_mut().poll(cx).is_ready()) || ticked || rested || !flushed || more {
                 return Poll::Ready(None);
             }
