@@ -158,7 +158,8 @@ impl Member {
         let plan_bytes = world.params.plan_bytes;
         let readers = replica.readers();
         let revisions = 1 + world.prng.below(8) as usize;
-        let budget = Budget { revisions, bytes: world.params.hub_slice_bytes };
+        let (bytes, looks) = (world.params.hub_slice_bytes, world.params.hub_slice_looks);
+        let budget = Budget { revisions, bytes, looks };
         let timeout = world.params.request_timeout;
         let cores = (0..cores)
             .map(|number| Core {

@@ -29,6 +29,8 @@ pub struct Params {
     pub hub_limits: Limits,
     /// What a piece of a hub's work is worth in bytes.
     pub hub_slice_bytes: usize,
+    /// Watchers that a piece of a hub's work looks at.
+    pub hub_slice_looks: usize,
     /// How long a client's request waits for the replica.
     pub request_timeout: Duration,
     /// Inputs that the lane to the replica holds; what comes beyond is refused.
@@ -156,6 +158,7 @@ impl Params {
             lost_batches: pick(&[0, 0, 0, 30, 8]),
             quota: Some(pick(&[0, 0, 0, 120 << 10, 200 << 10, 400 << 10])).filter(|&quota| quota > 0),
             leaving: pick(&[0, 0, 6, 20]),
+            hub_slice_looks: pick(&[1, 3, 1 << 14, 1 << 14]) as usize,
         }
     }
 }

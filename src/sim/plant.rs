@@ -69,7 +69,7 @@ plants! {
     /// A response with events is lost on its way to somebody who catches up.
     LostOnCatchUp = "lost-on-catch-up", 10;
     /// A response with events comes twice.
-    DoubledEvent = "doubled-event", 6;
+    DoubledEvent = "doubled-event", 0;
     /// Progress overtakes events on their way.
     ProgressOvertakes = "progress-overtakes", 10;
     /// A restart brings back a lease that was revoked.
@@ -93,7 +93,7 @@ plants! {
     /// The end of a checkpoint is not told, so pages that it has freed are held for ever.
     CheckpointUntold = "checkpoint-untold", 319;
     /// The hash of a compaction is lost, so its garbage waits for ever.
-    DigestLost = "digest-lost", 8;
+    DigestLost = "digest-lost", 10;
     /// A fragment of a watch response is lost.
     FragmentLost = "fragment-lost", 97;
     /// A fragment of a watch response lacks its last event.
@@ -101,13 +101,17 @@ plants! {
     /// A response that is sent in parts lacks an event where one part ends.
     EventBetweenParts = "event-between-parts", 38;
     /// The last fragment of a watch response is marked as if more followed.
-    LastFragmentMarked = "last-fragment-marked", 6;
+    LastFragmentMarked = "last-fragment-marked", 10;
     /// Progress is promised while parts of a response are still owed.
     ProgressAmidParts = "progress-amid-parts", 38;
     /// A stream that was full is not told that it has room again.
     RoomUntold = "room-untold", 56;
     /// An event lacks its previous value.
-    PrevLost = "prev-lost", 6;
+    PrevLost = "prev-lost", 0;
+    /// An event that was suspended goes on one watcher too far behind the last one it met.
+    WatcherSkipped = "watcher-skipped", 3;
+    /// An event that was suspended goes on with watchers whom it has met.
+    WatcherMetTwice = "watcher-met-twice", 3;
     /// A lane puts an empty batch in the place of one that it has lost.
     GapUnseen = "gap-unseen", 29;
     /// The events of two writes are published in the wrong order.
@@ -193,7 +197,16 @@ impl Plant {
     /// Whether the bug is planted within the product, and absent from an ordinary build for release.
     pub fn is_within(self) -> bool {
         use Plant::*;
-        matches!(self, KeySkipped | AppliedMidway | CheckpointMidway | CountTooEarly | CountTwice)
+        matches!(
+            self,
+            KeySkipped
+                | AppliedMidway
+                | CheckpointMidway
+                | CountTooEarly
+                | CountTwice
+                | WatcherSkipped
+                | WatcherMetTwice
+        )
     }
 }
 

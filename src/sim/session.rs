@@ -8,6 +8,7 @@ use prost::Message as _;
 use super::client::Waiting;
 use super::judge::judge;
 use super::plant::Plant;
+use super::spoil::spoil_walks;
 use super::workload::Ask;
 use super::world::{Event, TICK, World};
 use kevel::btree::Reader;
@@ -149,7 +150,11 @@ impl World {
             1 => 4,
             _ => usize::MAX,
         };
+        // Not before each turn, so that an event that is matched anew gets on all the same.
+        let spoils = self.spoils(Plant::WatcherSkipped, 2) || self.spoils(Plant::WatcherMetTwice, 2);
+        let plant = self.plant.filter(|_| spoils);
         let core_state = &mut self.member().cores[core];
+        spoil_walks(plant, core_state.watches.hub());
         core_state.turn_due = false;
         let mut inbox = std::mem::take(&mut core_state.inbox);
         let more = turn(&mut Turn { world: self, core, pieces }, &mut inbox);

@@ -16,6 +16,7 @@ use kevel::proto::leasepb;
 use kevel::replica::Replica;
 use kevel::replica::port::{Output, Outputs};
 use kevel::wal::segment::releasable;
+use kevel::watch::Hub;
 
 impl World {
     /// True now and then where this bug is planted. Other worlds draw no number for it.
@@ -94,6 +95,21 @@ pub fn spoil_counts(plant: Option<Plant>, counts: &LeafCounts) {
 /// Nothing: see [`HAS_FAULTS`].
 #[cfg(not(any(debug_assertions, feature = "faults")))]
 pub fn spoil_counts(_: Option<Plant>, _: &LeafCounts) {}
+
+/// What a planted bug does to events that a hub has matched with some of their watchers.
+#[cfg(any(debug_assertions, feature = "faults"))]
+pub fn spoil_walks(plant: Option<Plant>, hub: &mut Hub) {
+    use kevel::watch::WalkFault;
+    match plant {
+        Some(Plant::WatcherSkipped) => hub.spoil(WalkFault::Skips),
+        Some(Plant::WatcherMetTwice) => hub.spoil(WalkFault::Repeats),
+        _ => {}
+    }
+}
+
+/// Nothing: see [`HAS_FAULTS`].
+#[cfg(not(any(debug_assertions, feature = "faults")))]
+pub fn spoil_walks(_: Option<Plant>, _: &mut Hub) {}
 
 /// Planted bugs in the order of what a turn leads to.
 pub fn spoil_order(plant: Option<Plant>, outputs: &mut Outputs) {

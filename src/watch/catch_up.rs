@@ -5,20 +5,20 @@
 //! gets off when its stream has no room, or at the end, synced. There are only a few scans at a time, so watchers
 //! that begin far apart do not wait for each other, and a thousand that begin together cost one reading.
 //!
-//! A slice may end inside a revision. What was found of that revision is kept until the rest is read, because a
-//! watcher gets its events of one revision together. When that would be more than the limits allow, half of the
-//! watchers that match are parked and the revision begins anew; a single watcher with too much is *large* and gets its
-//! revision piece by piece ([`large`](super::large)).
+//! A slice may end inside a revision, before an event or amid its watchers. What was found of that revision is kept
+//! until the rest is read, because a watcher gets its events of one revision together. When that would be more than the
+//! limits allow, half of the watchers found so far are parked and the revision begins anew; a single watcher with too
+//! much is *large* and gets its revision piece by piece ([`large`](super::large)).
 #![forbid(unsafe_code)]
 
 use std::ops::ControlFlow;
 
-use super::delivery::{Delivered, Delivery, Mark, Match, Scratch};
+use super::delivery::{Delivered, Delivery, Mark, Scratch};
 use super::encode::Change;
 use super::history::{History, PastEvent};
 use super::hub::{Hub, MATCH_COST, PASSED_COST, PREV_COST};
-use super::key_index::List;
 use super::states::BOARDING_MAX;
+use super::walk::Walk;
 use super::watcher::State;
 
 /// How much one slice of work may do.
@@ -28,12 +28,14 @@ pub struct Budget {
     pub revisions: usize,
     /// Bytes encoded, and what the rest of the work is worth in bytes.
     pub bytes: usize,
+    /// Watchers that are looked at to find those whom an event is for.
+    pub looks: usize,
 }
 
 impl Default for Budget {
     /// At most a thousand revisions in a response, as etcd has it, and about half a millisecond of work.
     fn default() -> Self {
-        Self { revisions: 1000, bytes: 256 << 10 }
+        Self { revisions: 1000, bytes: 256 << 10, looks: 1 << 14 }
     }
 }
 
@@ -43,7 +45,7 @@ enum End {
     Arrived,
     /// The next revision to read.
     Between(i64),
-    /// The revision that was not read to its end, and where to go on.
+    /// The revision that was not read to its end, and the event to go on with.
     Inside(i64, i64),
     /// One revision alone is too much for those who match.
     TooMuch(i64),
@@ -55,12 +57,16 @@ struct Slice<'h> {
     scan: u8,
     budget: Budget,
     scratch: Scratch,
+    /// The event that the last slice has matched with some of its watchers.
+    amid: Option<(i64, i64)>,
     /// The revision at hand, and where its events begin.
     current: i64,
     mark: Mark,
     /// Revisions that somebody wants.
     matched: usize,
     spent: usize,
+    /// Looks that are left.
+    looks: usize,
     /// A stream has no room for more. Reading on would be done again.
     full: bool,
     end: End,
@@ -77,6 +83,8 @@ impl Hub {
         let scan = self.scans.scan(number);
         if scan.due.is_some() {
             self.hand_out(number, budget.bytes);
+        } else if !scan.leaving.is_empty() {
+            self.spread(number);
         } else if self.drop_compacted(number, history.compact_revision()) {
             self.read_slice(number, history, budget);
         }
@@ -93,7 +101,9 @@ impl Hub {
                 self.become_synced(rider);
             }
         }
-        self.scans.end_if_empty(number);
+        if self.scans.end_if_empty(number) {
+            self.index.give_up(Walk::Scan(number));
+        }
     }
 
     /// Watchers for which there was no scan board those that there are now. True if there are more of them.
@@ -131,9 +141,16 @@ impl Hub {
         if scan.riders.is_empty() || scan.at > to {
             return;
         }
-        let (from, scratch) = ((scan.at, scan.sub), std::mem::take(&mut scan.found));
+        let (inside, walk) = (scan.inside, Walk::Scan(number));
+        let from = (scan.at, inside.unwrap_or(0));
+        let scratch = std::mem::take(&mut scan.found);
+        if inside.is_none() {
+            // The revision is read from its beginning, also where a compaction has moved the scan on amid an event.
+            self.index.give_up(walk);
+        }
         let mut slice = Slice {
-            current: if from.1 > 0 { from.0 } else { 0 },
+            amid: self.index.is_amid(walk).then_some(from),
+            current: inside.map_or(0, |_| from.0),
             matched: usize::from(!scratch.revisions.is_empty()),
             hub: self,
             scan: number,
@@ -141,42 +158,44 @@ impl Hub {
             scratch,
             mark: Mark::default(),
             spent: 0,
+            looks: budget.looks.max(1),
             full: false,
             end: End::Arrived,
         };
         history.events(from, to, &mut |event| slice.take(&event, history));
+        slice.go_on_with(None);
         let Slice { mut scratch, mark, end, current, .. } = slice;
         let is_first = mark == Mark::default();
-        let (at, sub) = match end {
-            End::Arrived => (to + 1, 0),
-            End::Between(next) => (next, 0),
+        let at = match end {
+            End::Arrived => to + 1,
+            End::Between(next) => next,
             // What was found stays with the scan, unless earlier revisions can be handed out first.
             End::Inside(revision, sub) if is_first => {
-                return self.scans.scan(number).go_on(revision, sub, scratch);
+                return self.scans.scan(number).go_on(revision, Some(sub), scratch);
             }
             End::TooMuch(revision) if is_first => {
-                self.spread(number, &scratch, revision);
+                self.begin_spreading(number, &scratch, revision);
                 scratch.clear();
                 let scan = self.scans.scan(number);
-                scan.go_on(revision, 0, scratch);
+                scan.go_on(revision, None, scratch);
                 scan.closed = true;
-                return;
+                return self.spread(number);
             }
             End::Inside(..) | End::TooMuch(_) => {
                 scratch.truncate(mark);
-                (current, 0)
+                current
             }
         };
         scratch.freeze();
         let scan = self.scans.scan(number);
-        scan.go_on(at, sub, scratch);
+        scan.go_on(at, None, scratch);
         scan.due = Some((0, to));
         self.hand_out(number, budget.bytes);
     }
 
-    /// One revision is too much for all who match: half of them wait until the others have it. A watcher that is
-    /// left alone with it gets it piece by piece.
-    fn spread(&mut self, scan: u8, scratch: &Scratch, revision: i64) {
+    /// One revision is too much for all who match: half of those found so far wait until the others have it. A watcher
+    /// that is left alone with it gets it piece by piece.
+    fn begin_spreading(&mut self, scan: u8, scratch: &Scratch, revision: i64) {
         let mut matching: Vec<u32> = scratch.matches.iter().map(|found| found.watcher()).collect();
         matching.sort_unstable();
         matching.dedup();
@@ -187,8 +206,21 @@ impl Hub {
         if let [alone] = matching[..] {
             return self.become_large(alone, revision);
         }
-        for number in matching.split_off(matching.len() / 2) {
-            self.park_for_size(number, revision);
+        let mut leaving = matching.split_off(matching.len() / 2);
+        leaving.reverse();
+        self.scans.scan(scan).leaving = leaving;
+    }
+
+    /// Parks riders for which the revision at hand is too much, some at a time.
+    fn spread(&mut self, number: u8) {
+        for _ in 0..BOARDING_MAX {
+            let scan = self.scans.scan(number);
+            let Some(rider) = scan.leaving.pop() else { return scan.leaving = Vec::new() };
+            let at = scan.at;
+            let watcher = self.watchers.get(rider as usize);
+            if watcher.is_some_and(|w| w.state == State::Riding(number) && w.next <= at) {
+                self.park_for_size(rider, at);
+            }
         }
     }
 
@@ -210,6 +242,7 @@ impl Hub {
 impl Slice<'_> {
     /// Takes the next event, or ends the slice before it.
     fn take(&mut self, event: &PastEvent<'_>, history: &dyn History) -> ControlFlow<()> {
+        self.go_on_with(Some((event.revision, event.sub)));
         if event.revision == self.current {
             let limits = self.hub.config.limits;
             if self.scratch.matches.len() > limits.matches || self.scratch.bytes() > limits.bytes {
@@ -230,33 +263,56 @@ impl Slice<'_> {
             }
             (self.current, self.mark) = (event.revision, self.scratch.mark());
         }
-        self.add(event, history);
-        ControlFlow::Continue(())
+        if self.meet_riders(event) {
+            self.add(event, history);
+            return ControlFlow::Continue(());
+        }
+        self.end = End::Inside(self.current, event.sub);
+        ControlFlow::Break(())
     }
 
-    fn add(&mut self, event: &PastEvent<'_>, history: &dyn History) {
-        let Self { hub, scratch, full, .. } = self;
-        let hub: &mut Hub = hub;
-        let (matched, position, bytes) = (scratch.matches.len(), scratch.position(), scratch.bytes());
-        let slice = hub.scans.slices;
-        let (streams, riding) = (&mut hub.streams, State::Riding(self.scan));
-        hub.index.stab(List::Riding, event.key, &hub.watchers, |number, watcher| {
+    /// The slice reads this event next, or none. An event whose matching was under way and that is not read again was
+    /// superseded within its revision, to which a compaction has been since: nobody gets it.
+    fn go_on_with(&mut self, event: Option<(i64, i64)>) {
+        if let Some(amid) = self.amid.take()
+            && Some(amid) != event
+        {
+            self.hub.index.give_up(Walk::Scan(self.scan));
+            self.scratch.drop_matches();
+        }
+    }
+
+    /// Matches the event with further riders. True if these were the last.
+    fn meet_riders(&mut self, event: &PastEvent<'_>) -> bool {
+        let Self { hub, scratch, full, looks, .. } = self;
+        let Hub { index, watchers, streams, scans, .. } = &mut **hub;
+        let (matched, riding) = (scratch.matches.len(), State::Riding(self.scan));
+        let has_met_all = index.walk(Walk::Scan(self.scan), event.key, looks, watchers, |number, watcher| {
             if watcher.state == riding && watcher.next <= event.revision && watcher.wants(event.delete) {
-                scratch.matches.push(Match::new(number, position));
-                *full |= streams[watcher.stream as usize].plan(slice, MATCH_COST + event.kv.len());
+                scratch.add_match(number, watcher);
+                let bytes = MATCH_COST + event.kv.len();
+                *full |= streams[watcher.stream as usize].plan(scans.slices, bytes);
             }
         });
-        hub.matched += (scratch.matches.len() - matched) as u64;
-        self.spent += PASSED_COST + event.key.len();
-        if scratch.matches.len() == matched {
-            return;
-        }
-        self.matched += usize::from(scratch.revisions.last() != Some(&event.revision));
+        let matches = scratch.matches.len() - matched;
+        hub.matched += matches as u64;
+        self.spent += PASSED_COST + event.key.len() + matches * MATCH_COST;
+        has_met_all
+    }
+
+    /// Adds an event that all who are interested have matched.
+    fn add(&mut self, event: &PastEvent<'_>, history: &dyn History) {
+        let scratch = &mut self.scratch;
+        let (position, bytes) = (scratch.position(), scratch.bytes());
+        let is_new = scratch.revisions.last() != Some(&event.revision);
         let change = Change { revision: event.revision, delete: event.delete, key: event.key, kv: event.kv };
-        scratch.add(change, matched, &hub.watchers, || match event.create {
+        scratch.add(change, || match event.create {
             true => None,
             false => history.value_at(event.key, event.revision - 1),
         });
-        self.spent += (scratch.matches.len() - matched) * MATCH_COST + scratch.bytes() - bytes + PREV_COST;
+        if scratch.position() > position {
+            self.matched += usize::from(is_new);
+            self.spent += scratch.bytes() - bytes + PREV_COST;
+        }
     }
 }

@@ -6,7 +6,6 @@
 #![forbid(unsafe_code)]
 
 use bytes::Bytes;
-use slab::Slab;
 
 use super::encode::{Change, Fields, Head, Output, Part, Records};
 use super::hub::{Fault, Hub, as_room};
@@ -48,6 +47,15 @@ pub(super) struct Scratch {
     pub(super) revisions: Vec<i64>,
     plain: Records,
     with_prev: Records,
+    /// How the event at the next position is wanted by those who have matched it so far.
+    wanted: Wanted,
+}
+
+/// In which forms an event is wanted.
+#[derive(Clone, Copy, Debug, Default)]
+struct Wanted {
+    plain: bool,
+    with_prev: bool,
 }
 
 /// Where the events of one revision begin in a scratch.
@@ -74,8 +82,9 @@ impl Scratch {
         Mark { matches, events, plain: self.plain.len(), with_prev: self.with_prev.len() }
     }
 
-    /// Forgets the events from `mark` on.
+    /// Forgets the events from `mark` on, and who has matched the next one.
     pub(super) fn truncate(&mut self, mark: Mark) {
+        self.wanted = Wanted::default();
         self.matches.truncate(mark.matches);
         self.revisions.truncate(mark.events);
         self.plain.truncate(mark.events, mark.plain);
@@ -92,23 +101,27 @@ impl Scratch {
         self.revisions.len() as u32
     }
 
-    /// Adds the event at the next position, matched by those pushed on `matches` since `matched`. Nothing happens
-    /// if nobody matched.
-    pub(super) fn add<'a>(
-        &mut self,
-        change: Change<'_>,
-        matched: usize,
-        watchers: &Slab<Watcher>,
-        prev: impl FnOnce() -> Option<&'a [u8]>,
-    ) {
-        if self.matches.len() == matched {
+    /// A watcher matches the event at the next position.
+    pub(super) fn add_match(&mut self, number: u32, watcher: &Watcher) {
+        let prev = watcher.flags.has(Flags::PREV_KV);
+        self.wanted.with_prev |= prev;
+        self.wanted.plain |= !prev;
+        self.matches.push(Match::new(number, self.position()));
+    }
+
+    /// Nobody gets the event at the next position: it is gone.
+    pub(super) fn drop_matches(&mut self) {
+        let position = self.position();
+        while self.matches.pop_if(|found| found.position() == position).is_some() {}
+        self.wanted = Wanted::default();
+    }
+
+    /// Adds the event at the next position, which everybody who is interested has matched. Nothing happens if nobody
+    /// has.
+    pub(super) fn add<'a>(&mut self, change: Change<'_>, prev: impl FnOnce() -> Option<&'a [u8]>) {
+        let Wanted { plain, with_prev } = std::mem::take(&mut self.wanted);
+        if !(plain || with_prev) {
             return;
-        }
-        let (mut plain, mut with_prev) = (false, false);
-        for found in &self.matches[matched..] {
-            let wants = watchers[found.watcher() as usize].flags.has(Flags::PREV_KV);
-            with_prev |= wants;
-            plain |= !wants;
         }
         if plain {
             self.plain.push(change, None)

@@ -412,6 +412,7 @@ impl Hub {
             || self.scans.are_running()
             || !(self.ready.is_empty() && self.large.is_empty())
             || !(self.notices.is_empty() && self.closing.is_empty())
+            || self.owes_promises()
     }
 
     /// True if a stream has just run out of room: the driver tells how much it has now, calls [`Hub::resume`], and
@@ -431,6 +432,12 @@ impl Hub {
         self.live.is_busy()
     }
 
+    /// Whether an event was matched with some of its watchers and not with all.
+    #[cfg(test)]
+    pub(super) fn is_amid_an_event(&self) -> bool {
+        self.index.is_amid_any()
+    }
+
     /// Bytes of outputs that the driver has not taken.
     #[cfg(test)]
     pub(super) fn outputs_len(&self) -> usize {
@@ -439,7 +446,7 @@ impl Hub {
 
     /// Hands out what was published, and nothing else.
     #[cfg(test)]
-    pub(super) fn publish_slice(&mut self, history: &dyn History, budget: usize) {
+    pub(super) fn publish_slice(&mut self, history: &dyn History, budget: Budget) {
         self.see(history);
         self.live_slice(history, budget);
     }
@@ -447,7 +454,8 @@ impl Hub {
     /// One slice of work: what was published goes first, then who is behind.
     pub fn work(&mut self, history: &dyn History, budget: Budget) {
         self.see(history);
-        self.live_slice(history, budget.bytes);
+        self.live_slice(history, budget);
+        self.keep_promises();
         self.remove_closed();
         if !self.live.is_handing_out() {
             self.notify_slice(budget.bytes);
@@ -652,6 +660,12 @@ impl Hub {
         self.compacted = self.compacted.max(history.compact_revision());
     }
 
+    /// Commits a fault in the middle of an event.
+    #[cfg(any(debug_assertions, feature = "faults"))]
+    pub fn spoil(&mut self, fault: super::WalkFault) {
+        self.index.spoil(fault, &self.watchers);
+    }
+
     pub(super) fn stream(&self, id: StreamId) -> Option<&Stream> {
         self.streams.get(id.slot()).filter(|stream| stream.id == id && !stream.closed)
     }
@@ -689,6 +703,7 @@ impl Hub {
         let unsynced = self.watchers.iter().filter(|(_, w)| w.state != State::Synced).count();
         assert_eq!(unsynced, self.unsynced);
         self.scans.check(&self.watchers);
+        self.index.check(&self.watchers);
     }
 }
 

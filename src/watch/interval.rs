@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use std::cmp::Ordering;
+use std::ops::ControlFlow;
 
 use super::watcher::NIL;
 use crate::stdx::prng::Prng;
@@ -93,26 +94,46 @@ impl IntervalTree {
         self.root = self.remove_below(self.root, range, bounds);
     }
 
-    /// Calls `each` with every range that contains `key`, in order of their starts.
-    pub(super) fn stab(&self, key: &[u8], bounds: &impl Bounds, each: &mut impl FnMut(u32)) {
-        self.stab_below(self.root, key, bounds, each);
+    /// Calls `each` with every range that contains `key`, in order of their bounds, until it breaks: with those behind
+    /// the range `after`, which is in the tree, or with all.
+    pub(super) fn stab<B>(
+        &self,
+        key: &[u8],
+        after: Option<u32>,
+        bounds: &impl Bounds,
+        each: &mut impl FnMut(u32) -> ControlFlow<B>,
+    ) -> ControlFlow<B> {
+        self.stab_below(self.root, key, after, bounds, each)
     }
 
-    fn stab_below(&self, at: u32, key: &[u8], bounds: &impl Bounds, each: &mut impl FnMut(u32)) {
+    fn stab_below<B>(
+        &self,
+        at: u32,
+        key: &[u8],
+        after: Option<u32>,
+        bounds: &impl Bounds,
+        each: &mut impl FnMut(u32) -> ControlFlow<B>,
+    ) -> ControlFlow<B> {
         if at == NIL {
-            return;
+            return ControlFlow::Continue(());
         }
         let node = &self.nodes[at as usize];
         if bounds.end(node.last).is_some_and(|end| end <= key) {
-            return;
+            return ControlFlow::Continue(());
         }
-        self.stab_below(node.left, key, bounds, each);
+        let is_behind = after.is_none_or(|after| {
+            cmp_bounds(bounds.start(after), bounds.end(after), node.range, bounds).is_lt()
+        });
+        if is_behind {
+            self.stab_below(node.left, key, after, bounds, each)?;
+        }
         if bounds.start(node.range) <= key {
-            if bounds.end(node.range).is_none_or(|end| key < end) {
-                each(node.range);
+            if is_behind && bounds.end(node.range).is_none_or(|end| key < end) {
+                each(node.range)?;
             }
-            self.stab_below(node.right, key, bounds, each);
+            self.stab_below(node.right, key, after.filter(|_| !is_behind), bounds, each)?;
         }
+        ControlFlow::Continue(())
     }
 
     fn insert_below(&mut self, at: u32, new: u32, bounds: &impl Bounds) -> u32 {
@@ -225,6 +246,22 @@ mod tests {
         }
     }
 
+    /// Up to `most` ranges that contain `key`, behind `after`.
+    fn stab(
+        tree: &IntervalTree,
+        key: &[u8],
+        after: Option<u32>,
+        most: usize,
+        bounds: &impl Bounds,
+    ) -> Vec<u32> {
+        let mut found = Vec::new();
+        let _ = tree.stab(key, after, bounds, &mut |range| {
+            found.push(range);
+            if found.len() < most { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        found
+    }
+
     #[test]
     fn finds_what_a_list_finds() {
         let mut random = Prng::new(11);
@@ -249,8 +286,23 @@ mod tests {
             }
             let key = [random.below(27) as u8, random.below(2) as u8];
             let key = &key[..1 + random.below(2) as usize];
-            let mut found = Vec::new();
-            tree.stab(key, &bounds, &mut |range| found.push(range));
+            let found = stab(&tree, key, None, usize::MAX, &bounds);
+            assert!(
+                found.is_sorted_by(|&a, &b| {
+                    cmp_bounds(bounds.start(a), bounds.end(a), b, &bounds).is_lt()
+                })
+            );
+            // The same in pieces, each of which begins behind the last range of the one before.
+            let mut pieces = Vec::new();
+            loop {
+                let piece = stab(&tree, key, pieces.last().copied(), 1 + random.below(4) as usize, &bounds);
+                if piece.is_empty() {
+                    break;
+                }
+                pieces.extend(piece);
+            }
+            assert_eq!(pieces, found);
+            let mut found = found;
             found.sort_unstable();
             let expected: Vec<u32> = (0..bounds.len() as u32)
                 .filter(|&r| present[r as usize] && bounds.start(r) <= key)

@@ -4,14 +4,17 @@
 //! key are found by hash, groups of a range in the [interval tree](super::interval). Each group has two lists, of
 //! its synced watchers and of those that ride a scan, so that publishing never looks at those who are behind and
 //! catching up never looks at those who are not. The lists run through the watchers themselves.
+//! [`walk`](super::walk) goes through them.
 #![forbid(unsafe_code)]
 
 use std::hash::{BuildHasher, Hasher};
+use std::ops::ControlFlow;
 
 use hashbrown::HashTable;
 use slab::Slab;
 
 use super::interval::{Bounds, IntervalTree};
+use super::walk::Places;
 use super::watcher::{NIL, Watcher};
 use crate::stdx::keyed_hash::KeyedHash;
 
@@ -23,7 +26,7 @@ pub(super) enum List {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Key,
     Range,
     FromKey,
@@ -35,7 +38,7 @@ struct Group {
     bounds: Box<[u8]>,
     split: u32,
     kind: Kind,
-    /// Watchers with these bounds, on a list or not. The group goes with the last of them.
+    /// Watchers with these bounds, on a list or not, and places. The group goes with the last of them.
     watchers: u32,
     /// First of the synced watchers and of the riders.
     heads: [u32; 2],
@@ -78,6 +81,8 @@ pub(super) struct KeyIndex {
     groups: Slab<Group>,
     keys: HashTable<u32>,
     ranges: IntervalTree,
+    /// Where walks have stopped.
+    pub(super) places: Places,
     /// A client cannot choose keys that collide: it does not know the secret.
     hash: KeyedHash,
 }
@@ -88,6 +93,7 @@ impl KeyIndex {
             groups: Slab::new(),
             keys: HashTable::new(),
             ranges: IntervalTree::new(seed),
+            places: Places::default(),
             hash: KeyedHash::new(seed),
         }
     }
@@ -102,12 +108,12 @@ impl KeyIndex {
         };
         let groups = &self.groups;
         let known = match kind {
-            Kind::Key => self.keys.find(hash(&self.hash, key), |&g| groups.start(g) == key).copied(),
+            Kind::Key => self.group_of_key(key),
             Kind::Range => self.ranges.find(key, Some(end), groups),
             Kind::FromKey => self.ranges.find(key, None, groups),
         };
         if let Some(group) = known {
-            self.groups[group as usize].watchers += 1;
+            self.hold(group);
             return group;
         }
         let end = if kind == Kind::Range { end } else { &[] };
@@ -163,9 +169,10 @@ impl KeyIndex {
         }
     }
 
-    /// Takes a watcher off the list it is on.
+    /// Takes a watcher off the list it is on. A walk that has stopped at it goes on with the next.
     pub(super) fn unlink(&mut self, list: List, number: u32, watchers: &mut Slab<Watcher>) {
         let Watcher { before, after, group, .. } = watchers[number as usize];
+        self.places.move_on(number, after);
         match before {
             NIL => {
                 let head = &mut self.groups[group as usize].heads[list as usize];
@@ -179,28 +186,47 @@ impl KeyIndex {
         }
     }
 
-    /// Calls `each` with every watcher on `list` whose bounds contain `key`.
-    pub(super) fn stab(
-        &self,
-        list: List,
-        key: &[u8],
-        watchers: &Slab<Watcher>,
-        mut each: impl FnMut(u32, &Watcher),
-    ) {
-        let mut visit = |group: u32| {
-            let mut number = self.groups[group as usize].heads[list as usize];
-            while number != NIL {
-                let watcher = &watchers[number as usize];
-                each(number, watcher);
-                number = watcher.after;
-            }
-        };
-        if !self.keys.is_empty()
-            && let Some(&group) = self.keys.find(hash(&self.hash, key), |&g| self.groups.start(g) == key)
-        {
-            visit(group);
+    /// Counts one more that holds on to a group.
+    pub(super) fn hold(&mut self, group: u32) {
+        self.groups[group as usize].watchers += 1;
+    }
+
+    pub(super) fn kind(&self, group: u32) -> Kind {
+        self.groups[group as usize].kind
+    }
+
+    /// The first watcher on one of a group's lists.
+    pub(super) fn head(&self, group: u32, list: List) -> u32 {
+        self.groups[group as usize].heads[list as usize]
+    }
+
+    /// The group of those who watch this key alone.
+    pub(super) fn group_of_key(&self, key: &[u8]) -> Option<u32> {
+        if self.keys.is_empty() {
+            return None;
         }
-        self.ranges.stab(key, &self.groups, &mut visit);
+        self.keys.find(hash(&self.hash, key), |&g| self.groups.start(g) == key).copied()
+    }
+
+    /// Calls `each` with the groups of ranges that contain `key`; see [`IntervalTree::stab`].
+    pub(super) fn stab<B>(
+        &self,
+        key: &[u8],
+        after: Option<u32>,
+        each: &mut impl FnMut(u32) -> ControlFlow<B>,
+    ) -> ControlFlow<B> {
+        self.ranges.stab(key, after, &self.groups, each)
+    }
+
+    /// Checks that each group counts its watchers, and the places that hold on to it.
+    pub(super) fn check_groups(&self, watchers: &Slab<Watcher>, places: impl Iterator<Item = u32>) {
+        let mut counts = vec![0; self.groups.capacity()];
+        for group in watchers.iter().map(|(_, watcher)| watcher.group).chain(places) {
+            counts[group as usize] += 1;
+        }
+        for (group, counted) in &self.groups {
+            assert_eq!(counted.watchers, counts[group], "a group counts who holds on to it");
+        }
     }
 }
 

@@ -15,12 +15,13 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::delivery::{Delivered, Delivery, Match, RESPONSE_COST, Scratch};
+use super::catch_up::Budget;
+use super::delivery::{Delivered, Delivery, RESPONSE_COST, Scratch};
 use super::encode::Change;
 use super::history::{EventBatch, History};
 use super::hub::{Hub, MATCH_COST, PASSED_COST, PREV_COST};
-use super::key_index::List;
-use super::watcher::State;
+use super::walk::Walk;
+use super::watcher::{State, Watcher};
 
 /// Batches that may wait, and events in them, before the store is the buffer.
 const QUEUED_BATCHES_MAX: usize = 4096;
@@ -29,7 +30,7 @@ const QUEUED_EVENTS_MAX: usize = 1 << 16;
 /// What is being done with the batch at hand.
 #[derive(Debug)]
 enum Step {
-    /// The next event to match.
+    /// The next event to match, or to match with further watchers.
     Match(usize),
     /// The next match to deliver.
     Deliver(usize),
@@ -37,6 +38,25 @@ enum Step {
     Park(Vec<u32>, usize),
     /// The number of the next watcher to fall back.
     FallBack(usize, i64),
+}
+
+/// What a slice may still do.
+struct Left {
+    /// What it has spent, of what it may, in bytes.
+    spent: usize,
+    budget: usize,
+    /// Watchers that may be looked at.
+    looks: usize,
+}
+
+impl Left {
+    fn is_over(&self) -> bool {
+        self.spent >= self.budget
+    }
+
+    fn end(&mut self) {
+        self.spent = self.budget;
+    }
 }
 
 /// Batches on their way to synced watchers.
@@ -89,17 +109,17 @@ impl Hub {
     }
 
     /// One slice of handing out what was published.
-    pub(super) fn live_slice(&mut self, history: &dyn History, budget: usize) {
-        let mut spent = 0;
-        while spent < budget && !self.live.waits_for_room {
+    pub(super) fn live_slice(&mut self, history: &dyn History, budget: Budget) {
+        let mut left = Left { spent: 0, budget: budget.bytes, looks: budget.looks.max(1) };
+        while !left.is_over() && !self.live.waits_for_room {
             let Some((batch, step)) = self.live.at_hand.take().or_else(|| self.next_batch(history)) else {
                 return;
             };
             let next = match step {
-                Step::Match(event) => Some(self.match_events(&batch, event, history, budget, &mut spent)),
-                Step::Deliver(at) => self.deliver_live(batch.revision, at, budget, &mut spent),
-                Step::Park(found, event) => self.park_matching(&batch, found, event, budget, &mut spent),
-                Step::FallBack(number, missing) => self.fall_back_all(number, missing, budget, &mut spent),
+                Step::Match(event) => Some(self.match_events(&batch, event, history, &mut left)),
+                Step::Deliver(at) => self.deliver_live(batch.revision, at, &mut left),
+                Step::Park(found, event) => self.park_matching(&batch, found, event, &mut left),
+                Step::FallBack(number, missing) => self.fall_back_all(number, missing, &mut left),
             };
             match next {
                 Some(step) => self.live.at_hand = Some((batch, step)),
@@ -139,65 +159,92 @@ impl Hub {
         batch: &EventBatch,
         from: usize,
         history: &dyn History,
-        budget: usize,
-        spent: &mut usize,
+        left: &mut Left,
     ) -> Step {
         let mut scratch = std::mem::take(&mut self.live.scratch);
         let mut step = Step::Deliver(0);
         for (at, event) in batch.events.iter().enumerate().skip(from) {
-            if *spent >= budget {
+            if left.is_over() {
                 step = Step::Match(at);
                 break;
             }
             let matched = scratch.matches.len();
-            let position = scratch.position();
-            self.index.stab(List::Synced, &event.key, &self.watchers, |number, watcher| {
-                if watcher.next <= batch.revision && watcher.wants(event.delete) {
-                    scratch.matches.push(Match::new(number, position));
-                }
+            let has_met_all = self.meet_synced(batch, at, left, |number, watcher| {
+                scratch.add_match(number, watcher);
             });
-            let change =
-                Change { revision: batch.revision, delete: event.delete, key: &event.key, kv: &event.kv };
-            let bytes = scratch.bytes();
-            // The previous value is the one before this revision, not before this change. What is below the
-            // compaction is nobody's, whether it was removed yet or not.
-            scratch.add(change, matched, &self.watchers, || match event.prev {
-                _ if event.create || batch.revision - 1 < history.compact_revision() => None,
-                Some((main, sub)) if main < batch.revision => history.value_of(main, sub),
-                _ => history.value_at(&event.key, batch.revision - 1),
-            });
-            self.matched += (scratch.matches.len() - matched) as u64;
-            *spent += PASSED_COST + (scratch.matches.len() - matched) * MATCH_COST;
-            *spent += (scratch.bytes() - bytes) / 2 + PREV_COST * usize::from(scratch.bytes() > bytes);
+            let matches = scratch.matches.len() - matched;
+            self.matched += matches as u64;
+            left.spent += PASSED_COST + matches * MATCH_COST;
+            if has_met_all {
+                let change =
+                    Change { revision: batch.revision, delete: event.delete, key: &event.key, kv: &event.kv };
+                let bytes = scratch.bytes();
+                // The previous value is the one before this revision, not before this change. What is below the
+                // compaction is nobody's, whether it was removed yet or not.
+                scratch.add(change, || match event.prev {
+                    _ if event.create || batch.revision - 1 < history.compact_revision() => None,
+                    Some((main, sub)) if main < batch.revision => history.value_of(main, sub),
+                    _ => history.value_at(&event.key, batch.revision - 1),
+                });
+                left.spent +=
+                    (scratch.bytes() - bytes) / 2 + PREV_COST * usize::from(scratch.bytes() > bytes);
+            }
             if scratch.matches.len() > self.config.limits.matches
                 || scratch.bytes() > self.config.limits.bytes
             {
+                self.index.give_up(Walk::Live);
                 scratch.clear();
                 step = Step::Park(Vec::new(), 0);
                 break;
             }
+            if !has_met_all {
+                step = Step::Match(at);
+                break;
+            }
         }
         if let Step::Deliver(_) = step {
-            *spent += scratch.matches.len() * MATCH_COST;
+            left.spent += scratch.matches.len() * MATCH_COST;
             scratch.freeze();
         }
         self.live.scratch = scratch;
         step
     }
 
-    fn deliver_live(&mut self, revision: i64, at: usize, budget: usize, spent: &mut usize) -> Option<Step> {
+    /// Calls `each` with further synced watchers that want an event of the batch. True if these were the last; if not,
+    /// the slice ends.
+    fn meet_synced(
+        &mut self,
+        batch: &EventBatch,
+        event: usize,
+        left: &mut Left,
+        mut each: impl FnMut(u32, &Watcher),
+    ) -> bool {
+        let event = &batch.events[event];
+        let has_met_all =
+            self.index.walk(Walk::Live, &event.key, &mut left.looks, &self.watchers, |number, watcher| {
+                if watcher.next <= batch.revision && watcher.wants(event.delete) {
+                    each(number, watcher);
+                }
+            });
+        if !has_met_all {
+            left.end();
+        }
+        has_met_all
+    }
+
+    fn deliver_live(&mut self, revision: i64, at: usize, left: &mut Left) -> Option<Step> {
         let scratch = std::mem::take(&mut self.live.scratch);
-        let left = budget.saturating_sub(*spent).max(1);
+        let budget = left.budget.saturating_sub(left.spent).max(1);
         let patient = !self.live.has_waited;
         let delivery = Delivery { scratch: &scratch, state: State::Synced, revision, patient };
         let before = self.outputs.len();
-        let delivered = self.deliver(delivery, at, left);
-        *spent += (self.outputs.len() - before) * RESPONSE_COST;
+        let delivered = self.deliver(delivery, at, budget);
+        left.spent += (self.outputs.len() - before) * RESPONSE_COST;
         self.live.scratch = scratch;
         match delivered {
             Delivered::All => None,
             Delivered::UpTo(at) => {
-                *spent = budget;
+                left.end();
                 Some(Step::Deliver(at))
             }
             Delivered::OutOfRoom(at) => {
@@ -212,11 +259,10 @@ impl Hub {
         batch: &EventBatch,
         mut found: Vec<u32>,
         mut event: usize,
-        budget: usize,
-        spent: &mut usize,
+        left: &mut Left,
     ) -> Option<Step> {
-        while *spent < budget {
-            *spent += PASSED_COST;
+        while !left.is_over() {
+            left.spent += PASSED_COST;
             if let Some(number) = found.pop() {
                 let watcher = self.watchers.get(number as usize);
                 if watcher.is_some_and(|w| w.state == State::Synced && w.next <= batch.revision) {
@@ -224,27 +270,24 @@ impl Hub {
                 }
                 continue;
             }
-            let event_at = batch.events.get(event)?;
-            self.index.stab(List::Synced, &event_at.key, &self.watchers, |number, watcher| {
-                if watcher.next <= batch.revision && watcher.wants(event_at.delete) {
-                    found.push(number);
-                }
-            });
-            *spent += found.len() * MATCH_COST;
-            event += 1;
+            if event == batch.events.len() {
+                return None;
+            }
+            event += usize::from(self.meet_synced(batch, event, left, |number, _| found.push(number)));
+            left.spent += found.len() * MATCH_COST;
         }
         Some(Step::Park(found, event))
     }
 
-    fn fall_back_all(&mut self, from: usize, missing: i64, budget: usize, spent: &mut usize) -> Option<Step> {
+    fn fall_back_all(&mut self, from: usize, missing: i64, left: &mut Left) -> Option<Step> {
         for number in from..self.watchers.capacity() {
-            if *spent >= budget {
+            if left.is_over() {
                 return Some(Step::FallBack(number, missing));
             }
-            *spent += MATCH_COST;
+            left.spent += MATCH_COST;
             let watcher = self.watchers.get(number);
             if watcher.is_some_and(|w| w.state == State::Synced && w.next <= self.revision) {
-                *spent += PASSED_COST;
+                left.spent += PASSED_COST;
                 self.fall_back(number as u32, missing);
             }
         }

@@ -36,8 +36,9 @@
 //!
 //! A request, a batch and a tick are only noted; [`Hub::work`] does one slice of what they ask for, about as much as
 //! its budget says, and goes on in the next one where it stopped. A batch for many watchers is matched and handed out
-//! over several slices ([`live`]). A slice of a scan may end inside a revision ([`catch_up`], [`scans`]), and what it
-//! has found is handed out over several slices ([`delivery`]).
+//! over several slices ([`live`]), which may end amid the watchers of one event ([`walk`]). A slice of a scan may
+//! end inside a revision ([`catch_up`], [`scans`]), and what it has found is handed out over several slices
+//! ([`delivery`]).
 //!
 //! # Memory is bounded
 //!
@@ -91,6 +92,7 @@ mod live;
 mod progress;
 mod scans;
 mod states;
+mod walk;
 mod watcher;
 
 #[cfg(test)]
@@ -100,3 +102,5 @@ pub use catch_up::Budget;
 pub use encode::{Output, Part};
 pub use history::{Event, EventBatch, History, PastEvent};
 pub use hub::{Fault, Hub, HubConfig, HubStats, Limits, StreamId, Watched};
+#[cfg(any(debug_assertions, feature = "faults"))]
+pub use walk::WalkFault;

@@ -18,6 +18,9 @@ use crate::stdx::time::Instant;
 /// What looking at one watcher costs, in bytes.
 const LOOK_COST: usize = 32;
 
+/// Streams that are promised something in one piece of work.
+const PROMISED_MAX: usize = 1024;
+
 /// A stream whose watchers are being notified, and where to go on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Notice {
@@ -38,15 +41,19 @@ impl Hub {
         self.keep_promises();
     }
 
-    /// Answers the progress requests whose revision was reached.
+    /// Whether a progress request can be answered whose revision was reached.
+    pub(super) fn owes_promises(&self) -> bool {
+        !self.live.is_handing_out()
+            && self.promises.front().is_some_and(|&(revision, _)| revision <= self.revision)
+    }
+
+    /// Answers progress requests whose revision was reached, some at a time.
     pub(super) fn keep_promises(&mut self) {
-        if self.live.is_handing_out() {
-            return;
-        }
-        while let Some(&(revision, id)) = self.promises.front()
-            && revision <= self.revision
-        {
-            self.promises.pop_front();
+        for _ in 0..PROMISED_MAX {
+            if !self.owes_promises() {
+                return;
+            }
+            let Some((revision, id)) = self.promises.pop_front() else { return };
             let Some(stream) = self.stream_mut(id) else { continue };
             match stream.promise {
                 // Asked for again, at a later revision.

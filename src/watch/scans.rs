@@ -1,7 +1,8 @@
 //! The scans of a hub: where each one is, and who rides it.
 //!
 //! ```text
-//!   reading:     at, sub ──▶            found: what there is of revision `at` so far, if `sub` is inside it
+//!   reading:     at, inside ──▶         found: what there is of revision `at` so far, if a slice ended inside it
+//!   spreading:   leaving ──▶            found: nothing; some riders get off, because `at` is too much for all
 //!   handing out: due in found ──▶       found: whole revisions below `at`
 //! ```
 //!
@@ -18,7 +19,7 @@ use super::delivery::Scratch;
 use super::watcher::{State, Watcher};
 
 /// Scans at a time.
-const SCANS_MAX: usize = 4;
+pub(super) const SCANS_MAX: usize = 4;
 
 /// A watcher this near behind a scan's place boards it, although it has to wait for it.
 const NEAR_REVISIONS: i64 = 4096;
@@ -28,11 +29,13 @@ const NEAR_REVISIONS: i64 = 4096;
 pub(super) struct Scan {
     /// The next revision to read, or the one that is being read. Only grows.
     pub(super) at: i64,
-    /// Where to go on inside revision `at`; zero unless a slice ended there.
-    pub(super) sub: i64,
+    /// The sub revision to go on with, if a slice ended inside revision `at`: before that event or amid its watchers.
+    pub(super) inside: Option<i64>,
     /// Nobody boards at `at`: that revision is too much for those who were on board.
     pub(super) closed: bool,
-    /// What was found and not handed out; empty if `sub` is zero and nothing is due.
+    /// Riders that are to be parked at `at`. May name watchers that are gone or ride no longer.
+    pub(super) leaving: Vec<u32>,
+    /// What was found and not handed out; empty unless a slice ended inside `at` or something is due.
     pub(super) found: Scratch,
     /// What was found is being handed out: the next match, and the revision of headers.
     pub(super) due: Option<(usize, i64)>,
@@ -46,8 +49,9 @@ impl Scan {
     fn new(at: i64) -> Self {
         Self {
             at,
-            sub: 0,
+            inside: None,
             closed: false,
+            leaving: Vec::new(),
             found: Scratch::default(),
             due: None,
             riders: BTreeSet::new(),
@@ -57,13 +61,13 @@ impl Scan {
 
     /// The first revision of which a watcher that boards now misses nothing.
     fn boarding_at(&self) -> i64 {
-        self.at + i64::from(self.sub > 0 || self.closed)
+        self.at + i64::from(self.inside.is_some() || self.closed)
     }
 
     /// The slice has ended here.
-    pub(super) fn go_on(&mut self, at: i64, sub: i64, found: Scratch) {
+    pub(super) fn go_on(&mut self, at: i64, inside: Option<i64>, found: Scratch) {
         self.closed &= at == self.at;
-        (self.at, self.sub, self.found) = (at, sub, found);
+        (self.at, self.inside, self.found) = (at, inside, found);
     }
 
     /// A rider that was not yet compared with this compaction. After the last, the scan reads what is not compacted.
@@ -81,7 +85,7 @@ impl Scan {
         }
         let mut found = std::mem::take(&mut self.found);
         found.clear();
-        self.go_on(compact_revision, 0, found);
+        self.go_on(compact_revision, None, found);
         None
     }
 }
@@ -130,9 +134,9 @@ impl Scans {
         self.slots[usize::from(scan)].as_mut().expect("a rider's scan exists")
     }
 
-    /// Ends a scan that nobody rides.
-    pub(super) fn end_if_empty(&mut self, scan: u8) {
-        self.slots[usize::from(scan)].take_if(|scan| scan.riders.is_empty());
+    /// Ends a scan that nobody rides. True if it did.
+    pub(super) fn end_if_empty(&mut self, scan: u8) -> bool {
+        self.slots[usize::from(scan)].take_if(|scan| scan.riders.is_empty()).is_some()
     }
 
     /// The scan for a watcher at `next`: one close behind it, else one of its own, else any behind it.
@@ -189,7 +193,7 @@ impl Scans {
         assert_eq!(self.waiting.len(), listed(|state| *state == State::Waiting));
         for scan in self.slots.iter().flatten() {
             let is_empty = scan.found.position() == 0;
-            assert!(is_empty || scan.sub > 0 || scan.due.is_some(), "what was found is of use");
+            assert!(is_empty || scan.inside.is_some() || scan.due.is_some(), "what was found is of use");
         }
     }
 }

@@ -28,7 +28,7 @@ use crate::watch::hub::RESPONSE_BYTES_MAX;
 use crate::watch::{Budget, Fault, Hub, HubConfig, HubStats, Output, Part, StreamId};
 
 /// How much is handed out in one piece of work, and how much of the past is read for all watchers that catch up.
-const CATCH_UP: Budget = Budget { revisions: 1000, bytes: 256 << 10 };
+const CATCH_UP: Budget = Budget { revisions: 1000, bytes: 256 << 10, looks: 1 << 14 };
 
 /// Responses are sent in pieces of about this many bytes: two DATA frames.
 pub const PIECE_BYTES: usize = 32 * 1024;

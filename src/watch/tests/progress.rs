@@ -1,8 +1,10 @@
 //! Progress requests, however many there are.
 #![forbid(unsafe_code)]
 
+use std::sync::Arc;
+
 use super::super::*;
-use super::world::{World, decode, hub, publish, range, watching};
+use super::world::{World, decode, hub, publish, range, watching, work};
 use crate::proto::etcdserverpb::WatchCreateRequest;
 use crate::stdx::time::{Duration, Instant};
 
@@ -65,4 +67,22 @@ fn progress_requests_do_not_look_at_every_watcher() {
         assert!(hub.poll_output().is_some());
     }
     assert!(began.elapsed() < std::time::Duration::from_secs(3), "{:?}", began.elapsed());
+}
+
+#[test]
+fn streams_that_wait_for_the_same_revision_are_answered_some_at_a_time() {
+    let (mut world, mut hub) = (World::new(), hub(0));
+    let streams: Vec<StreamId> = (0..5000).map(|_| watching(&mut hub, &world, range("a", ""))).collect();
+    world.apply(&[(b"other", Some(b""))]);
+    streams.iter().for_each(|&stream| hub.progress(stream, &world));
+    assert!(hub.poll_output().is_none(), "the batch has not come yet");
+    hub.on_publish(Arc::new(world.lane.pop_front().unwrap()));
+    let (mut answers, mut most) = (0, 0);
+    while hub.needs_work() {
+        let outputs = work(&mut hub, &world, 1 << 20);
+        most = most.max(outputs.len());
+        answers += outputs.len();
+    }
+    assert_eq!(answers, 5000);
+    assert!(most <= 2048, "{most} answers in one slice");
 }

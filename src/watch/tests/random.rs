@@ -96,6 +96,15 @@ struct Random {
     ended: Vec<StreamId>,
     /// Responses that came in parts.
     larges: usize,
+    /// Steps after which an event was matched with some of its watchers.
+    interrupted: usize,
+}
+
+/// What happened in some worlds.
+struct Seen {
+    delivered: usize,
+    larges: usize,
+    interrupted: usize,
 }
 
 impl Random {
@@ -150,7 +159,7 @@ impl Random {
     fn act(&mut self) {
         let which = self.prng.below(self.streams.len() as u64) as usize;
         if !self.hub.takes_requests(self.streams[which].0) && self.prng.chance(1, 2) {
-            self.hub.work(&self.world, Budget { revisions: 1, bytes: 300 });
+            self.hub.work(&self.world, Budget { revisions: 1, bytes: 300, looks: 20 });
             self.drain();
             self.reopen();
         }
@@ -206,9 +215,11 @@ impl Random {
                     (self.hub.open(self.now, Duration::from_millis(200), 300), BTreeMap::new());
             }
             _ => {
+                let looks = if self.prng.chance(1, 2) { 4 } else { 100 };
                 let budget = Budget {
                     revisions: 1 + self.prng.below(4) as usize,
                     bytes: self.prng.below(2000) as usize,
+                    looks: self.prng.below(looks) as usize,
                 };
                 // A slice reads the store as it is, which is not older than what was published.
                 self.hub.work(&self.world, budget);
@@ -220,6 +231,7 @@ impl Random {
         self.drain();
         self.reopen();
         self.hub.check_invariants();
+        self.interrupted += usize::from(self.hub.is_amid_an_event());
     }
 
     /// The clients of streams that the hub has ended come back.
@@ -326,8 +338,8 @@ impl Random {
     }
 }
 
-fn random_worlds(limits: Limits) -> (usize, usize) {
-    let (mut delivered, mut larges) = (0, 0);
+fn random_worlds(limits: Limits) -> Seen {
+    let mut seen = Seen { delivered: 0, larges: 0, interrupted: 0 };
     for seed in 0..200 {
         let mut hub = hub_with(100_000, limits);
         let now = Instant::default();
@@ -343,6 +355,7 @@ fn random_worlds(limits: Limits) -> (usize, usize) {
             begun: BTreeMap::new(),
             ended: vec![],
             larges: 0,
+            interrupted: 0,
         };
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             (0..250).for_each(|_| random.act());
@@ -352,21 +365,23 @@ fn random_worlds(limits: Limits) -> (usize, usize) {
             eprintln!("seed {seed}");
             std::panic::resume_unwind(panic);
         }
-        delivered += random.delivered;
-        larges += random.larges;
+        seen.delivered += random.delivered;
+        seen.larges += random.larges;
+        seen.interrupted += random.interrupted;
     }
-    (delivered, larges)
+    assert!(seen.interrupted > 1_000, "few events were matched in pieces: {}", seen.interrupted);
+    seen
 }
 
 #[test]
 fn every_stream_is_a_slice_of_history() {
-    let (delivered, _) = random_worlds(Limits::default());
+    let Seen { delivered, .. } = random_worlds(Limits::default());
     assert!(delivered > 10_000, "the world is too quiet to show anything: {delivered}");
 }
 
 #[test]
 fn every_stream_is_a_slice_of_history_when_little_fits_in_memory() {
-    let (delivered, larges) = random_worlds(Limits { matches: 2, bytes: 60, piece_bytes: 50 });
+    let Seen { delivered, larges, .. } = random_worlds(Limits { matches: 2, bytes: 60, piece_bytes: 50 });
     assert!(delivered > 5_000, "the world is too quiet to show anything: {delivered}");
     assert!(larges > 50, "few responses came in parts: {larges}");
 }

@@ -152,7 +152,7 @@ pub(super) fn publish(hub: &mut Hub, batch: EventBatch, world: &World) {
     hub.on_publish(Arc::new(batch));
     while hub.is_publishing() {
         hub.resume();
-        hub.publish_slice(world, usize::MAX);
+        hub.publish_slice(world, Budget { bytes: usize::MAX, looks: usize::MAX, ..Budget::default() });
     }
 }
 
@@ -184,7 +184,7 @@ pub(super) fn range(key: &str, end: &str) -> WatchCreateRequest {
 /// Everything that one call has handed out.
 pub(super) fn work(hub: &mut Hub, world: &World, bytes: usize) -> Vec<Output> {
     hub.resume();
-    hub.work(world, Budget { bytes, ..Budget::default() });
+    hub.work(world, Budget { bytes, looks: bytes / 16, ..Budget::default() });
     hub.check_invariants();
     std::iter::from_fn(|| hub.poll_output()).collect()
 }
