@@ -194,6 +194,31 @@ pub fn put_lease(out: &mut BytesMut, id: i64) {
     put_int_field(out, 1, id);
 }
 
+/// From this length on pairs are a piece of their own in the message that a client gets.
+const PIECE_BYTES: usize = 16 << 10;
+
+/// [`encode`] in two pieces. The second one has the pairs if they are long: they stay where they are, so that no answer
+/// is in memory twice. Otherwise it is empty.
+pub fn encode_pieces(response: &Response, header: &Header) -> [Bytes; 2] {
+    let pairs = match response {
+        Response::Range { body, .. } | Response::Txn { body, .. } => body,
+        Response::Put { prev_kv: Some(kv), .. } => kv,
+        Response::DeleteRange { prev_kvs, .. } => prev_kvs,
+        _ => return [encode(response, header), Bytes::new()],
+    };
+    if pairs.len() < PIECE_BYTES {
+        return [encode(response, header), Bytes::new()];
+    }
+    let mut head = BytesMut::new();
+    header.put_field(response.revision(), &mut head);
+    match response {
+        Response::Put { .. } => put_bytes_head(&mut head, 2, pairs.len()),
+        Response::DeleteRange { deleted, .. } => put_int_field(&mut head, 2, *deleted),
+        _ => {}
+    }
+    [head.freeze(), pairs.clone()]
+}
+
 /// The message that a client gets: the response under the answering member's header.
 pub fn encode(response: &Response, header: &Header) -> Bytes {
     let revision = response.revision();
@@ -284,5 +309,27 @@ mod tests {
         let alarms = vec![AlarmMember { member_id: 3, alarm: 1 }];
         let expected = AlarmResponse { header: theirs(2), alarms: alarms.clone() };
         assert_eq!(encode(&Response::Alarm { revision: 2, alarms }, &header), expected.encode_to_vec());
+    }
+
+    #[test]
+    fn long_pairs_are_a_piece_that_is_not_copied() {
+        let header = Header { cluster_id: 1, member_id: 2, raft_term: 3 };
+        for length in [0, 1, PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1] {
+            let body = Bytes::from(vec![7; length]);
+            let responses = [
+                Response::Range { revision: 5, body: body.clone() },
+                Response::Txn { revision: 6, body: body.clone() },
+                Response::Put { revision: 7, prev_kv: Some(body.clone()) },
+                Response::DeleteRange { revision: 8, deleted: 9, prev_kvs: body.clone() },
+                Response::LeaseRevoke { revision: 10 },
+            ];
+            for response in responses {
+                let [head, pairs] = encode_pieces(&response, &header);
+                assert_eq!([&head[..], &pairs].concat(), encode(&response, &header), "{length}");
+                let is_long = length >= PIECE_BYTES && response.pairs_len() > 0;
+                assert_eq!(pairs.len(), if is_long { length } else { 0 });
+                assert!(!is_long || pairs.as_ptr() == body.as_ptr(), "it was copied");
+            }
+        }
     }
 }

@@ -16,11 +16,12 @@ use std::future::poll_fn;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 
+use crate::limits::ANSWER_ASSEMBLED_BYTES_MAX;
 use crate::stdx::sync::{Arc, ArrayQueue, AtomicWaker};
 
-/// Bytes that the messages of one lane carry, beyond which no further message may carry any: two of the longest
-/// answers.
-const CARRIED_BYTES_MAX: usize = 128 << 20;
+/// Bytes that the messages of one lane carry, beyond which no further message may carry any. The last message that may
+/// is looked at no closer, so the lane carries two of the longest answers at most.
+const CARRIED_BYTES_MAX: usize = ANSWER_ASSEMBLED_BYTES_MAX;
 
 struct Ring<T> {
     queue: ArrayQueue<T>,

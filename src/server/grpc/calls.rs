@@ -132,17 +132,23 @@ impl Responder {
     /// Answers with `message`, or with an error. For answers of up to a few hundred kilobytes; [`Responder::stream`] is
     /// for those without a bound.
     pub fn send(self, result: Result<Bytes, Status>) {
+        self.send_pieces(result.map(|message| [message, Bytes::new()]));
+    }
+
+    /// [`Responder::send`] of a message in two pieces, the second of which may be long or empty.
+    pub fn send_pieces(self, result: Result<[Bytes; 2], Status>) {
         match result {
-            Ok(message) => self.send_message(message),
+            Ok(pieces) => self.send_message(pieces),
             Err(status) => self.fail(&status),
         }
     }
 
-    fn send_message(mut self, message: Bytes) {
+    fn send_message(mut self, pieces: [Bytes; 2]) {
         self.kept = None;
         let Some(call) = self.shared.take(self.key, self.stamp) else { return };
         let shared = &self.shared;
-        let head = match message_head(message.len(), false) {
+        let length = pieces.iter().map(Bytes::len).sum();
+        let head = match message_head(length, false) {
             Ok(head) => head,
             Err(status) => {
                 shared.count_sent(call.method);
@@ -151,16 +157,18 @@ impl Responder {
         };
         shared.core.counters.end(call.method, Code::Ok, call.began);
         shared.core.counters.of(call.method).sent.add(1);
-        shared.core.counters.sent_bytes.add(message.len() as u64);
+        shared.core.counters.sent_bytes.add(length as u64);
         let stream = &call.stream;
         // Errors here mean that the client has gone: nobody is left to tell.
-        if call.packs && message.len() <= packed::PACKED_BYTES_MAX {
-            let (head, message) = packed::framed(&[message]);
+        if call.packs && length <= packed::PACKED_BYTES_MAX {
+            let (head, message) = packed::framed(&pieces);
             let _ = stream.send_head(&answer::HEAD_PACKED);
             let _ = stream.send_data(&head, message, &shared.account);
         } else {
+            let [first, second] = pieces;
             let _ = stream.send_head(&answer::HEAD);
-            let _ = stream.send_data(&head, message, &shared.account);
+            let _ = stream.send_data(&head, first, &shared.account);
+            let _ = stream.send_data(&[], second, &shared.account);
         }
         let _ = stream.end(answer::OK);
     }

@@ -3,8 +3,6 @@
 
 use std::net::SocketAddr;
 
-use bytes::Bytes;
-
 use super::Session;
 use crate::error::Error;
 use crate::proto::etcdserverpb::{RangeRequest, TxnRequest};
@@ -20,7 +18,7 @@ pub fn answer(
     session: &Session,
     asked: &Asked<'_>,
     took: Duration,
-    result: Result<(&Response, &Bytes), &Error>,
+    result: Result<(&Response, usize), &Error>,
 ) {
     let core = &session.metrics;
     if let Ok((Response::LeaseGrant { ttl, .. }, _)) = result {
@@ -31,7 +29,7 @@ pub fn answer(
         core.request(kind, true, took);
     }
     if took > session.member.slow.request {
-        let answered = |(response, answer): (&Response, &Bytes)| slow::Answered::of(response, answer.len());
+        let answered = |(response, bytes): (&Response, usize)| slow::Answered::of(response, bytes);
         slow::proposal(asked, took, result.ok().map(answered));
     }
 }

@@ -218,15 +218,16 @@ impl Session {
                     len if !reply.may_send(len) => Response::Overlong { revision: response.revision(), len },
                     _ => response,
                 };
-                let answer = response::encode(&response, &self.header());
+                let pieces = response::encode_pieces(&response, &self.header());
+                let length = pieces.iter().map(Bytes::len).sum();
                 let request = Asked { kind, message: &message, peer: reply.peer() };
-                observer::answer(self, &request, now.since(asked), Ok((&response, &answer)));
-                reply.send(match response {
+                observer::answer(self, &request, now.since(asked), Ok((&response, length)));
+                reply.send_pieces(match response {
                     Response::Overlong { len, .. } if len > ANSWER_ASSEMBLED_BYTES_MAX => {
                         Err(frame::unsendable(len, ANSWER_ASSEMBLED_BYTES_MAX, false))
                     }
                     Response::Overlong { .. } => Err(Status::new(Code::ResourceExhausted, NO_ROOM)),
-                    _ => Ok(answer),
+                    _ => Ok(pieces),
                 });
             }
             (Waiting::Client { reply, kind, asked, message, .. }, Err(error))
