@@ -47,6 +47,11 @@ pub const HEAVY_ENTRY_BYTES: u64 = 256 << 10;
 /// Bytes of pages of heavy entries, from which on a checkpoint is due and no other entry begins before it.
 pub const HEAVY_BYTES_MAX: u64 = DRAFT_BYTES_MAX;
 
+/// While the disk has no room for a checkpoint, an entry and what heavy entries have made may take so many times the
+/// memory that they may take otherwise. Other bounds stop a member before that whose entries bring long values
+/// themselves ([`REPLAY_BYTES_MAX`]).
+pub const REFUSED_FACTOR: u64 = 4;
+
 /// Bytes of log entries that may wait in memory behind an entry that takes several turns to apply.
 pub const UNAPPLIED_BYTES_MAX: usize = 96 << 20;
 

@@ -4,10 +4,13 @@
 //! hundreds of such transactions at a time. So the pages of heavy entries are counted. From a bound on a checkpoint is
 //! due, and no other entry begins before the checkpoint does, which in turn waits for the one under way. Entries that
 //! make few pages each are bounded by what the log takes ([`policy`](super::policy)).
+//!
+//! A checkpoint for which the disk has no room is not waited for at once: it may take hours, and memory has to do
+//! meanwhile. Nothing begins, and nothing is proposed, from [`REFUSED_FACTOR`] times the bound on.
 #![forbid(unsafe_code)]
 
 use super::replica::Replica;
-use crate::limits::{HEAVY_BYTES_MAX, HEAVY_ENTRY_BYTES};
+use crate::limits::{HEAVY_BYTES_MAX, HEAVY_ENTRY_BYTES, REFUSED_FACTOR};
 
 /// Pages that heavy entries have made.
 #[derive(Debug)]
@@ -44,15 +47,26 @@ impl Heavy {
         self.bytes = 0;
     }
 
-    /// Whether a checkpoint is due, and the next entry waits until it begins.
+    /// Whether a checkpoint is due.
     pub(super) fn is_full(&self) -> bool {
         self.bytes > self.bytes_max
+    }
+
+    /// Whether there are so many that a checkpoint is waited for that the disk refuses.
+    fn is_overfull(&self) -> bool {
+        self.bytes > self.bytes_max * REFUSED_FACTOR
     }
 }
 
 impl Replica {
     /// Whether the next entry waits for a checkpoint to begin.
     pub(super) fn waits_for_checkpoint(&self) -> bool {
-        self.heavy.is_full() && !self.is_suspended()
+        !self.is_suspended()
+            && if self.marks.is_refused() { self.heavy.is_overfull() } else { self.heavy.is_full() }
+    }
+
+    /// Whether what is proposed would wait until the disk has room.
+    pub(super) fn waits_for_room(&self) -> bool {
+        self.marks.is_refused() && (self.heavy.is_overfull() || self.waits_for_spill())
     }
 }

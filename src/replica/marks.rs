@@ -18,6 +18,8 @@ pub(super) struct Marks {
     under_way: Option<SnapshotMark>,
     /// The generation of the checkpoint under way, which is durable. The store is told once no entry is suspended.
     deferred: Option<u64>,
+    /// The disk has no room for the checkpoint under way, which is tried again and again.
+    refused: bool,
     /// The store file holds everything up to this mark, but the log does not say so. Its index is above `logged`.
     waiting: Option<SnapshotMark>,
     /// The log says that the store file holds everything up to this index. Never goes back.
@@ -47,9 +49,20 @@ impl Marks {
         self.under_way.is_some() && self.deferred.is_none()
     }
 
+    /// The disk has no room for the checkpoint under way.
+    pub(super) fn refuse(&mut self) {
+        self.refused = self.is_being_written();
+    }
+
+    /// Whether the disk had no room when the checkpoint under way was tried last.
+    pub(super) fn is_refused(&self) -> bool {
+        self.refused
+    }
+
     /// The checkpoint under way is durable, but the store cannot be told before the suspended entry is done.
     pub(super) fn defer(&mut self, generation: u64) {
         self.deferred = Some(generation);
+        self.refused = false;
     }
 
     /// The generation of the checkpoint that was deferred. The store can be told now.
@@ -59,6 +72,7 @@ impl Marks {
 
     /// The checkpoint under way has ended. One that wrote nothing but a sweep has no new mark.
     pub(super) fn end(&mut self) {
+        self.refused = false;
         self.stored = self.under_way.as_ref().map_or(self.stored, |mark| mark.index);
         let new = self.under_way.take().filter(|mark| mark.index > self.logged);
         self.waiting = new.or(self.waiting.take());
@@ -113,6 +127,22 @@ mod tests {
         assert_eq!(marks.logged(), 3);
         marks.on_logged(Some(7));
         assert_eq!(marks.logged(), 7);
+    }
+
+    #[test]
+    fn a_checkpoint_is_refused_until_it_is_durable() {
+        let mut marks = Marks::new(3);
+        marks.refuse();
+        assert!(!marks.is_refused(), "there is none to refuse");
+        let ends: [fn(&mut Marks); 2] = [Marks::end, |marks| marks.defer(1)];
+        for end in ends {
+            marks.begin(mark(7));
+            assert!(!marks.is_refused());
+            marks.refuse();
+            assert!(marks.is_refused() && marks.is_being_written());
+            end(&mut marks);
+            assert!(!marks.is_refused());
+        }
     }
 
     #[test]

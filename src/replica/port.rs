@@ -97,6 +97,8 @@ pub enum Input {
         /// The job's [`CheckpointJob::generation`].
         generation: u64,
     },
+    /// The disk has no room for the checkpoint under way, which is tried again until it has.
+    CheckpointRefused,
     /// The oldest digest under way is done.
     CompactionDigested {
         /// The hash, with the revisions that it covers; an error when a record in the store cannot be read.

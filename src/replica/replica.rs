@@ -170,6 +170,7 @@ impl Replica {
                 self.on_wal_synced(ready, buffer);
             }
             Input::CheckpointSynced { generation } => self.on_checkpoint_synced(generation),
+            Input::CheckpointRefused => self.marks.refuse(),
             Input::CompactionDigested { hash } => self.on_compaction_digested(hash),
         }
     }
@@ -239,6 +240,11 @@ impl Replica {
     /// Sizes of the store.
     pub fn store_stats(&self) -> crate::btree::StoreStats {
         self.store.stats()
+    }
+
+    /// Whether the disk of the store file has no room for the checkpoint under way.
+    pub fn store_lacks_room(&self) -> bool {
+        self.marks.is_refused()
     }
 
     /// What was applied since the start.
@@ -357,6 +363,7 @@ impl Replica {
     fn log_takes_more(&self) -> bool {
         self.has_proposee()
             && self.writes.is_idle()
+            && !self.waits_for_room()
             && !self.checkpoints.is_pressed(&self.store.stats())
             && (self.executing.is_none() || self.node.store().bytes() < UNAPPLIED_BYTES_MAX)
     }

@@ -2,12 +2,13 @@
 //! on.
 //!
 //! Only an entry that is alone in its draft makes so many pages, so it is suspended, and waits for the disk as it waits
-//! for its next turn. What else a member does goes on, but for what waits behind the entry anyway.
+//! for its next turn. What else a member does goes on, but for what waits behind the entry anyway. Where the disk has
+//! no room for a checkpoint under way, which comes before such pages, the entry first takes more memory.
 #![forbid(unsafe_code)]
 
 use super::port::{Output, Outputs};
 use super::replica::Replica;
-use crate::limits::DRAFT_BYTES_MAX;
+use crate::limits::{DRAFT_BYTES_MAX, REFUSED_FACTOR};
 
 /// When a draft is relieved.
 #[derive(Debug)]
@@ -45,7 +46,8 @@ impl Replica {
     }
 
     fn is_spill_due(&self) -> bool {
-        self.is_suspended() && self.store.draft_bytes() >= self.spill.bound
+        let factor = if self.marks.is_refused() { REFUSED_FACTOR } else { 1 };
+        self.is_suspended() && self.store.draft_bytes() >= self.spill.bound * factor
     }
 
     /// A checkpoint under way may cut the file behind its own last page.

@@ -70,6 +70,7 @@ pub fn show_input(input: &Input) -> String {
         Input::PeerMessage(_) => "a message".into(),
         Input::WalSynced { ready, .. } => format!("log write {ready} is durable"),
         Input::CheckpointSynced { generation } => format!("checkpoint {generation} is durable"),
+        Input::CheckpointRefused => "the checkpoint has no room".into(),
         Input::CompactionDigested { hash } => format!("digested {hash:?}"),
     }
 }

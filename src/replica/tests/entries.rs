@@ -198,6 +198,67 @@ fn entries_that_copy_much_begin_when_the_file_has_those_before_them() {
     world.replica().store.check_invariants();
 }
 
+/// Turns until nothing can be done before the checkpoint under way is.
+fn go_on(world: &mut World) -> i64 {
+    while world.drain(|_| ()) | world.sync() {}
+    world.replica().applied().revision
+}
+
+#[test]
+fn entries_that_copy_much_go_on_up_to_a_bound_without_room_for_a_checkpoint() {
+    const ENTRIES: i64 = 20;
+    let mut world = World::new(6);
+    let request = copying(&mut world);
+    world.replica().spill.set_bound(64 << 20);
+    world.put("before", "x");
+    world.settle(|_| ());
+    world.replica().heavy.set_bounds(256 << 10, 16 << 20);
+    let revision = world.replica().applied().revision;
+    for _ in 0..ENTRIES {
+        world.propose(request.clone());
+    }
+    let before = go_on(&mut world);
+    assert!(world.replica().waits_for_checkpoint() && !world.replica().store_lacks_room());
+    world.step(Input::CheckpointRefused);
+    assert!(world.replica().store_lacks_room() && !world.replica().waits_for_checkpoint());
+    let after = go_on(&mut world);
+    assert!(world.replica().waits_for_checkpoint(), "nothing bounds what is in memory");
+    assert!(before + 2 <= after && after < revision + ENTRIES, "{revision} {before} {after}");
+    world.put("later", "x");
+    world.drain(|_| ());
+    assert!(world.writes.is_empty(), "the log took what has to wait");
+    world.finish_checkpoint();
+    assert!(!world.replica().store_lacks_room());
+    world.settle(|_| ());
+    assert_eq!(world.get("later").as_deref(), Some("x"));
+    assert_eq!(world.replica().applied().revision, revision + ENTRIES + 1);
+    world.replica().store.check_invariants();
+}
+
+#[test]
+fn an_entry_that_copies_much_goes_on_up_to_a_bound_without_room_for_a_checkpoint_before_its_pages() {
+    let mut world = World::new(4);
+    let request = copying(&mut world);
+    world.put("before", "x");
+    while world.drain(|_| ()) | world.sync() {}
+    let mut outputs = Outputs::default();
+    assert!(world.replica().begin_checkpoint(&mut outputs));
+    outputs.into_iter().for_each(|output| world.keep(output));
+    world.propose(request);
+    let revision = go_on(&mut world);
+    let most = world.replica().store.draft_bytes();
+    assert!(world.replica().waits_for_spill() && !world.replica().waits_for_room());
+    world.step(Input::CheckpointRefused);
+    assert_eq!(go_on(&mut world), revision);
+    let more = world.replica().store.draft_bytes();
+    let bytes = [most, more];
+    assert!(world.replica().waits_for_room() && most < 3 << 20, "{bytes:?} are in memory");
+    assert!((4 << 20..7 << 20).contains(&more), "{bytes:?} are in memory");
+    world.settle(|_| ());
+    assert_eq!(world.replica().applied().revision, revision + 1);
+    world.replica().store.check_invariants();
+}
+
 #[test]
 fn an_entry_whose_pages_the_disk_refuses_is_applied_in_memory() {
     let mut world = World::new(5);

@@ -7,15 +7,19 @@ use crate::server::http1::query::Query;
 
 const LIVEZ: &[&str] = &["serializable_read"];
 const READYZ: &[&str] =
-    &["data_corruption", "serializable_read", "linearizable_read", "non_learner", LOG_ROOM];
-/// A check of Kevel's own. An answer names it only where it fails, or where it was asked for by name, so that a healthy
+    &["data_corruption", "serializable_read", "linearizable_read", "non_learner", LOG_ROOM, STORE_ROOM];
+/// Checks of Kevel's own. An answer names one only where it fails, or where it was asked for by name, so that a healthy
 /// member answers with etcd's bytes.
+const OWN: [&str; 2] = [LOG_ROOM, STORE_ROOM];
 const LOG_ROOM: &str = "log_room";
+const STORE_ROOM: &str = "store_room";
 
 const NO_ROOM: &str = "the disk of the log is full: writes wait until there is room";
+const NO_STORE_ROOM: &str =
+    "the disk of the store file is full: writes fill memory and the log until there is room";
 
 /// `/health`: alarms, then the leader, then a read. Whoever asks for more than a serializable read also hears of a full
-/// disk, on which the log cannot go on.
+/// disk, on which the log cannot go on; without room for the store file alone writes are still taken.
 pub(super) async fn health(admin: &Admin, query: &Query<'_>) -> Answer {
     let source = &*admin.source;
     let reason = sickness(source, query).await;
@@ -40,7 +44,7 @@ async fn sickness(source: &dyn AdminSource, query: &Query<'_>) -> Option<String>
     if !serializable && !source.has_leader() {
         return Some("RAFT NO LEADER".to_owned());
     }
-    if !serializable && source.lacks_room() {
+    if !serializable && source.log_lacks_room() {
         return Some(NO_ROOM.to_owned());
     }
     let read = if serializable { source.serializable_read() } else { source.linearizable_read() };
@@ -64,12 +68,13 @@ pub(super) async fn checks(
     let mut failed = false;
     for check in chosen {
         let result = run(&*admin.source, check).await;
-        if check != LOG_ROOM {
-            // etcd's family of checks has no series for it; the gauge of the log tells.
+        let is_own = OWN.contains(&check);
+        if !is_own {
+            // etcd's family of checks has no series for Kevel's own; gauges tell.
             admin.source.count_check(endpoint, check, result.is_ok());
         }
         match result {
-            Ok(()) if check == LOG_ROOM && one.is_none() => {}
+            Ok(()) if is_own && one.is_none() => {}
             Ok(()) => lines.push_str(&format!("[+]{check} ok\n")),
             Err(error) => {
                 failed = true;
@@ -92,7 +97,8 @@ async fn run(source: &dyn AdminSource, check: &str) -> Result<(), String> {
             Err("alarm activated: CORRUPT".to_owned())
         }
         "non_learner" if source.is_learner() => Err("not supported for learner".to_owned()),
-        LOG_ROOM if source.lacks_room() => Err(NO_ROOM.to_owned()),
+        LOG_ROOM if source.log_lacks_room() => Err(NO_ROOM.to_owned()),
+        STORE_ROOM if source.store_lacks_room() => Err(NO_STORE_ROOM.to_owned()),
         "serializable_read" => source.serializable_read().await,
         "linearizable_read" => source.linearizable_read().await,
         _ => Ok(()),

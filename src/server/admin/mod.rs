@@ -29,7 +29,9 @@ pub trait AdminSource {
     /// Whether the member is a learner.
     fn is_learner(&self) -> bool;
     /// Whether writes wait for room on the disk of the log.
-    fn lacks_room(&self) -> bool;
+    fn log_lacks_room(&self) -> bool;
+    /// Whether the disk of the store file has no room for a checkpoint.
+    fn store_lacks_room(&self) -> bool;
     /// A read of one key from this member's own state; an error's text without its code.
     fn serializable_read(&self) -> LocalBoxFuture<'static, Result<(), String>>;
     /// A read of one key that the leader confirms.

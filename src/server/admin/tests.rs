@@ -25,6 +25,7 @@ struct Member {
     leader: bool,
     learner: bool,
     full: bool,
+    store_full: bool,
     read: Result<(), String>,
     checks: Rc<RefCell<Vec<Checked>>>,
 }
@@ -36,6 +37,7 @@ impl Default for Member {
             leader: true,
             learner: false,
             full: false,
+            store_full: false,
             read: Ok(()),
             checks: Rc::default(),
         }
@@ -52,8 +54,11 @@ impl AdminSource for Member {
     fn is_learner(&self) -> bool {
         self.learner
     }
-    fn lacks_room(&self) -> bool {
+    fn log_lacks_room(&self) -> bool {
         self.full
+    }
+    fn store_lacks_room(&self) -> bool {
+        self.store_full
     }
     fn serializable_read(&self) -> LocalBoxFuture<'static, Result<(), String>> {
         std::future::ready(Ok(())).boxed_local()
@@ -168,6 +173,24 @@ fn a_member_whose_log_has_no_room_says_so_to_whoever_asks_for_more_than_a_serial
         assert_eq!(get(full.clone(), path).0, "200 OK", "{path}");
     }
     assert_eq!(get(Member::default(), "/readyz/log_room?verbose").2, "[+]log_room ok\nok\n");
+}
+
+#[test]
+fn a_member_whose_store_file_has_no_room_is_not_ready() {
+    let full = Member { store_full: true, ..Member::default() };
+    let reason = "[-]store_room failed: the disk of the store file is full";
+    for path in ["/readyz", "/readyz/store_room"] {
+        let (status, _, body) = get(full.clone(), path);
+        assert!(status.starts_with("503") && body.contains(reason), "{path}: {status} {body}");
+    }
+    for path in ["/health", "/livez", "/readyz?exclude=store_room", "/readyz/log_room"] {
+        assert_eq!(get(full.clone(), path).0, "200 OK", "{path}");
+    }
+    assert!(
+        full.checks.borrow().iter().all(|(_, check, _)| !check.ends_with("_room")),
+        "no series of etcd's"
+    );
+    assert_eq!(get(Member::default(), "/readyz/store_room?verbose").2, "[+]store_room ok\nok\n");
 }
 
 #[test]

@@ -28,6 +28,8 @@ use crate::stdx::time::Duration;
 
 /// How long connections may take to finish what is in flight when the member stops.
 const DRAIN: Duration = Duration::from_secs(5);
+/// How long they are waited for that may wait for room on the disk of the store file.
+const DRAIN_WITHOUT_ROOM: Duration = Duration::from_secs(2);
 /// Time between two looks at whether what is in flight can be answered at all.
 const LOOK: Duration = Duration::from_millis(200);
 /// How long they may take to close after that.
@@ -180,14 +182,17 @@ impl Serving {
         lines::notified(notify::ready(std::env::var_os("NOTIFY_SOCKET").as_deref()));
     }
 
-    /// Lets calls in flight end, then closes the connections. What waits for room on the disk is refused at once.
+    /// Lets calls in flight end, then closes the connections. What waits for room on the disk is refused: at
+    /// once if the log lacks room, without which no call ends, and after a while if the store file does.
     async fn stop(&self) {
         self.stop.advance(Phase::Draining);
         self.session.watches.close_all();
         self.session.streams.close_all();
-        let end = clock::now() + DRAIN;
+        let began = clock::now();
+        let end = began + DRAIN;
         while clock::now() < end && self.stop.members() > 0 {
-            if self.session.log_lacks_room() {
+            let waited = clock::now().since(began) >= DRAIN_WITHOUT_ROOM;
+            if self.session.log_lacks_room() || (waited && self.session.store_lacks_room()) {
                 self.session.end_waiting();
             }
             task::until(end.min(clock::now() + LOOK), self.stop.drained()).await;

@@ -64,7 +64,7 @@ pub fn start(
     thread::Builder::new().name("checkpointer".into()).spawn(move || {
         while let Ok(job) = inbox.recv() {
             let began = Instant::now();
-            if !execute(&job, &end.near) {
+            if !execute(&job, &end.near, || tell(&replica, Input::CheckpointRefused)) {
                 end.gave_up.store(true, Ordering::Release);
                 return;
             }
@@ -81,13 +81,14 @@ pub fn start(
     Ok(checkpointer)
 }
 
-/// Executes the job. What is not written stays in the log, so a full disk only makes the next start longer.
-/// False once it is given up because the member stops.
+/// Executes the job. What is not written stays in the log, so a full disk only makes the next start longer, and takes
+/// memory: `refused` hears of it once. False once the job is given up because the member stops.
 ///
 /// # Panics
 /// When a sync fails: what the disk holds is unknown, and only a restart finds out.
-fn execute(job: &CheckpointJob, stopping: &AtomicBool) -> bool {
+fn execute(job: &CheckpointJob, stopping: &AtomicBool, refused: impl FnOnce()) -> bool {
     let mut next_line = Instant::now();
+    let mut refused = Some(refused);
     loop {
         match job.execute() {
             Ok(()) => return true,
@@ -100,6 +101,9 @@ fn execute(job: &CheckpointJob, stopping: &AtomicBool) -> bool {
                 return false;
             }
             Err(CheckpointError::Write(error)) => {
+                if let Some(tell) = refused.take() {
+                    tell();
+                }
                 if next_line <= Instant::now() {
                     tracing::warn!(error = %error, "cannot write a checkpoint, trying again until it succeeds");
                     next_line = Instant::now() + TELL_AGAIN;
@@ -202,7 +206,10 @@ mod tests {
             assert!(Instant::now() < deadline, "it goes on trying");
             thread::sleep(Duration::from_millis(1));
         }
-        assert!(lane.is_empty(), "nothing was written");
+        let mut told = VecDeque::new();
+        lane.take(4, &mut told);
+        let is_refusal = matches!(told.make_contiguous(), [Input::CheckpointRefused]);
+        assert!(is_refusal, "nothing was written, and the replica hears once why");
     }
 
     #[test]

@@ -173,6 +173,7 @@ impl Running {
         self.set_sweep_alarm(now);
         self.counts.turn(&self.replica, now);
         self.counts.metrics.wal_lacks_room.set(i64::from(self.log.lacks_room()));
+        self.counts.metrics.store_lacks_room.set(i64::from(self.replica.store_lacks_room()));
         let mut outputs = std::mem::take(&mut self.outputs);
         outputs.drain(..).for_each(|output| self.perform(output));
         self.outputs = outputs;

@@ -92,6 +92,7 @@ pub struct Core {
     pub wal_write: Histogram,
     pub wal_written_bytes: Gauge,
     pub wal_lacks_room: Gauge,
+    pub store_lacks_room: Gauge,
     pub store_commit: Histogram,
     pub store_bytes: Gauge,
     pub store_used_bytes: Gauge,

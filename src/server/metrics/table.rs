@@ -66,6 +66,7 @@ static GAUGES: &[(&str, &str, Value)] = &[
     ("etcd_server_proposals_committed_total", "Index of the last entry committed.", |c| &c.proposals_committed),
     ("etcd_server_proposals_pending", "Proposals that wait to be applied.", |c| &c.proposals_pending),
     ("etcd_server_quota_backend_bytes", "Size of the store at which writes are refused.", |c| &c.quota_bytes),
+    ("kevel_store_lacks_room", "Whether the store file's disk has no room for a checkpoint.", |c| &c.store_lacks_room),
     ("kevel_wal_lacks_room", "Whether writes wait for room on the disk of the log.", |c| &c.wal_lacks_room),
 ];
 

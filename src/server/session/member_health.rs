@@ -65,8 +65,12 @@ impl AdminSource for MemberHealth {
         is_learner(&self.0).unwrap_or(false)
     }
 
-    fn lacks_room(&self) -> bool {
+    fn log_lacks_room(&self) -> bool {
         self.0.log_lacks_room()
+    }
+
+    fn store_lacks_room(&self) -> bool {
+        self.0.store_lacks_room()
     }
 
     fn raft_status(&self) -> serde_json::Value {

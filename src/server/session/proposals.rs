@@ -269,6 +269,11 @@ impl Session {
         self.member.metrics.iter().any(|core| core.wal_lacks_room.get() != 0)
     }
 
+    /// Whether the disk of the store file has no room for a checkpoint. What is proposed may have to wait for it.
+    pub fn store_lacks_room(&self) -> bool {
+        self.member.metrics.iter().any(|core| core.store_lacks_room.get() != 0)
+    }
+
     /// The member stops and does not wait for the replica: whoever waits hears so.
     pub fn end_waiting(self: &Rc<Self>) {
         let slots = self.proposals.tickets.borrow().slots();

@@ -1,8 +1,10 @@
-// Fulldisk fills the disk below a member, in three ways: until a write of the log waits for room, until only the store file
-// has none, and before the member has begun. It must say so at /readyz, /health and /metrics, end within seconds of SIGTERM,
-// refuse the writes that wait, and have everything acknowledged when it is started again with room.
+// Fulldisk fills the disk below a member, in these ways: until a write of the log waits for room, until only the store file
+// has none, and gets it back, the same where small writes copy much, and before the member has begun. It must say so at /readyz, /health and
+// /metrics, end within seconds of SIGTERM, refuse the writes that wait, and have everything acknowledged when it is started
+// again with room.
 //
 //	go run ./fulldisk -server PATH
+//	go run ./fulldisk -try          whether a disk can be made here, which takes user and mount namespaces
 package main
 
 import (
@@ -32,26 +34,43 @@ const (
 	segmentBytes = 64_000_000
 	stopsWithin  = 5 * time.Second
 	parkedAfter  = 3 * time.Second
+	saysWithin   = 10 * time.Second
+	puts         = 50 // of which the first ones make a checkpoint due
+	copies       = 30 // values that one write copies
 )
 
 func main() {
 	server := flag.String("server", "", "path of the server to judge")
+	try := flag.Bool("try", false, "only try whether a disk can be made")
 	flag.Bool(inside[1:], false, "the program has its own mounts already")
 	flag.Parse()
-	if *server == "" {
+	if *server == "" && !*try {
 		fail(errors.New("-server is missing: the path of the server to judge"))
 	}
 	if len(os.Args) < 2 || os.Args[1] != inside {
 		os.Exit(withMounts())
 	}
-	for name, judge := range map[string]func(string) error{
-		"a write of the log waits": waiting, "no room for a checkpoint": checkpoint, "no room for a start": start,
+	if *try {
+		d, err := newDisk(1)
+		fail(err)
+		d.remove()
+		return
+	}
+	for _, c := range []struct {
+		name  string
+		judge func(string) error
+	}{
+		{"a write of the log waits", waiting},
+		{"no room for a checkpoint", checkpoint},
+		{"room for a checkpoint again", again},
+		{"no room for what is copied", copied},
+		{"no room for a start", start},
 	} {
 		began := time.Now()
-		if err := judge(*server); err != nil {
-			fail(fmt.Errorf("%s: %w", name, err))
+		if err := c.judge(*server); err != nil {
+			fail(fmt.Errorf("%s: %w", c.name, err))
 		}
-		fmt.Printf("%s: ok, %v\n", name, time.Since(began).Round(time.Second))
+		fmt.Printf("%s: ok, %v\n", c.name, time.Since(began).Round(time.Second))
 	}
 }
 
@@ -86,12 +105,19 @@ func newDisk(megabytes int) (*disk, error) {
 func (d *disk) remove() {
 	syscall.Unmount(d.path, syscall.MNT_DETACH)
 	os.Remove(d.path)
+	os.Remove(d.log())
 }
+
+func (d *disk) log() string { return d.path + ".log" }
 
 func (d *disk) filler() string { return filepath.Join(d.path, "filler") }
 
-// fill takes the room there is, but for so many bytes.
+// fill takes the room there is, but for so many bytes. A member that writes meanwhile has it try again.
 func (d *disk) fill(but int64) error {
+	return within(saysWithin, func() error { return d.tryFill(but) })
+}
+
+func (d *disk) tryFill(but int64) error {
 	var stat syscall.Statfs_t
 	if err := syscall.Statfs(d.path, &stat); err != nil {
 		return err
@@ -123,22 +149,9 @@ func waiting(server string) error {
 	if err := d.fill(100 << 20); err != nil {
 		return err
 	}
-	acknowledged := 0
-	parked := make(chan error, 1)
-	for {
-		answer := make(chan error, 1)
-		go func() { answer <- put(m, acknowledged) }()
-		select {
-		case err := <-answer:
-			if err != nil {
-				return fmt.Errorf("put %d: %w", acknowledged, err)
-			}
-			acknowledged++
-			continue
-		case <-time.After(parkedAfter):
-			parked = answer
-		}
-		break
+	acknowledged, parked, err := untilParked(func(number int) error { return put(m, number) })
+	if err != nil {
+		return err
 	}
 	if err := saysSo(m); err != nil {
 		return err
@@ -146,6 +159,31 @@ func waiting(server string) error {
 	if err := stops(m); err != nil {
 		return err
 	}
+	if err := refused(parked); err != nil {
+		return err
+	}
+	return comesBack(d, m, acknowledged)
+}
+
+// untilParked writes one after the other until one is not answered. It returns how many were, and where the answer to that
+// one will come.
+func untilParked(write func(int) error) (int, chan error, error) {
+	for acknowledged := 0; ; acknowledged++ {
+		answer := make(chan error, 1)
+		go func() { answer <- write(acknowledged) }()
+		select {
+		case err := <-answer:
+			if err != nil {
+				return 0, nil, fmt.Errorf("write %d: %w", acknowledged, err)
+			}
+		case <-time.After(parkedAfter):
+			return acknowledged, answer, nil
+		}
+	}
+}
+
+// refused looks at what a write got that waited while its member stopped.
+func refused(parked chan error) error {
 	select {
 	case err := <-parked:
 		if status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "etcdserver: server stopped") {
@@ -154,7 +192,7 @@ func waiting(server string) error {
 	case <-time.After(time.Second):
 		return errors.New("the write that waited was not answered")
 	}
-	return comesBack(d, m, acknowledged)
+	return nil
 }
 
 // saysSo looks at the endpoints of a member whose log waits.
@@ -164,7 +202,7 @@ func saysSo(m *member.Member) error {
 			return fmt.Errorf("%s: %d %s", path, code, body)
 		}
 	}
-	for _, path := range []string{"/livez", "/health?serializable=true", "/readyz?exclude=log_room"} {
+	for _, path := range []string{"/livez", "/health?serializable=true", "/readyz?exclude=log_room&exclude=store_room"} {
 		if code, body := get(m, path); code != http.StatusOK {
 			return fmt.Errorf("%s: %d %s", path, code, body)
 		}
@@ -183,6 +221,40 @@ func checkpoint(server string) error {
 	}
 	defer d.remove()
 	defer m.Kill()
+	if err := fillBelowStore(d, m); err != nil {
+		return err
+	}
+	if err := stops(m); err != nil {
+		return err
+	}
+	if err := noLastCheckpoint(m); err != nil {
+		return err
+	}
+	return comesBack(d, m, puts)
+}
+
+// again takes the room of the store file and gives it back.
+func again(server string) error {
+	d, m, err := begin(server, 400)
+	if err != nil {
+		return err
+	}
+	defer d.remove()
+	defer m.Kill()
+	if err := fillBelowStore(d, m); err != nil {
+		return err
+	}
+	if err := os.Remove(d.filler()); err != nil {
+		return err
+	}
+	if err := within(saysWithin, func() error { return storeRoom(m, http.StatusOK, "0") }); err != nil {
+		return err
+	}
+	return put(m, puts)
+}
+
+// fillBelowStore starts a member, takes the room of its store file and puts until a checkpoint has none.
+func fillBelowStore(d *disk, m *member.Member) error {
 	if err := m.Start(); err != nil {
 		return err
 	}
@@ -192,20 +264,104 @@ func checkpoint(server string) error {
 	if err := d.fill(0); err != nil {
 		return err
 	}
-	acknowledged := 0
-	for ; acknowledged < 50; acknowledged++ {
-		if err := put(m, acknowledged); err != nil {
+	for number := range puts {
+		if err := put(m, number); err != nil {
+			return fmt.Errorf("put %d: %w", number, err)
+		}
+	}
+	return lacksRoom(m)
+}
+
+// copied takes the room of the store file from a member whose clients copy long values in short transactions.
+func copied(server string) error {
+	d, m, err := begin(server, 400)
+	if err != nil {
+		return err
+	}
+	defer d.remove()
+	defer m.Kill()
+	if err := m.Start(); err != nil {
+		return err
+	}
+	for number := range copies {
+		if err := put(m, number); err != nil {
 			return err
 		}
+	}
+	if err := prepared(m); err != nil {
+		return err
+	}
+	if err := d.fill(0); err != nil {
+		return err
+	}
+	acknowledged, parked, err := untilParked(func(int) error { return copyAll(m) })
+	if err != nil {
+		return err
+	}
+	if acknowledged < 2 {
+		return fmt.Errorf("%d transactions were acknowledged: memory has to do for some", acknowledged)
+	}
+	if err := lacksRoom(m); err != nil {
+		return err
 	}
 	if err := stops(m); err != nil {
 		return err
 	}
+	if err := refused(parked); err != nil {
+		return err
+	}
+	if err := noLastCheckpoint(m); err != nil {
+		return err
+	}
+	if err := comesBack(d, m, copies); err != nil {
+		return err
+	}
+	return versions(m, int64(1+acknowledged))
+}
+
+// lacksRoom looks at the endpoints of a member that cannot write its store file.
+func lacksRoom(m *member.Member) error {
+	unready := func() error { return storeRoom(m, http.StatusServiceUnavailable, "1") }
+	if err := within(saysWithin, unready); err != nil {
+		return fmt.Errorf("without room: %w", err)
+	}
+	for _, path := range []string{"/livez", "/health", "/readyz?exclude=store_room", "/readyz/log_room"} {
+		if code, body := get(m, path); code != http.StatusOK {
+			return fmt.Errorf("%s: %d %s", path, code, body)
+		}
+	}
+	return nil
+}
+
+// storeRoom compares what a member says of the room for its store file.
+func storeRoom(m *member.Member, ready int, gauge string) error {
+	for _, path := range []string{"/readyz", "/readyz/store_room"} {
+		code, body := get(m, path)
+		if code != ready || (ready != http.StatusOK && !strings.Contains(body, "disk of the store file is full")) {
+			return fmt.Errorf("%s: %d %s", path, code, body)
+		}
+	}
+	if _, body := get(m, "/metrics"); !strings.Contains(body, "\nkevel_store_lacks_room "+gauge+"\n") {
+		return fmt.Errorf("the gauge kevel_store_lacks_room is not %s", gauge)
+	}
+	return nil
+}
+
+// within repeats a look until it finds nothing wrong.
+func within(patience time.Duration, look func() error) error {
+	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+		if err := look(); err == nil || time.Now().After(deadline) {
+			return err
+		}
+	}
+}
+
+func noLastCheckpoint(m *member.Member) error {
 	log, err := os.ReadFile(m.Log())
 	if err != nil || !strings.Contains(string(log), "stopped without a last checkpoint") {
 		return fmt.Errorf("the log does not say that there is no checkpoint: %s", log)
 	}
-	return comesBack(d, m, acknowledged)
+	return nil
 }
 
 // prepared waits until the log has its next segment ready.
@@ -252,7 +408,11 @@ func begin(server string, megabytes int) (*disk, *member.Member, error) {
 		return nil, nil, err
 	}
 	m, err := member.New(server, "victim", d.path, "--log-level=info")
-	return d, m, err
+	if err != nil {
+		return nil, nil, err
+	}
+	// What the member says must not depend on the room on its disk.
+	return d, m, os.Symlink(d.log(), m.Log())
 }
 
 func put(m *member.Member, number int) error {
@@ -263,6 +423,42 @@ func put(m *member.Member, number int) error {
 	defer conn.Close()
 	_, err = pb.NewKVClient(conn).Put(context.Background(), &pb.PutRequest{Key: key(number), Value: make([]byte, valueBytes)})
 	return err
+}
+
+// copyAll puts all keys with the values that they have.
+func copyAll(m *member.Member) error {
+	txn := &pb.TxnRequest{}
+	for number := range copies {
+		put := &pb.PutRequest{Key: key(number), IgnoreValue: true}
+		txn.Success = append(txn.Success, &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: put}})
+	}
+	conn, err := member.Dial(m.Client)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_, err = pb.NewKVClient(conn).Txn(context.Background(), txn)
+	return err
+}
+
+// versions looks whether the keys were put so many times at least.
+func versions(m *member.Member, least int64) error {
+	conn, err := member.Dial(m.Client)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	everything := &pb.RangeRequest{Key: key(0), RangeEnd: key(copies), KeysOnly: true}
+	answer, err := pb.NewKVClient(conn).Range(context.Background(), everything)
+	if err != nil {
+		return err
+	}
+	for _, kv := range answer.Kvs {
+		if kv.Version < least {
+			return fmt.Errorf("%s has version %d and was put %d times", kv.Key, kv.Version, least)
+		}
+	}
+	return nil
 }
 
 func key(number int) []byte { return fmt.Appendf(nil, "key%04d", number) }
@@ -315,6 +511,9 @@ func get(m *member.Member, path string) (int, string) {
 }
 
 func fail(err error) {
+	if err == nil {
+		return
+	}
 	fmt.Fprintln(os.Stderr, err)
 	os.Exit(1)
 }
