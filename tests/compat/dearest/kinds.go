@@ -33,7 +33,9 @@ const (
 type kind struct {
 	name   string
 	writes bool
-	send   func(*sender)
+	// Puts beside it wait until the disk has what it writes, which may take longer than the member's time for requests.
+	putsWait bool
+	send     func(*sender)
 	// answers are all that may come, "OK" where there are none: codes, or what a sender that sees no code counts.
 	answers []string
 	// An answer of everything in the full store is longer than gRPC can say.
@@ -72,6 +74,12 @@ func (k kind) answering(answers ...string) kind {
 // ofEverything marks an answer that has all of the store in it.
 func (k kind) ofEverything() kind {
 	k.everything = true
+	return k
+}
+
+// fillingTheDisk marks a kind whose requests and the puts beside them may wait for the disk longer than a member lets them.
+func (k kind) fillingTheDisk() kind {
+	k.writes, k.putsWait, k.answers = true, true, []string{"OK", "Unavailable", tooLong}
 	return k
 }
 
@@ -174,6 +182,10 @@ func txns() []kind {
 			txn.Success = append(txn.Success, &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: put}})
 			s.unary(1, methodTxn, func(int) proto.Message { return txn })
 		}},
+		// Two kilobytes each that write 62 MB, and may show them too; then less than is written before it is applied.
+		unaryKind("txn/copies-of-62-MB", 16, methodTxn, copying(62, false)).fillingTheDisk(),
+		unaryKind("txn/copies-of-62-MB-shown", 16, methodTxn, copying(62, true)).fillingTheDisk(),
+		unaryKind("txn/copies-of-30-MB", 16, methodTxn, copying(30, false)).fillingTheDisk(),
 		// Six times the default limit of requests, which are in memory as they came, as they are logged and as they are applied.
 		{name: "txn/puts-of-9-MB", writes: true, send: func(s *sender) {
 			put := &pb.PutRequest{Key: []byte("written"), Value: make([]byte, 9<<20)}
@@ -185,6 +197,16 @@ func txns() []kind {
 // putNothing puts a key and keeps its value.
 func putNothing(key []byte) *pb.RequestOp {
 	return &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: key, IgnoreValue: true}}}
+}
+
+// copying is a short transaction that puts long values again, and may show what was there.
+func copying(values int, shows bool) *pb.TxnRequest {
+	txn := &pb.TxnRequest{}
+	for value := range values {
+		put := &pb.PutRequest{Key: fmt.Appendf(nil, "large/%07d", value), IgnoreValue: true, PrevKv: shows}
+		txn.Success = append(txn.Success, &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: put}})
+	}
+	return txn
 }
 
 // nested is one transaction with many operations on small keys, 32 in each inner transaction.

@@ -43,6 +43,7 @@ func main() {
 	attack := flag.String("attack", "", "the kind to send: what the tool runs beside itself")
 	address := flag.String("address", "", "where to send it")
 	probe := flag.Bool("probe", false, "send gets and puts until standard input ends: what the tool runs beside itself")
+	putsWait := flag.Bool("puts-wait", false, "with -probe: a put may time out")
 	flag.Parse()
 
 	switch {
@@ -51,7 +52,7 @@ func main() {
 			fmt.Println(kind.name)
 		}
 	case *probe:
-		probeUntilEOF(*address)
+		probeUntilEOF(*address, *putsWait)
 	case *attack != "":
 		send(*attack, *address, *lasts)
 	default:
@@ -80,7 +81,7 @@ func judge(server, only, size string, lasts, within time.Duration) int {
 			continue
 		}
 		run++
-		result, err := beside(m, kind.name, lasts)
+		result, err := beside(m, kind, lasts)
 		verdict := ""
 		switch {
 		case err != nil:
@@ -118,10 +119,10 @@ type outcome struct {
 }
 
 // beside sends one kind while another process gets and puts.
-func beside(m *member.Member, name string, lasts time.Duration) (outcome, error) {
+func beside(m *member.Member, k kind, lasts time.Duration) (outcome, error) {
 	time.Sleep(quiet)
 	before, peak := m.Memory(), m.WatchMemory()
-	probe := exec.Command(os.Args[0], "-probe", "-address", m.Client)
+	probe := exec.Command(os.Args[0], "-probe", "-address", m.Client, fmt.Sprintf("-puts-wait=%t", k.putsWait))
 	stop, err := probe.StdinPipe()
 	fail(err)
 	figures, err := probe.StdoutPipe()
@@ -129,7 +130,7 @@ func beside(m *member.Member, name string, lasts time.Duration) (outcome, error)
 	probe.Stderr = os.Stderr
 	fail(member.Spawn(probe))
 
-	attack := exec.Command(os.Args[0], "-attack", name, "-address", m.Client, "-for", lasts.String())
+	attack := exec.Command(os.Args[0], "-attack", k.name, "-address", m.Client, "-for", lasts.String())
 	attack.Stderr = os.Stderr
 	said, err := attack.StdoutPipe()
 	fail(err)

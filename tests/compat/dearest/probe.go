@@ -14,6 +14,8 @@ import (
 	"kevel/compat/member"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // Pauses between two gets and between two puts: enough samples, little CPU and few writes.
@@ -34,8 +36,8 @@ func (l latency) String() string {
 }
 
 // probeUntilEOF gets and puts one small key again and again, and prints the latencies at the end. A call that fails, or takes
-// a minute, ends it without figures.
-func probeUntilEOF(address string) {
+// a minute, ends it without figures. With `putsWait` a put may time out: it counts as one that took so long.
+func probeUntilEOF(address string, putsWait bool) {
 	var over atomic.Bool
 	go func() {
 		io.Copy(io.Discard, os.Stdin)
@@ -52,6 +54,9 @@ func probeUntilEOF(address string) {
 	group.Go(func() {
 		both.Puts = calls(address, &over, pausePuts, func(ctx context.Context, kv pb.KVClient) error {
 			_, err := kv.Put(ctx, &pb.PutRequest{Key: []byte("probe"), Value: make([]byte, 100)})
+			if putsWait && status.Code(err) == codes.Unavailable {
+				return nil
+			}
 			return err
 		})
 	})
