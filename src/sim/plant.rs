@@ -69,7 +69,7 @@ plants! {
     /// A response with events is lost on its way to somebody who catches up.
     LostOnCatchUp = "lost-on-catch-up", 10;
     /// A response with events comes twice.
-    DoubledEvent = "doubled-event", 0;
+    DoubledEvent = "doubled-event", 10;
     /// Progress overtakes events on their way.
     ProgressOvertakes = "progress-overtakes", 10;
     /// A restart brings back a lease that was revoked.
@@ -93,7 +93,7 @@ plants! {
     /// The end of a checkpoint is not told, so pages that it has freed are held for ever.
     CheckpointUntold = "checkpoint-untold", 319;
     /// The hash of a compaction is lost, so its garbage waits for ever.
-    DigestLost = "digest-lost", 10;
+    DigestLost = "digest-lost", 0;
     /// A fragment of a watch response is lost.
     FragmentLost = "fragment-lost", 97;
     /// A fragment of a watch response lacks its last event.
@@ -131,7 +131,7 @@ plants! {
     /// A quota that was raised at a restart stays what it was.
     QuotaKept = "quota-kept", 154;
     /// A restart forgets what a checkpoint has left of a lease.
-    RemainingForgotten = "remaining-forgotten", 2734;
+    RemainingForgotten = "remaining-forgotten", 1591;
     /// A reply that comes too late answers whoever has its slot by then.
     TicketReused = "ticket-reused", 11;
     /// A reply is lost between the cores.

@@ -127,8 +127,10 @@ impl World {
             }
             Err(error) => {
                 self.trace.step(self.now, &[6], format_args!("checkpoint: {error}"));
-                file.set_full(false);
+                // Most often it is full for one attempt.
+                file.set_full(self.prng.chance(1, 4));
                 self.member().checkpoint = Some(job);
+                self.send(Input::CheckpointRefused);
                 let time = self.some(Duration::from_millis(500));
                 self.schedule(time, Event::DiskFreed);
             }

@@ -34,7 +34,7 @@ const (
 	segmentBytes = 64_000_000
 	stopsWithin  = 5 * time.Second
 	parkedAfter  = 3 * time.Second
-	saysWithin   = 10 * time.Second
+	saysWithin   = 30 * time.Second
 	puts         = 50 // of which the first ones make a checkpoint due
 	copies       = 30 // values that one write copies
 )
