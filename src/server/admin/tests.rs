@@ -310,7 +310,7 @@ fn metrics_are_packed_for_who_wants_them_so() {
     let head = crate::server::http1::head::parse(
         b"GET /metrics HTTP/1.1\r\nHost: x\r\nAccept-Encoding: gzip\r\n\r\n",
     );
-    let head = head.unwrap().unwrap();
+    let head = head.expect("a head that is right");
     let answer = futures::executor::block_on(super::route::answer(&admin, &head));
     assert!(answer.headers.contains(&("Content-Encoding", "gzip".into())));
     let mut plain = String::new();

@@ -106,16 +106,15 @@ pub(super) enum Read {
     Refused(Box<Answer>),
 }
 
-/// Reads until a head is whole. Each byte is looked at once, and what has come beyond the head, or has not come yet,
-/// changes nothing.
+/// Reads until a head is whole. Each byte is looked at once, and the head is parsed once. What has come beyond it, or
+/// has not come yet, changes nothing.
 pub(super) async fn read_head<S: ByteStream>(stream: &mut S, input: &mut BytesMut) -> io::Result<Read> {
     let (mut lines, mut held) = (Lines::default(), Held::default());
     loop {
         match lines.look(input) {
             Look::Whole => match parse(&input[..lines.seen]) {
-                Ok(Some(head)) if held.set(head.bytes) => return Ok(Read::Head(Box::new(head), held)),
-                Ok(Some(_)) => return Ok(Read::Refused(Box::new(unavailable()))),
-                Ok(None) => continue,
+                Ok(head) if held.set(head.bytes) => return Ok(Read::Head(Box::new(head), held)),
+                Ok(_) => return Ok(Read::Refused(Box::new(unavailable()))),
                 Err(refusal) => return Ok(Read::Refused(refusal)),
             },
             Look::NoText => return Ok(Read::Refused(Box::new(Answer::refusal(400, "Bad Request")))),
@@ -140,7 +139,7 @@ struct Lines {
     begin: usize,
     /// The request's line has ended.
     has_request: bool,
-    /// Lines behind it.
+    /// Lines behind it, those aside with which a field goes on.
     fields: usize,
 }
 
@@ -172,11 +171,13 @@ impl Lines {
             if byte != b'\n' {
                 continue;
             }
-            let is_empty = input[self.begin..self.seen].trim_ascii_end().is_empty();
+            let line = &input[self.begin..self.seen];
             self.begin = self.seen;
+            // A line of blanks does not end a head: the field before it goes on.
+            let is_empty = matches!(line, b"\n" | b"\r\n");
             match (self.has_request, is_empty) {
                 (true, true) => return Look::Whole,
-                (true, false) => self.fields += 1,
+                (true, false) => self.fields += usize::from(!matches!(line[0], b' ' | b'\t')),
                 (false, _) => self.has_request = !is_empty,
             }
             if self.fields > FIELDS_MAX {
@@ -305,5 +306,25 @@ mod tests {
         }
         let long = format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "x".repeat(HEAD_BYTES_MAX));
         assert_eq!(Lines::default().look(long.as_bytes()), Look::TooLarge);
+    }
+
+    /// A head that looks whole at each of its lines would be parsed as often as it has lines.
+    #[test]
+    fn lines_of_blanks_end_no_head_however_many_they_are() {
+        for blank in [" \n", "\t\n", " \r\n", "\r\r\n", "\x0b\n"] {
+            let mut head = format!("GET / HTTP/1.1\r\nHost: x\r\nOrigin: a\r\n{}", blank.repeat(1_000));
+            assert_eq!(Lines::default().look(head.as_bytes()), Look::More, "{blank:?}");
+            head.push_str("\r\n");
+            assert_eq!(Lines::default().look(head.as_bytes()), Look::Whole, "{blank:?}");
+        }
+        let blanks = |count| format!("GET / HTTP/1.1\r\nHost: x\r\nOrigin: a\r\n{}\r\n", " \n".repeat(count));
+        let longest = (HEAD_BYTES_MAX - blanks(0).len()) / 2;
+        for (count, expected) in [(longest, Look::Whole), (longest + 1, Look::TooLarge)] {
+            let (mut lines, head) = (Lines::default(), blanks(count));
+            let ends = (0..=head.len()).map(|length| lines.look(&head.as_bytes()[..length]));
+            assert_eq!(ends.into_iter().find(|look| *look != Look::More), Some(expected), "{count} lines");
+        }
+        let head = parse(blanks(longest).as_bytes()).expect("a field that goes on");
+        assert_eq!(head.origin.as_deref(), Some("a"));
     }
 }

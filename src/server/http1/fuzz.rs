@@ -65,7 +65,7 @@ const TARGETS: [&str; 6] = ["/health", "/metrics?a=b", "*", "http://h/x", "", "/
 const VERSIONS: [&str; 6] =
     [" HTTP/1.1\r\n", " HTTP/1.0\r\n", " HTTP/1.1\n", " HTTP/2.0\r\n", "\r\n", " HTTP/1.1\r\n"];
 const PLAIN: [&str; 2] = ["Host: x\r\n", "A: b\r\n"];
-const FIELDS: [&str; 16] = [
+const FIELDS: [&str; 18] = [
     "Host: x\r\n",
     "Host: x:80\n",
     "host:\r\n",
@@ -80,6 +80,8 @@ const FIELDS: [&str; 16] = [
     "Origin: http://a\r\n",
     "Accept-Encoding: gzip\r\n",
     " folded\r\n",
+    " \n",
+    "\r\r\n",
     "a b: c\r\n",
     "X: \u{e9}\r\n",
 ];

@@ -26,18 +26,18 @@ pub struct Head {
     pub form: Form,
 }
 
-/// Parses a head that ends in an empty line. `None` when more has to come for the parser to be sure.
+/// Parses a head that ends in an empty line.
 ///
 /// # Errors
-/// What to answer to a head that is wrong.
-pub fn parse(input: &[u8]) -> Result<Option<Head>, Box<Answer>> {
+/// What to answer to a head that is wrong; a head without its empty line is.
+pub fn parse(input: &[u8]) -> Result<Head, Box<Answer>> {
     let input = readable(input);
     let lines = input.iter().filter(|byte| **byte == b'\n').count();
     let mut fields = vec![httparse::EMPTY_HEADER; lines.min(FIELDS_MAX)];
     let mut parsed = httparse::Request::new(&mut fields);
     let bytes = match parsed.parse(&input) {
         Ok(httparse::Status::Complete(bytes)) => bytes,
-        Ok(httparse::Status::Partial) => return Ok(None),
+        Ok(httparse::Status::Partial) => return Err(bad_request()),
         Err(error) => return Err(Box::new(unreadable(error))),
     };
     let is_old = parsed.version == Some(0);
@@ -52,7 +52,7 @@ pub fn parse(input: &[u8]) -> Result<Option<Head>, Box<Answer>> {
     }
     let keeps_alive =
         body.is_some() && if is_old { fields.says("keep-alive") } else { !fields.says("close") };
-    Ok(Some(Head {
+    Ok(Head {
         bytes,
         method: method.to_owned(),
         target: target.to_owned(),
@@ -62,7 +62,7 @@ pub fn parse(input: &[u8]) -> Result<Option<Head>, Box<Answer>> {
         body_bytes: body.unwrap_or_default(),
         expects_continue,
         form: Form { is_old, keeps_alive, is_head: method == "HEAD" },
-    }))
+    })
 }
 
 /// The head in the form that the parser takes, of equal length: a field that goes on in a line which begins with a
@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     fn parsed(text: &str) -> Head {
-        parse(text.as_bytes()).unwrap().expect("a whole head")
+        parse(text.as_bytes()).expect("a head that is right")
     }
 
     fn refused(fields: &str) -> (u16, String) {
@@ -198,6 +198,10 @@ mod tests {
         let folded = parsed("GET / HTTP/1.1\r\nHost: x\r\nOrigin: a\r\n b\n\tc\r\n\r\n");
         assert_eq!(folded.origin.as_deref(), Some("a   b \tc"));
         assert_eq!(folded.bytes, 45);
+        let blank = parsed("GET / HTTP/1.1\r\nHost: x\r\nOrigin: a\r\n \r\n\t\n b\r\n\r\n");
+        assert_eq!(blank.origin.as_deref(), Some("a     \t  b"));
+        assert_eq!(refused("Host: x\r\nA: b\r\n\r").0, 400);
+        assert_eq!(refused("Host: x\r\nA: b\r\n \r").0, 400);
         assert_eq!(refused("Host: x\r\n y"), (400, "400 Bad Request: malformed Host header".to_owned()));
         assert_eq!(refused(" Host: x").0, 400);
         let later = parsed("\r\nGET / HTTP/1.2\r\nHost: x\r\n\r\n");
@@ -225,12 +229,10 @@ mod tests {
     fn bodies_and_expectations_are_checked() {
         let length = |text: &str| {
             let head = format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {text}\r\n\r\n");
-            parse(head.as_bytes())
-                .map(|head| head.map(|head| head.body_bytes))
-                .map_err(|answer| answer.status)
+            parse(head.as_bytes()).map(|head| head.body_bytes).map_err(|answer| answer.status)
         };
-        assert_eq!((length("7"), length("  5 ")), (Ok(Some(7)), Ok(Some(5))));
-        assert_eq!(length("5\r\nContent-Length: 5"), Ok(Some(5)));
+        assert_eq!((length("7"), length("  5 ")), (Ok(7), Ok(5)));
+        assert_eq!(length("5\r\nContent-Length: 5"), Ok(5));
         for wrong in ["+5", "-1", "", "1 2", "0x1", "99999999999999999999", "1\r\nContent-Length: 2"] {
             assert_eq!(length(wrong), Err(400), "{wrong}");
         }
@@ -241,6 +243,6 @@ mod tests {
         assert_eq!(refused("Host: x\r\nExpect: x"), (417, String::new()));
         assert_eq!(refused("Host: x\r\na b: c"), (400, "400 Bad Request: invalid header name".to_owned()));
         assert!(parsed("GET / HTTP/1.1\r\nHost: x\r\nExpect: 100-Continue\r\n\r\n").expects_continue);
-        assert_eq!(parse(b"GET / HTTP/1.1\r\nHost: x\r\n"), Ok(None));
+        assert!(parse(b"GET / HTTP/1.1\r\nHost: x\r\n").is_err_and(|answer| answer.status == 400));
     }
 }
