@@ -32,6 +32,8 @@ pub struct ReadTxn {
     /// The revision that all of it reads at, some Ranges aside that name another.
     revision: i64,
     compact_revision: i64,
+    /// The lowest revision that it reads at.
+    pin: i64,
     memory: PlanMemory,
     stage: Stage,
     /// Operations planned, in order.
@@ -61,10 +63,13 @@ impl ReadTxn {
     /// A checked transaction that cannot write, on the state that `view` shows.
     pub fn new<R: Read>(view: &View<'_, R>, request: TxnRequest, memory: &PlanMemory) -> Self {
         debug_assert!(is_read_only(&request), "a transaction that can write is proposed");
+        let (revision, compact_revision) = (view.revision(), view.compact_revision());
+        let pin = lowest_revision(&request, revision, compact_revision);
         Self {
             request,
-            revision: view.revision(),
-            compact_revision: view.compact_revision(),
+            revision,
+            compact_revision,
+            pin,
             memory: memory.clone(),
             stage: Stage::Compare { number: 0, walk: None },
             planned: VecDeque::new(),
@@ -125,7 +130,7 @@ impl ReadTxn {
     fn into_emission(self, succeeded: bool) -> TxnEmission {
         let kvs = self.planned.iter().map(|op| op.kvs).collect();
         TxnEmission {
-            pin: self.pin(),
+            pin: self.pin,
             request: self.request,
             revision: self.revision,
             memory: self.memory,
@@ -144,15 +149,12 @@ impl Planned for ReadTxn {
     type Answer = TxnEmission;
 
     fn pin(&self) -> i64 {
-        let ops = self.request.success.iter().chain(&self.request.failure).filter_map(range_of);
-        let named = ops.map(|range| range.revision);
-        // A Range at a compacted revision is an error if its branch is taken, and never read.
-        named.filter(|&at| at > 0 && at >= self.compact_revision).fold(self.revision, i64::min)
+        self.pin
     }
 
     /// The plan ends early when the answer is longer than may be sent, as its length then says.
     fn step<R: Read>(mut self, view: &View<'_, R>, mut budget: usize) -> Result<Progress<Self>, Error> {
-        view.check_kept(self.pin())?;
+        view.check_kept(self.pin)?;
         while budget > 0 {
             let stage = core::mem::replace(&mut self.stage, Stage::Ops { succeeded: false, plan: None });
             self.stage = match stage {
@@ -169,6 +171,14 @@ impl Planned for ReadTxn {
         }
         Ok(Progress::Pending(self))
     }
+}
+
+/// The lowest revision that a transaction at `revision` may read at. A Range at a compacted revision is an error if its
+/// branch is taken, and never read.
+fn lowest_revision(request: &TxnRequest, revision: i64, compact_revision: i64) -> i64 {
+    let ranges = request.success.iter().chain(&request.failure).filter_map(range_of);
+    let named = ranges.map(|range| range.revision);
+    named.filter(|&at| at > 0 && at >= compact_revision).fold(revision, i64::min)
 }
 
 fn range_of(op: &RequestOp) -> Option<&RangeRequest> {
@@ -418,6 +428,25 @@ mod tests {
         let (emission, legs) = planned(&store, request, &PlanMemory::new(0), 1_000);
         assert!(emission.succeeded() && emission.kvs().is_empty());
         assert!(legs >= 50 * PAIRS / 1_000, "{legs} legs");
+    }
+
+    /// A leg would take longer the more operations there are.
+    #[test]
+    fn the_revision_to_be_kept_is_looked_for_once() {
+        let store = filled();
+        let mut reader = store.readers().register();
+        let snapshot = reader.snapshot();
+        let view = View::new(&snapshot);
+        let at = |revision| {
+            let range = RangeRequest { key: b"x"[..].into(), revision, ..RangeRequest::default() };
+            RequestOp { request: Some(Op::RequestRange(range)) }
+        };
+        let request =
+            TxnRequest { success: vec![at(0), at(2)], failure: vec![at(1)], ..TxnRequest::default() };
+        let mut txn = ReadTxn::new(&view, request, &PlanMemory::new(0));
+        assert_eq!(txn.pin(), 1);
+        (txn.request.success, txn.request.failure) = (Vec::new(), Vec::new());
+        assert_eq!(txn.pin(), 1);
     }
 
     #[test]
