@@ -70,7 +70,9 @@ impl Ready {
     /// A turn of `task` begins.
     pub fn enter(&self, task: &Waker) {
         self.in_turn.store(true, Ordering::Relaxed);
-        kevel::stdx::waker::keep(&mut self.task.lock().unwrap_or_else(PoisonError::into_inner), task);
+        let before =
+            kevel::stdx::waker::keep(&mut self.task.lock().unwrap_or_else(PoisonError::into_inner), task);
+        drop(before);
     }
 
     /// The turn ends. True when something rang that it has not looked at.

@@ -5,7 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures::future::{Either, select};
@@ -22,6 +22,7 @@ use crate::response::{self, Response};
 use crate::server::grpc::{Incoming, Outgoing, Status};
 use crate::server::io::task;
 use crate::server::session::Session;
+use crate::stdx::waker::WakerCell;
 
 /// `Lease/LeaseGrant`. Who asks for id 0 gets one that nobody else has.
 pub fn grant(session: &Rc<Session>, message: &Bytes) -> Outcome {
@@ -88,7 +89,7 @@ struct Renewals {
     failed: Cell<bool>,
     /// The stream's task waits for answers: to go on, or to end.
     waits: Cell<bool>,
-    task: RefCell<Option<Waker>>,
+    task: WakerCell,
 }
 
 impl Renewals {
@@ -99,7 +100,7 @@ impl Renewals {
             end: RefCell::new(None),
             failed: Cell::new(false),
             waits: Cell::new(false),
-            task: RefCell::new(None),
+            task: WakerCell::default(),
         })
     }
 
@@ -148,7 +149,7 @@ impl Renewals {
 
     fn wait(&self, cx: &Context<'_>, for_answers: bool) {
         self.waits.set(for_answers);
-        crate::stdx::waker::keep(&mut self.task.borrow_mut(), cx.waker());
+        self.task.keep(cx.waker());
     }
 
     fn ask(self: &Rc<Self>, session: &Rc<Session>, id: i64) {
@@ -173,10 +174,8 @@ impl Renewals {
             self.failed.set(true);
             *self.end.borrow_mut() = Some(Err(status));
         }
-        if (self.failed.get() || self.waits.get())
-            && let Some(task) = &*self.task.borrow()
-        {
-            task.wake_by_ref();
+        if self.failed.get() || self.waits.get() {
+            self.task.wake_by_ref();
         }
     }
 }

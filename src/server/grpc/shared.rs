@@ -18,6 +18,7 @@ use crate::server::call::status::{Code, Status};
 use crate::server::http2::Stream;
 use crate::server::http2::account::{Account, InLine};
 use crate::stdx::time::Instant;
+use crate::stdx::waker::WakerCell;
 
 /// Bytes of unfinished requests that one connection may make us hold.
 const CONNECTION_PARTIAL_MAX: usize = 64 * 1024 * 1024;
@@ -46,7 +47,7 @@ pub struct Shared {
     /// Among the last requests was one that is no read.
     pub(super) writes: Cell<bool>,
     /// The connection's task, woken when an earlier deadline comes in.
-    task: RefCell<Option<Waker>>,
+    task: WakerCell,
 }
 
 impl Shared {
@@ -60,13 +61,13 @@ impl Shared {
             stamps: Cell::new(0),
             deadlines: RefCell::default(),
             writes: Cell::new(false),
-            task: RefCell::new(None),
+            task: WakerCell::default(),
         })
     }
 
     /// Remembers the connection's task, to wake it for an earlier deadline.
     pub(super) fn set_task(&self, waker: &Waker) {
-        crate::stdx::waker::keep(&mut self.task.borrow_mut(), waker);
+        self.task.keep(waker);
     }
 
     pub(super) fn expire_stream_at(&self, at: Instant, stream: &Rc<StreamState>) {
@@ -81,8 +82,9 @@ impl Shared {
             What::Stream(stream) => stream.strong_count() > 0,
         };
         let is_earliest = deadlines.push(at, what, self.pending.borrow().len(), is_wanted);
-        if is_earliest && let Some(task) = &*self.task.borrow() {
-            task.wake_by_ref();
+        drop(deadlines);
+        if is_earliest {
+            self.task.wake_by_ref();
         }
     }
 

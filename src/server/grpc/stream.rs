@@ -5,7 +5,7 @@
 //! [`Outgoing::room`], and a producer that honours it holds at most 256 KB and one message per slow client.
 #![forbid(unsafe_code)]
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -25,11 +25,12 @@ use crate::server::http2::Stream;
 use crate::server::http2::account::StreamAccount;
 use crate::server::http2::charge::Charge;
 use crate::stdx::time::Instant;
+use crate::stdx::waker::WakerCell;
 
 /// What both halves and the connection's deadlines share.
 pub(super) struct StreamState {
     expired: Cell<bool>,
-    reader: RefCell<Option<Waker>>,
+    reader: WakerCell,
     account: Rc<StreamAccount>,
 }
 
@@ -37,9 +38,7 @@ impl StreamState {
     /// The deadline has passed: both halves learn it.
     pub(super) fn expire(&self) {
         self.expired.set(true);
-        if let Some(reader) = self.reader.take() {
-            reader.wake();
-        }
+        self.reader.wake();
         self.account.wake();
     }
 }
@@ -54,7 +53,7 @@ pub(super) fn halves(
     let account = StreamAccount::new(&shared.account);
     let state = Rc::new(StreamState {
         expired: Cell::new(false),
-        reader: RefCell::new(None),
+        reader: WakerCell::default(),
         account: account.clone(),
     });
     let packs = encoding.is_some();
@@ -94,9 +93,7 @@ impl Incoming {
                 self.shared.core.counters.of(self.method).received.add(1);
                 self.shared.core.counters.received_bytes.add(message.len() as u64);
             }
-            Poll::Pending => {
-                crate::stdx::waker::keep(&mut self.state.reader.borrow_mut(), cx.waker());
-            }
+            Poll::Pending => self.state.reader.keep(cx.waker()),
             Poll::Ready(_) => {}
         }
         polled

@@ -23,7 +23,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::line::{Line, Place};
 use super::memory::{Memory, Outstanding};
-use crate::stdx::waker::keep;
+use crate::stdx::waker::WakerCell;
 
 /// Unsent bytes of one stream from which on its producer waits.
 pub const STREAM_UNSENT_MAX: usize = 256 * 1024;
@@ -51,7 +51,7 @@ pub struct Account {
     /// Requests that wait until the connection may answer more, in the order in which they came.
     line: Line<()>,
     /// Whoever has requests that are to follow those in line.
-    behind: RefCell<Option<Waker>>,
+    behind: WakerCell,
     /// Streams whose producers wait until others have been written. A stream is in here once at most.
     crowd: RefCell<VecDeque<Rc<StreamAccount>>>,
 }
@@ -65,7 +65,7 @@ impl Account {
             of_streams: Cell::new(0),
             wrote: Cell::new(false),
             line: Line::default(),
-            behind: RefCell::new(None),
+            behind: WakerCell::default(),
             crowd: RefCell::default(),
         })
     }
@@ -111,7 +111,7 @@ impl Account {
 
     /// Has `waker` woken when the connection may answer requests that are not in the line yet.
     pub fn wake_when_free(&self, waker: &Waker) {
-        keep(&mut self.behind.borrow_mut(), waker);
+        self.behind.keep(waker);
     }
 
     /// Wakes the first in line, if the connection may answer it.
@@ -218,7 +218,7 @@ pub struct StreamAccount {
     connection: Rc<Account>,
     unsent: Cell<usize>,
     /// The producer, while it waits for room.
-    producer: RefCell<Option<Waker>>,
+    producer: WakerCell,
     /// The producer waits for the connection's other streams; see [`Account::crowd`].
     is_in_crowd: Cell<bool>,
 }
@@ -229,7 +229,7 @@ impl StreamAccount {
         Rc::new(Self {
             connection: connection.clone(),
             unsent: Cell::new(0),
-            producer: RefCell::new(None),
+            producer: WakerCell::default(),
             is_in_crowd: Cell::new(false),
         })
     }
@@ -249,9 +249,7 @@ impl StreamAccount {
 
     /// Wakes the producer if it waits.
     pub fn wake(&self) {
-        if let Some(producer) = self.producer.take() {
-            producer.wake();
-        }
+        self.producer.wake();
     }
 
     /// Bytes waiting.
@@ -271,7 +269,7 @@ impl StreamAccount {
         if room > 0 {
             return Poll::Ready(room);
         }
-        keep(&mut self.producer.borrow_mut(), cx.waker());
+        self.producer.keep(cx.waker());
         // A stream that holds something is woken when that is written; what holds nothing has to wait for the others.
         if self.unsent.get() == 0 && !self.is_in_crowd.replace(true) {
             self.connection.crowd.borrow_mut().push_back(self.clone());

@@ -163,12 +163,13 @@ impl Http2 {
 
     /// The connection's task begins a turn: until its end nobody has to wake it for what is written.
     pub fn begin_turn(&self, waker: &Waker) {
-        self.with(|state| {
+        let before = self.with(|state| {
             state.in_turn = true;
             (state.settings_seen, state.windows_changed) = (0, 0);
             state.sending.out.begin_turn();
-            keep(&mut state.task, waker);
+            keep(&mut state.task, waker)
         });
+        drop(before);
     }
 
     /// The turn is over.

@@ -40,6 +40,7 @@ impl Stream {
     /// The next data of the client; `None` once it has ended its side. What is returned counts as read: the client may
     /// send as much again.
     pub fn poll_data(&self, cx: &Context<'_>) -> Poll<Option<Result<Bytes, Gone>>> {
+        let mut before = None;
         let polled = self.with(|state| {
             let slot = &mut state.slots[self.key as usize];
             if let Some(bytes) = slot.received.take() {
@@ -49,9 +50,10 @@ impl Stream {
             if slot.stage == Stage::HalfClosed {
                 return Poll::Ready(None);
             }
-            keep(&mut slot.reader, cx.waker());
+            before = keep(&mut slot.reader, cx.waker());
             Poll::Pending
         });
+        drop(before);
         match polled {
             Ok(polled) => polled.map(|data| data.map(Ok)),
             Err(gone) => Poll::Ready(Some(Err(gone))),
@@ -132,7 +134,7 @@ impl Stream {
 
     /// Ready when the stream is gone.
     pub fn poll_gone(&self, cx: &Context<'_>) -> Poll<()> {
-        let open = self.with(|state| keep(&mut state.slots[self.key as usize].watcher, cx.waker()));
-        if open.is_ok() { Poll::Pending } else { Poll::Ready(()) }
+        let before = self.with(|state| keep(&mut state.slots[self.key as usize].watcher, cx.waker()));
+        if before.is_ok() { Poll::Pending } else { Poll::Ready(()) }
     }
 }

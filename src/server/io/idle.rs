@@ -14,6 +14,7 @@ use std::task::{Poll, Waker};
 
 use super::clock;
 use crate::stdx::time::{Duration, Instant};
+use crate::stdx::waker::keep;
 
 /// Nobody is sent away before this.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -41,19 +42,19 @@ pub struct IdleClient {
 impl IdleClient {
     /// Whether the client was sent away; `waker` is woken when it is.
     pub fn is_over(&self, waker: &Waker) -> bool {
-        match self.idle.entries.borrow_mut().get_mut(&self.key) {
-            None => true,
-            Some(entry) => {
-                crate::stdx::waker::keep(&mut entry.waker, waker);
-                false
-            }
-        }
+        let mut entries = self.idle.entries.borrow_mut();
+        let Some(entry) = entries.get_mut(&self.key) else { return true };
+        let before = keep(&mut entry.waker, waker);
+        drop(entries);
+        drop(before);
+        false
     }
 }
 
 impl Drop for IdleClient {
     fn drop(&mut self) {
-        self.idle.entries.borrow_mut().remove(&self.key);
+        let own = self.idle.entries.borrow_mut().remove(&self.key);
+        drop(own);
     }
 }
 
@@ -85,26 +86,41 @@ impl IdleClients {
 
     /// Sends away those who wait longest, at most a few and nobody who has just come. How many that were.
     pub fn evict(&self, now: Instant) -> usize {
-        let mut entries = self.entries.borrow_mut();
         let mut evicted = 0;
         while evicted < EVICTED_MAX
-            && let Some(oldest) = entries.first_entry()
-            && oldest.get().since + PATIENCE <= now
+            && let Some(entry) = self.take_oldest(now)
         {
-            if let Some(waker) = oldest.remove().waker {
+            if let Some(waker) = entry.waker {
                 waker.wake();
             }
             evicted += 1;
         }
         evicted
     }
+
+    /// The client that waits longest, if it may be sent away.
+    fn take_oldest(&self, now: Instant) -> Option<Entry> {
+        let mut entries = self.entries.borrow_mut();
+        let oldest = entries.first_entry()?;
+        (oldest.get().since + PATIENCE <= now).then(|| oldest.remove())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stdx::waker::Acts;
     use futures::executor::block_on;
     use futures::future::{join, pending, ready};
+
+    #[test]
+    fn who_is_sent_away_may_take_others_along() {
+        let idle = IdleClients::new();
+        let (first, other) = (idle.enter(), RefCell::new(Some(idle.enter())));
+        assert!(!first.is_over(&Acts::waker(move || drop(other.take()))));
+        assert_eq!(idle.evict(clock::now() + PATIENCE), 1);
+        assert!(first.is_over(Waker::noop()));
+    }
 
     #[test]
     fn only_those_who_wait_long_are_sent_away() {

@@ -8,6 +8,8 @@ use std::task::{Poll, Waker};
 
 use slab::Slab;
 
+use crate::stdx::waker::{WakerCell, keep};
+
 /// How far a core has stopped. Only ever advances.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
@@ -23,7 +25,7 @@ pub enum Phase {
 pub struct Stop {
     phase: Cell<Phase>,
     members: RefCell<Slab<Option<Waker>>>,
-    drained: RefCell<Option<Waker>>,
+    drained: WakerCell,
 }
 
 /// One connection's membership; its end is noticed when dropped.
@@ -38,7 +40,7 @@ impl Stop {
         Rc::new(Self {
             phase: Cell::new(Phase::Running),
             members: RefCell::new(Slab::new()),
-            drained: RefCell::new(None),
+            drained: WakerCell::default(),
         })
     }
 
@@ -51,11 +53,9 @@ impl Stop {
     pub fn advance(&self, phase: Phase) {
         if phase > self.phase.get() {
             self.phase.set(phase);
-            self.members.borrow_mut().iter_mut().for_each(|(_, waker)| {
-                if let Some(waker) = waker.take() {
-                    waker.wake();
-                }
-            });
+            let members: Vec<Waker> =
+                self.members.borrow_mut().iter_mut().filter_map(|(_, waker)| waker.take()).collect();
+            members.into_iter().for_each(Waker::wake);
         }
     }
 
@@ -76,7 +76,7 @@ impl Stop {
             if self.members.borrow().is_empty() {
                 return Poll::Ready(());
             }
-            *self.drained.borrow_mut() = Some(cx.waker().clone());
+            self.drained.keep(cx.waker());
             Poll::Pending
         })
         .await;
@@ -86,8 +86,8 @@ impl Stop {
 impl Membership {
     /// The phase; `waker` is woken when it changes.
     pub fn watch(&self, waker: &Waker) -> Phase {
-        let mut members = self.stop.members.borrow_mut();
-        crate::stdx::waker::keep(&mut members[self.key], waker);
+        let before = keep(&mut self.stop.members.borrow_mut()[self.key], waker);
+        drop(before);
         self.stop.phase()
     }
 
@@ -99,12 +99,10 @@ impl Membership {
 
 impl Drop for Membership {
     fn drop(&mut self) {
-        let mut members = self.stop.members.borrow_mut();
-        members.remove(self.key);
-        if members.is_empty()
-            && let Some(waker) = self.stop.drained.take()
-        {
-            waker.wake();
+        let own = self.stop.members.borrow_mut().remove(self.key);
+        drop(own);
+        if self.stop.members() == 0 {
+            self.stop.drained.wake();
         }
     }
 }
@@ -112,6 +110,16 @@ impl Drop for Membership {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stdx::waker::Acts;
+
+    #[test]
+    fn who_is_told_may_leave_at_once() {
+        let stop = Stop::new();
+        let (told, other) = (stop.join(), RefCell::new(Some(stop.join())));
+        told.watch(&Acts::waker(move || drop(other.take())));
+        stop.advance(Phase::Draining);
+        assert_eq!(stop.members(), 1);
+    }
 
     #[test]
     fn phases_only_advance_and_members_are_counted() {

@@ -14,13 +14,13 @@
 //! ```
 #![forbid(unsafe_code)]
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use super::line::{Line, Place};
 use crate::limits::ANSWER_ASSEMBLED_BYTES_MAX;
-use crate::stdx::waker::keep;
+use crate::stdx::waker::WakerCell;
 
 /// Bytes that all gathered answers of a core hold together.
 pub const GATHERED_BYTES_MAX: usize = ANSWER_ASSEMBLED_BYTES_MAX;
@@ -33,7 +33,7 @@ pub struct Gathering {
     /// Bytes of all answers.
     held: Cell<usize>,
     /// The one whose turn it is, while it waits until nothing is held.
-    waiting: RefCell<Option<Waker>>,
+    waiting: WakerCell,
 }
 
 impl Gathering {
@@ -49,7 +49,7 @@ impl Gathering {
 
     /// Whether an answer cannot be gathered before others are sent.
     pub fn is_held_up(&self) -> bool {
-        self.waiting.borrow().is_some()
+        !self.waiting.is_empty()
     }
 }
 
@@ -67,12 +67,11 @@ impl Turn {
 
     /// Ready when no answer is held.
     pub fn poll_empty(&mut self, cx: &Context<'_>) -> Poll<()> {
-        let mut waiting = self.gathering.waiting.borrow_mut();
         if self.gathering.held.get() == 0 {
-            *waiting = None;
+            drop(self.gathering.waiting.take());
             return Poll::Ready(());
         }
-        keep(&mut waiting, cx.waker());
+        self.gathering.waiting.keep(cx.waker());
         Poll::Pending
     }
 }
@@ -80,7 +79,7 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         if self.place.is_first() {
-            *self.gathering.waiting.borrow_mut() = None;
+            drop(self.gathering.waiting.take());
         }
     }
 }
@@ -123,18 +122,18 @@ impl Drop for Held {
     fn drop(&mut self) {
         let held = self.gathering.held.get() - self.bytes;
         self.gathering.held.set(held);
-        if held == 0
-            && let Some(waiting) = &*self.gathering.waiting.borrow()
-        {
-            waiting.wake_by_ref();
+        if held == 0 {
+            self.gathering.waiting.wake_by_ref();
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::task::Waker;
+
     use super::*;
-    use crate::stdx::waker::Wakes;
+    use crate::stdx::waker::{Acts, Wakes};
 
     #[test]
     fn one_gathers_at_a_time_in_the_order_of_the_line() {
@@ -182,5 +181,27 @@ mod tests {
         assert!(turn.poll_empty(&cx).is_pending() && gathering.is_held_up());
         drop(turn);
         assert!(!gathering.is_held_up());
+    }
+
+    #[test]
+    fn whoever_is_woken_or_goes_may_gather_at_once() {
+        let (gathering, times) = (Rc::<Gathering>::default(), Rc::<Cell<usize>>::default());
+        let acts = || {
+            let (gathering, times) = (gathering.clone(), times.clone());
+            Acts::waker(move || {
+                times.set(times.get() + 1);
+                _ = gathering.line_up().poll_empty(&Context::from_waker(Waker::noop()));
+            })
+        };
+        let mut held = gathering.begin();
+        held.set(1).unwrap();
+        let mut turn = gathering.line_up();
+        assert!(turn.poll_empty(&Context::from_waker(&acts())).is_pending());
+        drop(turn);
+        assert_eq!(times.get(), 1, "dropped with its turn");
+        let mut turn = gathering.line_up();
+        assert!(turn.poll_empty(&Context::from_waker(&acts())).is_pending());
+        drop(held);
+        assert!(times.get() > 1, "woken");
     }
 }

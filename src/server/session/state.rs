@@ -5,7 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use super::Member;
 use super::holds::{OwnReader, Pin};
@@ -26,6 +26,7 @@ use crate::server::session::gathering::Gathering;
 use crate::server::session::line::Line;
 use crate::server::session::streams::Streams;
 use crate::server::session::watches::Watches;
+use crate::stdx::waker::WakerCell;
 
 /// What all long answers of a core may remember of their plans together: the pairs of forty lists of 100 000.
 const PLAN_BYTES_MAX: usize = 16 << 20;
@@ -57,9 +58,9 @@ pub struct Session {
     gate: Arc<ReadGate>,
     /// Someone asked for a turn of the session loop.
     called: Cell<bool>,
-    loop_task: RefCell<Option<Waker>>,
+    loop_task: WakerCell,
     /// The task that runs timers, while none is armed.
-    timers_task: RefCell<Option<Waker>>,
+    timers_task: WakerCell,
 }
 
 /// The parts that a core is made of.
@@ -110,8 +111,8 @@ impl Session {
             proposals: Proposals::new(core, parts.member.request_timeout, parts.replica, ids),
             gate: parts.gate,
             called: Cell::new(false),
-            loop_task: RefCell::new(None),
-            timers_task: RefCell::new(None),
+            loop_task: WakerCell::default(),
+            timers_task: WakerCell::default(),
             member: parts.member,
         })
     }
@@ -151,9 +152,7 @@ impl Session {
 
     /// Something has begun that has a timeout or an interval.
     pub fn arm_timers(&self) {
-        if let Some(task) = self.timers_task.borrow_mut().take() {
-            task.wake();
-        }
+        self.timers_task.wake();
     }
 
     /// Ready while something has a timeout or an interval; registers the task that runs timers otherwise.
@@ -161,7 +160,7 @@ impl Session {
         if self.waiting() > 0 || self.watches.is_open() {
             return Poll::Ready(());
         }
-        *self.timers_task.borrow_mut() = Some(cx.waker().clone());
+        self.timers_task.keep(cx.waker());
         Poll::Pending
     }
 
@@ -173,9 +172,7 @@ impl Session {
     /// Asks for a turn of the session loop.
     pub fn wake_loop(&self) {
         self.called.set(true);
-        if let Some(task) = self.loop_task.borrow_mut().take() {
-            task.wake();
-        }
+        self.loop_task.wake();
     }
 
     /// Ready when a turn was asked for; registers the loop's task otherwise.
@@ -183,7 +180,7 @@ impl Session {
         if self.called.take() {
             return Poll::Ready(());
         }
-        *self.loop_task.borrow_mut() = Some(cx.waker().clone());
+        self.loop_task.keep(cx.waker());
         Poll::Pending
     }
 

@@ -46,14 +46,19 @@ impl Future for Closed<'_> {
             return Poll::Ready(());
         }
         let mut waiting = self.streams.waiting.borrow_mut();
-        match self.place {
-            Some(place) if waiting.contains(place) => waiting[place].clone_from(cx.waker()),
-            _ => {
+        let known = self.place.and_then(|place| waiting.get_mut(place));
+        let before = match known {
+            Some(known) if known.will_wake(cx.waker()) => None,
+            Some(known) => Some(std::mem::replace(known, cx.waker().clone())),
+            None => {
                 let place = waiting.insert(cx.waker().clone());
                 drop(waiting);
                 self.place = Some(place);
+                return Poll::Pending;
             }
-        }
+        };
+        drop(waiting);
+        drop(before);
         Poll::Pending
     }
 }
@@ -61,7 +66,8 @@ impl Future for Closed<'_> {
 impl Drop for Closed<'_> {
     fn drop(&mut self) {
         if let Some(place) = self.place.filter(|_| !self.streams.closing.get()) {
-            self.streams.waiting.borrow_mut().remove(place);
+            let own = self.streams.waiting.borrow_mut().remove(place);
+            drop(own);
         }
     }
 }

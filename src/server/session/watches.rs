@@ -12,7 +12,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
@@ -23,6 +23,7 @@ use crate::server::io::clock;
 use crate::session::{self, Transport};
 use crate::stdx::prng::Prng;
 use crate::stdx::time::{Duration, Instant};
+use crate::stdx::waker::WakerCell;
 use crate::watch::encode::Identity;
 use crate::watch::hub::RESPONSE_BYTES_MAX;
 use crate::watch::{Budget, Fault, Hub, HubConfig, HubStats, Output, Part, StreamId};
@@ -57,7 +58,7 @@ pub struct Stream {
     blocked: Cell<bool>,
     /// The stream's task reads no requests until a large revision is sent.
     held: Cell<bool>,
-    task: RefCell<Option<Waker>>,
+    task: WakerCell,
     /// Responses to be sent together when the stream is flushed.
     collected: RefCell<Messages>,
 }
@@ -201,7 +202,7 @@ impl Watches {
             outgoing: RefCell::new(Some(outgoing)),
             blocked: Cell::new(false),
             held: Cell::new(false),
-            task: RefCell::new(None),
+            task: WakerCell::default(),
             collected: RefCell::new(Messages::default()),
         });
         self.outlets.borrow_mut().streams.insert(id, stream.clone());
@@ -269,14 +270,12 @@ impl Stream {
     }
 
     fn wake(&self) {
-        if let Some(task) = self.task.borrow_mut().take() {
-            task.wake();
-        }
+        self.task.wake();
     }
 
     /// Ready when the client has gone, or with room after there was none.
     pub fn poll_outgoing(&self, cx: &mut Context<'_>) -> Poll<Result<usize, Status>> {
-        *self.task.borrow_mut() = Some(cx.waker().clone());
+        self.task.keep(cx.waker());
         let mut outgoing = self.outgoing.borrow_mut();
         let Some(outgoing) = &mut *outgoing else { return Poll::Ready(Err(Status::canceled())) };
         if self.blocked.get() {
