@@ -103,6 +103,14 @@ impl Disk {
         self.folder.segments()
     }
 
+    /// The segments behind the last gap: those before it are left from a deletion that a power cut has taken back in
+    /// part.
+    pub fn newest_log(&self) -> Vec<(SegmentName, Vec<u8>)> {
+        let log = self.log();
+        let gap = log.windows(2).rposition(|pair| pair[1].0.sequence != pair[0].0.sequence + 1);
+        log.into_iter().skip(gap.map_or(0, |gap| gap + 1)).collect()
+    }
+
     /// The process is gone, and with `power` so is the page cache.
     pub fn crash(&mut self, power: bool) {
         match self.in_flight.take() {

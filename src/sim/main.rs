@@ -117,8 +117,12 @@
 //! | `answer-before-log` | A member answers its leader and its candidates before its log is durable. | 5 |
 //! | `vote-unlogged` | A member gives its vote in a term that it knows before the vote is in its log. | 73 |
 //! | `commit-forgotten` | A restart forgets what was committed, and takes former members for the present ones. | 1 |
+//! | `cluster-stale-read` | Each member of a cluster reads without a round, as if it were the only one. | 0 |
+//! | `cluster-vote-forgotten` | A restart of a cluster's member knows its term, and not whom it has voted for. | 671 |
+//! | `cluster-answer-early` | The members of a cluster answer each other before their logs are durable. | 59 |
 //!
 //! A second, smaller world ([`peers`]) has several members, of which the script plays all but one: `--world peers`.
+//! A third one ([`cluster`]) has up to seven real members on a network that fails: `--world cluster`.
 //! Every eighth seed of the ordinary run is also one of that world.
 //!
 //! A few bugs are planted within the product, where no seam of the world reaches: in builds with debug assertions, or
@@ -140,7 +144,7 @@
 //!   check_watch, check_lease    what watchers and leases may show
 //!   quota, closing, ending      when the alarm is due; the drill of a full store; what is left at the end
 //!   plant, spoil, trace         the planted bugs; what has happened, for two runs to compare
-//!   peers                       the world with several members
+//!   peers, cluster              the worlds with several members
 //! ```
 //!
 //! [`Replica`]: kevel::replica::Replica
@@ -152,6 +156,7 @@ mod check_lease;
 mod check_watch;
 mod client;
 mod closing;
+mod cluster;
 mod disk;
 mod ending;
 mod judge;

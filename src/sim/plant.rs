@@ -172,6 +172,12 @@ plants! {
     VoteUnlogged = "vote-unlogged", 73;
     /// A restart forgets what was committed, and takes former members for the present ones.
     CommitForgotten = "commit-forgotten", 1;
+    /// Each member of a cluster reads without a round, as if it were the only one.
+    ClusterStaleRead = "cluster-stale-read", 0;
+    /// A restart of a cluster's member knows its term, and not whom it has voted for.
+    ClusterVoteForgotten = "cluster-vote-forgotten", 671;
+    /// The members of a cluster answer each other before their logs are durable.
+    ClusterAnswerEarly = "cluster-answer-early", 59;
 }
 
 impl Plant {
@@ -192,6 +198,11 @@ impl Plant {
                 | VoteUnlogged
                 | CommitForgotten
         )
+    }
+
+    /// Whether the bug is one of a cluster of real members.
+    pub fn is_of_cluster(self) -> bool {
+        matches!(self, Plant::ClusterStaleRead | Plant::ClusterVoteForgotten | Plant::ClusterAnswerEarly)
     }
 
     /// Whether the bug is planted within the product, and absent from an ordinary build for release.

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
+use super::cluster;
 use super::peers;
 use super::plant::Plant;
 use super::spoil::HAS_FAULTS;
@@ -15,8 +16,9 @@ use super::world::{Tally, World};
 /// Words of which one is in every refusal to go on with rotten bytes.
 const REFUSALS: &[&str] = &["checksum", "kevel check", "damage", "ut back a copy of"];
 
-/// Of the seeds of an ordinary run, one in so many is also a seed of the scripted peers.
-const PEERS_EVERY: u64 = 8;
+/// Of the seeds of an ordinary run, one in so many is also a seed of the scripted peers, and another one also a seed of
+/// the cluster.
+const OTHERS_EVERY: u64 = 8;
 
 /// The kinds of worlds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,18 +27,25 @@ pub enum Kind {
     Member,
     /// One member among scripted peers.
     Peers,
+    /// A cluster of real members.
+    Cluster,
 }
 
 impl Kind {
     /// The world that finds a planted bug.
     pub fn of(plant: Plant) -> Self {
-        if plant.is_of_peers() { Self::Peers } else { Self::Member }
+        match plant {
+            plant if plant.is_of_peers() => Self::Peers,
+            plant if plant.is_of_cluster() => Self::Cluster,
+            _ => Self::Member,
+        }
     }
 
     fn argument(self) -> &'static str {
         match self {
             Self::Member => "",
             Self::Peers => " --world peers",
+            Self::Cluster => " --world cluster",
         }
     }
 }
@@ -66,6 +75,18 @@ pub fn world(kind: Kind, seed: u64, plant: Option<Plant>, verbose: bool) -> Resu
     match kind {
         Kind::Member => member(seed, plant, verbose),
         Kind::Peers => scripted(seed, plant, verbose),
+        Kind::Cluster => clustered(seed, plant, verbose),
+    }
+}
+
+fn clustered(seed: u64, plant: Option<Plant>, verbose: bool) -> Result<Verdict, Failure> {
+    let mut world = cluster::World::new(seed, plant, verbose);
+    match panic::catch_unwind(AssertUnwindSafe(|| world.run())) {
+        Ok(()) => Ok(Verdict { digest: world.trace.digest(), tally: world.tally, refused: false }),
+        Err(panic) => {
+            let lines = world.trace.lines().map(Into::into).collect();
+            Err(Failure { message: text_of(&*panic), lines })
+        }
     }
 }
 
@@ -126,7 +147,8 @@ Runs simulated worlds and judges them; each runs twice and has to leave the same
     sim --list                                           the planted bugs, and a seed that finds each
     sim --refresh [--seeds N]                            a new seed for each planted bug whose seed finds it no more
 
-    --world W   member or peers: one member and its clients, or one member among scripted peers
+    --world W   member, peers or cluster: one member and its clients, one member among scripted peers, or a cluster
+                of real members
     --once      run each world once: faster, and blind to what differs between two runs
     --help      this text
 
@@ -149,8 +171,13 @@ impl Args {
         match self.kind.or(self.plant.map(Kind::of)) {
             Some(Kind::Member) => &[Kind::Member],
             Some(Kind::Peers) => &[Kind::Peers],
-            None if self.one || !seed.is_multiple_of(PEERS_EVERY) => &[Kind::Member],
-            None => &[Kind::Member, Kind::Peers],
+            Some(Kind::Cluster) => &[Kind::Cluster],
+            None if self.one => &[Kind::Member],
+            None => match seed % OTHERS_EVERY {
+                0 => &[Kind::Member, Kind::Peers],
+                4 => &[Kind::Member, Kind::Cluster],
+                _ => &[Kind::Member],
+            },
         }
     }
 }
@@ -181,6 +208,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Args, String> {
                 parsed.kind = Some(match value()?.as_str() {
                     "member" => Kind::Member,
                     "peers" => Kind::Peers,
+                    "cluster" => Kind::Cluster,
                     other => return Err(format!("no world is called {other}; see --help")),
                 });
             }

@@ -48,7 +48,7 @@ impl Life {
         let applied = store.applied().index;
         folder::clean(world.disk.folder(By::Start))
             .unwrap_or_else(|error| panic!("judge: the log cannot be cleaned: {error}"));
-        let log = newest(world.disk.log());
+        let log = world.disk.newest_log();
         let names: Vec<SegmentName> = log.iter().map(|(name, _)| *name).collect();
         let (own, overwritten) = world.judge.on_restart(&log);
         let opening = if names.is_empty() {
@@ -107,12 +107,6 @@ impl Life {
             ids: first_id + 1,
         }
     }
-}
-
-/// The segments behind the last gap: those before it are left from a deletion that a power cut has taken back in part.
-fn newest(log: Vec<(SegmentName, Vec<u8>)>) -> Vec<(SegmentName, Vec<u8>)> {
-    let gap = log.windows(2).rposition(|pair| pair[1].0.sequence != pair[0].0.sequence + 1);
-    log.into_iter().skip(gap.map_or(0, |gap| gap + 1)).collect()
 }
 
 /// Recovery reads what the judge has read. With a plant the member itself has to show what is wrong.

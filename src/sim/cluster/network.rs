@@ -1,0 +1,93 @@
+//! Who hears whom, and how late. Messages between two members may overtake each other: a member that is correct under
+//! that is correct over streams, which keep the order.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeSet;
+
+use raft::eraftpb::Message;
+
+use super::world::{Event, World};
+use kevel::replica::port::Input;
+use kevel::stdx::prng::Prng;
+use kevel::stdx::time::Duration;
+
+/// When a message is looked at again whose receiver is paused.
+const HELD: Duration = Duration::from_millis(20);
+
+/// The network.
+pub struct Network {
+    /// Of a hundred messages, so many are lost.
+    loss: u64,
+    /// Of a hundred messages, so many come twice.
+    doubled: u64,
+    /// How late a message is at most.
+    delay: Duration,
+    /// Who does not hear whom: sender and receiver.
+    cut: BTreeSet<(u64, u64)>,
+}
+
+impl Network {
+    /// One of some kinds of networks.
+    pub fn draw(prng: &mut Prng) -> Self {
+        let mut pick = |options: &[u64]| options[prng.below(options.len() as u64) as usize];
+        Self {
+            loss: pick(&[0, 0, 2, 20]),
+            doubled: pick(&[0, 5]),
+            delay: Duration::from_micros(pick(&[100, 2_000, 40_000, 300_000])),
+            cut: BTreeSet::new(),
+        }
+    }
+
+    /// From now on `to` does not hear `from`.
+    pub fn cut(&mut self, from: u64, to: u64) {
+        self.cut.insert((from, to));
+    }
+
+    /// Everybody hears everybody.
+    pub fn heal(&mut self) {
+        self.cut.clear();
+    }
+}
+
+impl World {
+    /// A message leaves.
+    pub(super) fn send(&mut self, message: Message) {
+        let kind = message.msg_type() as u64;
+        let line = format_args!(
+            "{:x} to {:x}: {:?}, term {}, {} entries after {} of term {}, commit {}, reject {}",
+            message.from,
+            message.to,
+            message.msg_type(),
+            message.term,
+            message.entries.len(),
+            message.index,
+            message.log_term,
+            message.commit,
+            message.reject
+        );
+        self.trace.step(self.now, &[4, message.from, message.to, kind, message.term, message.index], line);
+        let lost = !self.is_calm && self.prng.chance(self.network.loss, 100);
+        if lost || self.network.cut.contains(&(message.from, message.to)) {
+            return;
+        }
+        let delay = if self.is_calm { self.network.delay.min(HELD) } else { self.network.delay };
+        if self.prng.chance(self.network.doubled, 100) {
+            let late = self.some(delay);
+            self.plan(late, Event::Arrive(Box::new(message.clone())));
+        }
+        let late = self.some(delay);
+        self.plan(late, Event::Arrive(Box::new(message)));
+    }
+
+    /// A message is there.
+    pub(super) fn arrive(&mut self, message: Box<Message>) {
+        let Some(number) = self.nodes.iter().position(|node| node.id == message.to) else { return };
+        if self.nodes[number].paused {
+            return self.plan(HELD, Event::Arrive(message));
+        }
+        if let Some(life) = &mut self.nodes[number].life {
+            life.replica.step(Input::PeerMessage(message));
+            self.turn_soon(number);
+        }
+    }
+}
