@@ -62,14 +62,14 @@ impl Api {
         Self { session, looks: Looks::new(seed) }
     }
 
-    /// Has the handler of a unary call answer.
-    fn handle(&self, caller: Caller, method: Method, message: Bytes) -> Outcome {
+    /// Has the handler of a unary call answer. `is_crowded` says whether unsent answers crowd the core.
+    fn handle(&self, caller: Caller, method: Method, message: Bytes, is_crowded: bool) -> Outcome {
         let session = &self.session;
         match method {
             Method::Range => kv::range(session, caller, message),
             Method::Put => kv::put(session, &message),
             Method::DeleteRange => kv::delete_range(session, &message),
-            Method::Txn => txn::txn(session, &self.looks, caller, &message),
+            Method::Txn => txn::txn(session, &self.looks, is_crowded, caller, &message),
             Method::Compact => kv::compact(&message),
             Method::LeaseGrant => lease::grant(session, &message),
             Method::LeaseRevoke => lease::revoke(&message),
@@ -92,7 +92,8 @@ impl Api {
 impl grpc::Api for Api {
     fn unary(&self, call: Call, message: Bytes, reply: Responder) {
         let (admitted, bytes) = (admit(&self.session, &call, false), message.len());
-        let outcome = admitted.and_then(|caller| self.handle(caller, call.method, message));
+        let is_crowded = reply.is_crowded();
+        let outcome = admitted.and_then(|caller| self.handle(caller, call.method, message, is_crowded));
         settle(&self.session, outcome, bytes, reply);
     }
 

@@ -28,8 +28,14 @@ use crate::stdx::pace::{AtOnce, Pace, at_once};
 /// Keys of a transaction for which the disk is asked before the transaction is proposed.
 const ASKED_MAX: usize = 256;
 
-/// `KV/Txn`. One that cannot write is answered like a Range.
-pub fn txn(session: &Rc<Session>, looks: &Looks, caller: Caller, message: &Bytes) -> Outcome {
+/// `KV/Txn`. One that cannot write is answered like a Range. `is_crowded` says whether unsent answers crowd the core.
+pub fn txn(
+    session: &Rc<Session>,
+    looks: &Looks,
+    is_crowded: bool,
+    caller: Caller,
+    message: &Bytes,
+) -> Outcome {
     if !is_short(message) {
         let message = message.clone();
         return Ok(Answer::unread(move |session, reply| {
@@ -40,7 +46,8 @@ pub fn txn(session: &Rc<Session>, looks: &Looks, caller: Caller, message: &Bytes
         Err(refusal) => refusal,
         Ok((request, _)) if rules::is_read_only(&request) => answer(session, caller, request),
         Ok((request, kept)) => {
-            let expected = looks.expect(session.waiting(), &request, || answer_bytes(session, &request));
+            let look = || answer_bytes(session, &request);
+            let expected = looks.expect(session.waiting(), is_crowded, &request, look);
             Ok(propose(session, &request, kept, expected))
         }
     }

@@ -83,6 +83,11 @@ impl Responder {
         (bytes == 0 && self.kept.is_none()) || self.charge().set(bytes)
     }
 
+    /// Whether the unsent answers of all connections crowd the core.
+    pub fn is_crowded(&self) -> bool {
+        self.shared.core.memory.is_crowded()
+    }
+
     /// The answer is sent whatever room there is: for calls of which there are few, with answers of a bounded length.
     pub fn excuse(&mut self) {
         self.is_excused = true;

@@ -182,6 +182,16 @@ func txns() []kind {
 			txn.Success = append(txn.Success, &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: put}})
 			s.unary(1, methodTxn, func(int) proto.Message { return txn })
 		}},
+		// Each connection has fewer calls than make a member look their answers up, and together they have 3 GB of answers.
+		{name: "txn/one-pair-unread-on-50-connections", writes: true, answers: unseen, send: func(s *sender) {
+			put := &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: []byte("written")}}}
+			txn := txnOf(1, rangeOp(&pb.RangeRequest{Key: []byte("large/0000000")}))
+			txn.Failure = append(txn.Failure, put)
+			for range 49 {
+				go s.stalled(63, methodTxn, txn)
+			}
+			s.stalled(63, methodTxn, txn)
+		}},
 		// Two kilobytes each that write 62 MB, and may show them too; then less than is written before it is applied.
 		unaryKind("txn/copies-of-62-MB", 16, methodTxn, copying(62, false)).fillingTheDisk(),
 		unaryKind("txn/copies-of-62-MB-shown", 16, methodTxn, copying(62, true)).fillingTheDisk(),

@@ -175,16 +175,28 @@ fn an_answer_longer_than_its_room_ends_its_call_where_nobody_takes_any() {
     });
 }
 
-/// Few calls wait, so what these put was not looked up.
+/// Few calls wait, so what these put is not looked up until the answers that nobody takes crowd the core.
 #[test]
-fn an_answer_of_one_pair_is_sent_whatever_room_there_is() {
+fn answers_of_one_pair_are_sent_without_a_look_until_they_crowd_the_core() {
     on_executor(async {
         let (member, lane) = Member::unanswered();
-        let stuck = Client::stuck(member.connect()).await;
         let put = PutRequest { key: "a".into(), prev_kv: true, ..PutRequest::default() };
         let answer = || Response::Txn { revision: 2, body: vec![0; MIB].into() };
-        let _calls = answered(&member, &lane, &stuck, TXN, &txn([Op::RequestPut(put)]), answer).await;
-        assert!(member.memory().unsent() > 20 * MIB, "{} bytes wait", member.memory().unsent());
+        let request = txn([Op::RequestPut(put)]);
+        let mut stuck = Vec::new();
+        for _ in 0..10 {
+            let client = Client::stuck(member.connect()).await;
+            stuck.push((answered(&member, &lane, &client, TXN, &request, &answer).await, client));
+        }
+        // Four times twenty, and then what each connection may have on its own.
+        let unsent = member.memory().unsent();
+        assert!((80 * MIB..80 * MIB + 6 * 6 * MIB).contains(&unsent), "{unsent} bytes wait");
+        for (calls, _) in &mut stuck[4..] {
+            let refused = calls.last_mut().expect("twenty calls");
+            assert_eq!(refused.next().await, None);
+            let ended = refused.ended.take().expect("the call is over");
+            assert!(ended.code == "8" && ended.text.contains("no room"), "{ended:?}");
+        }
     });
 }
 
