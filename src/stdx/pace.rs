@@ -10,7 +10,8 @@ use std::task::{Context, Poll, Waker};
 
 /// How often a computation pauses.
 pub trait Pace {
-    /// Counts a step, which takes less than a microsecond, and pauses if enough of them were made.
+    /// Counts a step, and pauses if enough of them were made. A step takes some hundred nanoseconds; only a step that
+    /// copies bytes, or goes past a group of fields, takes as long as those are.
     fn step(&self) -> impl Future<Output = ()>;
 }
 

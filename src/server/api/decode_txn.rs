@@ -7,6 +7,7 @@
 //! the other, up to the first that is refused. A transaction of 1.5 MB takes some 20 ms, so its steps are counted.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 
@@ -136,7 +137,7 @@ fn txn<'a>(bytes: &'a Bytes, max_ops: usize, depth_left: usize, pace: &'a impl P
         let depth_left = depth_left.checked_sub(1).ok_or(Error::TooManyOps)?;
         let mut counts = [0; 4];
         let mut fields = FieldsWithLength::of(bytes);
-        while let Some(field) = fields.next()? {
+        while let Some(field) = fields.next(pace).await? {
             pace.step().await;
             if let Some(count) = counts.get_mut(field.number as usize) {
                 *count += 1;
@@ -151,17 +152,17 @@ fn txn<'a>(bytes: &'a Bytes, max_ops: usize, depth_left: usize, pace: &'a impl P
             failure: Vec::with_capacity(failure),
         };
         let mut fields = FieldsWithLength::of(bytes);
-        while let Some(field) = fields.next()? {
+        while let Some(field) = fields.next(pace).await? {
             pace.step().await;
             if field.number == COMPARE {
-                let compare = Compare::decode(bytes.slice(field.value))?;
+                let compare = Compare::decode(last_fields(bytes.slice(field.value), pace).await?)?;
                 check::compare(&compare)?;
                 request.compare.push(compare);
             }
         }
         for (number, branch) in [(SUCCESS, &mut request.success), (FAILURE, &mut request.failure)] {
             let mut fields = FieldsWithLength::of(bytes);
-            while let Some(field) = fields.next()? {
+            while let Some(field) = fields.next(pace).await? {
                 pace.step().await;
                 if field.number == number {
                     branch.push(operation(&bytes.slice(field.value), ops_left, depth_left, pace).await?);
@@ -180,10 +181,10 @@ impl<'b> FieldsWithLength<'b> {
         Self(Fields::new(message))
     }
 
-    fn next(&mut self) -> Result<Option<Field>, Malformed> {
+    async fn next(&mut self, pace: &impl Pace) -> Result<Option<Field>, Malformed> {
         loop {
             match self.0.next()? {
-                Some(field) if field.wire_type != LENGTH => {}
+                Some(field) if field.wire_type != LENGTH => pace.step().await,
                 field => return Ok(field),
             }
         }
@@ -198,9 +199,9 @@ async fn operation(
 ) -> Result<RequestOp, Stop> {
     let (number, message) = variant(bytes, pace).await?;
     let request = match number {
-        1 => Op::RequestRange(Message::decode(message)?),
-        2 => Op::RequestPut(Message::decode(message)?),
-        3 => Op::RequestDeleteRange(Message::decode(message)?),
+        1 => Op::RequestRange(Message::decode(last_fields(message, pace).await?)?),
+        2 => Op::RequestPut(Message::decode(last_fields(message, pace).await?)?),
+        3 => Op::RequestDeleteRange(Message::decode(last_fields(message, pace).await?)?),
         4 => Op::RequestTxn(txn(&message, ops_left, depth_left, pace).await?),
         _ => return Err(Error::KeyNotFound.into()),
     };
@@ -208,12 +209,43 @@ async fn operation(
     Ok(RequestOp { request: Some(request) })
 }
 
+/// Fields that an operation or a condition may have so that it is decoded as it is, within one step.
+const FIELDS_DECODED: usize = 64;
+/// The greatest number of a field in an operation or a condition.
+const FIELD_NUMBER_MAX: u32 = 64;
+
+/// A message without messages in it, in which each field comes once: of a field that comes again, the last one counts,
+/// and fields of numbers that no such message has say nothing.
+async fn last_fields(message: Bytes, pace: &impl Pace) -> Result<Bytes, Malformed> {
+    // A field takes two bytes at least.
+    if message.len() <= 2 * FIELDS_DECODED {
+        return Ok(message);
+    }
+    let (mut last, mut count) = (BTreeMap::new(), 0);
+    let mut fields = Fields::new(&message);
+    while let Some(field) = fields.next()? {
+        pace.step().await;
+        count += 1;
+        if field.number <= FIELD_NUMBER_MAX {
+            last.insert(field.number, field.tag.start..field.value.end);
+        }
+    }
+    if count <= FIELDS_DECODED {
+        return Ok(message);
+    }
+    // One value of several that exclude each other may be among them: the last one counts there too.
+    let mut last: Vec<_> = last.into_values().collect();
+    last.sort_by_key(|field| field.start);
+    let parts: Vec<&[u8]> = last.into_iter().map(|field| &message[field]).collect();
+    Ok(parts.concat().into())
+}
+
 /// Which of its fields an operation has, by number, and the message in it; 0 if it has none. The last one counts; a
 /// message that comes several times in a row is one that goes on.
 async fn variant(bytes: &Bytes, pace: &impl Pace) -> Result<(u32, Bytes), Malformed> {
     let (mut number, mut parts, mut begin, mut last) = (0, 0, 0, 0..0);
     let mut fields = FieldsWithLength::of(bytes);
-    while let Some(field) = fields.next()? {
+    while let Some(field) = fields.next(pace).await? {
         pace.step().await;
         if (1..=4).contains(&field.number) {
             if field.number != number {
@@ -229,7 +261,7 @@ async fn variant(bytes: &Bytes, pace: &impl Pace) -> Result<(u32, Bytes), Malfor
     let rest = bytes.slice(begin..);
     let mut whole = BytesMut::with_capacity(rest.len());
     let mut fields = FieldsWithLength::of(&rest);
-    while let Some(field) = fields.next()? {
+    while let Some(field) = fields.next(pace).await? {
         pace.step().await;
         if field.number == number {
             whole.extend_from_slice(&rest[field.value]);
@@ -377,6 +409,43 @@ mod tests {
             let bytes = Bytes::copy_from_slice(bytes);
             let (request, kept) = at_once(decode_txn(&bytes, 128, &AtOnce)).unwrap();
             assert_eq!(nested::decode_txn(kept), Ok(request));
+        }
+    }
+
+    #[test]
+    fn an_operation_of_many_fields_is_read_in_as_many_steps() {
+        let (field, unknown) = ([0x18, 7], [0x78, 1]);
+        let mut prng = Prng::new(3);
+        for count in [FIELDS_DECODED / 2, FIELDS_DECODED, 40_000] {
+            // limit 7, and nothing that is known, in any order; then the key once, and once more.
+            let mut range: Vec<u8> =
+                (0..count).flat_map(|_| if prng.chance(1, 2) { field } else { unknown }).collect();
+            range.extend_from_slice(b"\x0a\x01a\x0a\x01b\x18\x09");
+            let mut operation = vec![0x0a];
+            prost::encoding::encode_varint(range.len() as u64, &mut operation);
+            operation.extend_from_slice(&range);
+            let mut bytes = vec![0x12];
+            prost::encoding::encode_varint(operation.len() as u64, &mut bytes);
+            bytes.extend_from_slice(&operation);
+            let (bytes, steps) = (Bytes::from(bytes), EachStep::default());
+            let request = at_once(txn(&bytes, 128, TXN_DEPTH_MAX, &steps));
+            assert_eq!(request.ok(), TxnRequest::decode(bytes).ok(), "{count} fields");
+            let steps = steps.0.get();
+            assert!(count <= FIELDS_DECODED || steps > count, "{steps} steps for {count} fields");
+        }
+        // Such fields say nothing in a transaction itself, and in an operation that asks for nothing.
+        for outer in [&b""[..], b"\x12\xc0\xb8\x02"] {
+            let (bytes, steps) = ([outer, &unknown.repeat(20_000)[..]].concat().into(), EachStep::default());
+            _ = at_once(txn(&bytes, 128, TXN_DEPTH_MAX, &steps));
+            assert!(steps.0.get() >= 20_000, "{} steps", steps.0.get());
+        }
+        // Values of a condition exclude each other, whatever their numbers are.
+        let (created, version) = (&b"\x28\x06"[..], &b"\x20\x05"[..]);
+        for (earlier, later) in [(version, created), (created, version)] {
+            let compare = [&b"\x1a\x01k"[..], earlier, later, &unknown.repeat(100)[..]].concat();
+            let kept = at_once(last_fields(Bytes::from(compare.clone()), &AtOnce)).expect("fields");
+            assert!(kept.len() < 16, "{} bytes", kept.len());
+            assert_eq!(Compare::decode(kept), Compare::decode(&compare[..]));
         }
     }
 
