@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 use bytes::BytesMut;
 
@@ -28,7 +29,7 @@ const REPLAN_BUDGET: usize = 2048;
 
 /// A read-only transaction whose length is not known yet.
 pub struct ReadTxn {
-    request: TxnRequest,
+    request: Rc<TxnRequest>,
     /// The revision that all of it reads at, some Ranges aside that name another.
     revision: i64,
     compact_revision: i64,
@@ -61,7 +62,8 @@ struct PlannedOp {
 
 impl ReadTxn {
     /// A checked transaction that cannot write, on the state that `view` shows.
-    pub fn new<R: Read>(view: &View<'_, R>, request: TxnRequest, memory: &PlanMemory) -> Self {
+    pub fn new<R: Read>(view: &View<'_, R>, request: impl Into<Rc<TxnRequest>>, memory: &PlanMemory) -> Self {
+        let request = request.into();
         debug_assert!(is_read_only(&request), "a transaction that can write is proposed");
         let (revision, compact_revision) = (view.revision(), view.compact_revision());
         let pin = lowest_revision(&request, revision, compact_revision);
@@ -200,7 +202,7 @@ fn plan_of(op: &RequestOp, revision: i64, memory: &PlanMemory) -> Plan {
 
 /// A read-only transaction being written.
 pub struct TxnEmission {
-    request: TxnRequest,
+    request: Rc<TxnRequest>,
     revision: i64,
     pin: i64,
     memory: PlanMemory,
@@ -445,7 +447,7 @@ mod tests {
             TxnRequest { success: vec![at(0), at(2)], failure: vec![at(1)], ..TxnRequest::default() };
         let mut txn = ReadTxn::new(&view, request, &PlanMemory::new(0));
         assert_eq!(txn.pin(), 1);
-        (txn.request.success, txn.request.failure) = (Vec::new(), Vec::new());
+        *Rc::get_mut(&mut txn.request).expect("nobody else has it") = TxnRequest::default();
         assert_eq!(txn.pin(), 1);
     }
 

@@ -92,7 +92,8 @@ impl Read for RangeRequest {
     }
 }
 
-impl Read for TxnRequest {
+/// What is planned has the request too, and is planned again where a compaction comes first.
+impl Read for Rc<TxnRequest> {
     type Plan = ReadTxn;
 
     fn plan(&self, session: &Session, view: &View<'_, Snapshot<'_>>) -> Result<ReadTxn, Error> {

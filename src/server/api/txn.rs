@@ -119,9 +119,9 @@ fn propose(session: &Session, request: &TxnRequest, kept: Bytes, expected: Expec
 fn answer(session: &Session, caller: Caller, request: TxnRequest) -> Outcome {
     let asked = clock::now();
     if rules::is_serializable(&request) || session.gate().is_open() {
-        return read::answer(session, caller.peer, request, ReadTimes { asked, began: asked });
+        return read::answer(session, caller.peer, Rc::new(request), ReadTimes { asked, began: asked });
     }
     Ok(Answer::read(move |session| {
-        read::answer(session, caller.peer, request, ReadTimes { asked, began: clock::now() })
+        read::answer(session, caller.peer, Rc::new(request), ReadTimes { asked, began: clock::now() })
     }))
 }
