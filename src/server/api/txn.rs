@@ -1,8 +1,10 @@
 //! `KV/Txn`: from the bytes of a request to a proposal or an answer.
 //!
 //! A short transaction is decoded, checked and proposed at once. A long one, which may have 200 000 operations, has a
-//! task that pauses between its steps, so that the other clients of the core wait no longer than for any request. It
-//! may take a hundred times as much memory decoded as on the wire, so one of a core is decoded at a time.
+//! task that pauses between its steps, so that the other clients of the core wait no longer than for any request. Two
+//! questions aside: what it costs and how long its answer will be is asked of all its operations without a pause, which
+//! takes a few milliseconds at most. A transaction may take a hundred times as much memory decoded as on the wire, so
+//! one of a core is decoded at a time.
 #![forbid(unsafe_code)]
 
 use std::rc::Rc;
@@ -95,6 +97,7 @@ async fn checked(
             }
         })?;
     if let Some(refusal) = quota::refusal(session, txn_cost(&request)) {
+        free(request, pace).await;
         return Err(refusal);
     }
     match duplicate_keys::check(&request, pace).await {
