@@ -40,8 +40,8 @@ pub const EVENTS_PUBLISHED_BYTES_MAX: usize = 16 << 20;
 /// Memory of the pages that one entry has made, from which on they are written to the file before the entry goes on.
 pub const DRAFT_BYTES_MAX: u64 = 32 << 20;
 
-/// An entry whose pages take more than so many bytes is a heavy one: other entries leave less than that behind, however
-/// random their keys are.
+/// An entry whose pages take more than so many bytes is a heavy one: a long value, or many keys. One short change
+/// copies less than that, wherever its key is.
 pub const HEAVY_ENTRY_BYTES: u64 = 256 << 10;
 
 /// Bytes of pages of heavy entries, from which on a checkpoint is due and no other entry begins before it.

@@ -26,7 +26,7 @@ pub struct Bounds {
     /// Changes of one revision that are published with it.
     pub events: usize,
     /// Bytes of the pages that one entry has made, from which on they are written to the file. Also those of entries
-    /// that make a hundredth of that each, from which on a checkpoint is begun.
+    /// that make a 128th of that each, from which on a checkpoint is begun.
     pub draft_bytes: u64,
     /// Proposals that may wait for their entry to be applied.
     pub pending: usize,

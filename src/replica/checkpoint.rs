@@ -15,14 +15,19 @@ impl Replica {
             && !self.is_suspended()
             && (self.heavy.is_full() || self.checkpoints.is_due(now, &self.store.stats()))
         {
-            self.checkpoints.begin(now);
-            self.heavy.begin_checkpoint();
-            self.begin_checkpoint(outputs);
+            self.begin_checkpoint(now, outputs);
         }
     }
 
     /// Begins a checkpoint. False if there is nothing for it to do.
-    pub(super) fn begin_checkpoint(&mut self, outputs: &mut Outputs) -> bool {
+    pub(super) fn begin_checkpoint(&mut self, now: Instant, outputs: &mut Outputs) -> bool {
+        self.checkpoints.begin(now);
+        self.heavy.begin_checkpoint();
+        self.write_checkpoint(outputs)
+    }
+
+    /// Has the published state written. False if all of it is.
+    pub(super) fn write_checkpoint(&mut self, outputs: &mut Outputs) -> bool {
         let job = self.store.begin_checkpoint();
         let begun = job.is_some();
         if let Some(job) = job {
@@ -79,7 +84,7 @@ impl Replica {
         }
         if !self.settled {
             self.settled = true;
-            self.begin_checkpoint(outputs);
+            self.write_checkpoint(outputs);
         }
         true
     }

@@ -86,9 +86,14 @@ impl Replica {
         if !self.store.is_suspended() {
             self.store.write().suspend();
         }
-        let before = turn.entries;
-        while turn.has_room() && self.execute_next(now, &mut turn.slice, &mut draft) {
+        let mut made = 0;
+        while turn.has_room()
+            && !self.waits_for_checkpoint()
+            && self.execute_next(now, &mut turn.slice, &mut draft)
+        {
             turn.entries -= 1;
+            self.heavy.made(self.store.draft_bytes().saturating_sub(made));
+            made = self.store.draft_bytes();
         }
         if draft.is_spoilt {
             drop(self.store.resume());
@@ -99,7 +104,7 @@ impl Replica {
             self.tally.suspensions += 1;
             return false;
         }
-        self.heavy.made((before - turn.entries) as u64, self.store.draft_bytes());
+        self.heavy.made(self.store.draft_bytes().saturating_sub(made));
         let mut txn = self.store.resume();
         self.tally.sweeps += u64::from(sweep);
         turn.sweeps &= !sweep;
@@ -134,7 +139,7 @@ impl Replica {
     /// A member that has halted ends no entry: what the one under way has done is dropped once the disk has no part in
     /// it.
     fn abandon_entry(&mut self) {
-        if self.is_suspended() && !self.waits_for_spill() {
+        if self.is_suspended() && !self.spill.is_under_way() {
             drop(self.store.resume());
             self.executing = None;
             self.end_draft();

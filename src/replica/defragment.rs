@@ -12,6 +12,7 @@
 use super::port::{Output, Outputs, Ticket};
 use super::replica::Replica;
 use crate::response::Response;
+use crate::stdx::time::Instant;
 
 /// Checkpoints of a round: the first frees pages, the next one moves its bitmap of free pages down, the third cuts
 /// the end off. While others write, each may find something to do, so their number is bounded.
@@ -85,7 +86,7 @@ impl Replica {
     }
 
     /// Takes the round under way as far as it goes now.
-    pub(super) fn defragment(&mut self, outputs: &mut Outputs) {
+    pub(super) fn defragment(&mut self, now: Instant, outputs: &mut Outputs) {
         if !self.defragmentation.is_asked() {
             return;
         }
@@ -98,7 +99,7 @@ impl Replica {
             match self.defragmentation.advance(is_ready) {
                 None => return,
                 Some(Advance::Checkpoint) => {
-                    if !self.begin_checkpoint(outputs) {
+                    if !self.begin_checkpoint(now, outputs) {
                         self.defragmentation.exhaust();
                     }
                 }

@@ -38,7 +38,7 @@ impl Replica {
                 txn.commit();
                 self.store.write().suspend();
             }
-            Fault::CheckpointBegun => _ = !self.marks.is_under_way() && self.begin_checkpoint(outputs),
+            Fault::CheckpointBegun => _ = !self.marks.is_under_way() && self.write_checkpoint(outputs),
         }
     }
 }

@@ -35,9 +35,9 @@ impl Heavy {
         (self.entry_bytes, self.bytes_max) = (entry_bytes, bytes_max);
     }
 
-    /// So many entries have made pages of so many bytes.
-    pub(super) fn made(&mut self, entries: u64, bytes: u64) {
-        if entries > 0 && bytes / entries > self.entry_bytes {
+    /// An entry has made pages of so many bytes.
+    pub(super) fn made(&mut self, bytes: u64) {
+        if bytes > self.entry_bytes {
             self.bytes += bytes;
         }
     }

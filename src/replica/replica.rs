@@ -211,7 +211,7 @@ impl Replica {
             outputs.push(Output::ReadReady { ticket });
         }
         self.checkpoint_if_due(now, outputs);
-        self.defragment(outputs);
+        self.defragment(now, outputs);
         self.release_log(outputs);
         self.show_gate();
         self.has_more(now)

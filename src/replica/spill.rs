@@ -33,6 +33,11 @@ impl Spill {
         self.draft_bytes_max = bytes;
     }
 
+    /// Whether pages of the draft are on their way to the file.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.is_under_way
+    }
+
     /// The draft is committed.
     pub(super) fn end_draft(&mut self) {
         self.bound = self.draft_bytes_max;

@@ -75,7 +75,7 @@
 //! | `list-replanned` | A list is planned anew when its revision is pinned, on what has been written meanwhile. | 76 |
 //! | `stream-chunk-lost` | A message of a RangeStream is lost. | 78 |
 //! | `stream-repeats` | A message of a RangeStream begins with the last pair of the one before. | 78 |
-//! | `snapshot-kept` | A core keeps a snapshot for ever, and with it every page that was freed since. | 0 |
+//! | `snapshot-kept` | A core keeps a snapshot for ever, and with it every page that was freed since. | 11 |
 //! | `checkpoint-untold` | The end of a checkpoint is not told, so pages that it has freed are held for ever. | 319 |
 //! | `digest-lost` | The hash of a compaction is lost, so its garbage waits for ever. | 0 |
 //! | `fragment-lost` | A fragment of a watch response is lost. | 97 |
@@ -93,7 +93,7 @@
 //! | `count-too-early` | A count of leaves is used for revisions older than the newest in them. | 253 |
 //! | `count-twice` | A key whose revisions span two leaves is counted in both. | 1987 |
 //! | `alarm-forgotten` | A restart forgets which alarms are raised. | 23 |
-//! | `alarm-revived` | A restart brings back an alarm that was cleared. | 1019 |
+//! | `alarm-revived` | A restart brings back an alarm that was cleared. | 647 |
 //! | `quota-ignored` | The member does not look at its quota. | 106 |
 //! | `quota-kept` | A quota that was raised at a restart stays what it was. | 154 |
 //! | `remaining-forgotten` | A restart forgets what a checkpoint has left of a lease. | 1591 |
@@ -115,7 +115,7 @@
 //! | `log-taken-for-gone` | A leader takes entries that its log has for gone, and wants to send a snapshot. | 2 |
 //! | `vote-forgotten` | A restart knows its term, and not whom it has voted for. | 5 |
 //! | `answer-before-log` | A member answers its leader and its candidates before its log is durable. | 5 |
-//! | `vote-unlogged` | A member gives its vote in a term that it knows before the vote is in its log. | 73 |
+//! | `vote-unlogged` | A member gives its vote in a term that it knows before the vote is in its log. | 211 |
 //! | `commit-forgotten` | A restart forgets what was committed, and takes former members for the present ones. | 1 |
 //! | `cluster-stale-read` | Each member of a cluster reads without a round, as if it were the only one. | 0 |
 //! | `cluster-vote-forgotten` | A restart of a cluster's member knows its term, and not whom it has voted for. | 671 |

@@ -89,7 +89,7 @@ plants! {
     /// A message of a RangeStream begins with the last pair of the one before.
     StreamRepeats = "stream-repeats", 78;
     /// A core keeps a snapshot for ever, and with it every page that was freed since.
-    SnapshotKept = "snapshot-kept", 0;
+    SnapshotKept = "snapshot-kept", 11;
     /// The end of a checkpoint is not told, so pages that it has freed are held for ever.
     CheckpointUntold = "checkpoint-untold", 319;
     /// The hash of a compaction is lost, so its garbage waits for ever.
@@ -125,7 +125,7 @@ plants! {
     /// A restart forgets which alarms are raised.
     AlarmForgotten = "alarm-forgotten", 23;
     /// A restart brings back an alarm that was cleared.
-    AlarmRevived = "alarm-revived", 1019;
+    AlarmRevived = "alarm-revived", 647;
     /// The member does not look at its quota.
     QuotaIgnored = "quota-ignored", 106;
     /// A quota that was raised at a restart stays what it was.
@@ -169,7 +169,7 @@ plants! {
     /// A member answers its leader and its candidates before its log is durable.
     AnswerBeforeLog = "answer-before-log", 5;
     /// A member gives its vote in a term that it knows before the vote is in its log.
-    VoteUnlogged = "vote-unlogged", 73;
+    VoteUnlogged = "vote-unlogged", 211;
     /// A restart forgets what was committed, and takes former members for the present ones.
     CommitForgotten = "commit-forgotten", 1;
     /// Each member of a cluster reads without a round, as if it were the only one.

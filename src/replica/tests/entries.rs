@@ -117,18 +117,23 @@ fn an_entry_of_many_keys_takes_many_turns_and_shows_at_its_end() {
 
 /// A member with 200 keys that hold 12 MB, and the entry that keeps the values of all.
 pub(super) fn copying(world: &mut World) -> Request {
-    let key = |number: usize| format!("key{number:03}");
     world.start().unwrap();
     world.replica().spill.set_bound(1 << 20);
     for number in 0..200 {
-        world.put(&key(number), &"v".repeat(60_000));
+        world.put(&format!("key{number:03}"), &"v".repeat(60_000));
     }
     world.settle(|_| ());
+    copying_of(200)
+}
+
+/// A request that keeps the first values that [`copying`] has written.
+fn copying_of(count: usize) -> Request {
     let keep = |number: usize| {
-        let put = PutRequest { key: key(number).into(), ignore_value: true, ..Default::default() };
+        let put =
+            PutRequest { key: format!("key{number:03}").into(), ignore_value: true, ..Default::default() };
         RequestOp { request: Some(Op::RequestPut(put)) }
     };
-    Request::Txn(TxnRequest { success: (0..200).map(keep).collect(), ..Default::default() })
+    Request::Txn(TxnRequest { success: (0..count).map(keep).collect(), ..Default::default() })
 }
 
 #[test]
@@ -167,6 +172,32 @@ fn an_entry_that_copies_much_keeps_little_in_memory() {
     world.settle(|_| ());
     assert_eq!((world.get("key000"), world.get("key199")), (Some(kept.clone()), Some(kept)));
     assert_eq!(world.replica().applied().revision, revision + 1);
+    world.replica().store.check_invariants();
+}
+
+#[test]
+fn entries_that_copy_much_are_found_among_short_ones() {
+    let mut world = World::new(7);
+    copying(&mut world);
+    world.replica().heavy.set_bounds(100 << 10, 1 << 20);
+    for number in 0..100 {
+        world.propose(copying_of(4));
+        for short in 0..20 {
+            world.put(&format!("short{number}.{short}"), "x");
+        }
+    }
+    let before = world.replica().store_stats().dirty_bytes;
+    let (mut most, mut waited) = (0, 0);
+    loop {
+        let more = world.drain(|_| ());
+        most = most.max(world.replica().store_stats().dirty_bytes);
+        waited += u64::from(world.replica().waits_for_checkpoint());
+        if !more && !world.sync() && !world.finish_checkpoint() {
+            break;
+        }
+    }
+    // 24 MB are copied. A megabyte and one entry are made before a checkpoint begins, and as much beside it.
+    assert!(most < before + (4 << 20) && waited > 4, "{most} bytes in memory, {waited} waits for the file");
     world.replica().store.check_invariants();
 }
 
@@ -242,7 +273,7 @@ fn an_entry_that_copies_much_goes_on_up_to_a_bound_without_room_for_a_checkpoint
     world.put("before", "x");
     while world.drain(|_| ()) | world.sync() {}
     let mut outputs = Outputs::default();
-    assert!(world.replica().begin_checkpoint(&mut outputs));
+    assert!(world.replica().write_checkpoint(&mut outputs));
     outputs.into_iter().for_each(|output| world.keep(output));
     world.propose(request);
     let revision = go_on(&mut world);
