@@ -95,7 +95,7 @@ pub const DIRTY_BYTES_MAX: u64 = 192 << 20;
 /// [`DIRTY_BYTES_MAX`] of a store of at least [`LARGE_STORE_BYTES`]. In such a store hardly two puts between two
 /// checkpoints share a leaf, so an earlier checkpoint writes no more bytes for each put, and the memory is needed for
 /// the table of pages (8 bytes for each page read, 60 MB for 20 000 000 values of 1 KB).
-pub const DIRTY_BYTES_MAX_LARGE: u64 = 48 << 20;
+pub const DIRTY_BYTES_MAX_LARGE: u64 = 44 << 20;
 
 /// What counts as a large store: a million leaves.
 pub const LARGE_STORE_BYTES: u64 = 4 << 30;
@@ -115,7 +115,7 @@ pub const CHECKPOINT_FREES_FACTOR: u64 = 4;
 pub const DIRTY_BYTES_LIMIT: u64 = 512 << 20;
 
 /// [`DIRTY_BYTES_LIMIT`] of a store of at least [`LARGE_STORE_BYTES`].
-pub const DIRTY_BYTES_LIMIT_LARGE: u64 = 96 << 20;
+pub const DIRTY_BYTES_LIMIT_LARGE: u64 = 88 << 20;
 
 /// Quiet time after which what is left is written, so that the next start replays nothing.
 pub const CHECKPOINT_IDLE: Duration = Duration::from_secs(5);
