@@ -5,6 +5,7 @@
 //! and disk.
 #![deny(unsafe_code)]
 
+pub mod bbolt;
 pub mod btree;
 pub mod cluster;
 pub mod config;

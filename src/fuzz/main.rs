@@ -32,6 +32,7 @@ const TARGETS: &[Target] = &[
     ("http1", kevel::server::http1::fuzz::run),
     ("txn", txn::run),
     ("config", kevel::config::fuzz::run),
+    ("bbolt", kevel::bbolt::fuzz::run),
 ];
 
 /// What the last panic said.

@@ -16,8 +16,8 @@ const LARGE: [(&str, &str); 1] = [("bench/mvcc.rs", "a list of measurements, one
 const PAGE_LINES_MIN: usize = 6;
 
 /// Folders and files of the deterministic half.
-const PURE: [&str; 15] = [
-    "btree", "cluster", "error", "lease", "limits", "mvcc", "nested", "page", "replica", "request",
+const PURE: [&str; 16] = [
+    "bbolt", "btree", "cluster", "error", "lease", "limits", "mvcc", "nested", "page", "replica", "request",
     "response", "session", "wal", "watch", "wire",
 ];
 
