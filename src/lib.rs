@@ -21,6 +21,7 @@ pub mod request;
 pub mod response;
 pub mod server;
 pub mod session;
+pub mod snapshot;
 pub mod stdx;
 pub mod wal;
 pub mod watch;

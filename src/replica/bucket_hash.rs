@@ -7,12 +7,11 @@
 #![forbid(unsafe_code)]
 
 use crate::btree::{Read, Tree};
-use crate::cluster::Cluster;
 use crate::error::Error;
 use crate::mvcc::hash::{digest_cost, etcd_key};
 use crate::mvcc::revision::Revision;
 use crate::mvcc::schema::split_kv_value;
-use crate::proto::membershippb::Member;
+use crate::snapshot::buckets::{self, Bucket, is_digested};
 
 /// Hash being computed, in legs.
 pub struct BucketHash {
@@ -64,28 +63,17 @@ impl BucketHash {
         self.feed(value);
     }
 
+    fn buckets(&mut self, buckets: &[Bucket]) {
+        for bucket in buckets {
+            self.feed(bucket.name.as_bytes());
+            for (key, value) in bucket.pairs.iter().filter(|(key, _)| is_digested(bucket.name, key)) {
+                self.pair(key, value);
+            }
+        }
+    }
+
     fn head(&mut self, read: &impl Read) -> Result<Stage, Error> {
-        self.feed(b"alarm");
-        let mut cursor = read.cursor(Tree::Alarm);
-        cursor.seek(&[]);
-        while cursor.valid() {
-            self.feed(cursor.key());
-            cursor.next();
-        }
-        // Authentication cannot be enabled; in etcd its revision starts at 1.
-        self.feed(b"auth");
-        self.pair(b"authRevision", &1u64.to_be_bytes());
-        self.feed(b"authRoles");
-        self.feed(b"authUsers");
-        self.feed(b"cluster");
-        let cluster = Cluster::restore(read)?;
-        if !cluster.version.is_empty() {
-            self.pair(b"clusterVersion", cluster.version.as_bytes());
-        }
-        if let Some(target) = &cluster.downgrade_target {
-            let target = format!("{{\"target-version\":{},\"enabled\":true}}", go_json(target));
-            self.pair(b"downgrade", target.as_bytes());
-        }
+        self.buckets(&buckets::before_key(read)?);
         self.feed(b"key");
         Ok(Stage::Key(Revision::default()))
     }
@@ -125,80 +113,13 @@ impl BucketHash {
     }
 
     fn tail(&mut self, read: &impl Read) -> Result<Stage, Error> {
-        let cluster = Cluster::restore(read)?;
-        self.feed(b"members");
-        let mut members: Vec<_> = cluster.members.iter().map(|(id, m)| (format!("{id:x}"), m)).collect();
-        members.sort_by(|a, b| a.0.cmp(&b.0));
-        for (id, member) in members {
-            self.pair(id.as_bytes(), member_json(member).as_bytes());
-        }
-        self.feed(b"members_removed");
-        let mut removed: Vec<_> = cluster.removed.iter().map(|id| format!("{id:x}")).collect();
-        removed.sort();
-        for id in removed {
-            self.pair(id.as_bytes(), b"removed");
-        }
-        self.feed(b"meta");
-        self.pair(b"confState", conf_state_json(&cluster).as_bytes());
-        let applied = read.applied();
-        let marks = [
-            (&b"finishedCompactRev"[..], applied.swept_revision),
-            (&b"scheduledCompactRev"[..], applied.compact_revision),
-        ];
-        for (key, revision) in marks {
-            if revision >= 0 {
-                self.pair(key, &etcd_key(Revision::new(revision, 0), false));
-            }
-        }
+        self.buckets(&buckets::after_lease(read, read.applied().swept_revision)?);
         Ok(Stage::Done)
     }
 }
 
 /// Behind every change there can be.
 const PAST: Revision = Revision::new(i64::MAX, i64::MAX);
-
-/// A string as Go's encoder writes it, which keeps clear of HTML.
-fn go_json(text: &str) -> String {
-    let json = serde_json::Value::from(text).to_string();
-    json.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
-}
-
-fn go_json_list(texts: &[String]) -> String {
-    format!("[{}]", texts.iter().map(|text| go_json(text)).collect::<Vec<_>>().join(","))
-}
-
-/// A member as etcd stores it: what is empty is left out, but for the peer URLs.
-fn member_json(member: &Member) -> String {
-    let raft = member.raft_attributes.clone().unwrap_or_default();
-    let mut json = format!("{{\"id\":{},\"peerURLs\":{}", member.id, go_json_list(&raft.peer_urls));
-    if raft.is_learner {
-        json.push_str(",\"isLearner\":true");
-    }
-    let attributes = member.member_attributes.clone().unwrap_or_default();
-    if !attributes.name.is_empty() {
-        json.push_str(&format!(",\"name\":{}", go_json(&attributes.name)));
-    }
-    if !attributes.client_urls.is_empty() {
-        json.push_str(&format!(",\"clientURLs\":{}", go_json_list(&attributes.client_urls)));
-    }
-    json.push('}');
-    json
-}
-
-fn conf_state_json(cluster: &Cluster) -> String {
-    let ids = |learners: bool| {
-        let is = |member: &Member| member.raft_attributes.as_ref().is_some_and(|raft| raft.is_learner);
-        let ids: Vec<_> =
-            cluster.members.values().filter(|m| is(m) == learners).map(|m| m.id.to_string()).collect();
-        ids.join(",")
-    };
-    let mut json = format!("{{\"voters\":[{}]", ids(false));
-    if !ids(true).is_empty() {
-        json.push_str(&format!(",\"learners\":[{}]", ids(true)));
-    }
-    json.push_str(",\"auto_leave\":false}");
-    json
-}
 
 #[cfg(test)]
 mod tests {
@@ -207,7 +128,7 @@ mod tests {
     use crate::mvcc::compact;
     use crate::mvcc::write::initialize;
     use crate::proto::etcdserverpb::{DeleteRangeRequest, LeaseGrantRequest, PutRequest};
-    use crate::proto::membershippb::{Attributes, ClusterVersionSetRequest, RaftAttributes};
+    use crate::proto::membershippb::{Attributes, ClusterVersionSetRequest, Member, RaftAttributes};
     use crate::replica::apply::{State, apply};
     use crate::request::Request;
     use crate::stdx::time::Instant;
@@ -266,18 +187,5 @@ mod tests {
             };
             assert_eq!(number, 632_500_716);
         }
-    }
-
-    #[test]
-    fn members_look_as_go_writes_them() {
-        let member = Member {
-            id: 5,
-            raft_attributes: Some(RaftAttributes {
-                peer_urls: vec!["http://a?b&c".into()],
-                is_learner: true,
-            }),
-            member_attributes: None,
-        };
-        assert_eq!(member_json(&member), r#"{"id":5,"peerURLs":["http://a?b\u0026c"],"isLearner":true}"#);
     }
 }

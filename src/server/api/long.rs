@@ -21,7 +21,7 @@ use crate::stdx::time::{Duration, Instant};
 
 /// How much of a long answer is copied at a time, before other tasks of the core run. Half of it costs a sixth more CPU
 /// for the list; twice as much would hold up others.
-const SLICE_BYTES: usize = 128 * 1024;
+pub(super) const SLICE_BYTES: usize = 128 * 1024;
 
 /// How long a long answer waits at most between two slices while requests wait for the log.
 const TURN_MAX: Duration = Duration::from_millis(1);
@@ -52,7 +52,7 @@ impl Hold {
     }
 
     /// Waits until `poll` is ready with room for the client's next bytes.
-    async fn room(
+    pub(super) async fn room(
         &mut self,
         session: &Session,
         poll: impl FnMut(&mut Context<'_>) -> Poll<Result<usize, Status>>,
@@ -68,13 +68,25 @@ impl Hold {
         emit: impl FnOnce(&View<'_, Snapshot<'_>>, &mut BytesMut) -> Result<bool, Error>,
     ) -> Result<(BytesMut, bool), Error> {
         let mut slice = BytesMut::with_capacity(bytes + SLICE_SURPLUS.min(bytes));
+        self.piece(session, |view| {
+            let complete = emit(view, &mut slice)?;
+            Ok((slice, complete))
+        })
+    }
+
+    /// What `emit` makes next, and whether it is the last.
+    pub(super) fn piece<T: AsRef<[u8]>>(
+        &mut self,
+        session: &Session,
+        emit: impl FnOnce(&View<'_, Snapshot<'_>>) -> Result<(T, bool), Error>,
+    ) -> Result<(T, bool), Error> {
         let now = clock::now();
-        let complete = session.view(|view| {
+        let (piece, is_last) = session.view(|view| {
             self.check(view, now)?;
-            emit(view, &mut slice)
+            emit(view)
         })?;
-        self.patience.on_progress(now, slice.len());
-        Ok((slice, complete))
+        self.patience.on_progress(now, piece.as_ref().len());
+        Ok((piece, is_last))
     }
 }
 

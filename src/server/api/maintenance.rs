@@ -24,7 +24,8 @@ use crate::request::Kind;
 use crate::server::grpc::{Code, Responder, Status};
 use crate::server::io::{clock, task};
 use crate::server::session::Session;
-use crate::server::session::member_health::{STORAGE_VERSION, alarms, is_learner};
+use crate::server::session::member_health::{alarms, is_learner};
+use crate::snapshot::buckets::STORAGE_VERSION;
 
 /// Changes digested before other tasks of the core run.
 const HASH_SLICE: usize = 2048;

@@ -14,6 +14,7 @@
 //!   long       answers too long to assemble, written as the client takes them
 //!   gathered   answers from trees without revisions, gathered first and then written
 //!   patience   how long a client that takes nothing may hold up a compaction
+//!   snapshot   the store as a file of etcd
 //!   tests      transcripts of all this, and the member in memory that they are played with
 //! ```
 #![forbid(unsafe_code)]
@@ -34,6 +35,7 @@ pub mod maintenance;
 mod patience;
 mod quota;
 mod read;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 mod txn;
@@ -109,6 +111,7 @@ impl grpc::Api for Api {
         match call.method {
             Method::Watch => watch::serve(session, incoming, outgoing),
             Method::RangeStream => kv::range_stream(session, incoming, outgoing),
+            Method::Snapshot => snapshot::serve(session, incoming, outgoing),
             Method::LeaseKeepAlive => lease::keep_alive(session, incoming, outgoing),
             Method::HealthWatch => health::watch(session, incoming, outgoing),
             method => outgoing.finish(Err(Status::unimplemented(method))),

@@ -358,6 +358,31 @@ fn end_line(message: &str, config: &Config) -> Line {
         .texts("advertise-client-urls", urls(&config.advertise.client))
 }
 
+#[track_caller]
+fn snapshot(message: &str, total: u64, version: &str) -> Line {
+    let size = go::format_bytes(total);
+    Line::info(message).value("total-bytes", total).text("size", size).text("storage-version", version)
+}
+
+/// A client gets the store as a file.
+#[track_caller]
+pub fn sending_snapshot(total: u64, version: &str) {
+    snapshot("sending database snapshot to client", total, version).write();
+}
+
+/// The file was sent, and its checksum follows.
+#[track_caller]
+pub fn sending_snapshot_checksum(total: u64, checksum: usize) {
+    let line = Line::info("sending database sha256 checksum to client");
+    line.value("total-bytes", total).value("checksum-size", checksum).write();
+}
+
+/// A client has got the store as a file.
+#[track_caller]
+pub fn sent_snapshot(total: u64, took: Duration, version: &str) {
+    snapshot("successfully sent database snapshot to client", total, version).duration("took", took).write();
+}
+
 /// A turn of the replica, which applies what was committed, took longer than `--warning-apply-duration`. `kinds` are
 /// the entries it applied.
 #[track_caller]

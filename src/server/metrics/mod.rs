@@ -13,7 +13,7 @@
 //!
 //! Gauges are summed too: what only the replica's core knows is zero on the others.
 //!
-//! Absent: families of what is not built (authentication, peers, snapshots) keep their names with zero where etcd
+//! Absent: families of what is not built (authentication, peers, their snapshots) keep their names with zero where etcd
 //! shows zero, and are missing where etcd shows them only once something happened; Go's runtime has no counterpart.
 #![forbid(unsafe_code)]
 
@@ -86,6 +86,7 @@ pub struct Core {
     pub leases_expired: Counter,
     pub lease_ttl: Histogram,
     pub defrag_duration: Histogram,
+    pub snapshot_duration: Histogram,
     pub hash_duration: Histogram,
     pub hash_revision_duration: Histogram,
     pub wal_sync: Histogram,
@@ -175,6 +176,11 @@ impl Core {
     /// A defragmentation was answered after this time.
     pub fn defragmented(&self, took: Duration) {
         self.defrag_duration.observe_duration(&table::DEFRAG, took);
+    }
+
+    /// A snapshot was sent in this time.
+    pub fn snapshot_sent(&self, took: Duration) {
+        self.snapshot_duration.observe_duration(&table::SNAPSHOT, took);
     }
 
     /// A slice of a compaction held up applying for this time.

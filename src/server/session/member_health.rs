@@ -19,9 +19,7 @@ use crate::server::admin::{AdminSource, Versions};
 use crate::server::io::clock;
 use crate::server::metrics;
 use crate::server::session::key_count;
-
-/// The version of the storage: the release whose schema the store follows.
-pub const STORAGE_VERSION: &str = "3.7.0";
+use crate::snapshot::buckets::STORAGE_VERSION;
 
 /// A session core's view of the member.
 pub struct MemberHealth(pub Rc<Session>);

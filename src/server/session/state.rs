@@ -43,6 +43,8 @@ pub struct Session {
     pub streams: Streams,
     /// This core's answers that are gathered before they are sent.
     pub gathering: Rc<Gathering>,
+    /// What this core's snapshots have copied before they are sent: apart from other answers, as they take so long.
+    pub copies: Rc<Gathering>,
     /// Long transactions that this core decodes, which takes much memory: one after the other.
     pub long_txns: Rc<Line>,
     /// This core's counts of gRPC calls.
@@ -99,6 +101,7 @@ impl Session {
             watches,
             streams: Streams::default(),
             gathering: Rc::default(),
+            copies: Rc::default(),
             long_txns: Rc::default(),
             core,
             counters: parts.counters,

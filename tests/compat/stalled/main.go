@@ -55,9 +55,10 @@ func main() {
 	r := pb.RequestOp_RequestRange{RequestRange: everything}
 	list := &pb.RequestOp{Request: &r}
 	for path, request := range map[string]proto.Message{
-		"/etcdserverpb.KV/Range":       everything,
-		"/etcdserverpb.KV/RangeStream": everything,
-		"/etcdserverpb.KV/Txn":         &pb.TxnRequest{Success: []*pb.RequestOp{list, list}},
+		"/etcdserverpb.KV/Range":             everything,
+		"/etcdserverpb.KV/RangeStream":       everything,
+		"/etcdserverpb.Maintenance/Snapshot": &pb.SnapshotRequest{},
+		"/etcdserverpb.KV/Txn":               &pb.TxnRequest{Success: []*pb.RequestOp{list, list}},
 	} {
 		fail(ask(m.Client, path, request))
 	}

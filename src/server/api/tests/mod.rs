@@ -8,8 +8,8 @@
 //! [`member`] is the member, [`pipe`] the connection, [`client`] the client. [`transcript`] plays the files of
 //! `testdata`, each a story of its own with a test of its name: what is asked, and what is answered, as etcd 3.7.3
 //! answers it. `UPDATE=1 cargo test --lib api::tests` writes the answers anew, to be read as a change is read.
-//! [`leases`] has what is too long for a transcript, [`reads`] what is counted of reads, [`held`] what clients that
-//! take nothing make a core hold.
+//! [`leases`] has what is too long for a transcript, [`reads`] what is counted of reads, [`snapshots`] the files that
+//! are sent as streams, [`held`] what clients that take nothing make a core hold.
 #![forbid(unsafe_code)]
 
 mod client;
@@ -18,6 +18,7 @@ mod leases;
 mod member;
 mod pipe;
 mod reads;
+mod snapshots;
 mod transcript;
 
 /// A test for each transcript.
