@@ -12,7 +12,7 @@ use kevel::server::boot::default_host::default_host;
 use kevel::server::io::page_file::MappedFile;
 use kevel::server::io::{fault, process};
 use kevel::server::log::{self, lines};
-use kevel::server::run;
+use kevel::server::{run, tool};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -35,6 +35,7 @@ fn main() -> ExitCode {
             print!("{text}");
             ExitCode::SUCCESS
         }
+        Ok(Command::Snapshot(args)) => tool::snapshot::run(&args),
         Ok(Command::Check(dir)) => check(&dir),
         Err(Failure::Usage(message)) => {
             eprint!("{message}\n{}", config::help::USAGE);

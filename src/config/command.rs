@@ -21,6 +21,8 @@ pub enum Command {
     },
     /// Print this on standard output and be done.
     Print(String),
+    /// Do something with a snapshot's file, as these arguments say.
+    Snapshot(Vec<String>),
     /// Prove the store in this data directory.
     Check(PathBuf),
 }
@@ -39,6 +41,7 @@ pub struct Surroundings<'a> {
 pub fn parse(args: &[String], surroundings: &Surroundings<'_>) -> Result<Command, Failure> {
     match args.first().map(String::as_str) {
         Some("check") => return check(args),
+        Some("snapshot") => return Ok(Command::Snapshot(args[1..].to_vec())),
         Some(name @ ("gateway" | "grpc-proxy")) => {
             let error = format!("the sub command {name} is not built yet");
             return Err(Failure::Invalid { error, notices: Vec::new() });

@@ -11,6 +11,7 @@ pub const USAGE: &str = "\
 Usage:
   kevel [flags]            run a member
   kevel check DATA_DIR     prove the store of a stopped member whole
+  kevel snapshot --help    look at a snapshot, or make a member's data directory from it
   kevel --version          print the version
   kevel -h | --help        print all flags
 ";

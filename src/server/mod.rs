@@ -7,6 +7,7 @@
 //! ```text
 //!   run        a member's life: open, recover, serve, stop
 //!   boot       what happens once at start: the data directory, listening sockets, signals
+//!   tool       what is done with snapshot files, without a member
 //!   core       the loops of the replica core and of a session core, and the threads beside them
 //!   api        etcd's API, one file per service: decode, check, ask the core, translate back
 //!   session    one session core's state: snapshots, headers, proposals waiting for replies, streams
@@ -37,3 +38,4 @@ pub mod mesh;
 pub mod metrics;
 pub mod run;
 pub mod session;
+pub mod tool;

@@ -31,13 +31,16 @@
 //! Then the changes are walked twice, as [`bbolt`](crate::bbolt) asks for: once to count, once to write.
 //!
 //! [`buckets`] has the small buckets, which the Hash RPC digests too, [`leases`] the copied leases, [`state`] the
-//! instant, and [`file`](mod@file) the passes.
+//! instant, and [`file`](mod@file) the passes. [`status`] tells what a file has in it, and [`import`] takes what it has
+//! into a store.
 #![forbid(unsafe_code)]
 
 pub mod buckets;
 pub mod file;
+pub mod import;
 mod leases;
 pub mod state;
+pub mod status;
 #[cfg(test)]
 mod tests;
 

@@ -3,6 +3,7 @@
 use bytes::BytesMut;
 
 use super::buckets::is_digested;
+use super::import::{BUCKETS, Import};
 use super::*;
 use crate::bbolt::fuzz::{Buckets, read};
 use crate::btree::{Read, Store, Tree, WriteTxn};
@@ -222,4 +223,101 @@ fn a_record_that_cannot_be_read_is_an_error() {
     txn.put(Tree::Lease, b"short", b"");
     let mut gathering = Gathering::new(&*txn).unwrap();
     assert_eq!(gathering.step(usize::MAX), Err(crate::error::Error::Corrupt));
+}
+
+/// What a store has that took in a file, with the entries up to 1 of term 1.
+fn imported<'s>(store: &'s mut Store, buckets: &Buckets, bump: u64) -> WriteTxn<'s> {
+    let (mut import, mut txn) = (Import::new(), store.write());
+    for name in BUCKETS {
+        for (key, value) in bucket(buckets, name) {
+            import.pair(&mut txn, name, key, value).unwrap();
+        }
+    }
+    txn.set_applied(import.applied(1, 1, bump).unwrap());
+    txn
+}
+
+fn tree(txn: &WriteTxn<'_>, tree: Tree) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut cursor = txn.cursor(tree);
+    cursor.seek(&[]);
+    let mut pairs = Vec::new();
+    while cursor.valid() {
+        pairs.push((cursor.key().to_vec(), cursor.value().to_vec()));
+        cursor.next();
+    }
+    pairs
+}
+
+#[test]
+fn a_store_that_took_in_a_file_has_what_the_store_of_the_file_has() {
+    for seed in 1..8 {
+        let prng = &mut Prng::new(seed);
+        let mut store = Store::in_memory();
+        let txn = &mut store.write();
+        filled(txn, prng);
+        if seed % 2 == 0 {
+            compact::mark(txn, txn.applied().revision - prng.below(100) as i64).unwrap();
+            while !compact::sweep(txn, None, 1000).unwrap().done {}
+        }
+        let mut file = gathered(txn, 100);
+        counted(txn, &mut file, 1000);
+        let buckets = read(&written(txn, &mut file, 100_000, 1000)).unwrap();
+        let mut other = Store::in_memory();
+        let taken = imported(&mut other, &buckets, 0);
+        let same =
+            [Tree::Kv, Tree::Index, Tree::Garbage, Tree::Lease, Tree::LeaseKey, Tree::Alarm, Tree::Meta];
+        for name in same {
+            assert!(tree(txn, name) == tree(&taken, name), "seed {seed}, {name:?}");
+        }
+        let (before, after) = (txn.applied(), taken.applied());
+        assert_eq!(
+            (before.revision, before.compact_revision),
+            (after.revision, after.compact_revision),
+            "seed {seed}"
+        );
+        assert_eq!((after.index, after.term), (1, 1));
+    }
+}
+
+#[test]
+fn a_bumped_revision_is_compacted_and_a_change_without_value_moves_it_alone() {
+    let mut store = Store::in_memory();
+    let at = |main: i64| etcd_key(Revision::new(main, 0), false).to_vec();
+    let empty = |name: &str| (name.as_bytes().to_vec(), vec![]);
+    let mut buckets: Buckets = BUCKETS.map(empty).to_vec();
+    buckets[2].1 = vec![(at(7), vec![])];
+    let txn = imported(&mut store, &buckets, 100);
+    let applied = txn.applied();
+    assert_eq!((applied.revision, applied.compact_revision), (107, 107));
+    assert!(tree(&txn, Tree::Kv).is_empty());
+}
+
+#[test]
+fn pairs_that_etcd_does_not_write_are_refused() {
+    let mut store = Store::in_memory();
+    let mut txn = store.write();
+    let at = etcd_key(Revision::new(5, 0), false);
+    let kv: &[u8] = &[0x0a, 1, b'k'];
+    for (bucket, key, value, why) in [
+        ("key", &b"short"[..], kv, "cannot be read"),
+        ("key", &[&at[..], b"x"].concat(), kv, "cannot be read"),
+        ("key", &at, &b"\x0a"[..], "cannot be read"),
+        ("key", &at, kv, "cannot be read"),
+        ("key", &[0xff; 17], kv, "cannot be read"),
+        ("meta", b"scheduledCompactRev", b"1", "no revision"),
+        ("lease", b"12345678", b"", "cannot be read"),
+        ("alarm", b"\xff", b"", "no alarm"),
+        ("cluster", b"downgrade", b"{", "cannot be read"),
+        ("auth", b"authEnabled", &[1], "authentication"),
+        ("authUsers", b"root", b"", "users"),
+    ] {
+        let said = Import::new().pair(&mut txn, bucket, key, value).unwrap_err().to_string();
+        assert!(said.contains(why), "{bucket}: {said}");
+    }
+    Import::new().pair(&mut txn, "auth", b"authEnabled", &[0]).unwrap();
+    Import::new().pair(&mut txn, "auth", b"authRevision", &1u64.to_be_bytes()).unwrap();
+    let mut import = Import::new();
+    import.pair(&mut txn, "meta", b"scheduledCompactRev", &at).unwrap();
+    assert_eq!(import.applied(1, 1, 0).unwrap().revision, 5, "what came before is gone, and counts");
+    assert!(import.applied(1, 1, u64::MAX).is_err());
 }

@@ -106,8 +106,9 @@ fn is_ours(path: &Path) -> bool {
 /// What is said of a directory that belongs to etcd.
 fn etcds(dir: &Path, bolt: &Path) -> String {
     format!(
-        "{} holds a member of etcd ({}), and Kevel does not read etcd's store. Nothing in it was touched: name another \
-         --data-dir for Kevel, and copy the keys from a running etcd with `etcdctl make-mirror`",
+        "{} holds a member of etcd ({}), and Kevel does not live on etcd's store. Nothing in it was touched: save a \
+         snapshot of the running etcd with `etcdctl snapshot save`, and make another --data-dir from the snapshot with \
+         `kevel snapshot restore`",
         dir.display(),
         bolt.display()
     )
@@ -217,7 +218,7 @@ mod tests {
         let config = config(&dir, "");
         let refused = || match prepare(&config) {
             Err(Failure { what: "cannot use the data directory", why }) => {
-                why.contains("holds a member of etcd") && why.contains("make-mirror")
+                why.contains("holds a member of etcd") && why.contains("snapshot restore")
             }
             _ => false,
         };

@@ -1,0 +1,58 @@
+//! What `kevel snapshot` does: the work of `etcdutl snapshot` on files, with its flags, its output and its texts. No
+//! member runs meanwhile.
+//!
+//! ```text
+//!   snapshot   the subcommands
+//!   restore    a data directory from a file
+//!   flags      a command line as cobra reads it
+//!   print      the forms of output
+//!   source     a file as a source of bytes
+//!   tests      all of it on files
+//! ```
+//!
+//! Statuses are etcdutl's: 1 for what goes wrong, 4 for a form of output that does not exist, 128 for arguments that
+//! make no sense.
+#![forbid(unsafe_code)]
+
+mod flags;
+mod print;
+mod restore;
+pub mod snapshot;
+mod source;
+#[cfg(test)]
+mod tests;
+
+use std::fmt::Display;
+use std::io;
+
+/// What ends a command: the status that the process exits with, and what is said.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Failed {
+    status: u8,
+    text: String,
+}
+
+/// Something went wrong.
+const STATUS_ERROR: u8 = 1;
+/// A form of output does not exist.
+const STATUS_BAD_FEATURE: u8 = 4;
+/// Arguments make no sense.
+const STATUS_BAD_ARGUMENTS: u8 = 128;
+
+impl Failed {
+    fn new(status: u8, text: impl Into<String>) -> Self {
+        Self { status, text: text.into() }
+    }
+
+    fn error(text: impl Into<String>) -> Self {
+        Self::new(STATUS_ERROR, text)
+    }
+
+    /// A file that is named cannot be used: Go's text where there is no such file, for scripts look for it.
+    fn file(what: &str, path: impl Display, error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::NotFound => Self::error(format!("{what} {path}: no such file or directory")),
+            _ => Self::error(format!("{what} {path}: {error}")),
+        }
+    }
+}
