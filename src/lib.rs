@@ -15,6 +15,7 @@ pub mod limits;
 pub mod mvcc;
 pub mod nested;
 pub mod page;
+pub mod peer;
 pub mod proto;
 pub mod replica;
 pub mod request;

@@ -212,8 +212,9 @@ const ROTATION: &str = "log rotation";
 const NO_DISCOVERY: &str = "no member is found by discovery, which is not built yet";
 const NO_TRACING: &str = "traces are not sent, which is not built yet";
 const NO_ROTATION: &str = "log files are not rotated, which is not built yet";
-const ALONE: &str = "a member is alone in its cluster, and clusters of more than one are not built yet";
-const ONE_MEMBER: &str = "it concerns other members, and clusters of more than one are not built yet";
+const NO_MEMBER_CHANGES: &str = "changes of the members are not built yet";
+const NO_CHECKS: &str = "members do not compare their data yet";
+const PEER_TIMEOUT: &str = "connections between members have five seconds";
 const NO_BBOLT: &str = "Kevel's store has no such knob";
 const NO_TLS: &str = "TLS is not built yet";
 const V2_STAGES: &[&str] = &["write-only", "write-only-skip-check", "write-only-drop-data", "gone"];
@@ -272,10 +273,10 @@ pub static FLAGS: &[Flag] = &[
         "Defragment at start if that frees this much.")
         .no_effect("space is reused and given back while running; there is nothing to defragment"),
     flag(Member, "raft-read-timeout", Duration, "5s", "Read timeout of connections between members.")
-        .not_in_file().no_effect(ONE_MEMBER),
+        .not_in_file().no_effect(PEER_TIMEOUT),
     flag(Member, "raft-write-timeout", Duration, "5s", "Write timeout of connections between members.")
-        .not_in_file().no_effect(ONE_MEMBER),
-    flag(Member, "max-learners", Int, "1", "Learners a cluster may have.").no_effect(ONE_MEMBER),
+        .not_in_file().no_effect(PEER_TIMEOUT),
+    flag(Member, "max-learners", Int, "1", "Learners a cluster may have.").no_effect(NO_MEMBER_CHANGES),
     flag(Member, "config-file", Text, "", "YAML or JSON file; it replaces all other flags and variables.")
         .not_in_file(),
     flag(Member, "version", Bool, "false", "Print the version.").not_in_file(),
@@ -293,7 +294,7 @@ pub static FLAGS: &[Flag] = &[
         "Makes the ids of clusters with equal members differ."),
     flag(Clustering, "strict-reconfig-check", Bool, "true",
         "Refuse member changes that would lose the quorum.")
-        .no_effect(ONE_MEMBER),
+        .no_effect(NO_MEMBER_CHANGES),
     flag(Clustering, "pre-vote", Bool, "true", "Ask for votes before raising the term."),
     flag(Clustering, "discovery-srv", Text, "", "Domain whose SRV records name the members.")
         .not_built(DISCOVERY),
@@ -328,7 +329,7 @@ pub static FLAGS: &[Flag] = &[
         "What to do when discovery fails; only exit is left.")
         .not_in_file(),
     flag(Clustering, "force-new-cluster", Bool, "false", "Restart alone, forgetting the other members.")
-        .no_effect(ALONE),
+        .no_effect(NO_MEMBER_CHANGES),
 
     flag(Security, "cert-file", Text, "", "Server certificate of the client port.")
         .inside(&["client-transport-security", "cert-file"]).not_built(TLS),
@@ -390,9 +391,9 @@ pub static FLAGS: &[Flag] = &[
     flag(Store, "compaction-sleep-interval", Duration, "0", "Pause between such steps.")
         .no_effect("steps are taken between requests, without a pause of their own"),
     flag(Store, "corrupt-check-time", Duration, "0", "Interval of comparing the members' data.")
-        .no_effect(ONE_MEMBER),
+        .no_effect(NO_CHECKS),
     flag(Store, "compact-hash-check-time", Duration, "1m", "Interval of comparing the members' compactions.")
-        .no_effect(ONE_MEMBER),
+        .no_effect(NO_CHECKS),
     flag(Store, "watch-progress-notify-interval", Duration, "0",
         "Interval of progress notifications (0: 10m)."),
     flag(Store, "downgrade-check-time", Duration, "5s", "Interval of checking on a downgrade.")

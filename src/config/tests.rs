@@ -416,10 +416,7 @@ fn the_cluster_follows_the_name() {
     let founders = |words: &str| run(words).0.founders();
     assert_eq!(founders("--initial-cluster=,a=http://h:1,").unwrap().to_string(), "a=http://h:1");
     assert!(founders("--initial-cluster=a").unwrap_err().starts_with("error setting up initial cluster: "));
-    assert_eq!(
-        founders("--initial-cluster=a=http://a:1,b=http://b:1").unwrap_err(),
-        "--initial-cluster=a=http://a:1,b=http://b:1 is not built yet: it needs clusters of more than one member"
-    );
+    assert_eq!(founders("--initial-cluster=a=http://a:1,b=http://b:1").unwrap().members.len(), 2);
 }
 
 #[test]

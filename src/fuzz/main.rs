@@ -30,6 +30,7 @@ const TARGETS: &[Target] = &[
     }),
     ("gzip", kevel::server::grpc::fuzz::packed),
     ("http1", kevel::server::http1::fuzz::run),
+    ("peer", kevel::peer::fuzz::run),
     ("txn", txn::run),
     ("config", kevel::config::fuzz::run),
     ("bbolt", kevel::bbolt::fuzz::run),

@@ -21,6 +21,17 @@ use crate::request::{Entry, Request};
 use crate::response::Response;
 use crate::stdx::time::Instant;
 
+/// Where the lessor runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// On this member.
+    Here,
+    /// On the leader with this id, as far as this member knows.
+    At(u64),
+    /// On no member that is known.
+    Nowhere,
+}
+
 /// Questions and revocations on their way.
 #[derive(Debug)]
 pub(super) struct Leases {
@@ -91,12 +102,13 @@ impl Leases {
     }
 
     /// Answers the questions that wait, at this `revision` of the store. A renewal whose lease has a checkpoint waits
-    /// until the log says that the lease has its full TTL again. `leads` says that the lessor runs here.
+    /// until the log says that the lease has its full TTL again. Where the lessor runs on another member, that one is
+    /// asked.
     pub(super) fn answer(
         &mut self,
         now: Instant,
         revision: i64,
-        leads: bool,
+        place: Place,
         lessor: &mut Lessor,
         proposals: &mut Proposals,
         outputs: &mut Outputs,
@@ -107,7 +119,13 @@ impl Leases {
                     let expiries = ids.iter().map(|&id| lessor.expiry(id).unwrap_or_default()).collect();
                     Ok(Response::LeaseExpiries { revision, expiries })
                 }
-                _ if !leads => Err(Error::NoLeader),
+                _ if place != Place::Here => {
+                    outputs.push(match place {
+                        Place::At(leader) => Output::AskLessor { leader, ticket, call, revision },
+                        _ => Output::Reply { ticket, result: Err(Error::NoLeader) },
+                    });
+                    continue;
+                }
                 LeaseCall::KeepAlive { id } if lessor.is_checkpointed(id) => {
                     self.clear_checkpoint(id, proposals);
                     self.calls.push((ticket, call));
@@ -184,6 +202,32 @@ mod tests {
     }
 
     #[test]
+    fn where_the_lessor_runs_elsewhere_it_is_asked_there() {
+        let (mut lessor, mut proposals) = leader(1..2);
+        let mut leases = Leases::default();
+        let mut answer = |call: &LeaseCall, place| {
+            let mut outputs = Outputs::new();
+            leases.ask(Ticket(5), call.clone());
+            leases.answer(Instant::default(), 7, place, &mut lessor, &mut proposals, &mut outputs);
+            assert_eq!((outputs.len(), leases.waiting()), (1, 0));
+            outputs.remove(0)
+        };
+        for call in [LeaseCall::KeepAlive { id: 1 }, LeaseCall::TimeToLive { id: 1 }] {
+            assert!(matches!(
+                answer(&call, Place::At(3)),
+                Output::AskLessor { leader: 3, ticket: Ticket(5), call: asked, revision: 7 } if asked == call
+            ));
+            assert!(matches!(
+                answer(&call, Place::Nowhere),
+                Output::Reply { result: Err(Error::NoLeader), .. }
+            ));
+            assert!(matches!(answer(&call, Place::Here), Output::Reply { result: Ok(_), .. }));
+        }
+        let expiries = LeaseCall::Expiries { ids: vec![1] };
+        assert!(matches!(answer(&expiries, Place::At(3)), Output::Reply { result: Ok(_), .. }));
+    }
+
+    #[test]
     fn two_batches_of_revocations_are_under_way_at_most() {
         let (mut lessor, mut proposals) = leader(1..10);
         let mut leases = Leases { expire_max: 2, ..Leases::default() };
@@ -211,7 +255,7 @@ mod tests {
         let mut leases = Leases::default();
         let answer = |leases: &mut Leases, lessor: &mut Lessor, proposals: &mut Proposals| {
             let mut outputs = Outputs::new();
-            leases.answer(Instant::default(), 7, true, lessor, proposals, &mut outputs);
+            leases.answer(Instant::default(), 7, Place::Here, lessor, proposals, &mut outputs);
             outputs.len()
         };
         leases.ask(Ticket(1), LeaseCall::KeepAlive { id: 1 });

@@ -13,6 +13,8 @@ pub(super) fn is_sound<S: Storage>(log: &RaftLog<S>, message: &Message) -> bool 
         MessageType::MsgAppend => continues(log, message),
         // The context of the round is in an entry.
         MessageType::MsgReadIndex | MessageType::MsgReadIndexResp => message.entries.len() == 1,
+        // A proposal proposes something.
+        MessageType::MsgPropose => !message.entries.is_empty(),
         // No member of this version sends one, or can take one in.
         MessageType::MsgSnapshot => false,
         _ => true,

@@ -43,8 +43,7 @@
 //!   bounds       what a simulation makes smaller
 //! ```
 //!
-//! Written for many members, run with one: peers' messages have inputs and outputs, snapshots between members have
-//! not.
+//! Absent: snapshots between members. A member that would need one stays behind.
 #![forbid(unsafe_code)]
 
 pub mod apply;
@@ -88,5 +87,5 @@ mod tests;
 pub use bounds::Bounds;
 #[cfg(any(debug_assertions, feature = "faults"))]
 pub use fault::Fault;
-pub use recover::{Opening, refusal};
+pub use recover::{Opening, refusal, unapplied};
 pub use replica::{Replica, Settings};

@@ -83,6 +83,8 @@ pub enum Input {
     },
     /// A message from another member.
     PeerMessage(Box<Message>),
+    /// A message to the member with this id was lost.
+    PeerUnreachable(u64),
     /// The write of that number, and all before it, are durable.
     WalSynced {
         /// The number that [`Output::AppendWal`] gave the write.
@@ -132,6 +134,17 @@ pub enum Output {
         to: u64,
         /// The message.
         message: Box<Message>,
+    },
+    /// Ask the lessor of the leader, and answer a request with what it says.
+    AskLessor {
+        /// Id of the leader.
+        leader: u64,
+        /// The ticket of the request.
+        ticket: Ticket,
+        /// The question; never one about expiries, which each member answers by itself.
+        call: LeaseCall,
+        /// The revision that the answer shows.
+        revision: i64,
     },
     /// Answer a request.
     Reply {

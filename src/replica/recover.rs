@@ -42,7 +42,7 @@ use crate::wal::{Appender, Metadata, Recovered, SegmentName};
 pub enum Opening {
     /// There is none: this cluster is founded.
     Found(Foundation),
-    /// This was read back, from these segments.
+    /// This was read back, from these segments. Entries that the store has applied may be among it.
     Recover(Box<Recovered>, Vec<SegmentName>),
 }
 
@@ -51,7 +51,7 @@ struct Beginning {
     log: Appender,
     /// The first entries of a new cluster, to be written to the log.
     founding: Founding,
-    /// Entries behind those that the store has applied.
+    /// Entries behind those that the store has applied, and perhaps some before them.
     entries: Vec<LogEntry>,
     hard_state: HardState,
     /// The log says that the store file holds everything up to this index.
@@ -93,7 +93,9 @@ impl Replica {
         let mut txn = store.write();
         initialize(&mut txn);
         txn.commit();
-        let Beginning { log, founding, entries, hard_state, marked } = opening.begin(settings.member_id);
+        let Beginning { log, founding, entries: mut kept, hard_state, marked } =
+            opening.begin(settings.member_id);
+        let entries = kept.split_off(kept.len() - unapplied(&store, &kept).len());
         let applied = store.applied();
         let hard_state = HardState { commit: hard_state.commit.max(applied.index), ..hard_state };
         check_revisions(&applied)?;
@@ -107,7 +109,8 @@ impl Replica {
         // Replayed entries count towards the next checkpoint, or a second crash replays them again.
         checkpoints.logged(entries.iter().map(|entry| entry.data.len() as u64).sum(), entries.len());
         let replayed = entries.last().map_or(applied.index, |last| last.index);
-        let tail = Tail::new((applied.index, applied.term), entries, hard_state, conf_state(&state));
+        let (compacted, entries) = with_kept(&applied, kept, entries);
+        let tail = Tail::new(compacted, entries, hard_state, conf_state(&state));
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let node = RawNode::new(&raft_config(&settings, applied.index), tail, &logger)
             .map_err(|error| format!("raft does not take the flags of this member: {error}"))?;
@@ -179,6 +182,30 @@ fn check_log(applied: &Applied, entries: &[LogEntry], hard_state: &HardState) ->
     Ok(())
 }
 
+/// The entries of a log behind those that the store has applied.
+pub fn unapplied<'a>(store: &Store, entries: &'a [LogEntry]) -> &'a [LogEntry] {
+    let applied = store.applied().index;
+    &entries[entries.partition_point(|entry| entry.index <= applied)..]
+}
+
+/// What stays in memory: `entries`, and in front of them those that were `kept` for members that lag, with index and
+/// term of the entry before all of them.
+fn with_kept(applied: &Applied, kept: Vec<LogEntry>, entries: Vec<LogEntry>) -> ((u64, u64), Vec<LogEntry>) {
+    let (first, last) = match (kept.first(), kept.last()) {
+        (Some(first), Some(last)) => (first, last),
+        _ => return ((applied.index, applied.term), entries),
+    };
+    let length = kept.len() as u64;
+    let fits =
+        (last.index, last.term) == (applied.index, applied.term) && first.index + length - 1 == last.index;
+    if !fits {
+        return ((applied.index, applied.term), entries);
+    }
+    // Of the first only index and term are needed.
+    let before = (first.index, first.term);
+    (before, kept.into_iter().skip(1).chain(entries).collect())
+}
+
 /// How raft is to run in a member that has applied the entries up to `applied`.
 fn raft_config(settings: &Settings, applied: u64) -> Config {
     Config {
@@ -212,16 +239,6 @@ pub fn refusal(member_id: u64, store: &Store, entries: &[LogEntry]) -> Option<St
              start a new member with an empty data directory"
         ));
     }
-    let others = cluster.members.keys().filter(|id| **id != member_id);
-    let others: Vec<String> = others.map(|id| format!("{id:x}")).collect();
-    if !others.is_empty() {
-        return Some(format!(
-            "the data directory is of a cluster with other members ({}), and clusters of more than one are not built \
-             yet: start it with etcd, remove the others with `etcdctl member remove`, stop it, and start Kevel on it \
-             again",
-            others.join(", ")
-        ));
-    }
     entries.iter().find_map(execute::refuse)
 }
 
@@ -249,14 +266,12 @@ mod tests {
     }
 
     #[test]
-    fn a_log_of_several_members_is_refused_and_one_that_got_alone_again_is_not() {
+    fn a_member_that_was_removed_is_refused_and_others_are_not() {
         let store = Store::in_memory();
-        let (alone, pair) = (founders(1), founders(2));
+        let pair = founders(2);
         let [first, second] = [0, 1].map(|at| pair.founders[at].id);
-        assert_eq!(refusal(alone.founders[0].id, &store, &alone.entries()), None);
         let mut entries = pair.entries();
-        let said = refusal(first, &store, &entries).unwrap();
-        assert!(said.contains(&format!("{second:x}")) && said.contains("member remove"), "{said}");
+        assert_eq!((refusal(first, &store, &entries), refusal(second, &store, &entries)), (None, None));
         let remove = ConfChange { node_id: second, ..ConfChange::default() };
         let remove = ConfChange { change_type: raft::eraftpb::ConfChangeType::RemoveNode as i32, ..remove };
         let data = remove.encode_to_vec().into();
@@ -300,6 +315,22 @@ mod tests {
         assert_eq!((check(1, -1, -1), check(9, 9, 9), check(9, 7, -1)), (Ok(()), Ok(()), Ok(())));
         for said in [check(0, -1, -1), check(-4, -1, -1), check(5, 6, 5), check(5, 3, 4)] {
             assert!(said.unwrap_err().contains("copy of the data directory"));
+        }
+    }
+
+    #[test]
+    fn entries_of_the_past_are_kept_where_they_lead_to_the_present() {
+        let entry = |index, term| LogEntry { index, term, ..LogEntry::default() };
+        let applied = Applied { index: 7, term: 3, ..Applied::default() };
+        let kept = |kept: Vec<LogEntry>| {
+            let (before, entries) = with_kept(&applied, kept, vec![entry(8, 3)]);
+            (before, entries.iter().map(|entry| entry.index).collect::<Vec<_>>())
+        };
+        assert_eq!(kept(vec![]), ((7, 3), vec![8]));
+        assert_eq!(kept(vec![entry(7, 3)]), ((7, 3), vec![8]));
+        assert_eq!(kept(vec![entry(5, 2), entry(6, 3), entry(7, 3)]), ((5, 2), vec![6, 7, 8]));
+        for wrong in [vec![entry(6, 3)], vec![entry(7, 2)], vec![entry(5, 3), entry(7, 3)]] {
+            assert_eq!(kept(wrong), ((7, 3), vec![8]));
         }
     }
 

@@ -17,7 +17,7 @@ use super::execute::Executing;
 use super::halt::Halted;
 use super::heavy::Heavy;
 use super::leadership::{Leadership, introduction};
-use super::leases::Leases;
+use super::leases::{Leases, Place};
 use super::log_writes::LogWrites;
 use super::marks::Marks;
 use super::messages::is_sound;
@@ -31,6 +31,7 @@ use super::sweep::Sweep;
 use super::tail::Tail;
 use super::tally::Tally;
 use crate::btree::{Applied, Store};
+use crate::cluster::Cluster;
 use crate::cluster::membership::is_learner;
 use crate::error::Error;
 use crate::limits::{COMMITTED_UNAPPLIED_MAX, UNAPPLIED_BYTES_MAX};
@@ -165,6 +166,7 @@ impl Replica {
                 let _ = self.node.step(*message);
             }
             Input::PeerMessage(_) => {}
+            Input::PeerUnreachable(id) => self.node.report_unreachable(id),
             Input::WalSynced { ready, buffer, took } => {
                 self.sweep.on_log_write(took);
                 self.on_wal_synced(ready, buffer);
@@ -250,6 +252,11 @@ impl Replica {
     /// What was applied since the start.
     pub fn tally(&self) -> &Tally {
         &self.tally
+    }
+
+    /// Who belongs to the cluster, by what was applied.
+    pub fn cluster(&self) -> &Cluster {
+        &self.state.cluster
     }
 
     /// The alarms that are raised.
@@ -399,8 +406,16 @@ impl Replica {
 
     fn answer_leases(&mut self, now: Instant, outputs: &mut Outputs) {
         let revision = self.store.applied().revision;
-        let leads = self.leadership.is_held();
-        self.leases.answer(now, revision, leads, &mut self.state.lessor, &mut self.proposals, outputs);
+        let place = self.lessors_place();
+        self.leases.answer(now, revision, place, &mut self.state.lessor, &mut self.proposals, outputs);
+    }
+
+    fn lessors_place(&self) -> Place {
+        match self.node.raft.leader_id {
+            _ if self.leadership.is_held() => Place::Here,
+            leader if leader == 0 || leader == self.settings.member_id => Place::Nowhere,
+            leader => Place::At(leader),
+        }
     }
 
     fn show_gate(&mut self) {
@@ -418,7 +433,8 @@ impl Replica {
         self.gate.set_open(leads && self.is_sole_voter());
         let id = self.settings.member_id;
         let published = self.state.cluster.members.get(&id).is_some_and(|m| m.member_attributes.is_some());
-        if published && leads && !self.state.cluster.version.is_empty() {
+        let follows = raft.state == StateRole::Follower && raft.leader_id != 0;
+        if published && (leads || follows) && !self.state.cluster.version.is_empty() {
             self.gate.set_published();
         }
     }

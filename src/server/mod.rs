@@ -9,6 +9,7 @@
 //!   boot       what happens once at start: the data directory, listening sockets, signals
 //!   tool       what is done with snapshot files, without a member
 //!   core       the loops of the replica core and of a session core, and the threads beside them
+//!   peers      the other members: streams to and from them, and what is served at the peer port
 //!   api        etcd's API, one file per service: decode, check, ask the core, translate back
 //!   session    one session core's state: snapshots, headers, proposals waiting for replies, streams
 //!   mesh       bounded lanes between two cores
@@ -36,6 +37,7 @@ pub mod io;
 pub mod log;
 pub mod mesh;
 pub mod metrics;
+pub mod peers;
 pub mod run;
 pub mod session;
 pub mod tool;

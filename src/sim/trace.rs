@@ -68,6 +68,7 @@ pub fn show_input(input: &Input) -> String {
         Input::Lease { ticket, call } => format!("{:x} {call:?}", ticket.0),
         Input::Defragment { ticket } => format!("defragment {:x}", ticket.0),
         Input::PeerMessage(_) => "a message".into(),
+        Input::PeerUnreachable(id) => format!("{id:x} is out of reach"),
         Input::WalSynced { ready, .. } => format!("log write {ready} is durable"),
         Input::CheckpointSynced { generation } => format!("checkpoint {generation} is durable"),
         Input::CheckpointRefused => "the checkpoint has no room".into(),
@@ -92,6 +93,7 @@ pub fn show_output(output: &Output) -> String {
         }
         Output::ReleaseWal { segments } => format!("release {segments:?}"),
         Output::Send { to, .. } => format!("a message to {to:x}"),
+        Output::AskLessor { leader, ticket, call, .. } => format!("ask {leader:x} {:x} {call:?}", ticket.0),
         Output::Reply { ticket, result } => format!("reply {:x} {result:?}", ticket.0),
         Output::ReadReady { ticket } => format!("read ready {:x}", ticket.0),
         Output::Publish(batch) => format!("publish {}, {} events", batch.revision, batch.events.len()),

@@ -552,7 +552,9 @@ impl World {
             }
             Output::Compacted { .. } => {}
             Output::Halt { reason } => judge!(false, "a member stops: {reason}"),
-            Output::Send { to, .. } => judge!(false, "a lone member sends to {to:x}"),
+            Output::Send { to, .. } | Output::AskLessor { leader: to, .. } => {
+                judge!(false, "a lone member sends to {to:x}")
+            }
         }
     }
 }

@@ -80,3 +80,9 @@ fn a_question_without_its_context_is_dropped() {
     let term = world.replica().gate().term();
     is_dropped(&mut world, message(MessageType::MsgReadIndex, term));
 }
+
+#[test]
+fn a_proposal_of_nothing_is_dropped() {
+    let (mut world, _) = follower();
+    is_dropped(&mut world, message(MessageType::MsgPropose, 0));
+}

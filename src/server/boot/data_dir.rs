@@ -41,8 +41,8 @@ pub fn prepare(config: &Config) -> Result<bool, Failure> {
 fn may_found(config: &Config) -> Result<(), String> {
     if config.founding.join_existing {
         return Err(
-            "--initial-cluster-state=existing is not built yet: it needs clusters of more than one member; \
-                    a member alone starts with --initial-cluster-state=new"
+            "--initial-cluster-state=existing is not built yet: it needs changes of the members; the founders \
+                    of a cluster start with --initial-cluster-state=new"
                 .to_owned(),
         );
     }

@@ -30,12 +30,10 @@ use crate::server::io::stop::{Membership, Phase, Stop};
 use crate::server::io::task;
 use crate::server::io::turns::{Priority, Turns};
 use crate::server::io::wire::ByteStream;
-use crate::stdx::time::{Duration, Instant};
+use crate::stdx::time::Instant;
 
 /// Bytes looked at before the protocol must be known.
 const FIRST_BYTES: usize = 1024;
-/// Pause after a failure to accept where nothing is served.
-const REFUSAL_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a listener's connections may ask for.
 #[derive(Clone)]
@@ -94,16 +92,6 @@ pub async fn listen(listener: TcpListener, admission: Arc<Admission>, stop: Rc<S
     let accepting = accept::accept(&listener, &admission, &takers);
     let stopping = membership.reached(Phase::Draining);
     futures::future::select(std::pin::pin!(accepting), std::pin::pin!(stopping)).await;
-}
-
-/// Accepts on `listener` and closes what has come, for as long as the core runs: nobody is there to answer.
-pub async fn refuse(listener: TcpListener) {
-    loop {
-        if listener.accept().await.is_err() {
-            task::sleep(REFUSAL_PAUSE).await;
-        }
-        task::yield_now().await;
-    }
 }
 
 /// Serves one connection to its end. It keeps its `place` until then, and is among the `idle` until its first words.

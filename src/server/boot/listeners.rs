@@ -22,7 +22,7 @@ const CLAIM: Duration = Duration::from_secs(10);
 /// What is served at a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Other members. Nothing is built that would answer them.
+    /// Other members.
     Peer,
     /// gRPC, and HTTP/1.1 unless that has listeners of its own.
     Client {
@@ -56,6 +56,15 @@ pub struct Listener {
     socket: TcpListener,
 }
 
+/// Another handle of each socket for other members, for the replica core.
+///
+/// # Errors
+/// When the process has no descriptor left.
+pub fn share_peers(listeners: &[Listener]) -> Result<Vec<TcpListener>, String> {
+    let peers = listeners.iter().filter(|listener| listener.kind == Kind::Peer);
+    share_by(peers, TcpListener::try_clone)
+}
+
 /// Another handle of each socket, for the core that accepts.
 ///
 /// # Errors
@@ -64,11 +73,11 @@ pub fn share(listeners: &[Listener]) -> Result<Vec<TcpListener>, String> {
     share_by(listeners, TcpListener::try_clone)
 }
 
-fn share_by(
-    listeners: &[Listener],
+fn share_by<'a>(
+    listeners: impl IntoIterator<Item = &'a Listener>,
     share: impl Fn(&TcpListener) -> io::Result<TcpListener>,
 ) -> Result<Vec<TcpListener>, String> {
-    let shared = listeners.iter().map(|listener| {
+    let shared = listeners.into_iter().map(|listener| {
         share(&listener.socket).map_err(|error| {
             format!(
                 "cannot accept on {}: {error}; raise the limit of open files (ulimit -n, or LimitNOFILE of the \

@@ -7,6 +7,7 @@
 //!   open          the store and the log, opened or founded, and whether they belong together
 //!   wiring        what each core owns, the lanes between cores, the threads beside them
 //!   executors     one thread for each core, or one for both parts
+//!   publish       a follower tells the cluster its name and its URLs
 //!   serving       a session core's life, from its first client to its last
 //!   arrivals      which core serves a new connection
 //!   listener      an accept loop, and the first bytes that tell HTTP/2 from HTTP/1.1
@@ -27,6 +28,7 @@ pub mod listener;
 pub mod listeners;
 pub mod notify;
 pub mod open;
+pub mod publish;
 pub mod serving;
 pub mod signals;
 pub mod wiring;

@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use super::failure::at_path;
 use crate::btree::Store;
+use crate::cluster::stored;
 use crate::config::{Config, InitialCluster, Url};
 use crate::page::{self, Applied, Owner, PageFile};
 use crate::replica::Opening;
@@ -26,7 +27,8 @@ use crate::server::io::dir;
 use crate::server::io::page_file::MappedFile;
 use crate::server::io::wal_dir::WalDir;
 use crate::server::io::wal_file::OnFounded;
-use crate::wal::{self, Metadata, Recovered};
+use crate::wal::segment::first_needed;
+use crate::wal::{self, Metadata, Recovered, SegmentName};
 
 /// A member's files, open, and what they hold.
 pub struct Opened {
@@ -73,12 +75,12 @@ pub fn open(config: &Config) -> Result<Opened, String> {
         let opening = Opening::Found(foundation);
         return Ok(Opened { store, opening, member_id, cluster_id, wal_dir, founded: Some(founded) });
     }
-    let content = wal_dir
-        .read_after(&names, applied.index)
-        .map_err(|error| at_path("read", wal_path.display(), &error))?;
-    let segments: Vec<_> = content.iter().map(|(name, bytes)| (*name, &**bytes)).collect();
-    let recovered = wal::recover(&segments, applied.index).map_err(|error| error.to_string())?;
-    drop(content);
+    let after = read_after(config, &store, &names);
+    let mut recovered = read_log(&wal_dir, &names, after)?;
+    if recovered.last_index < applied.index && after < applied.index {
+        // A log that ends too early is read as that of a member alone, which says what is wrong.
+        recovered = read_log(&wal_dir, &names, applied.index)?;
+    }
     belongs_together(store.owner(), applied, &recovered)
         .map_err(|why| apart(&store_path, &wal_path, &why))?;
     let owner @ Owner { member_id, cluster_id } = owner_of(&recovered.metadata);
@@ -89,6 +91,26 @@ pub fn open(config: &Config) -> Result<Opened, String> {
     wal_dir.mend_tail(&recovered.tail).map_err(|error| at_path("mend", wal_path.display(), &error))?;
     let opening = Opening::Recover(Box::new(recovered), names);
     Ok(Opened { store, opening, member_id, cluster_id, wal_dir, founded: None })
+}
+
+/// The entry behind which the log is read. Those that the store has applied are for other members that lag, as many as
+/// a leader keeps, from two segments at most.
+fn read_after(config: &Config, store: &Store, names: &[SegmentName]) -> u64 {
+    let applied = store.applied().index;
+    let members = stored::members(&store.readers().register().snapshot()).unwrap_or_default();
+    if members.iter().filter(|(_, member)| member.is_some()).count() < 2 {
+        return applied;
+    }
+    let Some(segment) = first_needed(names, applied) else { return applied };
+    let begin = names[segment.saturating_sub(1)].index.saturating_sub(1);
+    applied.saturating_sub(config.catchup_entries()).max(begin).min(applied)
+}
+
+fn read_log(wal_dir: &WalDir, names: &[SegmentName], after: u64) -> Result<Recovered, String> {
+    let content = wal_dir.read_after(names, after);
+    let content = content.map_err(|error| at_path("read", wal_dir.path().display(), &error))?;
+    let segments: Vec<_> = content.iter().map(|(name, bytes)| (*name, &**bytes)).collect();
+    wal::recover(&segments, after).map_err(|error| error.to_string())
 }
 
 /// The cluster that a member without data founds, and the member's id in it.
@@ -124,7 +146,8 @@ fn belongs_together(owner: Option<Owner>, applied: Applied, recovered: &Recovere
     if let Some(owner) = owner.filter(|&owner| owner != found) {
         return Err(format!("the store is that of {owner}, the log that of {found}"));
     }
-    match recovered.term_before {
+    let entry = recovered.entries.iter().find(|entry| entry.index == applied.index);
+    match entry.map(|entry| entry.term).or(recovered.term_before) {
         Some(term) if term != applied.term => Err(format!(
             "the store holds entry {} of term {}, the log has that entry of term {term}",
             applied.index, applied.term
@@ -160,7 +183,7 @@ fn failed(what: &str, path: impl Display, error: &dyn Display) -> String {
 mod tests {
     use super::*;
     use crate::config::{self, Command, Surroundings};
-    use crate::wal::{Appender, SegmentName, Write};
+    use crate::wal::{Appender, Write};
     use raft::eraftpb::HardState;
     use std::fs;
     use std::io;

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use super::arrivals::{self, Arrival, Dealer};
 use super::listener::{self, Desk, Services};
 use super::listeners::{Kind, Listener};
-use super::notify;
 use super::wiring::End;
+use super::{notify, publish};
 use crate::config::Config;
 use crate::server::admin::{self, Admin};
 use crate::server::api::Api;
@@ -90,6 +90,9 @@ impl SessionCore {
         let session = Session::new(parts);
         task::spawn(session_loop::run(session.clone(), lane));
         task::spawn(session_loop::run_timers(session.clone()));
+        if first {
+            task::spawn(publish::run(session.clone(), config.clone()));
+        }
         while !session.gate().is_published() && end.ending().is_none() {
             task::sleep(Duration::from_millis(1)).await;
         }
@@ -132,13 +135,10 @@ impl Serving {
         let others: Rc<[_]> = others.into();
         for (number, (listener, socket)) in listeners.iter().zip(sockets).enumerate() {
             let socket = socket::accept_on(socket);
-            match self.desk(listener.kind) {
-                Some(desk) => {
-                    let dealer = Dealer::new(number, desk, others.clone());
-                    task::spawn(listener::listen(socket, admission.clone(), self.stop.clone(), dealer));
-                }
-                None => task::spawn(listener::refuse(socket)),
-            };
+            // Other members are served by the replica core.
+            let Some(desk) = self.desk(listener.kind) else { continue };
+            let dealer = Dealer::new(number, desk, others.clone());
+            task::spawn(listener::listen(socket, admission.clone(), self.stop.clone(), dealer));
         }
     }
 

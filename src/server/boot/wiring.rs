@@ -11,11 +11,11 @@ use super::listeners::{self, Listener};
 use super::open::Opened;
 use super::serving::{Door, SessionCore};
 use crate::btree::Store;
-use crate::config::{Config, Url};
+use crate::config::{Config, Url, url};
 use crate::mvcc::compact_hash::CompactionDigest;
 use crate::mvcc::pin::Pins;
 use crate::replica::port::Input;
-use crate::replica::{Opening, Replica, Settings, refusal};
+use crate::replica::{Opening, Replica, Settings, refusal, unapplied};
 use crate::server::core::checkpointer::{self, Checkpointer};
 use crate::server::core::digester;
 use crate::server::core::replica_loop::{Halt, ReplicaCore};
@@ -28,6 +28,7 @@ use crate::server::log::lines;
 use crate::server::log::slow::Limits;
 use crate::server::mesh::{self, Outbox};
 use crate::server::metrics;
+use crate::server::peers;
 use crate::server::session::{self, Parts};
 use crate::stdx::prng::Prng;
 use crate::stdx::time::Duration;
@@ -165,6 +166,11 @@ pub fn wire(
         metrics: counts.cores[core].clone(),
         counters: counts.rpc[core].clone(),
     });
+    let peers = peers::Beginning {
+        own: own(config, (cluster_id, member_id), sessions),
+        sockets: listeners::share_peers(&listeners)?,
+        gate: replica.gate().clone(),
+    };
     let ends = parts.zip(lanes.into_iter().zip(told)).collect();
     let sessions = session_cores(config, ends, listeners, &end)?;
     let core = ReplicaCore {
@@ -180,6 +186,7 @@ pub fn wire(
         metrics: counts.replica().clone(),
         slow_apply: config.reporting.warning_apply_duration,
         halt: halt(end.clone()),
+        peers,
     };
     Ok(Member { replica: ReplicaMain { core, end: end.clone() }, sessions, end })
 }
@@ -187,7 +194,7 @@ pub fn wire(
 /// The replica on what was found, unless the member cannot serve that.
 fn replica(settings: Settings, store: Store, opening: Opening, pins: Pins) -> Result<Replica, String> {
     if let Opening::Recover(recovered, _) = &opening
-        && let Some(reason) = refusal(settings.member_id, &store, &recovered.entries)
+        && let Some(reason) = refusal(settings.member_id, &store, unapplied(&store, &recovered.entries))
     {
         return Err(reason);
     }
@@ -272,6 +279,18 @@ fn member(
     }
 }
 
+/// What this member is to others.
+fn own(config: &Config, (cluster_id, member_id): (u64, u64), sessions: usize) -> peers::Own {
+    peers::Own {
+        member_id,
+        cluster_id,
+        peer_urls: url::join(&config.advertise.peer),
+        dial_timeout: Duration::from_secs(1) + config.raft.election_timeout,
+        request_timeout: config.request_timeout(),
+        core: sessions as u16,
+    }
+}
+
 /// What belongs to one session core: its parts, what the replica tells it, and what tells it that the member ends.
 type SessionEnds = (Parts, (mesh::Receiver<FromReplica>, mesh::Receiver<()>));
 
@@ -320,7 +339,7 @@ fn settings(config: &Config, member_id: u64, ids: &RequestIds, seed: u64) -> Set
         election_ticks: config.election_ticks(),
         tick: config.raft.heartbeat_interval,
         pre_vote: config.raft.pre_vote,
-        catchup_entries: config.raft.snapshot_count.saturating_add(config.raft.snapshot_catchup_entries),
+        catchup_entries: config.catchup_entries(),
         segments_kept: config.raft.max_wals as usize,
         lease_ttl_min: config.lease_ttl_min().as_secs() as i64,
         quota_bytes: config.quota_bytes(),

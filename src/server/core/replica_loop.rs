@@ -10,12 +10,14 @@
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::checkpointer::Checkpointer;
 use super::log_task::{Log, Written};
 use super::session_loop::{self, FromReplica};
+use crate::error::Error;
 use crate::mvcc::compact_hash::CompactionDigest;
 use crate::replica::Replica;
 use crate::replica::port::{Input, Output, Outputs};
@@ -26,6 +28,7 @@ use crate::server::io::{clock, task};
 use crate::server::log::lines;
 use crate::server::mesh::{Outbox, Receiver};
 use crate::server::metrics::{self, replica};
+use crate::server::peers::{self, Switchboard};
 use crate::session::core_of;
 use crate::stdx::time::{Duration, Instant};
 
@@ -63,6 +66,8 @@ pub struct ReplicaCore {
     pub metrics: Arc<metrics::Core>,
     /// A turn that takes longer is logged; zero logs none.
     pub slow_apply: Duration,
+    /// What the ways to other members begin with.
+    pub peers: peers::Beginning,
     /// Where the member cannot go on: hears why, and has the sessions end.
     pub halt: Halt,
 }
@@ -110,6 +115,7 @@ struct Running {
     outputs: Outputs,
     counts: Counts,
     halt: Halt,
+    peers: Rc<Switchboard>,
 }
 
 /// What threads do for the replica.
@@ -153,6 +159,7 @@ impl Running {
             outputs: Outputs::default(),
             counts: Counts { metrics, turns: replica::Turns::default(), slow_apply },
             halt,
+            peers: Switchboard::start(core.peers),
         }
     }
 
@@ -160,13 +167,17 @@ impl Running {
     fn turn(&mut self) -> Turn {
         let now = clock::now();
         let open = self.is_open();
+        if self.hears_peers() {
+            self.peers.inbox().take(TURN_INPUTS_MAX, &mut self.inputs);
+        }
         if open {
             self.lane.take(TURN_INPUTS_MAX, &mut self.inputs);
         }
         for input in self.inputs.drain(..) {
             self.replica.step(input);
         }
-        if self.ticker.is_due(now) {
+        let ticks = self.ticker.is_due(now);
+        if ticks {
             self.replica.step(Input::Tick);
         }
         let more = self.replica.drain(now, &mut self.outputs);
@@ -177,6 +188,10 @@ impl Running {
         let mut outputs = std::mem::take(&mut self.outputs);
         outputs.drain(..).for_each(|output| self.perform(output));
         self.outputs = outputs;
+        self.hand_on_answers();
+        if ticks {
+            self.look_at_cluster();
+        }
         let mut flushed = true;
         for session in &mut self.sessions {
             flushed &= session.flush();
@@ -197,6 +212,29 @@ impl Running {
         !self.sessions.iter().any(Outbox::is_backed_up) && self.log.writing() < WRITES_MAX
     }
 
+    /// What other members say is raft's own business, which waits for no session core.
+    fn hears_peers(&self) -> bool {
+        self.log.writing() < WRITES_MAX
+    }
+
+    /// Hands the leader's answers to the session cores.
+    fn hand_on_answers(&mut self) {
+        if self.peers.inbox().is_empty() {
+            return;
+        }
+        for (ticket, result) in self.peers.take_answers() {
+            session_loop::reply(&mut self.sessions[core_of(ticket)], ticket, result);
+        }
+    }
+
+    /// Follows who belongs to the cluster, and who needs what is not built.
+    fn look_at_cluster(&mut self) {
+        self.peers.follow(self.replica.cluster());
+        if self.peers.has_peers() {
+            self.peers.tell_stranded(&self.replica.laggards());
+        }
+    }
+
     /// Does one thing that the replica says.
     fn perform(&mut self, output: Output) {
         match output {
@@ -206,9 +244,15 @@ impl Running {
                 let taken = self.threads.digests.send(job);
                 assert!(taken.is_ok(), "the digester outlives the replica");
             }
-            Output::Reply { ticket, result } => {
-                session_loop::reply(&mut self.sessions[core_of(ticket)], ticket, result);
-            }
+            Output::Reply { ticket, result } => match self.sessions.get_mut(core_of(ticket)) {
+                Some(session) => session_loop::reply(session, ticket, result),
+                None => self.peers.on_reply(ticket, result),
+            },
+            Output::AskLessor { ticket, call, revision, .. } => match self.sessions.get(core_of(ticket)) {
+                Some(_) => self.peers.forward(ticket, call, revision),
+                // Another member took this one for the leader; it may ask again.
+                None => self.peers.on_reply(ticket, Err(Error::NoLeader)),
+            },
             Output::ReadReady { ticket } => {
                 self.sessions[core_of(ticket)].push(FromReplica::ReadReady(ticket));
             }
@@ -222,8 +266,7 @@ impl Running {
                 let store = self.replica.store_stats();
                 replica::compacted(&self.counts.metrics, &mut self.counts.turns, store, revision, removed);
             }
-            // There is nobody to carry it: to raft it is a message that the network lost.
-            Output::Send { .. } => {}
+            Output::Send { to, message } => self.peers.send(to, message),
             Output::Halt { reason } => (self.halt)(reason),
         }
     }
@@ -247,7 +290,8 @@ impl Running {
     /// Waits until there is something for a turn.
     async fn wait(&mut self, turn: Turn) {
         let Turn { more, flushed, open } = turn;
-        if more || (open && !self.lane.is_empty()) || !flushed {
+        let hears = self.hears_peers();
+        if more || (open && !self.lane.is_empty()) || !flushed || (hears && !self.peers.inbox().is_empty()) {
             task::yield_now().await;
         }
         let mut ready = pin!(self.lane.ready());
@@ -257,7 +301,8 @@ impl Running {
             }
             let ticked = self.ticker.poll(cx);
             let rested = self.sweep_alarm.as_mut().is_some_and(|alarm| alarm.poll(cx).is_ready());
-            if (open && ready.as_mut().poll(cx).is_ready()) || ticked || rested || !flushed || more {
+            let heard = hears && self.peers.poll(cx).is_ready();
+            if (open && ready.as_mut().poll(cx).is_ready()) || heard || ticked || rested || !flushed || more {
                 return Poll::Ready(None);
             }
             Poll::Pending

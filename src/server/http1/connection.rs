@@ -98,17 +98,21 @@ async fn serve_one<S: ByteStream>(
 }
 
 /// What reading a head comes to.
-pub(super) enum Read {
+pub enum Read {
     /// A head, and the memory that it is counted for.
     Head(Box<Head>, Held),
     /// The client went.
     Gone,
+    /// What came is no head that is answered.
     Refused(Box<Answer>),
 }
 
 /// Reads until a head is whole. Each byte is looked at once, and the head is parsed once. What has come beyond it, or
 /// has not come yet, changes nothing.
-pub(super) async fn read_head<S: ByteStream>(stream: &mut S, input: &mut BytesMut) -> io::Result<Read> {
+///
+/// # Errors
+/// What the stream answers.
+pub async fn read_head<S: ByteStream>(stream: &mut S, input: &mut BytesMut) -> io::Result<Read> {
     let (mut lines, mut held) = (Lines::default(), Held::default());
     loop {
         match lines.look(input) {
@@ -215,8 +219,29 @@ async fn skip<S: ByteStream>(stream: &mut S, input: &mut BytesMut, mut bytes: u6
     }
 }
 
+/// Reads a body of so many bytes. The caller bounds them.
+///
+/// # Errors
+/// When the client goes before it has sent them.
+pub async fn read_body<S: ByteStream>(
+    stream: &mut S,
+    input: &mut BytesMut,
+    bytes: usize,
+) -> io::Result<Bytes> {
+    while input.len() < bytes {
+        if read_more(stream, input).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        task::make_room().await;
+    }
+    Ok(input.split_to(bytes).freeze())
+}
+
 /// Writes an answer, or another one where too many are not taken. Says whether the connection ends behind it.
-async fn write<S: ByteStream>(stream: &mut S, mut answer: Answer, form: Form) -> io::Result<bool> {
+///
+/// # Errors
+/// When the client has gone, or takes nothing for a minute.
+pub async fn write<S: ByteStream>(stream: &mut S, mut answer: Answer, form: Form) -> io::Result<bool> {
     let date = http_date(clock::wall_nanos());
     let (mut bytes, mut held) = (answer.encode(form, &date), Held::default());
     if !held.set(bytes.len()) {

@@ -23,7 +23,17 @@ pub struct Head {
     pub body_bytes: u64,
     /// The client waits to be told that its body is wanted.
     pub expects_continue: bool,
+    /// Fields whose names begin with `X-`.
+    pub extensions: Vec<(String, String)>,
     pub form: Form,
+}
+
+impl Head {
+    /// The value of the first field of this name, which begins with `X-`.
+    pub fn extension(&self, name: &str) -> Option<&str> {
+        let mut named = self.extensions.iter().filter(|(known, _)| known.eq_ignore_ascii_case(name));
+        named.next().map(|(_, value)| &**value)
+    }
 }
 
 /// Parses a head that ends in an empty line.
@@ -61,6 +71,7 @@ pub fn parse(input: &[u8]) -> Result<Head, Box<Answer>> {
         accepts: fields.first("accept-encoding").map(str::to_owned),
         body_bytes: body.unwrap_or_default(),
         expects_continue,
+        extensions: fields.extensions(),
         form: Form { is_old, keeps_alive, is_head: method == "HEAD" },
     })
 }
@@ -118,6 +129,16 @@ impl<'a> Fields<'a> {
 
     fn first(&self, name: &'a str) -> Option<&'a str> {
         self.all(name).next().and_then(|value| std::str::from_utf8(value).ok())
+    }
+
+    fn extensions(&self) -> Vec<(String, String)> {
+        let is_extension = |name: &str| name.get(..2).is_some_and(|start| start.eq_ignore_ascii_case("x-"));
+        let extensions = self.0.iter().filter(|field| is_extension(field.name));
+        extensions
+            .filter_map(|field| {
+                Some((field.name.to_owned(), std::str::from_utf8(field.value).ok()?.to_owned()))
+            })
+            .collect()
     }
 
     /// Whether a word stands in `Connection`.
@@ -190,6 +211,14 @@ mod tests {
         assert!(!keeps_alive("1.1", "Connection: x, Close\r\n"));
         assert!(keeps_alive("1.0", "Connection: keep-alive\r\n"));
         assert!(!keeps_alive("1.1", "Transfer-Encoding: chunked\r\n"));
+    }
+
+    #[test]
+    fn fields_that_no_standard_names_are_kept() {
+        let head =
+            parsed("GET / HTTP/1.1\r\nHost: x\r\nx-raft-to: ab\r\nX: y\r\nX-Raft-To: cd\r\nX-N: \r\n\r\n");
+        assert_eq!((head.extension("X-Raft-To"), head.extension("X-N")), (Some("ab"), Some("")));
+        assert_eq!((head.extension("X-Server-From"), head.extensions.len()), (None, 3));
     }
 
     /// As etcd 3.7.3 answers each of them.

@@ -4,6 +4,7 @@
 //!   connection   reads requests one after the other and writes their answers
 //!   head         what the head of a request says, as Go's server takes it
 //!   answer       status, headers and body of an answer
+//!   reply        an answer as a client reads it
 //!   query        the query of a target, percent-encoding
 //!   fuzz         heads that are cut anywhere, escapes of any text
 //!   memory       what all clients of a core make it hold
@@ -22,6 +23,7 @@ pub mod fuzz;
 pub mod head;
 mod memory;
 pub mod query;
+pub mod reply;
 
 /// Whoever answers the requests of a connection.
 #[expect(async_fn_in_trait, reason = "connections stay on their core")]

@@ -3,6 +3,7 @@
 //! ```text
 //!   socket   listening sockets, options of accepted ones
 //!   tcp      an accepted connection, sending from several places at once
+//!   dial     connections that this process begins
 //!   accept   accept loop: bounded connections, backs off when descriptors run out
 //!   idle     clients that have not asked for anything yet, and may be sent away when the process is full
 //!   wire     one connection's byte stream: bounded reads, replayed first bytes, a close that loses nothing
@@ -36,6 +37,7 @@
 
 pub mod accept;
 pub mod clock;
+pub mod dial;
 pub mod dir;
 pub mod executor;
 pub mod fault;

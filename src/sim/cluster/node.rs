@@ -12,6 +12,7 @@ use super::super::world::TICK;
 use super::clients::{Asked, store_hash};
 use super::world::{Event, World};
 use kevel::btree::{Applied, Reader, Store};
+use kevel::error::Error;
 use kevel::mvcc::pin::Pins;
 use kevel::replica::bootstrap::Founder;
 use kevel::replica::port::{Input, Output, Outputs};
@@ -237,6 +238,8 @@ impl World {
                 self.write_next(number);
             }
             Output::Send { message, .. } => self.send(*message),
+            // No member has a way to the lessor of another one here.
+            Output::AskLessor { ticket, .. } => self.on_reply(number, ticket, Err(Error::NoLeader)),
             Output::Reply { ticket, result } => self.on_reply(number, ticket, result),
             Output::ReadReady { ticket } => self.on_read_ready(number, ticket),
             Output::Publish(batch) => self.judge.on_publish(number, &batch),

@@ -238,6 +238,7 @@ impl World {
                 life.preparer.release(&self.disk, &segments);
             }
             Output::Halt { reason } => judge!(false, "the member stops: {reason}"),
+            Output::AskLessor { .. } => self.tally.replies += 1,
             Output::DigestCompaction(_) | Output::Publish(_) | Output::Compacted { .. } => {}
         }
     }

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::pipe::{End, pipe};
 use crate::btree::Store;
 use crate::config::Gates;
+use crate::error::Error;
 use crate::mvcc::pin::Pins;
 use crate::replica::bootstrap::Foundation;
 use crate::replica::port::{Input, Output, Outputs};
@@ -222,6 +223,7 @@ fn carry_out(output: Output, session: &mut Outbox<FromReplica>) -> Option<Input>
         Output::ReadReady { ticket } => session.push(FromReplica::ReadReady(ticket)),
         Output::Publish(batch) => session.push(FromReplica::Publish(batch)),
         Output::Halt { reason } => panic!("{reason}"),
+        Output::AskLessor { ticket, .. } => session_loop::reply(session, ticket, Err(Error::NoLeader)),
         Output::ReleaseWal { .. } | Output::Send { .. } | Output::Compacted { .. } => {}
     }
     None

@@ -1,0 +1,228 @@
+//! Questions about leases. The leader alone knows when they end, so other members ask it for their clients.
+#![forbid(unsafe_code)]
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use futures::channel::oneshot;
+use prost::Message as _;
+
+use super::client::Ask;
+use super::link::Link;
+use super::pipeline::exchange;
+use super::switchboard::Switchboard;
+use crate::error::Error;
+use crate::proto::etcdserverpb::{
+    LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
+    ResponseHeader,
+};
+use crate::proto::leasepb::{LeaseInternalRequest, LeaseInternalResponse};
+use crate::replica::port::{Input, LeaseCall, Ticket};
+use crate::replica::read_gate::Role;
+use crate::response::Response;
+use crate::server::http1::answer::Answer;
+use crate::server::io::{clock, task};
+use crate::session::Tickets;
+use crate::stdx::time::Duration;
+
+/// Where leases are renewed.
+pub const RENEWALS: &str = "/leases";
+/// Where it is asked what is left of a lease.
+pub const QUESTIONS: &str = "/leases/internal";
+
+const PROTOBUF: &str = "application/protobuf";
+/// What is said of a lease that is not there.
+const NOT_FOUND: &str = "requested lease not found";
+/// What is said by a member that does not lead.
+const NOT_PRIMARY: &str = "not a primary lessor";
+/// What is said where entries that are committed are not applied in time.
+const BEHIND: &str = "waiting for node to catch up its applied index has timed out";
+/// How long a question waits for entries to be applied.
+const APPLY_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time between two attempts to reach the leader.
+const BACK_OFF: Duration = Duration::from_millis(50);
+/// Questions of clients of this member that are under way.
+const FORWARDED_MAX: usize = 1024;
+
+type Answered = Result<Response, Error>;
+
+/// Questions that are under way.
+pub struct Questions {
+    /// Of other members to this one.
+    tickets: RefCell<Tickets<oneshot::Sender<Answered>>>,
+    /// Of clients of this member to the leader.
+    forwarded: Cell<usize>,
+}
+
+impl Questions {
+    /// None yet; `core` stands in the tickets.
+    pub fn new(core: u16, timeout: Duration) -> Self {
+        Self { tickets: RefCell::new(Tickets::new(core, timeout)), forwarded: Cell::new(0) }
+    }
+}
+
+impl Switchboard {
+    /// The replica has answered the question of another member.
+    pub fn on_reply(&self, ticket: Ticket, result: Answered) {
+        let asker = self.questions.tickets.borrow_mut().redeem(ticket);
+        if let Some(asker) = asker {
+            // Whoever asked may have gone.
+            let _ = asker.send(result);
+        }
+    }
+
+    /// Asks the replica for another member.
+    async fn ask(&self, call: LeaseCall) -> Answered {
+        let (asker, answer) = oneshot::channel();
+        let now = clock::now();
+        let ticket = {
+            let mut tickets = self.questions.tickets.borrow_mut();
+            while tickets.expire(now).is_some() {}
+            tickets.issue(now, asker)
+        };
+        self.inbox().push(Input::Lease { ticket, call });
+        let deadline = now + self.own().request_timeout;
+        task::until(deadline, answer).await.and_then(Result::ok).unwrap_or(Err(Error::Timeout))
+    }
+
+    /// Asks the leader for a client of this member, whose `ticket` that is. `revision` is what the answer shows.
+    pub fn forward(self: &Rc<Self>, ticket: Ticket, call: LeaseCall, revision: i64) {
+        let switchboard = self.clone();
+        let under_way = self.questions.forwarded.get();
+        if under_way >= FORWARDED_MAX {
+            return self.inbox().answer((ticket, Err(Error::TooManyRequests)));
+        }
+        self.questions.forwarded.set(under_way + 1);
+        task::spawn(async move {
+            let result = switchboard.ask_leader(&call, revision).await;
+            switchboard.questions.forwarded.set(switchboard.questions.forwarded.get() - 1);
+            switchboard.inbox().answer((ticket, result));
+        });
+    }
+
+    /// Asks whoever leads, until there is an answer or the time is over.
+    async fn ask_leader(self: &Rc<Self>, call: &LeaseCall, revision: i64) -> Answered {
+        let deadline = clock::now() + self.own().request_timeout;
+        while clock::now() < deadline {
+            let leader = self.link(self.gate.leader());
+            if let Some(link) = leader
+                && let Ok(Some(response)) = ask_at(self, &link, call, revision).await
+            {
+                return Ok(response);
+            }
+            if self.gate.role() == Role::Leader {
+                return Err(Error::LeaderChanged);
+            }
+            task::sleep(BACK_OFF).await;
+        }
+        Err(if self.gate.leader() == 0 { Error::NoLeader } else { Error::Timeout })
+    }
+
+    /// Waits until this member has applied what is committed now.
+    async fn has_applied(&self) -> bool {
+        let (committed, deadline) = (self.gate.committed(), clock::now() + APPLY_TIMEOUT);
+        while self.gate.applied() < committed {
+            if clock::now() >= deadline {
+                return false;
+            }
+            task::sleep(Duration::from_millis(1)).await;
+        }
+        true
+    }
+
+    /// Why a question cannot be answered here and now; none if it can.
+    async fn unable(&self) -> Option<Answer> {
+        if self.gate.role() != Role::Leader {
+            return Some(Answer::error(400, NOT_PRIMARY));
+        }
+        (!self.has_applied().await).then(|| Answer::error(408, BEHIND))
+    }
+}
+
+/// Asks one member. None if that member does not know either.
+async fn ask_at(
+    switchboard: &Switchboard,
+    link: &Link,
+    call: &LeaseCall,
+    revision: i64,
+) -> io::Result<Option<Response>> {
+    let (path, id, content) = match *call {
+        LeaseCall::KeepAlive { id } => (RENEWALS, id, LeaseKeepAliveRequest { id }.encode_to_vec()),
+        LeaseCall::TimeToLive { id } => {
+            let question = Some(LeaseTimeToLiveRequest { id, keys: false });
+            let request = LeaseInternalRequest { lease_time_to_live_request: question };
+            (QUESTIONS, id, request.encode_to_vec())
+        }
+        LeaseCall::Expiries { .. } => return Ok(None),
+    };
+    let ask = Ask { method: "POST", path, to: None, content: Some((PROTOBUF, &content)) };
+    let (status, body) = exchange(switchboard, link, &ask).await?;
+    let is_gone = status == 404 && body.starts_with(NOT_FOUND.as_bytes());
+    Ok(match (path, status) {
+        (RENEWALS, _) if is_gone => Some(Response::LeaseKeepAlive { revision, id, ttl: 0 }),
+        (_, _) if is_gone => Some(Response::LeaseTimeToLive { revision, id, ttl: -1, granted_ttl: 0 }),
+        (RENEWALS, 200) => {
+            let renewed = LeaseKeepAliveResponse::decode(&*body).ok();
+            renewed.map(|renewed| Response::LeaseKeepAlive { revision, id, ttl: renewed.ttl })
+        }
+        (_, 200) => {
+            let response = LeaseInternalResponse::decode(&*body).ok();
+            let told = response.and_then(|response| response.lease_time_to_live_response);
+            told.map(|told| {
+                let (ttl, granted_ttl) = (told.ttl, told.granted_ttl);
+                Response::LeaseTimeToLive { revision, id, ttl, granted_ttl }
+            })
+        }
+        _ => None,
+    })
+}
+
+/// Renews a lease for another member.
+pub async fn renew(switchboard: &Switchboard, body: Bytes) -> Answer {
+    let Ok(LeaseKeepAliveRequest { id }) = LeaseKeepAliveRequest::decode(body) else { return unreadable() };
+    if let Some(unable) = switchboard.unable().await {
+        return unable;
+    }
+    match switchboard.ask(LeaseCall::KeepAlive { id }).await {
+        Ok(Response::LeaseKeepAlive { ttl, .. }) if ttl > 0 => {
+            let response = LeaseKeepAliveResponse { header: None, id, ttl };
+            Answer::new(200, PROTOBUF, response.encode_to_vec())
+        }
+        Ok(_) => Answer::error(404, NOT_FOUND),
+        Err(error) => refused(error),
+    }
+}
+
+/// Tells another member what is left of a lease.
+pub async fn time_to_live(switchboard: &Switchboard, body: Bytes) -> Answer {
+    let request = LeaseInternalRequest::decode(body).ok();
+    let request = request.and_then(|request| request.lease_time_to_live_request);
+    let Some(LeaseTimeToLiveRequest { id, .. }) = request else { return unreadable() };
+    if let Some(unable) = switchboard.unable().await {
+        return unable;
+    }
+    match switchboard.ask(LeaseCall::TimeToLive { id }).await {
+        Ok(Response::LeaseTimeToLive { ttl, granted_ttl, .. }) if ttl >= 0 => {
+            let header = Some(ResponseHeader::default());
+            let told = LeaseTimeToLiveResponse { header, id, ttl, granted_ttl, keys: Vec::new() };
+            let response = LeaseInternalResponse { lease_time_to_live_response: Some(told) };
+            Answer::new(200, PROTOBUF, response.encode_to_vec())
+        }
+        Ok(_) => Answer::error(404, NOT_FOUND),
+        Err(error) => refused(error),
+    }
+}
+
+fn unreadable() -> Answer {
+    Answer::error(400, "error unmarshalling request")
+}
+
+/// What another member is told for which the replica has no answer.
+fn refused(error: Error) -> Answer {
+    match error {
+        Error::NoLeader => Answer::error(400, NOT_PRIMARY),
+        error => Answer::error(500, error.message()),
+    }
+}

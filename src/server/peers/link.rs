@@ -1,0 +1,166 @@
+//! One other member: where it is, what waits for it, and whether it answers.
+#![forbid(unsafe_code)]
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+
+use raft::eraftpb::Message;
+
+use super::client::Connection;
+use super::outgoing::Outgoing;
+use crate::config::{Scheme, Url};
+use crate::server::io::clock;
+use crate::server::log::Line;
+use crate::stdx::time::{Duration, Instant};
+
+/// Connections kept for further requests.
+const IDLE_MAX: usize = 4;
+/// How long a connection is kept: the other side closes one that is silent for five seconds.
+const IDLE: Duration = Duration::from_secs(3);
+
+/// One other member.
+pub struct Link {
+    /// Its id.
+    pub id: u64,
+    /// Where it is; the one in use first.
+    urls: RefCell<VecDeque<Url>>,
+    /// Its stream of appends.
+    pub append: Outgoing,
+    /// Its stream of other messages.
+    pub message: Outgoing,
+    /// Messages that wait to be posted, at most [`super::pipeline::MESSAGES_MAX`].
+    pub posts: RefCell<VecDeque<Box<Message>>>,
+    /// Tasks that post them.
+    pub posting: Cell<usize>,
+    /// Connections without a request, and since when; the oldest first.
+    idle: RefCell<VecDeque<(Instant, Connection)>>,
+    /// It belongs to the cluster no more.
+    gone: Cell<bool>,
+    active: Cell<bool>,
+    /// What was wrong when it was last logged.
+    said: RefCell<String>,
+}
+
+impl Link {
+    /// A member at these addresses.
+    pub fn new(id: u64, urls: &[String]) -> Self {
+        Self {
+            id,
+            urls: RefCell::new(parse(urls)),
+            append: Outgoing::default(),
+            message: Outgoing::default(),
+            posts: RefCell::default(),
+            posting: Cell::new(0),
+            idle: RefCell::default(),
+            gone: Cell::new(false),
+            active: Cell::new(false),
+            said: RefCell::default(),
+        }
+    }
+
+    /// The member has moved, or has not.
+    pub fn set_urls(&self, urls: &[String]) {
+        let urls = parse(urls);
+        let is_same =
+            |known: &VecDeque<Url>| known.len() == urls.len() && urls.iter().all(|url| known.contains(url));
+        if !is_same(&self.urls.borrow()) {
+            *self.urls.borrow_mut() = urls;
+            self.idle.borrow_mut().clear();
+        }
+    }
+
+    /// Where to reach it now.
+    ///
+    /// # Errors
+    /// When it has no address that this member can reach.
+    pub fn url(&self) -> io::Result<Url> {
+        let url = self.urls.borrow().front().cloned();
+        let url = url.ok_or_else(|| io::Error::other("the member has no peer URL that can be read"))?;
+        if url.scheme != Scheme::Http {
+            return Err(io::Error::other(format!("{url} is not built yet: it needs TLS, or Unix sockets")));
+        }
+        Ok(url)
+    }
+
+    /// A connection that has been used before; none if there is none that is likely to live.
+    pub fn take_idle(&self) -> Option<Connection> {
+        let now = clock::now();
+        let (since, connection) = self.idle.borrow_mut().pop_back()?;
+        (now.since(since) < IDLE).then_some(connection)
+    }
+
+    /// Keeps a connection for the next request.
+    pub fn keep_idle(&self, connection: Connection) {
+        let mut idle = self.idle.borrow_mut();
+        idle.push_back((clock::now(), connection));
+        let oldest = if idle.len() > IDLE_MAX { idle.pop_front() } else { None };
+        drop(idle);
+        drop(oldest);
+    }
+
+    /// Whether the member belongs to the cluster no more.
+    pub fn is_gone(&self) -> bool {
+        self.gone.get()
+    }
+
+    /// The member belongs to the cluster no more: its tasks end.
+    pub fn end(&self) {
+        self.gone.set(true);
+        self.posts.borrow_mut().clear();
+        self.append.end();
+        self.message.end();
+    }
+
+    /// It answers.
+    pub fn on_success(&self) {
+        if !self.active.replace(true) {
+            self.said.borrow_mut().clear();
+            Line::info("peer became active").id("peer-id", self.id).write();
+        }
+    }
+
+    /// It does not answer, or refuses: said once as long as it goes on, but for what was never said.
+    pub fn on_failure(&self, what: &str, error: &io::Error) {
+        // Another address may do.
+        if self.urls.borrow().len() > 1 {
+            self.urls.borrow_mut().rotate_left(1);
+        }
+        let said = format!("failed to {what} {:x} ({error})", self.id);
+        if self.active.replace(false) {
+            Line::warn("peer became inactive (message send to peer failed)")
+                .id("peer-id", self.id)
+                .text("error", &said)
+                .write();
+        } else if *self.said.borrow() != said {
+            Line::warn("cannot reach a member of the cluster; trying on")
+                .id("peer-id", self.id)
+                .text("error", &said)
+                .write();
+        }
+        *self.said.borrow_mut() = said;
+    }
+}
+
+fn parse(urls: &[String]) -> VecDeque<Url> {
+    urls.iter().filter_map(|url| Url::parse(url).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_is_tried_at_all_its_addresses() {
+        let link = Link::new(1, &["http://a:1".into(), "no url".into(), "http://b:2".into()]);
+        let host = || link.url().unwrap().host;
+        assert_eq!(host(), "a");
+        link.on_failure("dial", &io::Error::other("x"));
+        assert_eq!(host(), "b");
+        link.set_urls(&["http://a:1".into(), "http://b:2".into()]);
+        assert_eq!(host(), "b", "nothing has changed");
+        link.set_urls(&["https://c:3".into()]);
+        assert!(link.url().unwrap_err().to_string().contains("TLS"));
+        assert!(Link::new(1, &[]).url().is_err());
+    }
+}

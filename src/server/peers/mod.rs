@@ -1,0 +1,50 @@
+//! The other members of the cluster, as etcd reaches them: streams, requests, and what is served at the peer port.
+//!
+//! ```text
+//!                     replica loop
+//!    messages for raft ▲        │ Output::Send
+//!                      │        ▼
+//!        inbox ────────┘      switchboard ── a link for each member
+//!          ▲                    │ append, message                 │ pipeline
+//!          │                    ▼                                 ▼
+//!        reader ◀─ dials ─    writer ◀─ GET /raft/stream ─ service   pipeline ── POST /raft ──▶
+//! ```
+//!
+//! ```text
+//!   switchboard  who the other members are, and which way a message takes to one
+//!   link         one member: its addresses, and what waits for it
+//!   outgoing     messages that wait for one stream, and who writes it
+//!   inbox        what has come for the replica
+//!   writer       writes a stream into the answer to the one who dialled it
+//!   reader       dials a stream and reads it
+//!   pipeline     messages one by one, while there is no stream
+//!   client       a connection that asks
+//!   service      what is answered at the peer port
+//!   lessor       questions about leases, to the leader and from followers
+//! ```
+//!
+//! # Invariants
+//!
+//! - All queues are bounded by number and bytes. A message that finds its queue full is dropped and raft is told that
+//!   the member is unreachable, as it is about messages whose connection ends before they are written.
+//! - No link waits for another one. A member that does not answer costs two attempts to connect each tenth of a second,
+//!   and the messages that its queues hold.
+//! - What a peer sends is taken no faster than the replica takes it: a reader waits while the inbox is full.
+//!
+//! All of it lives on the replica core. Absent: snapshots between members, TLS, the measurement of round trips.
+#![forbid(unsafe_code)]
+
+mod client;
+mod inbox;
+mod lessor;
+mod link;
+mod outgoing;
+mod pipeline;
+mod reader;
+mod service;
+mod switchboard;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub use switchboard::{Beginning, Own, Switchboard};

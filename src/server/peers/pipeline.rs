@@ -1,0 +1,99 @@
+//! Messages posted one by one: while a member has not dialled its streams, and for what would hold a stream up.
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::rc::Rc;
+
+use prost::Message as _;
+use raft::eraftpb::Message;
+
+use super::client::{Ask, Connection};
+use super::link::Link;
+use super::switchboard::Switchboard;
+use crate::server::io::task;
+
+/// Messages that may wait to be posted, etcd's own figure.
+pub const MESSAGES_MAX: usize = 64;
+/// Messages posted at a time, etcd's own figure.
+const POSTS_MAX: usize = 4;
+
+/// Takes a message. False if too many wait.
+pub fn push(switchboard: &Rc<Switchboard>, link: &Rc<Link>, message: Box<Message>) -> bool {
+    if link.posts.borrow().len() >= MESSAGES_MAX {
+        return false;
+    }
+    link.posts.borrow_mut().push_back(message);
+    if link.posting.get() < POSTS_MAX {
+        link.posting.set(link.posting.get() + 1);
+        let (switchboard, link) = (switchboard.clone(), link.clone());
+        task::spawn(async move {
+            post_all(&switchboard, &link).await;
+            link.posting.set(link.posting.get() - 1);
+        });
+    }
+    true
+}
+
+/// Posts until nothing waits.
+async fn post_all(switchboard: &Switchboard, link: &Link) {
+    loop {
+        let message = link.posts.borrow_mut().pop_front();
+        let Some(message) = message else { return };
+        match post(switchboard, link, &message).await {
+            Ok(()) => link.on_success(),
+            Err(error) => {
+                link.on_failure("post a message to", &error);
+                switchboard.unreachable(link.id);
+            }
+        }
+        task::make_room().await;
+    }
+}
+
+async fn post(switchboard: &Switchboard, link: &Link, message: &Message) -> io::Result<()> {
+    let content = message.encode_to_vec();
+    let ask = Ask {
+        method: "POST",
+        path: "/raft",
+        to: Some(link.id),
+        content: Some(("application/protobuf", &content)),
+    };
+    let (status, text) = exchange(switchboard, link, &ask).await?;
+    let text = String::from_utf8_lossy(&text).trim_end().to_owned();
+    match status {
+        204 => Ok(()),
+        403 => Err(io::Error::other(format!("refused for good: {text}"))),
+        412 => Err(io::Error::other(text)),
+        status => Err(io::Error::other(format!("unexpected http status {status}: {text}"))),
+    }
+}
+
+/// Asks a member and reads the whole answer: status and body.
+///
+/// # Errors
+/// When the member cannot be reached.
+pub async fn exchange(switchboard: &Switchboard, link: &Link, ask: &Ask<'_>) -> io::Result<(u16, Vec<u8>)> {
+    let own = switchboard.own();
+    if let Some(used) = link.take_idle()
+        && let Ok(answer) = exchange_on(switchboard, link, used, ask).await
+    {
+        return Ok(answer);
+    }
+    // A connection that was kept may have ended meanwhile, and each request may be repeated.
+    let fresh = Connection::dial(own, &link.url()?).await?;
+    exchange_on(switchboard, link, fresh, ask).await
+}
+
+async fn exchange_on(
+    switchboard: &Switchboard,
+    link: &Link,
+    mut connection: Connection,
+    ask: &Ask<'_>,
+) -> io::Result<(u16, Vec<u8>)> {
+    let reply = connection.ask(switchboard.own(), ask).await?;
+    let body = connection.read_whole(reply.body).await?;
+    if reply.keeps_alive {
+        link.keep_idle(connection);
+    }
+    Ok((reply.status, body))
+}

@@ -1,0 +1,305 @@
+//! What is answered at the peer port. Statuses and texts are etcd's.
+#![forbid(unsafe_code)]
+
+use std::borrow::Cow;
+use std::future::Future;
+use std::io;
+use std::net::TcpListener;
+use std::rc::Rc;
+
+use bytes::{Buf, Bytes, BytesMut};
+use futures::io::AsyncWriteExt;
+use prost::Message as _;
+use raft::eraftpb::Message;
+
+use super::client::{PATIENCE, in_time};
+use super::lessor;
+use super::link::Link;
+use super::switchboard::Switchboard;
+use super::writer;
+use crate::cluster::Cluster;
+use crate::cluster::member::MemberContext;
+use crate::config::ETCD_VERSION;
+use crate::peer::channel::Channel;
+use crate::peer::greeting::{self, parse_id};
+use crate::server::http1::answer::{Answer, Form};
+use crate::server::http1::connection::{self, Read};
+use crate::server::http1::head::Head;
+use crate::server::io::accept::{self, Accepted, Admission, Take};
+use crate::server::io::tcp::Tcp;
+use crate::server::io::wire::linger;
+use crate::server::io::{clock, socket, task};
+use crate::server::log::Line;
+use crate::stdx::time::Duration;
+
+/// Connections at the peer port.
+const CONNECTIONS_MAX: usize = 512;
+/// How long a connection may be without a request.
+const IDLE: Duration = Duration::from_secs(30);
+/// Longest body of a request. A message has a mebibyte of entries, or one that is longer.
+const BODY_BYTES_MAX: u64 = 64 << 20;
+/// Bytes of all bodies that are being read.
+const BODIES_BYTES_MAX: usize = 96 << 20;
+
+/// Serves a peer listener for as long as the executor runs.
+pub async fn listen(switchboard: Rc<Switchboard>, socket: TcpListener) {
+    let listener = socket::accept_on(socket);
+    accept::accept(&listener, &Admission::with_places(CONNECTIONS_MAX), &Desk(switchboard)).await;
+}
+
+/// Where connections of other members are served.
+struct Desk(Rc<Switchboard>);
+
+impl Take for Desk {
+    fn take(&self, accepted: Accepted) {
+        let Ok((stream, _, place)) = accepted.bind() else { return };
+        let switchboard = self.0.clone();
+        task::spawn(async move {
+            serve(&switchboard, stream).await;
+            drop(place);
+        });
+    }
+
+    // Who waits without a request is sent away after a while.
+    fn crowded(&self) {}
+}
+
+/// What a request comes to.
+enum Outcome {
+    /// An answer, and perhaps another request.
+    Answer(Answer),
+    /// A stream that goes on until the connection ends.
+    Stream(Rc<Link>, Channel),
+}
+
+/// Serves one connection to its end.
+async fn serve(switchboard: &Rc<Switchboard>, mut stream: Tcp) {
+    let mut input = BytesMut::new();
+    loop {
+        match serve_one(switchboard, &mut stream, &mut input).await {
+            Ok(Next::Request) => task::make_room().await,
+            Ok(Next::Stream(link, channel)) => {
+                return writer::write(switchboard, &link, channel, stream).await;
+            }
+            Ok(Next::End) => return linger(&mut stream).await,
+            Err(_) => return,
+        }
+    }
+}
+
+/// What follows on a connection.
+enum Next {
+    Request,
+    Stream(Rc<Link>, Channel),
+    End,
+}
+
+async fn serve_one(
+    switchboard: &Rc<Switchboard>,
+    stream: &mut Tcp,
+    input: &mut BytesMut,
+) -> io::Result<Next> {
+    let reading = connection::read_head(stream, input);
+    let Some(read) = task::until(clock::now() + IDLE, reading).await else { return Ok(Next::End) };
+    let head = match read? {
+        Read::Head(head, _) => head,
+        Read::Gone => return Ok(Next::End),
+        Read::Refused(refusal) => {
+            let form = Form { is_old: false, keeps_alive: false, is_head: false };
+            connection::write(stream, *refusal, form).await?;
+            return Ok(Next::End);
+        }
+    };
+    input.advance(head.bytes);
+    if head.expects_continue && head.body_bytes > 0 {
+        in_time(stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")).await?;
+    }
+    let Some(held) = Held::new(switchboard, head.body_bytes) else {
+        let form = Form { keeps_alive: false, ..head.form };
+        connection::write(stream, Answer::error(413, "request body too large"), form).await?;
+        return Ok(Next::End);
+    };
+    let body = in_time(connection::read_body(stream, input, head.body_bytes as usize)).await?;
+    let outcome = answer(switchboard, &head, body).await;
+    drop(held);
+    match outcome {
+        Outcome::Stream(link, channel) => {
+            in_time(stream.write_all(stream_head(switchboard.own().cluster_id).as_bytes())).await?;
+            Ok(Next::Stream(link, channel))
+        }
+        Outcome::Answer(answer) => {
+            let closes = connection::write(stream, answer, head.form).await?;
+            Ok(if head.form.keeps_alive && !closes { Next::Request } else { Next::End })
+        }
+    }
+}
+
+/// Room for the body of a request, until dropped.
+struct Held<'a>(&'a Switchboard, usize);
+
+impl<'a> Held<'a> {
+    fn new(switchboard: &'a Switchboard, bytes: u64) -> Option<Self> {
+        let bytes = usize::try_from(bytes).ok().filter(|&bytes| bytes as u64 <= BODY_BYTES_MAX)?;
+        let held = switchboard.body_bytes.get() + bytes;
+        (held <= BODIES_BYTES_MAX).then(|| {
+            switchboard.body_bytes.set(held);
+            Self(switchboard, bytes)
+        })
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.body_bytes.set(self.0.body_bytes.get() - self.1);
+    }
+}
+
+/// The head of a stream.
+fn stream_head(cluster_id: u64) -> String {
+    format!(
+        "HTTP/1.1 200 OK\r\n{}: {cluster_id:x}\r\n{}: {ETCD_VERSION}\r\nTransfer-Encoding: chunked\r\n\r\n",
+        greeting::CLUSTER_ID,
+        greeting::SERVER_VERSION,
+    )
+}
+
+async fn answer(switchboard: &Rc<Switchboard>, head: &Head, body: Bytes) -> Outcome {
+    let path = head.target.split('?').next().unwrap_or_default();
+    Outcome::Answer(match path {
+        "/raft" => only("POST", head, async { post(switchboard, head, body) }).await,
+        "/raft/probing" => probing(),
+        "/raft/snapshot" => only("POST", head, async { snapshot(switchboard, head) }).await,
+        "/members" => only("GET", head, async { members(switchboard) }).await,
+        "/version" => only("GET", head, async { version(switchboard) }).await,
+        lessor::RENEWALS if head.method == "POST" => lessor::renew(switchboard, body).await,
+        lessor::QUESTIONS if head.method == "POST" => lessor::time_to_live(switchboard, body).await,
+        lessor::RENEWALS | lessor::QUESTIONS => Answer::error(405, "Method Not Allowed"),
+        _ => match path.strip_prefix("/raft/stream/") {
+            Some(_) if head.method != "GET" => not_allowed("GET"),
+            Some(rest) => match stream(switchboard, head, rest) {
+                Ok((link, channel)) => return Outcome::Stream(link, channel),
+                Err(refusal) => with_cluster_id(refusal, switchboard),
+            },
+            None => Answer::error(404, "404 page not found"),
+        },
+    })
+}
+
+async fn only(method: &'static str, head: &Head, answer: impl Future<Output = Answer>) -> Answer {
+    if head.method == method { answer.await } else { not_allowed(method) }
+}
+
+fn not_allowed(method: &'static str) -> Answer {
+    let mut answer = Answer::error(405, "Method Not Allowed");
+    answer.headers.push(("Allow", method.into()));
+    answer
+}
+
+fn with_cluster_id(mut answer: Answer, switchboard: &Switchboard) -> Answer {
+    let id = format!("{:x}", switchboard.own().cluster_id);
+    answer.headers.push((greeting::CLUSTER_ID, Cow::Owned(id)));
+    answer
+}
+
+/// The refusal of a member of another cluster or of a version that is not understood.
+fn refusal(switchboard: &Switchboard, head: &Head) -> Option<Answer> {
+    let why = greeting::refusal(|name| head.extension(name), ETCD_VERSION, switchboard.own().cluster_id)?;
+    let said = |name| head.extension(name).unwrap_or_default();
+    Line::warn(if why == greeting::OTHER_CLUSTER { "request cluster ID mismatch" } else { why })
+        .text("remote-peer-server-name", said(greeting::SERVER_FROM))
+        .text("remote-peer-server-version", said(greeting::SERVER_VERSION))
+        .text("remote-peer-cluster-id", said(greeting::CLUSTER_ID))
+        .id("local-member-cluster-id", switchboard.own().cluster_id)
+        .write();
+    Some(Answer::error(412, why))
+}
+
+/// One message.
+fn post(switchboard: &Switchboard, head: &Head, body: Bytes) -> Answer {
+    let answer = refusal(switchboard, head).unwrap_or_else(|| match Message::decode(body) {
+        Err(_) => Answer::error(400, "error unmarshalling raft message"),
+        Ok(message) => match switchboard.deliver(message) {
+            Ok(()) => Answer::empty(204),
+            Err(why) => Answer::json(403, serde_json::json!({ "message": why }).to_string()),
+        },
+    });
+    with_cluster_id(answer, switchboard)
+}
+
+fn snapshot(switchboard: &Switchboard, head: &Head) -> Answer {
+    let unbuilt = "failed to save KV snapshot (snapshots between members are not built yet)";
+    let answer = refusal(switchboard, head).unwrap_or_else(|| {
+        let from = head.extension(greeting::SERVER_FROM).unwrap_or_default();
+        Line::warn(
+            "refused a snapshot: snapshots between members are not built yet, so this member stays behind",
+        )
+        .text("remote-snapshot-sender-id", from)
+        .write();
+        // The connection ends, because the body is not read.
+        Answer { closes: true, ..Answer::error(500, unbuilt) }
+    });
+    with_cluster_id(answer, switchboard)
+}
+
+/// Which stream of which member is asked for; `rest` stands behind the streams' common path.
+fn stream(switchboard: &Switchboard, head: &Head, rest: &str) -> Result<(Rc<Link>, Channel), Answer> {
+    if let Some(answer) = refusal(switchboard, head) {
+        return Err(answer);
+    }
+    let channel = match rest.split_once('/') {
+        Some(("msgapp", _)) => Channel::Append,
+        Some(("message", _)) => Channel::Message,
+        _ => return Err(Answer::error(404, "invalid path")),
+    };
+    let id = rest.split_once('/').and_then(|(_, id)| parse_id(id));
+    let id = id.ok_or_else(|| Answer::error(404, "invalid from"))?;
+    if switchboard.is_removed(id) {
+        return Err(Answer::error(410, "removed member"));
+    }
+    let link = switchboard.link(id).ok_or_else(|| Answer::error(404, "error sender not found"))?;
+    if head.extension(greeting::RAFT_TO) != Some(format!("{:x}", switchboard.own().member_id).as_str()) {
+        return Err(Answer::error(412, "to field mismatch"));
+    }
+    Ok((link, channel))
+}
+
+/// Tells that this member lives, and its time.
+fn probing() -> Answer {
+    const TYPE: &str = "text/plain; charset=utf-8";
+    let now = time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(clock::wall_nanos()));
+    let format = &time::format_description::well_known::Rfc3339;
+    let now = now.ok().and_then(|now| now.format(format).ok()).unwrap_or_default();
+    Answer::new(200, TYPE, format!("{{\"OK\":true,\"Now\":\"{now}\"}}\n"))
+}
+
+fn members(switchboard: &Switchboard) -> Answer {
+    let members = |cluster: &Cluster| {
+        let members = cluster.members.values().cloned().map(|member| {
+            let raft = member.raft_attributes.unwrap_or_default();
+            let own = member.member_attributes.unwrap_or_default();
+            MemberContext {
+                id: member.id,
+                peer_urls: raft.peer_urls,
+                is_learner: raft.is_learner,
+                name: own.name,
+                client_urls: own.client_urls,
+                is_promote: false,
+            }
+        });
+        serde_json::to_string(&members.collect::<Vec<_>>()).unwrap_or_default()
+    };
+    let json = switchboard.with_cluster(members);
+    with_cluster_id(Answer::json(200, format!("{json}\n")), switchboard)
+}
+
+fn version(switchboard: &Switchboard) -> Answer {
+    let cluster = switchboard.with_cluster(|cluster| cluster.version.clone());
+    let cluster = if cluster.is_empty() { "not_decided".to_owned() } else { cluster };
+    Answer::json(
+        200,
+        format!(r#"{{"etcdserver":"{ETCD_VERSION}","etcdcluster":"{cluster}","storage":"3.7.0"}}"#),
+    )
+}
+
+const _: () =
+    assert!(PATIENCE.as_secs() < IDLE.as_secs(), "a kept connection is not closed under its client");

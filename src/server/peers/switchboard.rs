@@ -1,0 +1,211 @@
+//! Who the other members are, and which way a message takes to one of them.
+#![forbid(unsafe_code)]
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use raft::eraftpb::Message;
+
+use super::inbox::{Answered, Inbox};
+use super::lessor::Questions;
+use super::link::Link;
+use super::{pipeline, reader, service};
+use crate::cluster::Cluster;
+use crate::peer::channel::{self, Channel};
+use crate::proto::membershippb::Member;
+use crate::replica::port::Input;
+use crate::replica::read_gate::ReadGate;
+use crate::server::io::task;
+use crate::server::log::Line;
+use crate::stdx::time::Duration;
+
+/// What this member is to others.
+#[derive(Clone)]
+pub struct Own {
+    /// Its id.
+    pub member_id: u64,
+    /// The id of its cluster.
+    pub cluster_id: u64,
+    /// Where others reach it, as a header has it.
+    pub peer_urls: String,
+    /// How long a connection may take to be made.
+    pub dial_timeout: Duration,
+    /// How long a question for a client may take.
+    pub request_timeout: Duration,
+    /// The number that the tickets of questions have in place of a session core's.
+    pub core: u16,
+}
+
+/// What a switchboard begins with, before the replica's executor runs.
+pub struct Beginning {
+    /// What this member is to others.
+    pub own: Own,
+    /// The sockets of the peer listeners.
+    pub sockets: Vec<TcpListener>,
+    /// What this member knows of raft.
+    pub gate: Arc<ReadGate>,
+}
+
+/// The ways to all other members.
+pub struct Switchboard {
+    own: Own,
+    links: RefCell<BTreeMap<u64, Rc<Link>>>,
+    /// The cluster when it was last looked at.
+    cluster: RefCell<Cluster>,
+    inbox: Inbox,
+    pub(super) questions: Questions,
+    pub(super) gate: Arc<ReadGate>,
+    /// Members of which the log has said that they wait for a snapshot.
+    stranded: RefCell<BTreeSet<u64>>,
+    /// Bytes of requests' bodies that are being read.
+    pub(super) body_bytes: Cell<usize>,
+}
+
+impl Switchboard {
+    /// Begins to serve the peer listeners. No other member is known yet.
+    pub fn start(beginning: Beginning) -> Rc<Self> {
+        let Beginning { own, sockets, gate } = beginning;
+        let switchboard = Rc::new(Self {
+            questions: Questions::new(own.core, own.request_timeout),
+            own,
+            links: RefCell::default(),
+            cluster: RefCell::default(),
+            inbox: Inbox::default(),
+            gate,
+            stranded: RefCell::default(),
+            body_bytes: Cell::new(0),
+        });
+        for socket in sockets {
+            task::spawn(service::listen(switchboard.clone(), socket));
+        }
+        switchboard
+    }
+
+    /// What this member is to others.
+    pub fn own(&self) -> &Own {
+        &self.own
+    }
+
+    /// What has come for the replica.
+    pub fn inbox(&self) -> &Inbox {
+        &self.inbox
+    }
+
+    /// Ready while something waits for the replica loop.
+    pub fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.inbox.poll(cx)
+    }
+
+    /// Answers for clients of this member.
+    pub fn take_answers(&self) -> Vec<Answered> {
+        self.inbox.take_answers()
+    }
+
+    /// The way to a member.
+    pub fn link(&self, id: u64) -> Option<Rc<Link>> {
+        self.links.borrow().get(&id).cloned()
+    }
+
+    /// Whether a member was removed for good.
+    pub fn is_removed(&self, id: u64) -> bool {
+        self.cluster.borrow().removed.contains(&id)
+    }
+
+    /// Shows `look` the cluster as it was last looked at.
+    pub fn with_cluster<T>(&self, look: impl FnOnce(&Cluster) -> T) -> T {
+        look(&self.cluster.borrow())
+    }
+
+    /// Sends a message. One to somebody who is not known is lost.
+    pub fn send(self: &Rc<Self>, to: u64, message: Box<Message>) {
+        let Some(link) = self.link(to) else { return };
+        let channel = channel::choose(message.msg_type(), link.append.is_open(), link.message.is_open());
+        let taken = match channel {
+            Channel::Append => link.append.push(message),
+            Channel::Message => link.message.push(message),
+            Channel::Pipeline => pipeline::push(self, &link, message),
+        };
+        if !taken {
+            Line::warn("dropped internal Raft message since sending buffer is full")
+                .id("remote-peer-id", to)
+                .debug("channel", &channel)
+                .write();
+            self.unreachable(to);
+        }
+    }
+
+    /// A message to this member was lost.
+    pub fn unreachable(&self, id: u64) {
+        self.inbox.push(Input::PeerUnreachable(id));
+    }
+
+    /// Takes a message for raft.
+    ///
+    /// # Errors
+    /// Why it is none, in etcd's words.
+    pub fn deliver(&self, message: Message) -> Result<(), &'static str> {
+        if self.is_removed(message.from) {
+            return Err("cannot process message from removed member");
+        }
+        if message.to != self.own.member_id {
+            return Err("cannot process message to mismatch member");
+        }
+        self.inbox.push(Input::PeerMessage(Box::new(message)));
+        Ok(())
+    }
+
+    /// Follows the cluster: who has come or gone, and who has moved.
+    pub fn follow(self: &Rc<Self>, cluster: &Cluster) {
+        if *self.cluster.borrow() == *cluster {
+            return;
+        }
+        *self.cluster.borrow_mut() = cluster.clone();
+        let others = cluster.members.iter().filter(|(id, _)| **id != self.own.member_id);
+        for (&id, member) in others {
+            match self.link(id) {
+                Some(link) => link.set_urls(peer_urls(member)),
+                None => self.add(id, peer_urls(member)),
+            }
+        }
+        let gone = |id: &u64, _: &mut Rc<Link>| !cluster.members.contains_key(id);
+        let gone: Vec<Rc<Link>> =
+            self.links.borrow_mut().extract_if(.., gone).map(|(_, link)| link).collect();
+        gone.iter().for_each(|link| link.end());
+    }
+
+    fn add(self: &Rc<Self>, id: u64, urls: &[String]) {
+        Line::info("added remote peer").id("remote-peer-id", id).texts("remote-peer-urls", urls).write();
+        let link = Rc::new(Link::new(id, urls));
+        self.links.borrow_mut().insert(id, link.clone());
+        for channel in [Channel::Append, Channel::Message] {
+            task::spawn(reader::read(self.clone(), link.clone(), channel));
+        }
+    }
+
+    /// Says once of each member that waits for a snapshot that it waits in vain. `laggards` are all of them, with the
+    /// first entry that each lacks.
+    pub fn tell_stranded(&self, laggards: &[(u64, u64)]) {
+        let mut stranded = self.stranded.borrow_mut();
+        stranded.retain(|id| laggards.iter().any(|(laggard, _)| laggard == id));
+        for &(id, index) in laggards {
+            if stranded.insert(id) {
+                let message = "a member lacks log entries that this leader has no more; it needs a snapshot, and \
+                               snapshots between members are not built yet: it stays behind";
+                Line::warn(message).id("remote-peer-id", id).value("first-entry-lacking", index).write();
+            }
+        }
+    }
+
+    /// Whether there is another member.
+    pub fn has_peers(&self) -> bool {
+        !self.links.borrow().is_empty()
+    }
+}
+
+fn peer_urls(member: &Member) -> &[String] {
+    member.raft_attributes.as_ref().map_or(&[], |attributes| &attributes.peer_urls)
+}
