@@ -1,5 +1,5 @@
-// Package member runs a server binary, etcd or Kevel, as a cluster of one on loopback. Both take the same flags, which is
-// the point: nothing in here knows which of the two it starts.
+// Package member runs a server binary, etcd or Kevel, on loopback: as a cluster of one, or with others (Together). Both take
+// the same flags, which is the point: nothing in here knows which of the two it starts.
 package member
 
 import (
@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -57,6 +58,17 @@ func New(binary, name, dir string, flags ...string) (*Member, error) {
 		return nil, err
 	}
 	return m, os.MkdirAll(m.Dir, 0o700)
+}
+
+// Together makes members the founders of one cluster, each under its own name.
+func Together(members ...*Member) {
+	var founders []string
+	for _, m := range members {
+		founders = append(founders, m.Name+"=http://"+m.Peer)
+	}
+	for _, m := range members {
+		m.flags = append(m.flags, "--name="+m.Name, "--initial-cluster="+strings.Join(founders, ","))
+	}
 }
 
 // freeAddress picks below the range the kernel hands to outgoing connections, so that a port stays ours across a restart.
