@@ -4,8 +4,8 @@
 use super::judge::judge;
 use super::model::grows;
 use super::world::World;
-use kevel::proto::etcdserverpb::AlarmType;
 use kevel::proto::etcdserverpb::alarm_request::AlarmAction;
+use kevel::proto::etcdserverpb::{AlarmRequest, AlarmType};
 use kevel::stdx::time::{Duration, Instant};
 
 /// How soon the alarm is in the log.
@@ -61,14 +61,25 @@ impl World {
         let entries = applied.saturating_sub(fullness.looked) + u64::from(member.replica.is_suspended());
         let several = swept || entries > 1;
         fullness.was_full |= is_full || several && used + stats.leaving_bytes >= quota;
-        let new = fullness.looked.min(applied) as usize..applied as usize;
-        let grown = self.judge.history[new.clone()]
-            .iter()
-            .zip(new)
-            .any(|(entry, at)| entry.request.as_ref().is_some_and(grows) && self.judge.answer(at).is_ok());
+        let (mut grown, mut raised) = (None, None);
+        for at in fullness.looked.min(applied) as usize..applied as usize {
+            let request = self.judge.history[at].request.as_ref().filter(|_| self.judge.answer(at).is_ok());
+            if request.is_some_and(grows) {
+                grown = Some(at);
+            }
+            let is_ours = |alarm: &AlarmRequest| {
+                (alarm.action, alarm.alarm, alarm.member_id)
+                    == (AlarmAction::Activate as i32, AlarmType::Nospace as i32, fullness.member_id)
+            };
+            if request.and_then(|request| request.alarm.as_ref()).is_some_and(is_ours) {
+                raised = Some(at);
+            }
+        }
         fullness.looked = fullness.looked.max(applied);
-        fullness.has_grown |= grown;
-        if grown && is_full {
+        fullness.has_grown |= grown.is_some();
+        // A client may clear the alarm in the turn in which it is raised.
+        fullness.since = fullness.since.filter(|_| raised.is_none());
+        if grown > raised && is_full {
             fullness.since.get_or_insert(self.now);
         }
         if self.judge.model.alarms.contains(&(AlarmType::Nospace as i32, fullness.member_id)) {
