@@ -58,8 +58,8 @@ pub struct Client {
     pub interrupted: Vec<Watched>,
     /// A manual progress request was answered.
     pub progressed: i64,
-    /// The store's revision when the client asked last how far the stream is; none if that was answered.
-    pub progress_known: Option<i64>,
+    /// The store's revisions when the client asked how far the stream is, above those that it was told.
+    pub progress_known: VecDeque<i64>,
 }
 
 impl Client {
@@ -80,7 +80,7 @@ impl Client {
             creating: VecDeque::new(),
             interrupted: vec![],
             progressed: 0,
-            progress_known: None,
+            progress_known: VecDeque::new(),
         }
     }
 
@@ -129,7 +129,7 @@ impl Client {
         self.creating.clear();
         self.transit.clear();
         self.stream = None;
-        self.progress_known = None;
+        self.progress_known.clear();
         self.events_sent.clear();
         self.interrupted.extend(std::mem::take(&mut self.watches).into_values().filter(|w| !w.compacted));
     }

@@ -277,17 +277,17 @@ impl World {
         }
     }
 
-    /// Who asks how far the stream is hears of no less than what was in the store then.
+    /// Who asks how far the stream is hears of no less than what was in the store then. An answer to an earlier
+    /// question may still be on its way.
     fn check_promise(&mut self, number: usize, response: &WatchResponse) {
         if response.watch_id != -1 || response.created {
             return;
         }
         let revision = response.header.as_ref().map_or(0, |header| header.revision);
-        let known = self.clients[number].progress_known.take();
-        judge!(
-            known.is_none_or(|known| revision >= known),
-            "progress to {revision}, and the store was at {known:?}"
-        );
+        let known = &mut self.clients[number].progress_known;
+        let first = known.front().copied().unwrap_or(0);
+        judge!(revision >= first, "progress to {revision}, and the store was at {first}");
+        known.retain(|&known| known > revision);
     }
 
     /// Who has just got events need not be told how far the watch is.

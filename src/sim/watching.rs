@@ -39,7 +39,7 @@ impl World {
         let core = self.clients[number].core;
         let Some(stream) = self.clients[number].stream else { return };
         let known = self.member().cores[core].reader.snapshot().applied().revision;
-        self.clients[number].progress_known = Some(known);
+        self.clients[number].progress_known.push_back(known);
         self.watch(core, |watches, history, _| watches.hub().progress(stream, history));
         self.pump(core);
     }
