@@ -42,7 +42,7 @@ impl From<DecodeError> for Unreadable {
 ///
 /// # Errors
 /// When the bytes are no transaction, or one that is too deep.
-pub fn decode_txn(message: Bytes) -> Result<TxnRequest, Unreadable> {
+pub fn decode(message: Bytes) -> Result<TxnRequest, Unreadable> {
     match TxnRequest::decode(message.clone()) {
         Ok(request) => Ok(request),
         Err(_) => txn(message, DEPTH_MAX),
@@ -128,7 +128,7 @@ mod tests {
     fn nested_transactions_are_read_however_deep_etcd_takes_them() {
         for depth in [1, 49, 60, 127, DEPTH_MAX] {
             let request = nested(depth);
-            assert_eq!(decode_txn(request.encode_to_vec().into()).as_ref(), Ok(&request), "{depth}");
+            assert_eq!(decode(request.encode_to_vec().into()).as_ref(), Ok(&request), "{depth}");
             assert_eq!(txn(request.encode_to_vec().into(), DEPTH_MAX), Ok(request), "by hand");
         }
     }
@@ -148,14 +148,14 @@ mod tests {
             bytes.extend(operation.into_iter().rev().chain(outer.into_iter().rev()));
         }
         bytes.reverse();
-        assert_eq!(decode_txn(bytes.into()), Err(Unreadable::TooDeep));
+        assert_eq!(decode(bytes.into()), Err(Unreadable::TooDeep));
     }
 
     #[test]
     fn what_is_broken_within_stays_broken() {
         let deep = nested(100).encode_to_vec();
         for length in [deep.len() - 1, deep.len() / 2, 3] {
-            assert!(matches!(decode_txn(deep[..length].to_vec().into()), Err(Unreadable::Malformed(_))));
+            assert!(matches!(decode(deep[..length].to_vec().into()), Err(Unreadable::Malformed(_))));
         }
     }
 }

@@ -8,7 +8,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 
-use crate::nested::{self, decode_txn};
+use crate::nested;
 use crate::proto::etcdserverpb::{
     AlarmRequest, CompactionRequest, DeleteRangeRequest, LeaseCheckpointRequest, LeaseGrantRequest,
     LeaseRevokeRequest, PutRequest, RangeRequest, RequestHeader, TxnRequest,
@@ -55,7 +55,7 @@ macro_rules! requests {
             fn decode_message(field: u32, message: Bytes) -> Result<Self, EntryError> {
                 match field {
                     // One in which others are nested is read by hand.
-                    field if field == Kind::Txn as u32 => Ok(Request::Txn(decode_txn(message)?)),
+                    field if field == Kind::Txn as u32 => Ok(Request::Txn(nested::decode(message)?)),
                     $($field => Ok(Request::$name(<$message>::decode(message)?)),)*
                     9900 => Ok(Request::DowngradeVersionTest),
                     _ => Err(EntryError::UnknownKind(field)),

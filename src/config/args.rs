@@ -6,7 +6,7 @@ use super::settings::{Notice, SetError, Settings};
 
 /// What the command line amounted to.
 #[derive(Debug, Default)]
-pub struct Line {
+pub struct CommandLine {
     /// The values it set.
     pub settings: Settings,
     /// `-h` or `--help` was met.
@@ -19,8 +19,8 @@ pub struct Line {
 
 /// Reads the words behind the program's name: `-f`, `--f`, `--f=v`, `--f v`; booleans take a value only behind `=`.
 /// `--` or the first word without a dash ends the flags. The error is Go's message.
-pub fn read_line(args: &[String]) -> Result<Line, String> {
-    let mut line = Line::default();
+pub fn read_line(args: &[String]) -> Result<CommandLine, String> {
+    let mut line = CommandLine::default();
     let mut words = args.iter();
     while let Some(word) = words.next() {
         let Some(body) = word.strip_prefix("--").or_else(|| word.strip_prefix('-')).filter(|_| word != "-")
@@ -78,7 +78,7 @@ pub enum EnvError {
     BadLevel(String),
 }
 
-impl Line {
+impl CommandLine {
     /// Adds the `ETCD_*` variables to what the command line set. A flag and its variable exclude each other, even
     /// when the variable is empty; variables that belong to no flag only warn.
     pub fn add_env(&mut self, env: &[(String, String)]) -> Result<(), EnvError> {
@@ -140,7 +140,7 @@ impl Line {
 mod tests {
     use super::*;
 
-    fn read(words: &str) -> Result<Line, String> {
+    fn read(words: &str) -> Result<CommandLine, String> {
         read_line(&words.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
     }
 
@@ -197,7 +197,7 @@ mod tests {
         assert!(state.contains("new, existing"), "says what is allowed: {state}");
     }
 
-    fn with_env(words: &str, env: &[(&str, &str)]) -> (Line, Result<(), EnvError>) {
+    fn with_env(words: &str, env: &[(&str, &str)]) -> (CommandLine, Result<(), EnvError>) {
         let mut line = read(words).unwrap();
         let env: Vec<_> = env.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
         let result = line.add_env(&env);

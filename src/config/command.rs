@@ -112,7 +112,7 @@ fn settings_of_file(path: &str, surroundings: &Surroundings<'_>) -> Result<Setti
     Ok(settings)
 }
 
-fn settings_of_line(mut line: args::Line, env: &[(String, String)]) -> Result<Settings, Failure> {
+fn settings_of_line(mut line: args::CommandLine, env: &[(String, String)]) -> Result<Settings, Failure> {
     match line.add_env(env) {
         Ok(()) => Ok(line.settings),
         Err(EnvError::Shadowed(variable)) => Err(Failure::Shadowed(variable)),

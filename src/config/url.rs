@@ -69,7 +69,8 @@ impl Url {
             });
         }
         let parts = Parts::of(rest);
-        let (user, host, port, fragment) = parts.read().map_err(|why| format!("parse \"{text}\": {why}"))?;
+        let Rewritten { user, host, port, fragment } =
+            parts.rewrite().map_err(|why| format!("parse \"{text}\": {why}"))?;
         let Some(port) = port else {
             return Err(format!("URL address does not have the form \"host:port\": {text}"));
         };
@@ -141,8 +142,16 @@ struct Parts<'a> {
     fragment: &'a str,
 }
 
-/// A user and its `@`, a host, a port where there is a colon for it, and a fragment with its `#`.
-type Read<'a> = (String, String, Option<&'a str>, String);
+/// The parts of a URL that Go writes otherwise than they stand in the text.
+struct Rewritten<'a> {
+    /// A user and its `@`, or nothing.
+    user: String,
+    host: String,
+    /// A port, where there is a colon for it.
+    port: Option<&'a str>,
+    /// A fragment and its `#`, or nothing.
+    fragment: String,
+}
 
 impl<'a> Parts<'a> {
     fn of(text: &'a str) -> Parts<'a> {
@@ -156,7 +165,7 @@ impl<'a> Parts<'a> {
         Parts { user, host, path, query, fragment }
     }
 
-    fn read(&self) -> Result<Read<'a>, String> {
+    fn rewrite(&self) -> Result<Rewritten<'a>, String> {
         let all = [self.user.unwrap_or_default(), self.host, self.path, self.query, self.fragment];
         if all.iter().any(|part| part.bytes().any(|byte| byte.is_ascii_control())) {
             return Err("net/url: invalid control character in URL".to_owned());
@@ -167,7 +176,7 @@ impl<'a> Parts<'a> {
         };
         let user = self.user.map(read_user).transpose()?.unwrap_or_default();
         let (host, port) = read_host(self.host)?;
-        Ok((user, host, port, fragment))
+        Ok(Rewritten { user, host, port, fragment })
     }
 }
 

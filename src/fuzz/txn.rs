@@ -3,7 +3,7 @@
 //! The same transaction is read by prost where it stands by itself, and by hand where it stands deep within others.
 #![forbid(unsafe_code)]
 
-use kevel::nested::decode_txn;
+use kevel::nested;
 use kevel::proto::etcdserverpb::request_op::Request;
 use kevel::proto::etcdserverpb::{Compare, PutRequest, RangeRequest, RequestOp, TxnRequest};
 use kevel::stdx::prng::Prng;
@@ -17,17 +17,21 @@ pub fn run(seed: u64) {
     let mut prng = Prng::new(seed);
     let request = random(&mut prng, 4);
     let bytes = request.encode_to_vec();
-    assert_eq!(decode_txn(bytes.clone().into()).as_ref(), Ok(&request), "seed {seed}");
+    assert_eq!(nested::decode(bytes.clone().into()).as_ref(), Ok(&request), "seed {seed}");
     let depth = LEVELS + prng.below(60);
-    assert_eq!(decode_txn(within(bytes.clone(), depth).into()), Ok(around(request, depth)), "seed {seed}");
+    assert_eq!(
+        nested::decode(within(bytes.clone(), depth).into()),
+        Ok(around(request, depth)),
+        "seed {seed}"
+    );
     let spoilt = spoilt(&mut prng, bytes);
-    let deep = decode_txn(within(spoilt.clone(), depth).into());
+    let deep = nested::decode(within(spoilt.clone(), depth).into());
     if let Ok(read) = TxnRequest::decode(&spoilt[..]) {
         assert_eq!(deep, Ok(around(read, depth)), "seed {seed}: prost and the reader by hand differ");
     }
     // Cut anywhere, and with anything in front of it, it ends in a transaction or an error.
     let whole = within(spoilt, depth);
-    let _ = decode_txn(whole[..prng.below(whole.len() as u64 + 1) as usize].to_vec().into());
+    let _ = nested::decode(whole[..prng.below(whole.len() as u64 + 1) as usize].to_vec().into());
 }
 
 fn random(prng: &mut Prng, depth: u64) -> TxnRequest {

@@ -8,7 +8,7 @@ use crate::proto::etcdserverpb::{RequestOp, TxnRequest};
 
 /// Where a walk goes on. It borrows nothing, so it outlives the slice of work in which it was reached.
 #[derive(Debug, Default)]
-pub(super) struct Place {
+pub(super) struct Position {
     /// The branch of the outermost transaction is known.
     begun: bool,
     inner: Level,
@@ -38,15 +38,15 @@ pub(super) enum Visit<'r> {
 /// The walk, within one slice of work.
 pub(super) struct OpWalk<'r, 'p> {
     root: &'r TxnRequest,
-    place: &'p mut Place,
+    place: &'p mut Position,
     inner: &'r TxnRequest,
-    /// The transactions of [`Place::outer`].
+    /// The transactions of [`Position::outer`].
     outer: Vec<&'r TxnRequest>,
 }
 
 impl<'r, 'p> OpWalk<'r, 'p> {
     /// Goes on at `place`, which belongs to this very transaction.
-    pub fn resume(root: &'r TxnRequest, place: &'p mut Place) -> Self {
+    pub fn resume(root: &'r TxnRequest, place: &'p mut Position) -> Self {
         let mut inner = root;
         let mut outer = Vec::new();
         for level in &place.outer {
@@ -121,7 +121,7 @@ mod tests {
         let deep = txn(vec![put("never")], vec![put("c"), op(txn(vec![], vec![])), put("d")]);
         let request = txn(vec![put("a"), op(txn(vec![put("b"), op(deep)], vec![])), put("e")], vec![]);
         for steps in [1, 2, 3, usize::MAX] {
-            let (mut place, mut seen) = (Place::default(), String::new());
+            let (mut place, mut seen) = (Position::default(), String::new());
             'walk: loop {
                 let mut walk = OpWalk::resume(&request, &mut place);
                 for _ in 0..steps {

@@ -14,7 +14,7 @@ use super::answer_room::AnswerRoom;
 use super::condition::{Evaluation, FIND_COST, judge};
 use super::event::EventBatch;
 use super::key_set::KeySet;
-use super::op_walk::{OpWalk, Place, Visit};
+use super::op_walk::{OpWalk, Position, Visit};
 use super::planned::{Progress, Slices};
 use super::range::{Emission, Plan};
 use super::txn::{Ops, Outcome, check_put, check_range};
@@ -36,7 +36,7 @@ pub struct TxnWrite {
     reply_wanted: bool,
     events_max: usize,
     phase: Phase,
-    place: Place,
+    place: Position,
     /// Which branch is taken, here and in every nested transaction on the way, in the order in which they are met.
     path: Vec<bool>,
     /// Conditions of the next transaction on the path that hold.
@@ -98,7 +98,7 @@ impl TxnWrite {
             reply_wanted,
             events_max,
             phase: Phase::Path,
-            place: Place::default(),
+            place: Position::default(),
             path: Vec::new(),
             held: 0,
             leg: None,
@@ -145,7 +145,7 @@ impl TxnWrite {
             Phase::Check | Phase::Keep => Phase::Execute,
             Phase::Execute | Phase::Answer => Phase::Answer,
         };
-        self.place = Place::default();
+        self.place = Position::default();
         self.execution.entered = 0;
     }
 

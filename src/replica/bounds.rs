@@ -41,12 +41,12 @@ impl Replica {
         self.log.set_segment_bytes(bounds.segment_bytes);
         self.checkpoints.replay_bytes_max = bounds.replay_bytes;
         self.checkpoints.idle = bounds.checkpoint_idle;
-        self.pace.beside_min = bounds.apply_beside;
+        self.turn_size.beside_min = bounds.apply_beside;
         self.leases.expire_max = bounds.expire;
         self.sweep.slice = bounds.sweep;
-        self.pace.entries_max = bounds.apply;
-        self.pace.budget = bounds.apply_budget;
-        self.pace.events_max = bounds.events;
+        self.turn_size.entries_max = bounds.apply;
+        self.turn_size.budget = bounds.apply_budget;
+        self.turn_size.events_max = bounds.events;
         self.spill.set_bound(bounds.draft_bytes);
         self.heavy.set_bounds(bounds.draft_bytes / 128, bounds.draft_bytes);
         self.proposals.set_bounds(bounds.pending, bounds.append_bytes);

@@ -21,7 +21,7 @@ use crate::stdx::time::Instant;
 
 /// How much is applied in a turn.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Pace {
+pub(super) struct TurnSize {
     /// [`APPLY_BESIDE_MIN`], or a simulation's.
     pub(super) beside_min: usize,
     /// [`APPLY_ENTRIES_MAX`], or a simulation's.
@@ -32,7 +32,7 @@ pub(super) struct Pace {
     pub(super) events_max: usize,
 }
 
-impl Default for Pace {
+impl Default for TurnSize {
     fn default() -> Self {
         Self {
             beside_min: APPLY_BESIDE_MIN,
@@ -60,7 +60,7 @@ impl Turn {
 impl Replica {
     /// Applies what is committed, as far as a turn goes, and removes a slice of garbage.
     pub(super) fn apply_committed(&mut self, now: Instant, outputs: &mut Outputs) {
-        let Pace { budget, events_max, entries_max, .. } = self.pace;
+        let TurnSize { budget, events_max, entries_max, .. } = self.turn_size;
         let mut turn = Turn { slice: Slice { budget, events_max }, entries: entries_max, sweeps: true };
         while self.apply_draft(now, &mut turn, outputs) && turn.has_room() {}
     }

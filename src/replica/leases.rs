@@ -23,7 +23,7 @@ use crate::stdx::time::Instant;
 
 /// Where the lessor runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum LessorPlace {
     /// On this member.
     Here,
     /// On the leader with this id, as far as this member knows.
@@ -108,7 +108,7 @@ impl Leases {
         &mut self,
         now: Instant,
         revision: i64,
-        place: Place,
+        place: LessorPlace,
         lessor: &mut Lessor,
         proposals: &mut Proposals,
         outputs: &mut Outputs,
@@ -119,9 +119,9 @@ impl Leases {
                     let expiries = ids.iter().map(|&id| lessor.expiry(id).unwrap_or_default()).collect();
                     Ok(Response::LeaseExpiries { revision, expiries })
                 }
-                _ if place != Place::Here => {
+                _ if place != LessorPlace::Here => {
                     outputs.push(match place {
-                        Place::At(leader) => Output::AskLessor { leader, ticket, call, revision },
+                        LessorPlace::At(leader) => Output::AskLessor { leader, ticket, call, revision },
                         _ => Output::Reply { ticket, result: Err(Error::NoLeader) },
                     });
                     continue;
@@ -214,17 +214,17 @@ mod tests {
         };
         for call in [LeaseCall::KeepAlive { id: 1 }, LeaseCall::TimeToLive { id: 1 }] {
             assert!(matches!(
-                answer(&call, Place::At(3)),
+                answer(&call, LessorPlace::At(3)),
                 Output::AskLessor { leader: 3, ticket: Ticket(5), call: asked, revision: 7 } if asked == call
             ));
             assert!(matches!(
-                answer(&call, Place::Nowhere),
+                answer(&call, LessorPlace::Nowhere),
                 Output::Reply { result: Err(Error::NoLeader), .. }
             ));
-            assert!(matches!(answer(&call, Place::Here), Output::Reply { result: Ok(_), .. }));
+            assert!(matches!(answer(&call, LessorPlace::Here), Output::Reply { result: Ok(_), .. }));
         }
         let expiries = LeaseCall::Expiries { ids: vec![1] };
-        assert!(matches!(answer(&expiries, Place::At(3)), Output::Reply { result: Ok(_), .. }));
+        assert!(matches!(answer(&expiries, LessorPlace::At(3)), Output::Reply { result: Ok(_), .. }));
     }
 
     #[test]
@@ -255,7 +255,7 @@ mod tests {
         let mut leases = Leases::default();
         let answer = |leases: &mut Leases, lessor: &mut Lessor, proposals: &mut Proposals| {
             let mut outputs = Outputs::new();
-            leases.answer(Instant::default(), 7, Place::Here, lessor, proposals, &mut outputs);
+            leases.answer(Instant::default(), 7, LessorPlace::Here, lessor, proposals, &mut outputs);
             outputs.len()
         };
         leases.ask(Ticket(1), LeaseCall::KeepAlive { id: 1 });

@@ -10,7 +10,7 @@ use raft::{Config, RawNode, ReadOnlyOption};
 
 use super::apply::State;
 use super::bootstrap::Foundation;
-use super::commit::Pace;
+use super::commit::TurnSize;
 use super::defragment::Defragmentation;
 use super::digest::Digests;
 use super::election::Timeouts;
@@ -127,7 +127,7 @@ impl Replica {
             committed: VecDeque::new(),
             executing: None,
             halted: Halted::No,
-            pace: Pace::default(),
+            turn_size: TurnSize::default(),
             deferred: false,
             spill: Spill::default(),
             heavy: Heavy::default(),

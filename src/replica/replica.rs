@@ -9,7 +9,7 @@ use raft::eraftpb::{Entry as LogEntry, Message, MessageType};
 use raft::{RawNode, StateRole};
 
 use super::apply::State;
-use super::commit::Pace;
+use super::commit::TurnSize;
 use super::defragment::Defragmentation;
 use super::digest::Digests;
 use super::election::Timeouts;
@@ -17,7 +17,7 @@ use super::execute::Executing;
 use super::halt::Halted;
 use super::heavy::Heavy;
 use super::leadership::{Leadership, introduction};
-use super::leases::{Leases, Place};
+use super::leases::{Leases, LessorPlace};
 use super::log_writes::LogWrites;
 use super::marks::Marks;
 use super::messages::is_sound;
@@ -113,7 +113,7 @@ pub struct Replica {
     pub(super) executing: Option<Executing>,
     /// Nothing more is applied once this is set.
     pub(super) halted: Halted,
-    pub(super) pace: Pace,
+    pub(super) turn_size: TurnSize,
     /// What was committed waits for the next turn, so that a log write could go first.
     pub(super) deferred: bool,
     /// The relief of the draft under way.
@@ -196,7 +196,7 @@ impl Replica {
         self.process_readies(outputs);
         self.tidy_log(outputs);
         self.send_persisted(outputs);
-        let beside = self.committed.len() >= self.pace.beside_min && Self::has_written(outputs);
+        let beside = self.committed.len() >= self.turn_size.beside_min && Self::has_written(outputs);
         // Once: on a disk that is faster than a turn there is always another write.
         self.deferred = beside && !self.deferred;
         if self.deferred {
@@ -410,11 +410,11 @@ impl Replica {
         self.leases.answer(now, revision, place, &mut self.state.lessor, &mut self.proposals, outputs);
     }
 
-    fn lessors_place(&self) -> Place {
+    fn lessors_place(&self) -> LessorPlace {
         match self.node.raft.leader_id {
-            _ if self.leadership.is_held() => Place::Here,
-            leader if leader == 0 || leader == self.settings.member_id => Place::Nowhere,
-            leader => Place::At(leader),
+            _ if self.leadership.is_held() => LessorPlace::Here,
+            leader if leader == 0 || leader == self.settings.member_id => LessorPlace::Nowhere,
+            leader => LessorPlace::At(leader),
         }
     }
 

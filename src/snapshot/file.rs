@@ -4,7 +4,7 @@
 use bytes::Bytes;
 
 use super::buckets::Bucket;
-use super::leases::Place;
+use super::leases::Position;
 use super::state::State;
 use crate::bbolt::{Layout, WriteError, Writer};
 use crate::btree::{Read, Tree};
@@ -31,7 +31,7 @@ enum Stage {
     BeforeKey,
     /// Bucket `key`, from this change on, of which so many bytes were written.
     Key(Revision, usize),
-    Leases(Place),
+    Leases(Position),
     AfterLease,
     Done,
 }
@@ -135,7 +135,7 @@ impl SnapshotFile {
             let found = if cursor.valid() { Some(Revision::from_bytes(cursor.key())?) } else { None };
             let Some(revision) = found.filter(|revision| revision.main <= self.state.revision) else {
                 self.writer.bucket(b"lease").map_err(broken)?;
-                return Ok(Stage::Leases(Place::default()));
+                return Ok(Stage::Leases(Position::default()));
             };
             if budget.is_spent(&self.writer) {
                 return Ok(Stage::Key(revision, 0));
@@ -183,7 +183,7 @@ impl SnapshotFile {
         Ok(found.is_some_and(|found| found.revision == revision))
     }
 
-    fn leases(&mut self, mut place: Place, budget: &mut Budget) -> Result<Stage, WriteError> {
+    fn leases(&mut self, mut place: Position, budget: &mut Budget) -> Result<Stage, WriteError> {
         while !budget.is_spent(&self.writer) {
             let Some((id, record, next)) = self.state.leases.at(place) else { return Ok(Stage::AfterLease) };
             self.writer.pair(id, record.len())?;

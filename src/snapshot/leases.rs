@@ -17,7 +17,7 @@ pub(super) struct Leases {
 
 /// Where a lease stands.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Place {
+pub(super) struct Position {
     chunk: usize,
     at: usize,
 }
@@ -38,14 +38,14 @@ impl Leases {
     }
 
     /// The id and the record of the lease at a place, and the place behind it; none behind the last.
-    pub(super) fn at(&self, place: Place) -> Option<(&[u8], &[u8], Place)> {
+    pub(super) fn at(&self, place: Position) -> Option<(&[u8], &[u8], Position)> {
         let chunk = self.chunks.get(place.chunk)?;
         let Some((id, mut rest)) = chunk.get(place.at..)?.split_at_checked(ID_BYTES) else {
-            return self.at(Place { chunk: place.chunk + 1, at: 0 });
+            return self.at(Position { chunk: place.chunk + 1, at: 0 });
         };
         let len = take_varint(&mut rest)? as usize;
         let (record, rest) = rest.split_at_checked(len)?;
-        Some((id, record, Place { at: chunk.len() - rest.len(), ..place }))
+        Some((id, record, Position { at: chunk.len() - rest.len(), ..place }))
     }
 
     /// Bytes that they take.
@@ -61,12 +61,12 @@ mod tests {
     #[test]
     fn leases_come_back_in_their_order_and_take_little() {
         let mut leases = Leases::default();
-        assert!(leases.at(Place::default()).is_none());
+        assert!(leases.at(Position::default()).is_none());
         let record = |n: u64| vec![n as u8; if n == 500 { 100_000 } else { (n % 20) as usize }];
         for n in 0..20_000u64 {
             leases.push(&n.to_be_bytes(), &record(n));
         }
-        let mut place = Place::default();
+        let mut place = Position::default();
         for n in 0..20_000u64 {
             let (id, stored, next) = leases.at(place).expect("a lease");
             assert_eq!((id, stored), (&n.to_be_bytes()[..], &record(n)[..]));

@@ -14,7 +14,7 @@ use hashbrown::HashTable;
 use slab::Slab;
 
 use super::interval::{Bounds, IntervalTree};
-use super::walk::Places;
+use super::walk::Positions;
 use super::watcher::{NIL, Watcher};
 use crate::stdx::keyed_hash::KeyedHash;
 
@@ -82,7 +82,7 @@ pub(super) struct KeyIndex {
     keys: HashTable<u32>,
     ranges: IntervalTree,
     /// Where walks have stopped.
-    pub(super) places: Places,
+    pub(super) places: Positions,
     /// A client cannot choose keys that collide: it does not know the secret.
     hash: KeyedHash,
 }
@@ -93,7 +93,7 @@ impl KeyIndex {
             groups: Slab::new(),
             keys: HashTable::new(),
             ranges: IntervalTree::new(seed),
-            places: Places::default(),
+            places: Positions::default(),
             hash: KeyedHash::new(seed),
         }
     }

@@ -48,28 +48,28 @@ impl Walk {
 
 /// Where a walk has stopped.
 #[derive(Clone, Copy, Debug)]
-struct Place {
+struct Position {
     /// The group whose list is at hand; [`NIL`] if no walk has stopped. Counts as one of the group's watchers.
     group: u32,
     /// The next watcher on that list; [`NIL`] at its end.
     number: u32,
 }
 
-impl Place {
+impl Position {
     const NONE: Self = Self { group: NIL, number: NIL };
 }
 
 /// Where each walk has stopped.
 #[derive(Debug)]
-pub(super) struct Places([Place; 1 + SCANS_MAX]);
+pub(super) struct Positions([Position; 1 + SCANS_MAX]);
 
-impl Default for Places {
+impl Default for Positions {
     fn default() -> Self {
-        Self([Place::NONE; 1 + SCANS_MAX])
+        Self([Position::NONE; 1 + SCANS_MAX])
     }
 }
 
-impl Places {
+impl Positions {
     /// A watcher leaves the list that it is on, and `after` follows it there.
     pub(super) fn move_on(&mut self, number: u32, after: u32) {
         for place in self.0.iter_mut().filter(|place| place.number == number) {
@@ -77,12 +77,12 @@ impl Places {
         }
     }
 
-    fn take(&mut self, walk: Walk) -> Place {
-        std::mem::replace(&mut self.0[walk.slot()], Place::NONE)
+    fn take(&mut self, walk: Walk) -> Position {
+        std::mem::replace(&mut self.0[walk.slot()], Position::NONE)
     }
 
     /// The places of walks that have stopped.
-    fn taken(&self) -> impl Iterator<Item = Place> {
+    fn taken(&self) -> impl Iterator<Item = Position> {
         self.0.iter().copied().filter(|place| place.group != NIL)
     }
 }
@@ -112,18 +112,18 @@ impl KeyIndex {
 
     fn walk_from(
         &self,
-        from: Place,
+        from: Position,
         list: List,
         key: &[u8],
         looks: &mut usize,
         watchers: &Slab<Watcher>,
         mut each: impl FnMut(u32, &Watcher),
-    ) -> ControlFlow<Place> {
+    ) -> ControlFlow<Position> {
         let mut rest_of = |group: u32, mut number: u32| {
             loop {
                 // The end of a list counts as well: there may be very many groups with nobody on this list.
                 if *looks == 0 {
-                    return ControlFlow::Break(Place { group, number });
+                    return ControlFlow::Break(Position { group, number });
                 }
                 *looks -= 1;
                 if number == NIL {
@@ -190,7 +190,7 @@ impl KeyIndex {
     /// Commits a fault at every place.
     pub(super) fn spoil(&mut self, fault: WalkFault, watchers: &Slab<Watcher>) {
         for walk in std::iter::once(Walk::Live).chain((0..SCANS_MAX as u8).map(Walk::Scan)) {
-            let Place { group, number } = self.places.0[walk.slot()];
+            let Position { group, number } = self.places.0[walk.slot()];
             if group == NIL {
                 continue;
             }

@@ -23,7 +23,7 @@ use crate::proto::etcdserverpb::{Compare, RequestOp, TxnRequest};
 use crate::proto::fields::message_of;
 use crate::stdx::pace::Pace;
 
-/// Transactions within one another that are read, as in [`decode_txn`](crate::nested::decode_txn).
+/// Transactions within one another that are read, as in [`nested`](crate::nested::decode).
 const TXN_DEPTH_MAX: usize = 256;
 
 /// A transaction of so few bytes is decoded first and looked at then: it takes no more than 2 MB and half a
@@ -408,7 +408,7 @@ mod tests {
             assert!(TxnRequest::decode(bytes).is_err(), "prost is not lenient");
             let bytes = Bytes::copy_from_slice(bytes);
             let (request, kept) = at_once(decode_txn(&bytes, 128, &AtOnce)).unwrap();
-            assert_eq!(nested::decode_txn(kept), Ok(request));
+            assert_eq!(nested::decode(kept), Ok(request));
         }
     }
 

@@ -44,7 +44,7 @@ fn answer_range(session: &Session, caller: Caller, request: RangeRequest, times:
     }
     let header = session.header();
     let answer = session.view(|view| range::answer(view, &header, &request));
-    let read = answer.as_ref().map(|answer| || slow::Read::of_one(answer));
+    let read = answer.as_ref().map(|answer| || slow::SlowRead::of_one(answer));
     observer::range(session, caller.peer, &request, times, read);
     Ok(Answer::Now(answer?))
 }

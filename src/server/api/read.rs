@@ -83,7 +83,7 @@ impl Read for RangeRequest {
         times: ReadTimes,
         result: Result<(&Emission, usize), &Error>,
     ) {
-        let read_of = |(answer, bytes): (&Emission, usize)| slow::Read {
+        let read_of = |(answer, bytes): (&Emission, usize)| slow::SlowRead {
             kvs: answer.kvs(),
             count: answer.count(),
             bytes,

@@ -10,19 +10,19 @@ use std::fmt;
 use crate::config::Cores;
 
 /// One executor's place: a CPU, or wherever the kernel likes.
-pub type Place = Option<usize>;
+pub type CpuChoice = Option<usize>;
 
 /// The executors of a member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Plan {
     /// One executor plays both parts.
-    Shared(Place),
+    Shared(CpuChoice),
     /// The replica's core, and those that serve clients.
     Parted {
         /// Raft, WAL and apply.
-        replica: Place,
+        replica: CpuChoice,
         /// Connections, reads and watches; at least one.
-        sessions: Vec<Place>,
+        sessions: Vec<CpuChoice>,
     },
 }
 

@@ -133,7 +133,7 @@ struct Counts {
 }
 
 /// What a turn leaves to be done.
-struct Turn {
+struct TurnEnd {
     /// The replica has more to do at once.
     more: bool,
     /// Every lane to a session core has taken what was for it.
@@ -164,7 +164,7 @@ impl Running {
     }
 
     /// Steps the replica with what has arrived, and does what it says.
-    fn turn(&mut self) -> Turn {
+    fn turn(&mut self) -> TurnEnd {
         let now = clock::now();
         let open = self.is_open();
         if self.hears_peers() {
@@ -196,7 +196,7 @@ impl Running {
         for session in &mut self.sessions {
             flushed &= session.flush();
         }
-        Turn { more, flushed, open }
+        TurnEnd { more, flushed, open }
     }
 
     /// Has the next turn begin when a sweep that rests goes on, if it goes on before the next tick.
@@ -288,8 +288,8 @@ impl Running {
     }
 
     /// Waits until there is something for a turn.
-    async fn wait(&mut self, turn: Turn) {
-        let Turn { more, flushed, open } = turn;
+    async fn wait(&mut self, turn: TurnEnd) {
+        let TurnEnd { more, flushed, open } = turn;
         let hears = self.hears_peers();
         if more || (open && !self.lane.is_empty()) || !flushed || (hears && !self.peers.inbox().is_empty()) {
             task::yield_now().await;

@@ -49,7 +49,7 @@ pub struct Asked<'a> {
 
 /// The answer of a Range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Read {
+pub struct SlowRead {
     /// Pairs in it.
     pub kvs: u64,
     /// Its count.
@@ -58,7 +58,7 @@ pub struct Read {
     pub bytes: usize,
 }
 
-impl Read {
+impl SlowRead {
     /// Of the encoded answer of a Range of one key.
     pub fn of_one(answer: &Bytes) -> Self {
         let response = RangeResponse::decode(answer.clone()).unwrap_or_default();
@@ -187,7 +187,7 @@ pub fn range(
     peer: SocketAddr,
     request: &RangeRequest,
     took: Duration,
-    result: Result<Read, &Error>,
+    result: Result<SlowRead, &Error>,
 ) {
     let content = content::range(request);
     if took > limits.apply {

@@ -38,8 +38,8 @@ pub struct Gathering {
 
 impl Gathering {
     /// A place behind all others that want to gather.
-    pub fn line_up(self: &Rc<Self>) -> Turn {
-        Turn { gathering: self.clone(), place: self.line.place() }
+    pub fn line_up(self: &Rc<Self>) -> GatheringTurn {
+        GatheringTurn { gathering: self.clone(), place: self.line.place() }
     }
 
     /// An answer that holds nothing yet.
@@ -54,12 +54,12 @@ impl Gathering {
 }
 
 /// A place in the line of those that gather. Dropped, it lets the next one begin.
-pub struct Turn {
+pub struct GatheringTurn {
     gathering: Rc<Gathering>,
     place: Place,
 }
 
-impl Turn {
+impl GatheringTurn {
     /// Ready when it is this one's turn.
     pub fn poll(&mut self, cx: &Context<'_>) -> Poll<()> {
         self.place.poll(cx)
@@ -76,7 +76,7 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for GatheringTurn {
     fn drop(&mut self) {
         if self.place.is_first() {
             drop(self.gathering.waiting.take());
@@ -140,7 +140,7 @@ mod tests {
         let gathering = Rc::<Gathering>::default();
         let (waker, wakes) = Wakes::new();
         let cx = Context::from_waker(&waker);
-        let mut line: Vec<Turn> = (0..4).map(|_| gathering.line_up()).collect();
+        let mut line: Vec<GatheringTurn> = (0..4).map(|_| gathering.line_up()).collect();
         let ready: Vec<bool> = line.iter_mut().map(|turn| turn.poll(&cx).is_ready()).collect();
         assert_eq!(ready, [true, false, false, false]);
         drop(line.remove(2));

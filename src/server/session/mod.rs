@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   state          Session: the newest snapshot, headers, and what tasks of the core wait for
-//!   proposals      requests on their way through the replica, and who waits for them
+//!   requests       requests on their way through the replica, and who waits for them
 //!   holds          what a long answer holds on to of the store
 //!   turn           a turn of the session loop
 //!   member         what all session cores of a member share
@@ -25,7 +25,7 @@ pub mod line;
 mod member;
 pub mod member_health;
 pub mod observer;
-mod proposals;
+mod requests;
 mod state;
 pub mod streams;
 pub mod turn;

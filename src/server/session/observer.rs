@@ -71,7 +71,7 @@ pub fn range(
     peer: SocketAddr,
     request: &RangeRequest,
     times: ReadTimes,
-    result: Result<impl FnOnce() -> slow::Read, &Error>,
+    result: Result<impl FnOnce() -> slow::SlowRead, &Error>,
 ) {
     let (core, now) = (&session.metrics, clock::now());
     core.range(result.is_ok(), now.since(times.began));

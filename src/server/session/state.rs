@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use super::Member;
 use super::holds::{OwnReader, Pin};
-use super::proposals::Proposals;
+use super::requests::Requests;
 use crate::btree::{Read, Reader, Readers, Snapshot};
 use crate::limits::SORTED_BYTES_MAX;
 use crate::mvcc::View;
@@ -56,7 +56,7 @@ pub struct Session {
     pub(super) pins: RefCell<PinSlot>,
     plan_memory: PlanMemory,
     leaf_counts: LeafCounts,
-    pub(super) proposals: Proposals,
+    pub(super) requests: Requests,
     gate: Arc<ReadGate>,
     /// Someone asked for a turn of the session loop.
     called: Cell<bool>,
@@ -111,7 +111,7 @@ impl Session {
             pins: RefCell::new(parts.pins),
             plan_memory: PlanMemory::bounded(PLAN_BYTES_MAX, SORTED_BYTES_MAX),
             leaf_counts: LeafCounts::default(),
-            proposals: Proposals::new(core, parts.member.request_timeout, parts.replica, ids),
+            requests: Requests::new(core, parts.member.request_timeout, parts.replica, ids),
             gate: parts.gate,
             called: Cell::new(false),
             loop_task: WakerCell::default(),
@@ -169,7 +169,7 @@ impl Session {
 
     /// Requests that wait for the replica.
     pub fn waiting(&self) -> usize {
-        self.proposals.len()
+        self.requests.len()
     }
 
     /// Asks for a turn of the session loop.

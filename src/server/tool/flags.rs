@@ -27,13 +27,13 @@ impl Flag {
 
 /// What a command line says.
 #[derive(Debug, Default)]
-pub(super) struct Line {
+pub(super) struct CommandLine {
     values: Vec<(&'static str, String)>,
     /// What is no flag.
     pub(super) arguments: Vec<String>,
 }
 
-impl Line {
+impl CommandLine {
     /// Reads `args` with the flags that the command knows.
     ///
     /// # Errors
@@ -101,9 +101,9 @@ mod tests {
         Flag::switch("skip-hash-check"),
     ];
 
-    fn read(line: &str) -> Result<Line, String> {
+    fn read(line: &str) -> Result<CommandLine, String> {
         let args: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-        Line::read(&args, &KNOWN).map_err(|failed| failed.text)
+        CommandLine::read(&args, &KNOWN).map_err(|failed| failed.text)
     }
 
     #[test]

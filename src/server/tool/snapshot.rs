@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::flags::{Flag, Line};
+use super::flags::{CommandLine, Flag};
 use super::restore::Restoration;
 use super::source::FileSource;
 use super::{Failed, STATUS_BAD_ARGUMENTS, print};
@@ -77,7 +77,7 @@ pub(super) fn command(args: &[String]) -> Result<String, Failed> {
 }
 
 fn show(args: &[String]) -> Result<String, Failed> {
-    let line = Line::read(args, &[WRITE_OUT, HELP_FLAG])?;
+    let line = CommandLine::read(args, &[WRITE_OUT, HELP_FLAG])?;
     if line.get("help").is_some() {
         return Ok(HELP.to_owned());
     }
@@ -92,7 +92,7 @@ fn show(args: &[String]) -> Result<String, Failed> {
 }
 
 fn restore(args: &[String]) -> Result<String, Failed> {
-    let line = Line::read(args, &RESTORE)?;
+    let line = CommandLine::read(args, &RESTORE)?;
     if line.get("help").is_some() {
         return Ok(HELP.to_owned());
     }
@@ -119,13 +119,13 @@ fn restore(args: &[String]) -> Result<String, Failed> {
     Ok(String::new())
 }
 
-fn switch(line: &Line, name: &str) -> Result<bool, Failed> {
+fn switch(line: &CommandLine, name: &str) -> Result<bool, Failed> {
     let value = line.get(name).unwrap_or("false");
     go::parse_bool(value)
         .map_err(|_| invalid(name, value, &format!("strconv.ParseBool: parsing {value:?}: invalid syntax")))
 }
 
-fn number(line: &Line, name: &str) -> Result<u64, Failed> {
+fn number(line: &CommandLine, name: &str) -> Result<u64, Failed> {
     let value = line.get(name).unwrap_or("0");
     let said = |why| if why == go::RANGE_ERROR { why } else { "invalid syntax" };
     go::parse_uint(value)

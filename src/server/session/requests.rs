@@ -70,7 +70,7 @@ enum Forgetting {
 }
 
 /// The requests of one core that wait for the replica, and the way there.
-pub(super) struct Proposals {
+pub(super) struct Requests {
     tickets: RefCell<Tickets<Waiting>>,
     replica: Sender<Input>,
     next_id: Cell<u64>,
@@ -78,7 +78,7 @@ pub(super) struct Proposals {
     forgetting: Cell<Forgetting>,
 }
 
-impl Proposals {
+impl Requests {
     /// Nothing waits on `core`. The ids of requests are `first_id` and every `id_step`th after it.
     pub(super) fn new(
         core: u16,
@@ -110,7 +110,7 @@ impl Proposals {
 impl Session {
     /// An id that no other request of this member has had.
     pub fn request_id(&self) -> u64 {
-        self.proposals.next_id()
+        self.requests.next_id()
     }
 
     /// Proposes a request for a client. `message` is its own encoding, checked before.
@@ -130,7 +130,7 @@ impl Session {
         reply: Responder,
         issue: impl FnOnce(&mut Tickets<Waiting>, Instant, Waiting) -> Ticket,
     ) {
-        let id = self.proposals.next_id();
+        let id = self.requests.next_id();
         let (entry, message) = request::wrap(id, kind, message);
         if entry.len() > self.member.max_request_bytes {
             observer::refusal(self, kind, Error::RequestTooLarge, Duration::ZERO);
@@ -138,7 +138,7 @@ impl Session {
         }
         let asked = clock::now();
         let waiting = Waiting::Client { reply, id, kind, asked, message };
-        let ticket = issue(&mut self.proposals.tickets.borrow_mut(), asked, waiting);
+        let ticket = issue(&mut self.requests.tickets.borrow_mut(), asked, waiting);
         self.submit(ticket, Input::Propose { ticket, id, entry });
     }
 
@@ -149,7 +149,7 @@ impl Session {
         message: &[u8],
         then: impl FnOnce(&Rc<Session>, Result<Response, Status>) + 'static,
     ) {
-        let id = self.proposals.next_id();
+        let id = self.requests.next_id();
         let (entry, _) = request::wrap(id, kind, message);
         let ticket = self.issue(Waiting::Handler(Box::new(then)));
         self.submit(ticket, Input::Propose { ticket, id, entry });
@@ -181,7 +181,7 @@ impl Session {
     /// Has the replica give back what the store file can do without, however long that takes.
     pub fn defragment(self: &Rc<Self>, then: impl FnOnce(&Rc<Session>, Result<Response, Status>) + 'static) {
         let waiting = Waiting::Handler(Box::new(then));
-        let ticket = self.proposals.tickets.borrow_mut().issue_for_ever(waiting);
+        let ticket = self.requests.tickets.borrow_mut().issue_for_ever(waiting);
         self.submit(ticket, Input::Defragment { ticket });
     }
 
@@ -196,13 +196,13 @@ impl Session {
     }
 
     fn issue(&self, waiting: Waiting) -> Ticket {
-        self.proposals.tickets.borrow_mut().issue(clock::now(), waiting)
+        self.requests.tickets.borrow_mut().issue(clock::now(), waiting)
     }
 
     fn submit(self: &Rc<Self>, ticket: Ticket, input: Input) {
         self.arm_timers();
-        if self.proposals.replica.send(input).is_err() {
-            let waiting = self.proposals.tickets.borrow_mut().redeem(ticket);
+        if self.requests.replica.send(input).is_err() {
+            let waiting = self.requests.tickets.borrow_mut().redeem(ticket);
             if let Some(waiting) = waiting {
                 self.end(waiting, Error::TooManyRequests);
             }
@@ -211,7 +211,7 @@ impl Session {
 
     /// A reply from the replica. `now` is when its turn began.
     pub fn on_reply(self: &Rc<Self>, now: Instant, ticket: Ticket, result: Result<Response, Error>) {
-        let Some(waiting) = self.proposals.tickets.borrow_mut().redeem(ticket) else { return };
+        let Some(waiting) = self.requests.tickets.borrow_mut().redeem(ticket) else { return };
         match (waiting, result) {
             (Waiting::Client { reply, kind, asked, message, .. }, Ok(response)) => {
                 let response = match response.pairs_len() {
@@ -245,7 +245,7 @@ impl Session {
 
     /// The state that a read waits for is published.
     pub fn on_read_ready(self: &Rc<Self>, ticket: Ticket) {
-        let Some(waiting) = self.proposals.tickets.borrow_mut().redeem(ticket) else { return };
+        let Some(waiting) = self.requests.tickets.borrow_mut().redeem(ticket) else { return };
         match waiting {
             Waiting::Read(then) => then(self, Ok(())),
             // The replica gives this permission to reads alone; of anything else nobody knows what became.
@@ -258,7 +258,7 @@ impl Session {
         let now = clock::now();
         loop {
             // Taken out in a statement of its own: ending it may issue new tickets.
-            let expired = self.proposals.tickets.borrow_mut().expire(now);
+            let expired = self.requests.tickets.borrow_mut().expire(now);
             let Some(waiting) = expired else { return };
             self.end(waiting, Error::Timeout);
         }
@@ -276,10 +276,10 @@ impl Session {
 
     /// The member stops and does not wait for the replica: whoever waits hears so.
     pub fn end_waiting(self: &Rc<Self>) {
-        let slots = self.proposals.tickets.borrow().slots();
+        let slots = self.requests.tickets.borrow().slots();
         for slot in 0..slots {
             // Taken out in a statement of its own: ending it may issue new tickets.
-            let waiting = self.proposals.tickets.borrow_mut().take_if(slot, |_| true);
+            let waiting = self.requests.tickets.borrow_mut().take_if(slot, |_| true);
             if let Some(waiting) = waiting {
                 self.end(waiting, Error::Stopped);
             }
@@ -288,13 +288,13 @@ impl Session {
 
     /// A connection has ended: nobody waits for the answers to its proposals any more, so they need not be assembled.
     pub fn forget_gone(self: &Rc<Self>) {
-        match self.proposals.forgetting.get() {
+        match self.requests.forgetting.get() {
             Forgetting::Idle => {
-                self.proposals.forgetting.set(Forgetting::UnderWay);
+                self.requests.forgetting.set(Forgetting::UnderWay);
                 let session = self.clone();
                 task::spawn(async move { session.forget_all_gone().await });
             }
-            Forgetting::UnderWay | Forgetting::Again => self.proposals.forgetting.set(Forgetting::Again),
+            Forgetting::UnderWay | Forgetting::Again => self.requests.forgetting.set(Forgetting::Again),
         }
     }
 
@@ -302,16 +302,16 @@ impl Session {
         loop {
             // Many connections that end together are seen to together.
             task::sleep(FORGET_DELAY).await;
-            self.proposals.forgetting.set(Forgetting::UnderWay);
-            self.proposals.tickets.borrow_mut().shrink();
-            let slots = self.proposals.tickets.borrow().slots();
+            self.requests.forgetting.set(Forgetting::UnderWay);
+            self.requests.tickets.borrow_mut().shrink();
+            let slots = self.requests.tickets.borrow().slots();
             for from in (0..slots).step_by(TICKETS_SLICE) {
                 (from..slots.min(from + TICKETS_SLICE)).for_each(|slot| self.forget_if_gone(slot));
                 // Clients that come and go all the time cost a small share of the core, however many requests wait.
                 task::sleep(FORGET_DELAY).await;
             }
-            if self.proposals.forgetting.get() == Forgetting::UnderWay {
-                return self.proposals.forgetting.set(Forgetting::Idle);
+            if self.requests.forgetting.get() == Forgetting::UnderWay {
+                return self.requests.forgetting.set(Forgetting::Idle);
             }
         }
     }
@@ -325,10 +325,10 @@ impl Session {
             _ => false,
         };
         // Taken out in a statement of its own: what is dropped below may be the last that holds on to a connection.
-        let gone = self.proposals.tickets.borrow_mut().take_if(slot, is_gone);
+        let gone = self.requests.tickets.borrow_mut().take_if(slot, is_gone);
         if let Some(Waiting::Client { id, .. }) = gone {
             // If the lane is full the answer is assembled, and finds nobody.
-            let _ = self.proposals.replica.send(Input::Forget { id });
+            let _ = self.requests.replica.send(Input::Forget { id });
         }
     }
 
