@@ -74,6 +74,15 @@ pub const CATCHUP_BYTES_MAX: usize = 64 << 20;
 /// Linearizable reads that may wait for a round to begin. Above it a client is told to come back.
 pub const READS_PENDING_MAX: usize = 65_536;
 
+/// Changes of the members that may wait for the one before.
+pub const MEMBER_CHANGES_PENDING_MAX: usize = 64;
+
+/// Proposals of other members that a leader keeps while it hands leadership over, and their bytes.
+pub const PROPOSALS_HELD_MAX: usize = 4096;
+
+/// See [`PROPOSALS_HELD_MAX`].
+pub const PROPOSALS_HELD_BYTES_MAX: usize = 16 << 20;
+
 /// Calls about leases that may wait for their turn, or for a checkpoint of their lease to be cleared, likewise.
 pub const LEASE_CALLS_PENDING_MAX: usize = 65_536;
 

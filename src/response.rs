@@ -6,6 +6,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 
 use crate::proto::etcdserverpb::AlarmMember;
+use crate::proto::membershippb::Member;
 use crate::stdx::time::Instant;
 use crate::wire::{bytes_field_len, int_field_len, put_bytes_field, put_bytes_head, put_int_field};
 
@@ -145,6 +146,11 @@ pub enum Response {
         /// When each ends, in the order in which they were named; the earliest instant for one that is gone.
         expiries: Vec<Instant>,
     },
+    /// To a change of the members.
+    Members {
+        /// All members that there are now, by id.
+        members: Vec<Member>,
+    },
     /// To what no client waits for: facts about the cluster.
     Done,
 }
@@ -166,7 +172,7 @@ impl Response {
             | Response::LeaseTimeToLive { revision, .. }
             | Response::LeaseExpiries { revision, .. }
             | Response::Alarm { revision, .. } => revision,
-            Response::Done => 0,
+            Response::Members { .. } | Response::Done => 0,
         }
     }
 }
@@ -237,6 +243,7 @@ pub fn encode(response: &Response, header: &Header) -> Bytes {
         | Response::LeaseRevoke { .. }
         | Response::LeaseCheckpoint { .. }
         | Response::LeaseExpiries { .. }
+        | Response::Members { .. }
         | Response::Done => 0,
     };
     let mut out = BytesMut::with_capacity(header.field_len(revision) + body_len);
@@ -271,6 +278,7 @@ pub fn encode(response: &Response, header: &Header) -> Bytes {
         | Response::LeaseRevoke { .. }
         | Response::LeaseCheckpoint { .. }
         | Response::LeaseExpiries { .. }
+        | Response::Members { .. }
         | Response::Done => {}
     }
     out.freeze()

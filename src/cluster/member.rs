@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::proto::membershippb::{Member, RaftAttributes};
+use crate::proto::membershippb::{Attributes, Member, RaftAttributes};
 
 /// What a membership entry says about its member.
 ///
@@ -52,16 +52,37 @@ fn null_is_empty<'de, T: Default + Deserialize<'de>, D: Deserializer<'de>>(json:
 
 impl MemberContext {
     /// The member as the store keeps it, `known` being what it keeps so far. Attributes come with an entry of their
-    /// own, and a promotion says nothing of addresses.
+    /// own, a promotion says nothing of addresses, and new addresses make no voter of a learner.
     pub fn into_member(self, known: Option<&Member>) -> Member {
-        let known = known.cloned().unwrap_or_default();
-        let known_urls = known.raft_attributes.map(|attributes| attributes.peer_urls).unwrap_or_default();
-        let peer_urls = if self.is_promote { known_urls } else { self.peer_urls };
-        let raft_attributes = RaftAttributes { peer_urls, is_learner: self.is_learner && !self.is_promote };
-        Member {
-            id: self.id,
-            raft_attributes: Some(raft_attributes),
-            member_attributes: known.member_attributes,
+        let (before, member_attributes) = match known {
+            Some(known) => (known.raft_attributes.clone(), known.member_attributes.clone()),
+            None => (None, None),
+        };
+        let raft_attributes = match before {
+            Some(before) if self.is_promote => RaftAttributes { is_learner: false, ..before },
+            Some(before) => RaftAttributes { peer_urls: self.peer_urls, ..before },
+            None => RaftAttributes { peer_urls: self.peer_urls, is_learner: self.is_learner },
+        };
+        Member { id: self.id, raft_attributes: Some(raft_attributes), member_attributes }
+    }
+
+    /// The member that a list of members shows.
+    pub fn into_new_member(self) -> Member {
+        let own = Attributes { name: self.name.clone(), client_urls: self.client_urls.clone() };
+        Member { member_attributes: Some(own), ..self.into_member(None) }
+    }
+
+    /// A member as the store keeps it, for those that read its JSON.
+    pub fn of(member: &Member) -> Self {
+        let raft = member.raft_attributes.clone().unwrap_or_default();
+        let own = member.member_attributes.clone().unwrap_or_default();
+        Self {
+            id: member.id,
+            peer_urls: raft.peer_urls,
+            is_learner: raft.is_learner,
+            name: own.name,
+            client_urls: own.client_urls,
+            is_promote: false,
         }
     }
 }
@@ -69,6 +90,20 @@ impl MemberContext {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_learner_that_moves_is_a_learner_until_it_is_promoted() {
+        let joins = MemberContext { id: 7, is_learner: true, ..MemberContext::default() };
+        let learner = joins.into_member(None);
+        let moves = MemberContext { id: 7, peer_urls: vec!["http://b".into()], ..MemberContext::default() };
+        let moved = moves.into_member(Some(&learner));
+        let attributes = |is_learner| RaftAttributes { peer_urls: vec!["http://b".into()], is_learner };
+        assert_eq!(moved.raft_attributes, Some(attributes(true)));
+        let promotion = MemberContext { id: 7, is_promote: true, ..MemberContext::default() };
+        let voter = promotion.into_member(Some(&moved));
+        assert_eq!(voter.raft_attributes, Some(attributes(false)));
+        assert_eq!(MemberContext::of(&moved).into_member(None), moved);
+    }
 
     #[test]
     fn what_go_writes_is_read() {

@@ -10,6 +10,7 @@ use raft_proto::CONF_CHANGE_UPDATE_NODE;
 use super::Cluster;
 use super::member::MemberContext;
 use crate::btree::WriteTxn;
+use crate::error::Error;
 use crate::proto::membershippb::Member;
 
 /// A membership entry that takes effect.
@@ -34,16 +35,33 @@ pub enum Rejected {
     NotLearner,
     /// Another member has one of the addresses.
     PeerUrlExists,
+    /// The cluster has as many learners as it may have.
+    TooManyLearners,
     /// The entry cannot be read, or contradicts itself. etcd panics on such an entry.
     Unreadable,
 }
 
+impl From<Rejected> for Error {
+    /// What the client is told who asked for the change.
+    fn from(rejected: Rejected) -> Self {
+        match rejected {
+            Rejected::Removed | Rejected::NotFound => Error::MemberNotFound,
+            Rejected::Exists => Error::MemberExists,
+            Rejected::NotLearner => Error::MemberNotLearner,
+            Rejected::PeerUrlExists => Error::PeerUrlExists,
+            Rejected::TooManyLearners => Error::TooManyLearners,
+            Rejected::Unreadable => Error::MemberBadUrls,
+        }
+    }
+}
+
 impl Cluster {
-    /// Whether a membership entry takes effect, and what it comes to.
+    /// Whether a membership entry takes effect in a cluster that may have so many learners, and what the entry comes
+    /// to.
     ///
     /// # Errors
     /// Why it does not.
-    pub fn judge(&self, change: &ConfChange) -> Result<Change, Rejected> {
+    pub fn judge(&self, change: &ConfChange, learners_max: usize) -> Result<Change, Rejected> {
         let id = change.node_id;
         if self.removed.contains(&id) {
             return Err(Rejected::Removed);
@@ -74,7 +92,18 @@ impl Cluster {
         if moves && self.has_peer_url(&context.peer_urls, id) {
             return Err(Rejected::PeerUrlExists);
         }
+        let joins_as_learner = change.change_type == ConfChangeType::AddLearnerNode as i32
+            && context.is_learner
+            && known.is_none();
+        if joins_as_learner && self.learners() >= learners_max {
+            return Err(Rejected::TooManyLearners);
+        }
         Ok(Change::Set(context.into_member(known)))
+    }
+
+    /// How many members are learners.
+    pub fn learners(&self) -> usize {
+        self.members.values().filter(|member| is_learner(member)).count()
     }
 
     /// Whether a member other than `id` has one of these addresses.
@@ -124,7 +153,7 @@ mod tests {
         let (learner, update) = (ConfChangeType::AddLearnerNode as i32, CONF_CHANGE_UPDATE_NODE);
         let mut cluster = Cluster::default();
         let mut judge = |kind, id, context: &str| {
-            let judged = cluster.judge(&entry(kind, id, context));
+            let judged = cluster.judge(&entry(kind, id, context), 1);
             if let Ok(change) = judged.clone() {
                 cluster.foresee(change);
             }
@@ -135,6 +164,9 @@ mod tests {
         assert_eq!(judge(add, 2, r#"{"id":2,"peerURLs":["http://a"]}"#), Some(Rejected::PeerUrlExists));
         let joins = r#"{"id":2,"peerURLs":["http://b"],"isLearner":true}"#;
         assert_eq!(judge(learner, 2, joins), None);
+        let another = r#"{"id":5,"peerURLs":["http://e"],"isLearner":true}"#;
+        assert_eq!(judge(learner, 5, another), Some(Rejected::TooManyLearners));
+        assert_eq!(judge(update, 2, r#"{"id":2,"peerURLs":["http://bb"]}"#), None);
         let promotes = |id| format!(r#"{{"id":{id},"peerURLs":null,"isPromote":true}}"#);
         assert_eq!(judge(add, 3, &promotes(3)), Some(Rejected::NotFound));
         assert_eq!(judge(add, 1, &promotes(1)), Some(Rejected::NotLearner));

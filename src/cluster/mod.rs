@@ -11,6 +11,7 @@
 //!
 //! [`stored`] is how the records of members and alarms are read, here and by those who answer from a published state.
 //! A membership entry takes effect or not by the rules of [`membership`]; [`member`] is what such an entry carries.
+//! [`reconfig`] says whether such an entry may be proposed.
 //! [`cost`] is here because the alarm NOSPACE forbids what costs something.
 //!
 //! Absent on purpose: who leads and how far anybody is. That is raft's, and changes without the log.
@@ -21,6 +22,7 @@ pub mod cost;
 pub mod member;
 pub mod members;
 pub mod membership;
+pub mod reconfig;
 pub mod stored;
 
 pub use alarms::Alarms;

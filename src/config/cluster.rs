@@ -30,14 +30,8 @@ impl InitialCluster {
         Ok(InitialCluster { members })
     }
 
-    /// What a founding member must fulfil: it is listed, with just the peer URLs it advertises, and no URL is used
-    /// twice. Host names count as equal when `same_place` says they lead to one place.
-    pub fn check(
-        &self,
-        name: &str,
-        advertised: &[Url],
-        same_place: impl Fn(&Url, &Url) -> bool,
-    ) -> Result<(), String> {
+    /// What a member must fulfil that joins a cluster: it is listed, and no URL is used twice. Its own URLs.
+    pub fn check_joiner(&self, name: &str) -> Result<&[Url], String> {
         let Some(listed) = self.members.get(name) else {
             return Err(format!(
                 "couldn't find local name {name:?} in the initial cluster configuration: --initial-cluster names {}; \
@@ -49,6 +43,18 @@ impl InitialCluster {
         if let Some((at, _)) = all.iter().enumerate().find(|(at, url)| all[..*at].contains(url)) {
             return Err(format!("initial cluster {self} has duplicate url {}", all[at]));
         }
+        Ok(listed)
+    }
+
+    /// What a founding member must fulfil: it is listed, with just the peer URLs it advertises, and no URL is used
+    /// twice. Host names count as equal when `same_place` says they lead to one place.
+    pub fn check(
+        &self,
+        name: &str,
+        advertised: &[Url],
+        same_place: impl Fn(&Url, &Url) -> bool,
+    ) -> Result<(), String> {
+        let listed = self.check_joiner(name)?;
         let lacks = |these: &[Url], those: &[Url]| {
             let missing = these.iter().find(|url| !those.iter().any(|other| same_place(url, other)));
             missing.map(Url::to_string)

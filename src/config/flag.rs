@@ -212,7 +212,7 @@ const ROTATION: &str = "log rotation";
 const NO_DISCOVERY: &str = "no member is found by discovery, which is not built yet";
 const NO_TRACING: &str = "traces are not sent, which is not built yet";
 const NO_ROTATION: &str = "log files are not rotated, which is not built yet";
-const NO_MEMBER_CHANGES: &str = "changes of the members are not built yet";
+const NO_FORCED_CLUSTER: &str = "a member of a cluster cannot be made to go on alone yet";
 const NO_CHECKS: &str = "members do not compare their data yet";
 const PEER_TIMEOUT: &str = "connections between members have five seconds";
 const NO_BBOLT: &str = "Kevel's store has no such knob";
@@ -276,7 +276,7 @@ pub static FLAGS: &[Flag] = &[
         .not_in_file().no_effect(PEER_TIMEOUT),
     flag(Member, "raft-write-timeout", Duration, "5s", "Write timeout of connections between members.")
         .not_in_file().no_effect(PEER_TIMEOUT),
-    flag(Member, "max-learners", Int, "1", "Learners a cluster may have.").no_effect(NO_MEMBER_CHANGES),
+    flag(Member, "max-learners", Int, "1", "Learners a cluster may have."),
     flag(Member, "config-file", Text, "", "YAML or JSON file; it replaces all other flags and variables.")
         .not_in_file(),
     flag(Member, "version", Bool, "false", "Print the version.").not_in_file(),
@@ -293,8 +293,7 @@ pub static FLAGS: &[Flag] = &[
     flag(Clustering, "initial-cluster-token", Text, "etcd-cluster",
         "Makes the ids of clusters with equal members differ."),
     flag(Clustering, "strict-reconfig-check", Bool, "true",
-        "Refuse member changes that would lose the quorum.")
-        .no_effect(NO_MEMBER_CHANGES),
+        "Refuse member changes that would lose the quorum."),
     flag(Clustering, "pre-vote", Bool, "true", "Ask for votes before raising the term."),
     flag(Clustering, "discovery-srv", Text, "", "Domain whose SRV records name the members.")
         .not_built(DISCOVERY),
@@ -329,7 +328,7 @@ pub static FLAGS: &[Flag] = &[
         "What to do when discovery fails; only exit is left.")
         .not_in_file(),
     flag(Clustering, "force-new-cluster", Bool, "false", "Restart alone, forgetting the other members.")
-        .no_effect(NO_MEMBER_CHANGES),
+        .no_effect(NO_FORCED_CLUSTER),
 
     flag(Security, "cert-file", Text, "", "Server certificate of the client port.")
         .inside(&["client-transport-security", "cert-file"]).not_built(TLS),

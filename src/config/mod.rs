@@ -139,6 +139,10 @@ pub struct Raft {
     pub snapshot_catchup_entries: u64,
     /// Log segments to keep; 0 keeps all.
     pub max_wals: u64,
+    /// Learners that the cluster may have.
+    pub learners_max: usize,
+    /// Refuse changes of the members that would lose the quorum.
+    pub strict_reconfig: bool,
 }
 
 /// What bounds the store and each client.

@@ -337,6 +337,8 @@ fn raft(settings: &Settings) -> Result<Raft, String> {
         },
         snapshot_catchup_entries: settings.uint("snapshot-catchup-entries"),
         max_wals: settings.uint("max-wals"),
+        learners_max: usize::try_from(settings.int("max-learners")).unwrap_or(0),
+        strict_reconfig: settings.bool("strict-reconfig-check"),
     })
 }
 

@@ -78,8 +78,9 @@ fn encode_change(change: &ConfChange) -> Vec<u8> {
     out
 }
 
-/// SHA-1 over the sorted peer URLs and the token; the first eight bytes, big endian.
-fn member_id(peer_urls: &[String], token: &str) -> u64 {
+/// SHA-1 over the sorted peer URLs and the token; the first eight bytes, big endian. Of a member that is added to a
+/// cluster, the time in seconds of Unix time, in decimal, is in place of the token.
+pub fn member_id(peer_urls: &[String], token: &str) -> u64 {
     let mut sorted: Vec<&str> = peer_urls.iter().map(String::as_str).collect();
     sorted.sort_unstable();
     let mut hash = Sha1::new();

@@ -25,6 +25,8 @@ use super::replica::Replica;
 use super::tail::Tail;
 use crate::btree::{Applied, Read};
 use crate::cluster::cost::cost;
+use crate::cluster::membership::Change;
+use crate::error::Error;
 use crate::limits::TOLD_BYTES_MAX;
 use crate::request::{Entry, Request};
 use crate::response::Response;
@@ -104,7 +106,7 @@ impl Replica {
                 let executing = Executing { index, term, command, ticket, expiry, work: None };
                 return self.execute(now, executing, slice, draft);
             }
-            EntryType::EntryConfChange => self.change_membership(&entry),
+            EntryType::EntryConfChange => self.change_membership(&entry, draft),
             EntryType::EntryConfChangeV2 => return self.halt(unknown(&entry, JOINT_CHANGE)),
         }
         self.pass(entry.index, entry.term, draft);
@@ -187,6 +189,11 @@ impl Replica {
         }
         self.tally.count(&command.request, &reply, &ops, expiry);
         match &command.request {
+            Request::ClusterVersionSet(_)
+            | Request::ClusterMemberAttrSet(_)
+            | Request::DowngradeInfoSet(_) => {
+                self.cluster_changes += 1;
+            }
             Request::Alarm(_) => self.leadership.on_alarm_applied(),
             Request::LeaseCheckpoint(request) => {
                 request.checkpoints.iter().for_each(|lease| self.leases.on_checkpoint(lease.id));
@@ -210,15 +217,26 @@ impl Replica {
         }
     }
 
-    fn change_membership(&mut self, entry: &LogEntry) {
+    fn change_membership(&mut self, entry: &LogEntry, draft: &mut Draft) {
         // What nobody can read and what the rules reject changes nothing, here as on every other member.
         let change = ConfChange::decode(entry.data.clone()).unwrap_or_default();
-        if let Ok(judged) = self.state.cluster.judge(&change)
-            && takes_effect(&mut self.node, &change)
-        {
+        let judged = self.state.cluster.judge(&change, self.settings.rules.learners_max);
+        let result = judged.map_err(Error::from).and_then(|judged| {
+            if !takes_effect(&mut self.node, &change) {
+                return Err(Error::MemberNotEnoughStarted);
+            }
+            if judged == Change::Remove(self.settings.member_id) {
+                draft.told.push(Output::Removed);
+                self.resign();
+            }
             let mut txn = self.store.resume();
             self.state.cluster.change(&mut txn, judged);
             txn.suspend();
+            self.cluster_changes += 1;
+            Ok(self.members())
+        });
+        if let Some(ticket) = self.proposals.answer(change.id) {
+            draft.told.push(Output::Reply { ticket, result });
         }
     }
 

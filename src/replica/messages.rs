@@ -7,6 +7,11 @@ use raft::{RaftLog, Storage};
 
 /// Whether a correct member can have sent this to one whose log is `log`.
 pub(super) fn is_sound<S: Storage>(log: &RaftLog<S>, message: &Message) -> bool {
+    // What a member forwards for its clients has no term, and all else has one.
+    let is_forwarded = matches!(message.msg_type(), MessageType::MsgPropose | MessageType::MsgReadIndex);
+    if (message.term == 0) != is_forwarded {
+        return false;
+    }
     match message.msg_type() {
         // A leader tells a member of no more commits than the member has acknowledged entries.
         MessageType::MsgHeartbeat => message.commit <= log.last_index(),
@@ -15,6 +20,8 @@ pub(super) fn is_sound<S: Storage>(log: &RaftLog<S>, message: &Message) -> bool 
         MessageType::MsgReadIndex | MessageType::MsgReadIndexResp => message.entries.len() == 1,
         // A proposal proposes something.
         MessageType::MsgPropose => !message.entries.is_empty(),
+        // A leader hands leadership over by itself; nobody asks it to by a message.
+        MessageType::MsgTransferLeader => false,
         // No member of this version sends one, or can take one in.
         MessageType::MsgSnapshot => false,
         _ => true,

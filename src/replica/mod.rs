@@ -37,6 +37,7 @@
 //!   sweep        what is owed once garbage is swept         digest     hashes of what a compaction removes
 //!   leadership   what a leader does once in its term        leases     what a leader does about leases
 //!   quota        the second look at the quota               laggards   members that wait for a snapshot
+//!   configure    changes of the members                   handover   leadership that goes to another member
 //!   messages     what other members may say
 //!   fault        faults that tests plant: with debug assertions, or the feature `faults`
 //!   bucket_hash  the hash of all that etcd would store      tally      counts for the metrics
@@ -49,6 +50,7 @@
 pub mod apply;
 pub mod bootstrap;
 pub mod bucket_hash;
+pub mod configure;
 pub mod port;
 pub mod read_gate;
 pub mod tally;
@@ -63,6 +65,7 @@ mod execute;
 #[cfg(any(debug_assertions, feature = "faults"))]
 mod fault;
 mod halt;
+mod handover;
 mod heavy;
 mod laggards;
 mod leadership;

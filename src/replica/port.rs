@@ -10,7 +10,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use raft::eraftpb::Message;
+use raft::eraftpb::{ConfChange, Message};
 
 use crate::error::Error;
 use crate::mvcc::EventBatch;
@@ -81,6 +81,30 @@ pub enum Input {
         /// Where the reply goes.
         ticket: Ticket,
     },
+    /// A client changes the members. What the rules of the cluster do not allow is found out when the change is
+    /// applied.
+    Configure {
+        /// Where the reply goes.
+        ticket: Ticket,
+        /// The change; the replica gives it an id.
+        change: Box<ConfChange>,
+    },
+    /// A client wants a learner to get its vote.
+    Promote {
+        /// Where the reply goes.
+        ticket: Ticket,
+        /// The learner's id.
+        id: u64,
+    },
+    /// A client wants leadership to go to another member.
+    MoveLeader {
+        /// Where the reply goes.
+        ticket: Ticket,
+        /// That member's id.
+        target: u64,
+    },
+    /// This member is about to stop: if it leads, another one is to lead.
+    Resign,
     /// A message from another member.
     PeerMessage(Box<Message>),
     /// A message to the member with this id was lost.
@@ -146,6 +170,16 @@ pub enum Output {
         /// The revision that the answer shows.
         revision: i64,
     },
+    /// Ask the leader to promote a learner, and answer a request with what the leader says.
+    AskPromotion {
+        /// The ticket of the request.
+        ticket: Ticket,
+        /// The learner's id.
+        id: u64,
+    },
+    /// This member was removed from its cluster for good: it has to stop, once the others have been told what they
+    /// wait for.
+    Removed,
     /// Answer a request.
     Reply {
         /// The ticket of the request.

@@ -5,6 +5,9 @@
 //!      └── too many: Reply(TooManyRequests)   └── no leader, or a log write on its way: they stay queued
 //! ```
 //!
+//! Changes of the members are queued apart, and go to raft one by one: a leader drops a change while another one is not
+//! applied.
+//!
 //! An entry is matched with its proposal by the id in its header, not by its index: on a member that does not lead,
 //! another entry may take that index.
 #![forbid(unsafe_code)]
@@ -13,11 +16,14 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use bytes::Bytes;
-use raft::eraftpb::Entry as LogEntry;
+use prost::Message as _;
+use raft::eraftpb::{ConfChange, Entry as LogEntry, EntryType};
 
 use super::port::Ticket;
 use crate::error::Error;
-use crate::limits::{APPEND_BYTES_MAX, PROPOSALS_PENDING_MAX, PROPOSALS_QUEUED_BYTES_MAX};
+use crate::limits::{
+    APPEND_BYTES_MAX, MEMBER_CHANGES_PENDING_MAX, PROPOSALS_PENDING_MAX, PROPOSALS_QUEUED_BYTES_MAX,
+};
 use crate::request::{Entry, Request};
 
 /// Ids of requests are unique, so any spread of bits does, and it is the same in every run.
@@ -48,6 +54,10 @@ pub(super) struct Proposals {
     queued: VecDeque<(u64, LogEntry)>,
     /// Data of `queued`.
     queued_bytes: usize,
+    /// Changes of the members that are not in raft yet, oldest first: [`MEMBER_CHANGES_PENDING_MAX`] at most.
+    changes: VecDeque<ConfChange>,
+    /// The id of the change that was handed to raft last.
+    changing: u64,
     /// Where replies go, by the entry's id, and in which tick the proposal came: exactly the clients' proposals that
     /// are not applied and whose time is not over.
     tickets: HashMap<u64, (Ticket, u64), BuildHasherDefault<IdHash>>,
@@ -115,6 +125,30 @@ impl Proposals {
         id
     }
 
+    /// Takes a client's change of the members, and gives it an id.
+    pub fn queue_change(&mut self, ticket: Ticket, change: ConfChange) {
+        if self.changes.len() >= MEMBER_CHANGES_PENDING_MAX {
+            return self.refuse(ticket, Error::TooManyRequests);
+        }
+        let id = self.next_id;
+        self.next_id = id.wrapping_add(self.id_step);
+        self.tickets.insert(id, (ticket, self.ticks));
+        self.changes.push_back(ConfChange { id, ..change });
+    }
+
+    /// The change whose turn it is: none while the one before is not answered.
+    pub fn next_change(&self) -> Option<&ConfChange> {
+        if self.tickets.contains_key(&self.changing) { None } else { self.changes.front() }
+    }
+
+    /// The entry of that change.
+    pub fn take_change(&mut self) -> Option<LogEntry> {
+        let change = self.changes.pop_front()?;
+        self.changing = change.id;
+        let entry_type = EntryType::EntryConfChange.into();
+        Some(LogEntry { entry_type, data: change.encode_to_vec().into(), ..LogEntry::default() })
+    }
+
     fn push(&mut self, id: u64, data: Bytes) {
         self.queued_bytes += data.len();
         self.queued.push_back((id, LogEntry { data, ..LogEntry::default() }));
@@ -137,6 +171,7 @@ impl Proposals {
             return;
         }
         self.queued.retain(|(id, _)| !late.contains_key(id));
+        self.changes.retain(|change| !late.contains_key(&change.id));
         self.queued_bytes = self.queued.iter().map(|(_, entry)| entry.data.len()).sum();
         self.refused.extend(late.into_values().map(|ticket| (ticket, Error::Timeout)));
     }
@@ -212,6 +247,25 @@ mod tests {
         let left = proposals.take_batch();
         assert_eq!(left.len(), 2, "the second was not sent after all; the replica's own never times out");
         assert_eq!(proposals.queued_bytes, 0);
+    }
+
+    #[test]
+    fn changes_of_members_go_one_by_one_and_are_given_up_like_others() {
+        let mut proposals = Proposals::new((7, 1), 16);
+        for ticket in 0..=MEMBER_CHANGES_PENDING_MAX as u128 {
+            proposals.queue_change(Ticket(ticket), ConfChange { node_id: 9, ..ConfChange::default() });
+        }
+        let last = Ticket(MEMBER_CHANGES_PENDING_MAX as u128);
+        assert_eq!(proposals.take_refused(), [(last, Error::TooManyRequests)]);
+        let entry = proposals.take_change().expect("the first");
+        let change = ConfChange::decode(entry.data).unwrap();
+        assert_eq!((change.id, change.node_id, entry.entry_type), (7, 9, EntryType::EntryConfChange as i32));
+        assert_eq!(proposals.next_change(), None, "the first is not applied");
+        assert_eq!(proposals.answer(7), Some(Ticket(0)));
+        assert_eq!(proposals.next_change().map(|change| change.id), Some(8));
+        (0..16).for_each(|_| proposals.tick());
+        assert_eq!(proposals.take_refused().len(), MEMBER_CHANGES_PENDING_MAX - 1);
+        assert_eq!(proposals.next_change(), None);
     }
 
     #[test]

@@ -39,6 +39,7 @@ impl Role {
 pub struct ReadGate {
     open: AtomicBool,
     published: AtomicBool,
+    learner: AtomicBool,
     role: AtomicU8,
     term: AtomicU64,
     vote: AtomicU64,
@@ -56,6 +57,11 @@ impl ReadGate {
     /// Whether this member has published its name and URLs: from then on it serves.
     pub fn is_published(&self) -> bool {
         self.published.load(Ordering::Acquire)
+    }
+
+    /// Whether this member is a learner, by what it has applied.
+    pub fn is_learner(&self) -> bool {
+        self.learner.load(Ordering::Relaxed)
     }
 
     /// The current term.
@@ -90,6 +96,10 @@ impl ReadGate {
 
     pub(super) fn set_open(&self, open: bool) {
         self.open.store(open, Ordering::Release);
+    }
+
+    pub(super) fn set_learner(&self, learner: bool) {
+        self.learner.store(learner, Ordering::Relaxed);
     }
 
     pub(super) fn set_published(&self) {

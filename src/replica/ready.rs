@@ -167,6 +167,7 @@ mod tests {
 
     use super::*;
     use crate::btree::Store;
+    use crate::cluster::reconfig::Rules;
     use crate::mvcc::pin::Pins;
     use crate::replica::bootstrap::Foundation;
     use crate::replica::port::Input;
@@ -193,6 +194,7 @@ mod tests {
             segments_kept: 0,
             lease_ttl_min: 2,
             quota_bytes: None,
+            rules: Rules::default(),
             request_ids: (1 << 32, 1),
             seed: 1,
         };

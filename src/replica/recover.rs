@@ -16,6 +16,7 @@ use super::digest::Digests;
 use super::election::Timeouts;
 use super::execute;
 use super::halt::{ADVICE, Halted};
+use super::handover::Handover;
 use super::heavy::Heavy;
 use super::leadership::Leadership;
 use super::leases::Leases;
@@ -42,6 +43,11 @@ use crate::wal::{Appender, Metadata, Recovered, SegmentName};
 pub enum Opening {
     /// There is none: this cluster is founded.
     Found(Foundation),
+    /// There is none: this member was added to a cluster that exists, and learns everything from its other members.
+    Join {
+        /// The cluster's id.
+        cluster_id: u64,
+    },
     /// This was read back, from these segments. Entries that the store has applied may be among it.
     Recover(Box<Recovered>, Vec<SegmentName>),
 }
@@ -72,6 +78,13 @@ impl Opening {
                     marked: 0,
                 }
             }
+            Opening::Join { cluster_id } => Beginning {
+                log: Appender::create(Metadata { node_id: member_id, cluster_id }),
+                founding: Founding::Due(Vec::new()),
+                entries: Vec::new(),
+                hard_state: HardState::default(),
+                marked: 0,
+            },
             Opening::Recover(recovered, segments) => Beginning {
                 log: Appender::resume(&recovered, segments),
                 founding: Founding::Done,
@@ -122,6 +135,9 @@ impl Replica {
             proposals: Proposals::new(settings.request_ids, timeout),
             leases: Leases::default(),
             defragmentation: Defragmentation::default(),
+            promotions: Vec::new(),
+            handover: Handover::default(),
+            cluster_changes: 0,
             founding,
             writes: LogWrites::default(),
             committed: VecDeque::new(),
@@ -229,7 +245,8 @@ pub fn refusal(member_id: u64, store: &Store, entries: &[LogEntry]) -> Option<St
     };
     for entry in entries.iter().filter(|entry| entry.entry_type() == EntryType::EntryConfChange) {
         let change = ConfChange::decode(entry.data.clone()).unwrap_or_default();
-        if let Ok(change) = cluster.judge(&change) {
+        // A log that has been applied elsewhere is not refused for what a flag says now.
+        if let Ok(change) = cluster.judge(&change, usize::MAX) {
             cluster.foresee(change);
         }
     }

@@ -15,6 +15,7 @@ use super::digest::Digests;
 use super::election::Timeouts;
 use super::execute::Executing;
 use super::halt::Halted;
+use super::handover::Handover;
 use super::heavy::Heavy;
 use super::leadership::{Leadership, introduction};
 use super::leases::{Leases, LessorPlace};
@@ -33,6 +34,7 @@ use super::tally::Tally;
 use crate::btree::{Applied, Store};
 use crate::cluster::Cluster;
 use crate::cluster::membership::is_learner;
+use crate::cluster::reconfig::Rules;
 use crate::error::Error;
 use crate::limits::{COMMITTED_UNAPPLIED_MAX, UNAPPLIED_BYTES_MAX};
 use crate::mvcc::compact;
@@ -64,6 +66,8 @@ pub struct Settings {
     pub lease_ttl_min: i64,
     /// Bytes in use at which this member raises the alarm NOSPACE; none without a quota.
     pub quota_bytes: Option<u64>,
+    /// What changes of the members it allows.
+    pub rules: Rules,
     /// Ids for the replica's own proposals: first, and distance.
     pub request_ids: (u64, u64),
     /// Seed of election timeouts.
@@ -100,6 +104,11 @@ pub struct Replica {
     pub(super) reads: Reads,
     pub(super) leases: Leases,
     pub(super) defragmentation: Defragmentation,
+    /// Clients that want a learner promoted, which is the leader's to decide.
+    pub(super) promotions: Vec<(Ticket, u64)>,
+    pub(super) handover: Handover,
+    /// Entries that may have changed what is known of the cluster.
+    pub(super) cluster_changes: u64,
 
     // On the way to the log.
     /// A new cluster's first entries.
@@ -161,11 +170,18 @@ impl Replica {
                 }
             }
             Input::Defragment { ticket } => self.defragmentation.ask(ticket),
-            Input::PeerMessage(message) if is_sound(&self.node.raft.raft_log, &message) => {
+            Input::Configure { ticket, change } => self.proposals.queue_change(ticket, *change),
+            Input::Promote { ticket, id } => self.on_promote(ticket, id),
+            Input::MoveLeader { ticket, target } => self.on_move_leader(ticket, target),
+            Input::Resign => _ = self.resign(),
+            Input::PeerMessage(message) if !is_sound(&self.node.raft.raft_log, &message) => {}
+            Input::PeerMessage(message) if message.msg_type() == MessageType::MsgPropose => {
+                self.on_forwarded(*message);
+            }
+            Input::PeerMessage(message) => {
                 // raft refuses messages of strangers and of the past; nothing else is to be done about them.
                 let _ = self.node.step(*message);
             }
-            Input::PeerMessage(_) => {}
             Input::PeerUnreachable(id) => self.node.report_unreachable(id),
             Input::WalSynced { ready, buffer, took } => {
                 self.sweep.on_log_write(took);
@@ -191,7 +207,10 @@ impl Replica {
         if self.may_revoke(now) {
             self.revoke_expired(now);
         }
+        self.follow_handover(outputs);
         self.propose_waiting(outputs);
+        self.propose_change();
+        self.forward_promotions(outputs);
         self.ask_reads(now);
         self.process_readies(outputs);
         self.tidy_log(outputs);
@@ -259,6 +278,11 @@ impl Replica {
         &self.state.cluster
     }
 
+    /// A number that grows whenever [`Replica::cluster`] may have changed.
+    pub fn cluster_changes(&self) -> u64 {
+        self.cluster_changes
+    }
+
     /// The alarms that are raised.
     pub fn alarms(&self) -> &crate::cluster::Alarms {
         &self.state.alarms
@@ -295,6 +319,7 @@ impl Replica {
         self.store.tidy();
         self.proposals.tick();
         self.writes.tick();
+        self.resign_if_removed();
     }
 
     fn on_propose(&mut self, ticket: Ticket, id: u64, entry: Bytes) {
@@ -340,7 +365,7 @@ impl Replica {
     }
 
     /// Whether raft would take a proposal now: it drops what comes while nobody leads or leadership is handed over.
-    fn has_proposee(&self) -> bool {
+    pub(super) fn has_proposee(&self) -> bool {
         let raft = &self.node.raft;
         match raft.state {
             StateRole::Leader => {
@@ -367,7 +392,7 @@ impl Replica {
         outputs.iter().any(|output| matches!(output, Output::AppendWal { .. }))
     }
 
-    fn log_takes_more(&self) -> bool {
+    pub(super) fn log_takes_more(&self) -> bool {
         self.has_proposee()
             && self.writes.is_idle()
             && !self.waits_for_room()
@@ -429,6 +454,7 @@ impl Replica {
             StateRole::PreCandidate => Role::PreCandidate,
         };
         self.gate.set_vote(role, raft.vote);
+        self.gate.set_learner(self.is_learner());
         let leads = raft.state == StateRole::Leader && applied.term == raft.term;
         self.gate.set_open(leads && self.is_sole_voter());
         let id = self.settings.member_id;

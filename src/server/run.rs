@@ -19,6 +19,7 @@ pub fn run(config: Config) -> ExitCode {
             log::flush();
             match ending {
                 Some(Ending::Signal(signal)) => signals::end(signal),
+                Some(Ending::Removed) => ExitCode::SUCCESS,
                 Some(Ending::Halted) | None => ExitCode::FAILURE,
             }
         }

@@ -13,6 +13,7 @@ use super::session::{Core, Outlets};
 use super::spoil::spoil_store;
 use super::world::{TICK, World};
 use kevel::btree::Store;
+use kevel::cluster::reconfig::Rules;
 use kevel::mvcc::compact_hash::CompactionDigest;
 use kevel::mvcc::leaf_counts::LeafCounts;
 use kevel::mvcc::pin::Pins;
@@ -90,6 +91,7 @@ fn settings(world: &mut World, member_id: u64, first_id: u64) -> Settings {
         segments_kept: world.prng.below(3) as usize,
         lease_ttl_min: super::model::MIN_TTL_SECONDS,
         quota_bytes: world.spoilt_quota(),
+        rules: Rules::default(),
         request_ids: (first_id, 2),
         seed: world.prng.next_u64(),
     }

@@ -67,6 +67,10 @@ pub fn show_input(input: &Input) -> String {
         Input::ReadIndex { ticket } => format!("read index {:x}", ticket.0),
         Input::Lease { ticket, call } => format!("{:x} {call:?}", ticket.0),
         Input::Defragment { ticket } => format!("defragment {:x}", ticket.0),
+        Input::Configure { ticket, change } => format!("{:x} change {change:?}", ticket.0),
+        Input::Promote { ticket, id } => format!("{:x} promote {id:x}", ticket.0),
+        Input::MoveLeader { ticket, target } => format!("{:x} hand leadership to {target:x}", ticket.0),
+        Input::Resign => "resign".into(),
         Input::PeerMessage(_) => "a message".into(),
         Input::PeerUnreachable(id) => format!("{id:x} is out of reach"),
         Input::WalSynced { ready, .. } => format!("log write {ready} is durable"),
@@ -93,6 +97,10 @@ pub fn show_output(output: &Output) -> String {
         }
         Output::ReleaseWal { segments } => format!("release {segments:?}"),
         Output::Send { to, .. } => format!("a message to {to:x}"),
+        Output::AskPromotion { ticket, id } => {
+            format!("ask about the promotion of {id:x} for {:x}", ticket.0)
+        }
+        Output::Removed => "removed".to_owned(),
         Output::AskLessor { leader, ticket, call, .. } => format!("ask {leader:x} {:x} {call:?}", ticket.0),
         Output::Reply { ticket, result } => format!("reply {:x} {result:?}", ticket.0),
         Output::ReadReady { ticket } => format!("read ready {:x}", ticket.0),

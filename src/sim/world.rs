@@ -552,6 +552,8 @@ impl World {
             }
             Output::Compacted { .. } => {}
             Output::Halt { reason } => judge!(false, "a member stops: {reason}"),
+            Output::AskPromotion { .. } => judge!(false, "a lone member asks about a promotion"),
+            Output::Removed => judge!(false, "a lone member was removed"),
             Output::Send { to, .. } | Output::AskLessor { leader: to, .. } => {
                 judge!(false, "a lone member sends to {to:x}")
             }

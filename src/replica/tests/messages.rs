@@ -77,8 +77,24 @@ fn entries_behind_one_that_contradicts_what_is_committed_are_dropped() {
 #[test]
 fn a_question_without_its_context_is_dropped() {
     let (mut world, _) = follower();
-    let term = world.replica().gate().term();
-    is_dropped(&mut world, message(MessageType::MsgReadIndex, term));
+    is_dropped(&mut world, message(MessageType::MsgReadIndex, 0));
+}
+
+#[test]
+fn what_has_a_term_and_should_have_none_or_the_other_way_round_is_dropped() {
+    let (mut world, term) = follower();
+    // A leader of the next term makes a follower of the member, which would forward what others ask for.
+    world.step(Input::PeerMessage(Box::new(message(MessageType::MsgHeartbeat, term))));
+    world.settle(|_| ());
+    let entries = vec![entry(0, 0)];
+    for msg_type in [MessageType::MsgPropose, MessageType::MsgReadIndex] {
+        let message = Message { entries: entries.clone(), ..message(msg_type, term) };
+        is_dropped(&mut world, message);
+    }
+    for msg_type in [MessageType::MsgRequestVote, MessageType::MsgRequestPreVote, MessageType::MsgAppend] {
+        is_dropped(&mut world, message(msg_type, 0));
+    }
+    is_dropped(&mut world, message(MessageType::MsgTransferLeader, term));
 }
 
 #[test]

@@ -80,6 +80,10 @@ impl Script {
             Output::ReleaseWal { segments } => {
                 format!("release {}", segments.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
             }
+            Output::AskPromotion { ticket, id } => {
+                format!("ask about the promotion of {id:x} for {}", ticket.0)
+            }
+            Output::Removed => "removed".to_owned(),
             Output::AskLessor { leader, ticket, .. } => format!("ask {leader:x} for {}", ticket.0),
             Output::Send { to, message } => format!("send to {to:x} {:?}", message.msg_type()),
             Output::Reply { ticket, result: Ok(response) } => {

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::btree::{Read, Store};
+use crate::cluster::reconfig::Rules;
 use crate::mvcc::compact_hash::CompactionDigest;
 use crate::mvcc::pin::Pins;
 use crate::mvcc::view::View;
@@ -74,6 +75,7 @@ impl World {
             segments_kept: 2,
             lease_ttl_min: 2,
             quota_bytes: self.quota_bytes,
+            rules: Rules::default(),
             request_ids: (1 << 32, 1),
             seed: self.seed,
         }

@@ -5,15 +5,24 @@
 #![forbid(unsafe_code)]
 
 use super::answer::Caller;
-use crate::server::grpc::{Call, Status};
+use crate::error::Error;
+use crate::server::grpc::{Call, Method, Status};
 use crate::server::session::Session;
 
 /// Lets a call in, or says why it ends.
 ///
 /// # Errors
-/// A version that is no text.
+/// What a learner does not answer, or a version that is no text.
 pub fn admit(session: &Session, call: &Call, is_stream: bool) -> Result<Caller, Status> {
+    if session.gate().is_learner() && !is_answered_by_learner(call.method) {
+        return Err(Error::NotSupportedForLearner.into());
+    }
     let version = call.metadata.client_api_version()?;
     session.metrics.versions.count(Some(version), is_stream);
     Ok(Caller { peer: call.peer })
+}
+
+/// Whether a learner answers some calls of a method; of ranges, those that are serializable.
+fn is_answered_by_learner(method: Method) -> bool {
+    matches!(method, Method::Status | Method::Range | Method::Snapshot)
 }

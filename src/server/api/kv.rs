@@ -13,6 +13,7 @@ use super::expected::{self, Expected};
 use super::long::{self, Hold};
 use super::{quota, read};
 use crate::cluster::cost::put_cost;
+use crate::error::Error;
 use crate::mvcc::{RangeStream, check, range};
 use crate::proto::etcdserverpb::{CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest};
 use crate::request::Kind;
@@ -29,6 +30,9 @@ const STREAM_BYTES: usize = 8 * 1024;
 pub fn range(session: &Rc<Session>, caller: Caller, message: Bytes) -> Outcome {
     let asked = clock::now();
     let request = decode::<RangeRequest>(message)?;
+    if !request.serializable && session.gate().is_learner() {
+        return Err(Error::NotSupportedForLearner.into());
+    }
     check::range(&request)?;
     if request.serializable || session.gate().is_open() {
         return answer_range(session, caller, request, ReadTimes { asked, began: asked });

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::answer::{Answer, Outcome};
-use super::cluster::{header, members};
+use super::cluster::header;
 use super::decode::{decode, decode_kept};
 use super::long::pinned;
 use crate::config::ETCD_VERSION;
@@ -114,19 +114,15 @@ pub fn defragment(message: Bytes) -> Outcome {
     }))
 }
 
-/// `Maintenance/MoveLeader`, on a cluster of one: to whom it belongs already, or to nobody.
-pub fn move_leader(session: &Rc<Session>, message: Bytes) -> Outcome {
-    let request = decode::<MoveLeaderRequest>(message)?;
-    let own = session.member.member_id;
-    if session.gate().leader() != own {
-        return Err(Error::NotLeader.into());
-    }
-    #[expect(clippy::redundant_closure, reason = "the function alone is not general enough in its lifetimes")]
-    let members = session.view(|view| members(view))?;
-    match members.iter().find(|member| member.id == request.target_id) {
-        Some(member) if member.id == own => Ok(now(&MoveLeaderResponse { header: None })),
-        _ => Err(Error::BadLeaderTransferee.into()),
-    }
+/// `Maintenance/MoveLeader`. The replica knows whether it leads, and whether the other member can.
+pub fn move_leader(message: Bytes) -> Outcome {
+    let MoveLeaderRequest { target_id } = decode(message)?;
+    Ok(Answer::later(move |session, reply| {
+        session.move_leader(target_id, move |_, result| match result {
+            Ok(_) => reply.send(Ok(MoveLeaderResponse { header: None }.encode_to_vec().into())),
+            Err(status) => reply.fail(&status),
+        });
+    }))
 }
 
 /// `Maintenance/HashKV`.

@@ -25,7 +25,7 @@ pub fn prepare(config: &Config) -> Result<bool, Failure> {
     if initialized {
         return Ok(true);
     }
-    may_found(config).map_err(to("cannot found a cluster"))?;
+    may_begin(config).map_err(to("cannot found or join a cluster"))?;
     dir::create(&config.data_dir)
         .map_err(|error| at_path("create", config.data_dir.display(), &error))
         .map_err(to("cannot use the data directory"))?;
@@ -37,16 +37,13 @@ pub fn prepare(config: &Config) -> Result<bool, Failure> {
     Ok(false)
 }
 
-/// Whether the flags describe a member that begins a cluster.
-fn may_found(config: &Config) -> Result<(), String> {
+/// Whether the flags describe a member that begins a cluster, or joins one.
+fn may_begin(config: &Config) -> Result<(), String> {
+    let cluster = config.founders()?;
     if config.founding.join_existing {
-        return Err(
-            "--initial-cluster-state=existing is not built yet: it needs changes of the members; the founders \
-                    of a cluster start with --initial-cluster-state=new"
-                .to_owned(),
-        );
+        return cluster.check_joiner(&config.name).map(drop);
     }
-    config.founders()?.check(&config.name, &config.advertise.peer, same_place)
+    cluster.check(&config.name, &config.advertise.peer, same_place)
 }
 
 /// Whether a member of ours lives in the data directory. Looks only.
@@ -132,7 +129,7 @@ pub fn no_store(dir: &Path, store: &Path) -> String {
 
 /// Whether two URLs lead to one place: the same host, or names that stand for the same addresses, and the same port.
 /// `localhost` stands for itself alone, as it does to etcd.
-fn same_place(one: &Url, other: &Url) -> bool {
+pub fn same_place(one: &Url, other: &Url) -> bool {
     if one.scheme != other.scheme || one.port() != other.port() {
         return false;
     }
@@ -180,10 +177,10 @@ mod tests {
     fn a_directory_is_made_found_again_or_left_alone() {
         let dir = std::env::temp_dir().join(format!("kevel-data-dir-{}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
-        let Failure { what, why: existing } =
-            prepare(&config(&dir, "--initial-cluster-state=existing")).unwrap_err();
-        assert_eq!(what, "cannot found a cluster");
-        assert!(existing.starts_with("--initial-cluster-state=existing is not built yet"), "{existing}");
+        let joins = "--initial-cluster-state=existing --initial-cluster=other=http://other:1";
+        let Failure { what, why: unlisted } = prepare(&config(&dir, joins)).unwrap_err();
+        assert_eq!(what, "cannot found or join a cluster");
+        assert!(unlisted.starts_with("couldn't find local name"), "{unlisted}");
         assert!(!dir.exists(), "refused before anything was made");
         let other = prepare(&config(&dir, "--initial-cluster=m=http://localhost:1")).unwrap_err().why;
         assert!(other.starts_with("--initial-cluster must include m=http://localhost:2380"), "{other}");

@@ -5,6 +5,7 @@
 //!   default_host  the machine's own address, for a member that listens everywhere
 //!   listeners     every listening socket, claimed before anything is opened
 //!   open          the store and the log, opened or founded, and whether they belong together
+//!   join          the cluster that a new member joins, and its place there
 //!   wiring        what each core owns, the lanes between cores, the threads beside them
 //!   executors     one thread for each core, or one for both parts
 //!   publish       a follower tells the cluster its name and its URLs
@@ -24,6 +25,7 @@ pub mod data_dir;
 pub mod default_host;
 pub mod executors;
 pub mod failure;
+pub mod join;
 pub mod listener;
 pub mod listeners;
 pub mod notify;

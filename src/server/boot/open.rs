@@ -6,7 +6,7 @@
 //!
 //! | store file | log | |
 //! |---|---|---|
-//! | new, or without owner and content | none | a cluster is founded |
+//! | new, or without owner and content | none | a cluster is founded, or joined |
 //! | any | begins at or before the next entry that the store needs | recovered from |
 //! | with owner or content | none, of another owner, or with other entries | refused |
 //! | any | begins later, or has a gap | refused by recovery |
@@ -17,7 +17,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::failure::at_path;
+use super::join;
 use crate::btree::Store;
+use crate::cluster::member::MemberContext;
 use crate::cluster::stored;
 use crate::config::{Config, InitialCluster, Url};
 use crate::page::{self, Applied, Owner, PageFile};
@@ -44,6 +46,8 @@ pub struct Opened {
     pub wal_dir: WalDir,
     /// For a member that is founded now: what has to be done when the log's first write is durable.
     pub founded: Option<OnFounded>,
+    /// For a member that joins a cluster now: its members.
+    pub known: Vec<MemberContext>,
 }
 
 /// Opens the store and recovers the log; makes both where there is neither.
@@ -67,13 +71,11 @@ pub fn open(config: &Config) -> Result<Opened, String> {
         if applied.index > 0 || store.owner().is_some() {
             return Err(log_gone(&store_path, &wal_path, store.owner()));
         }
-        let (foundation, member_id) = foundation(config)?;
-        let cluster_id = foundation.cluster_id;
+        let (opening, (member_id, cluster_id), known) = beginning(config)?;
         let owner = Owner { member_id, cluster_id };
         store.set_owner(owner);
         let founded: OnFounded = Box::new(move || record(&*file, owner));
-        let opening = Opening::Found(foundation);
-        return Ok(Opened { store, opening, member_id, cluster_id, wal_dir, founded: Some(founded) });
+        return Ok(Opened { store, opening, member_id, cluster_id, wal_dir, founded: Some(founded), known });
     }
     let after = read_after(config, &store, &names);
     let mut recovered = read_log(&wal_dir, &names, after)?;
@@ -90,7 +92,7 @@ pub fn open(config: &Config) -> Result<Opened, String> {
     }
     wal_dir.mend_tail(&recovered.tail).map_err(|error| at_path("mend", wal_path.display(), &error))?;
     let opening = Opening::Recover(Box::new(recovered), names);
-    Ok(Opened { store, opening, member_id, cluster_id, wal_dir, founded: None })
+    Ok(Opened { store, opening, member_id, cluster_id, wal_dir, founded: None, known: Vec::new() })
 }
 
 /// The entry behind which the log is read. Those that the store has applied are for other members that lag, as many as
@@ -111,6 +113,20 @@ fn read_log(wal_dir: &WalDir, names: &[SegmentName], after: u64) -> Result<Recov
     let content = content.map_err(|error| at_path("read", wal_dir.path().display(), &error))?;
     let segments: Vec<_> = content.iter().map(|(name, bytes)| (*name, &**bytes)).collect();
     wal::recover(&segments, after).map_err(|error| error.to_string())
+}
+
+/// What a member without data begins with: the opening, the ids of member and cluster, and the members of the cluster.
+type Begun = (Opening, (u64, u64), Vec<MemberContext>);
+
+/// How a member without data begins: its id, that of its cluster, and the members of a cluster that exists.
+fn beginning(config: &Config) -> Result<Begun, String> {
+    if config.founding.join_existing {
+        let join::Place { cluster_id, member_id, members } = join::find(config)?;
+        return Ok((Opening::Join { cluster_id }, (member_id, cluster_id), members));
+    }
+    let (foundation, member_id) = foundation(config)?;
+    let cluster_id = foundation.cluster_id;
+    Ok((Opening::Found(foundation), (member_id, cluster_id), Vec::new()))
 }
 
 /// The cluster that a member without data founds, and the member's id in it.
@@ -254,7 +270,7 @@ mod tests {
         fn entries(&self) -> usize {
             match self.open().unwrap().opening {
                 Opening::Recover(recovered, _) => recovered.entries.len(),
-                Opening::Found(_) => panic!("founded anew"),
+                Opening::Found(_) | Opening::Join { .. } => panic!("founded anew"),
             }
         }
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::arrivals::{self, Arrival, Dealer};
 use super::listener::{self, Desk, Services};
 use super::listeners::{Kind, Listener};
-use super::wiring::End;
+use super::wiring::{End, Ending};
 use super::{notify, publish};
 use crate::config::Config;
 use crate::server::admin::{self, Admin};
@@ -114,8 +114,9 @@ impl SessionCore {
         told.ready().await;
         if first {
             lines::closing(&serving.config);
+            serving.session.resign();
         }
-        serving.stop().await;
+        serving.stop(end.ending() == Some(Ending::Removed)).await;
         end.drained();
         while !end.is_stopped() {
             task::sleep(Duration::from_millis(2)).await;
@@ -183,8 +184,9 @@ impl Serving {
     }
 
     /// Lets calls in flight end, then closes the connections. What waits for room on the disk is refused: at
-    /// once if the log lacks room, without which no call ends, and after a while if the store file does.
-    async fn stop(&self) {
+    /// once if the log lacks room, without which no call ends, and after a while if the store file does. A member that
+    /// was removed has nobody who would take what it proposes.
+    async fn stop(&self, is_removed: bool) {
         self.stop.advance(Phase::Draining);
         self.session.watches.close_all();
         self.session.streams.close_all();
@@ -192,7 +194,7 @@ impl Serving {
         let end = began + DRAIN;
         while clock::now() < end && self.stop.members() > 0 {
             let waited = clock::now().since(began) >= DRAIN_WITHOUT_ROOM;
-            if self.session.log_lacks_room() || (waited && self.session.store_lacks_room()) {
+            if is_removed || self.session.log_lacks_room() || (waited && self.session.store_lacks_room()) {
                 self.session.end_waiting();
             }
             task::until(end.min(clock::now() + LOOK), self.stop.drained()).await;

@@ -11,6 +11,7 @@ use super::listeners::{self, Listener};
 use super::open::Opened;
 use super::serving::{Door, SessionCore};
 use crate::btree::Store;
+use crate::cluster::reconfig::Rules;
 use crate::config::{Config, Url, url};
 use crate::mvcc::compact_hash::CompactionDigest;
 use crate::mvcc::pin::Pins;
@@ -18,7 +19,7 @@ use crate::replica::port::Input;
 use crate::replica::{Opening, Replica, Settings, refusal, unapplied};
 use crate::server::core::checkpointer::{self, Checkpointer};
 use crate::server::core::digester;
-use crate::server::core::replica_loop::{Halt, ReplicaCore};
+use crate::server::core::replica_loop::{Halt, ReplicaCore, Why};
 use crate::server::core::session_loop::FromReplica;
 use crate::server::grpc::counters::Counters;
 use crate::server::io::accept::Admission;
@@ -28,6 +29,7 @@ use crate::server::log::lines;
 use crate::server::log::slow::Limits;
 use crate::server::mesh::{self, Outbox};
 use crate::server::metrics;
+use crate::server::metrics::contacts::Contacts;
 use crate::server::peers;
 use crate::server::session::{self, Parts};
 use crate::stdx::prng::Prng;
@@ -45,6 +47,8 @@ pub enum Ending {
     Signal(i32),
     /// The replica cannot go on; the log says why.
     Halted,
+    /// The member was removed from its cluster for good.
+    Removed,
 }
 
 /// A member that has not begun.
@@ -136,7 +140,7 @@ pub fn wire(
     listeners: Vec<Listener>,
     sessions: usize,
 ) -> Result<Member, String> {
-    let Opened { store, opening, member_id, cluster_id, wal_dir, founded } = opened;
+    let Opened { store, opening, member_id, cluster_id, wal_dir, founded, known } = opened;
     let mut prng = Prng::new(entropy());
     let ids = RequestIds::new(member_id, sessions);
     let pins = Pins::new(sessions);
@@ -153,6 +157,7 @@ pub fn wire(
 
     let counts = Counts::new(config, sessions);
     let threads = Threads::start(&to_replica, counts.replica(), wal_dir.clone())?;
+    let contacts = counts.contacts.clone();
     let member = Arc::new(member(config, (cluster_id, member_id), &replica, &counts));
     let parts = (0..sessions).map(|core| Parts {
         member: member.clone(),
@@ -170,6 +175,8 @@ pub fn wire(
         own: own(config, (cluster_id, member_id), sessions),
         sockets: listeners::share_peers(&listeners)?,
         gate: replica.gate().clone(),
+        contacts,
+        known,
     };
     let ends = parts.zip(lanes.into_iter().zip(told)).collect();
     let sessions = session_cores(config, ends, listeners, &end)?;
@@ -207,6 +214,8 @@ struct Counts {
     cores: Vec<Arc<metrics::Core>>,
     /// The gRPC calls of each session core.
     rpc: Vec<Arc<Counters>>,
+    /// The other members.
+    contacts: Arc<Contacts>,
 }
 
 impl Counts {
@@ -215,6 +224,7 @@ impl Counts {
         let counts = Self {
             cores: (0..=sessions).map(|_| metrics::Core::new()).collect(),
             rpc: (0..sessions).map(|_| Counters::with(config.reporting.extensive_metrics)).collect(),
+            contacts: Arc::default(),
         };
         let core = counts.replica();
         core.quota_bytes.set(quota_shown(config));
@@ -276,6 +286,8 @@ fn member(
         rpc: counts.rpc.clone(),
         compaction_hashes: replica.compaction_hashes().clone(),
         gates: config.gates.clone(),
+        rules: rules(config),
+        contacts: counts.contacts.clone(),
     }
 }
 
@@ -318,9 +330,15 @@ fn session_cores(
 
 /// What stops the member where it cannot go on.
 fn halt(end: End) -> Halt {
-    Box::new(move |reason| {
-        lines::fatal("cannot go on", reason);
-        end.begin(Ending::Halted);
+    Box::new(move |why| match why {
+        Why::Halted(reason) => {
+            lines::fatal("cannot go on", reason);
+            end.begin(Ending::Halted);
+        }
+        Why::Removed => {
+            lines::removed();
+            end.begin(Ending::Removed);
+        }
     })
 }
 
@@ -343,9 +361,15 @@ fn settings(config: &Config, member_id: u64, ids: &RequestIds, seed: u64) -> Set
         segments_kept: config.raft.max_wals as usize,
         lease_ttl_min: config.lease_ttl_min().as_secs() as i64,
         quota_bytes: config.quota_bytes(),
+        rules: rules(config),
         request_ids: (ids.first + ids.step - 1, ids.step),
         seed,
     }
+}
+
+/// What changes of the members this member allows.
+fn rules(config: &Config) -> Rules {
+    Rules { learners_max: config.raft.learners_max, is_strict: config.raft.strict_reconfig }
 }
 
 /// Ids of requests: those of a core are `step` apart, and the replica's follow those of the last session core.

@@ -39,6 +39,9 @@ const TURN_INPUTS_MAX: usize = 4096;
 /// are bounded, and not in the log's queue.
 const WRITES_MAX: usize = 1024;
 
+/// How long a member that was removed goes on, so that the others and its clients hear of it, etcd's own figure.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// A log write that takes longer is logged.
 const SLOW_SYNC: Duration = Duration::from_secs(1);
 
@@ -72,8 +75,16 @@ pub struct ReplicaCore {
     pub halt: Halt,
 }
 
+/// Why a member stops by itself.
+pub enum Why {
+    /// It cannot go on; for this reason.
+    Halted(String),
+    /// It was removed from its cluster for good.
+    Removed,
+}
+
 /// What stops a member that cannot go on.
-pub type Halt = Box<dyn Fn(String) + Send>;
+pub type Halt = Box<dyn Fn(Why) + Send>;
 
 impl ReplicaCore {
     /// Runs until `stopping` says that no session needs the replica any more; then waits for a last checkpoint, unless
@@ -82,7 +93,8 @@ impl ReplicaCore {
         let mut running = Running::new(self);
         loop {
             let turn = running.turn();
-            if stopping() {
+            // Another member leads before this one goes, if that can be.
+            if stopping() && !running.replica.is_handing_over() {
                 running.threads.checkpoints.stop();
                 if running.lacks_room() {
                     return running.give_up().await;
@@ -115,6 +127,12 @@ struct Running {
     outputs: Outputs,
     counts: Counts,
     halt: Halt,
+    /// When a member that was removed stops.
+    farewell: Option<Instant>,
+    /// It has been told to stop.
+    is_dismissed: bool,
+    /// The replica's count when the cluster was last looked at.
+    cluster_changes: u64,
     peers: Rc<Switchboard>,
 }
 
@@ -159,6 +177,9 @@ impl Running {
             outputs: Outputs::default(),
             counts: Counts { metrics, turns: replica::Turns::default(), slow_apply },
             halt,
+            farewell: None,
+            is_dismissed: false,
+            cluster_changes: 0,
             peers: Switchboard::start(core.peers),
         }
     }
@@ -185,12 +206,17 @@ impl Running {
         self.counts.turn(&self.replica, now);
         self.counts.metrics.wal_lacks_room.set(i64::from(self.log.lacks_room()));
         self.counts.metrics.store_lacks_room.set(i64::from(self.replica.store_lacks_room()));
+        let changes = self.replica.cluster_changes();
+        if std::mem::replace(&mut self.cluster_changes, changes) != changes {
+            // Whoever is told of a change may ask for the members at the peer port at once.
+            self.peers.follow(self.replica.cluster());
+        }
         let mut outputs = std::mem::take(&mut self.outputs);
         outputs.drain(..).for_each(|output| self.perform(output));
         self.outputs = outputs;
         self.hand_on_answers();
         if ticks {
-            self.look_at_cluster();
+            self.look_at_cluster(now);
         }
         let mut flushed = true;
         for session in &mut self.sessions {
@@ -228,8 +254,12 @@ impl Running {
     }
 
     /// Follows who belongs to the cluster, and who needs what is not built.
-    fn look_at_cluster(&mut self) {
+    fn look_at_cluster(&mut self, now: Instant) {
         self.peers.follow(self.replica.cluster());
+        let is_over = self.farewell.is_some_and(|farewell| farewell <= now) || self.peers.was_removed();
+        if is_over && !std::mem::replace(&mut self.is_dismissed, true) {
+            (self.halt)(Why::Removed);
+        }
         if self.peers.has_peers() {
             self.peers.tell_stranded(&self.replica.laggards());
         }
@@ -267,7 +297,12 @@ impl Running {
                 replica::compacted(&self.counts.metrics, &mut self.counts.turns, store, revision, removed);
             }
             Output::Send { to, message } => self.peers.send(to, message),
-            Output::Halt { reason } => (self.halt)(reason),
+            Output::AskPromotion { ticket, id } => match self.sessions.get(core_of(ticket)) {
+                Some(_) => self.peers.forward_promotion(ticket, id),
+                None => self.peers.on_reply(ticket, Err(Error::NotLeader)),
+            },
+            Output::Removed => self.farewell = Some(clock::now() + FAREWELL),
+            Output::Halt { reason } => (self.halt)(Why::Halted(reason)),
         }
     }
 

@@ -47,6 +47,14 @@ pub fn fatal(message: &str, error: impl std::fmt::Display) {
     Line::new(LogLevel::Fatal, message).text("error", error.to_string()).write();
 }
 
+/// The member was removed from its cluster, and stops.
+#[track_caller]
+pub fn removed() {
+    let error = "the member has been permanently removed from the cluster";
+    Line::warn("server error").text("error", error).write();
+    Line::warn("data-dir used by this member must be removed").write();
+}
+
 /// Which data directory, and whether a member lives in it.
 #[track_caller]
 pub fn data_dir(config: &Config, initialized: bool) {

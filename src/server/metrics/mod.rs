@@ -4,6 +4,7 @@
 //!   cell     numbers with one writer       table    families and what each reads of a core
 //!   text     the exposition format         process  what the kernel says of the process
 //!   rpc      families of gRPC methods      replica  what the replica core counts
+//!   contacts the other members
 //! ```
 //!
 //! Every core owns one [`Core`] and writes nothing else, so counting a request is a plain add to memory that no
@@ -18,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cell;
+pub mod contacts;
 pub mod process;
 pub mod replica;
 mod rpc;

@@ -42,11 +42,11 @@ const BEHIND: &str = "waiting for node to catch up its applied index has timed o
 /// How long a question waits for entries to be applied.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time between two attempts to reach the leader.
-const BACK_OFF: Duration = Duration::from_millis(50);
+pub(super) const BACK_OFF: Duration = Duration::from_millis(50);
 /// Questions of clients of this member that are under way.
 const FORWARDED_MAX: usize = 1024;
 
-type Answered = Result<Response, Error>;
+pub(super) type Answered = Result<Response, Error>;
 
 /// Questions that are under way.
 pub struct Questions {
@@ -73,8 +73,13 @@ impl Switchboard {
         }
     }
 
-    /// Asks the replica for another member.
+    /// Asks the replica about a lease for another member.
     async fn ask(&self, call: LeaseCall) -> Answered {
+        self.ask_replica(|ticket| Input::Lease { ticket, call }).await
+    }
+
+    /// Asks the replica for another member.
+    pub(super) async fn ask_replica(&self, question: impl FnOnce(Ticket) -> Input) -> Answered {
         let (asker, answer) = oneshot::channel();
         let now = clock::now();
         let ticket = {
@@ -82,7 +87,7 @@ impl Switchboard {
             while tickets.expire(now).is_some() {}
             tickets.issue(now, asker)
         };
-        self.inbox().push(Input::Lease { ticket, call });
+        self.inbox().push(question(ticket));
         let deadline = now + self.own().request_timeout;
         task::until(deadline, answer).await.and_then(Result::ok).unwrap_or(Err(Error::Timeout))
     }
@@ -90,13 +95,23 @@ impl Switchboard {
     /// Asks the leader for a client of this member, whose `ticket` that is. `revision` is what the answer shows.
     pub fn forward(self: &Rc<Self>, ticket: Ticket, call: LeaseCall, revision: i64) {
         let switchboard = self.clone();
+        self.answer_later(ticket, async move { switchboard.ask_leader(&call, revision).await });
+    }
+
+    /// Answers a client of this member when there is an answer.
+    pub(super) fn answer_later(
+        self: &Rc<Self>,
+        ticket: Ticket,
+        answer: impl Future<Output = Answered> + 'static,
+    ) {
+        let switchboard = self.clone();
         let under_way = self.questions.forwarded.get();
         if under_way >= FORWARDED_MAX {
             return self.inbox().answer((ticket, Err(Error::TooManyRequests)));
         }
         self.questions.forwarded.set(under_way + 1);
         task::spawn(async move {
-            let result = switchboard.ask_leader(&call, revision).await;
+            let result = answer.await;
             switchboard.questions.forwarded.set(switchboard.questions.forwarded.get() - 1);
             switchboard.inbox().answer((ticket, result));
         });

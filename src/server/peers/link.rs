@@ -4,6 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
+use std::sync::Arc;
 
 use raft::eraftpb::Message;
 
@@ -12,6 +13,7 @@ use super::outgoing::Outgoing;
 use crate::config::{Scheme, Url};
 use crate::server::io::clock;
 use crate::server::log::Line;
+use crate::server::metrics::contacts::Contact;
 use crate::stdx::time::{Duration, Instant};
 
 /// Connections kept for further requests.
@@ -37,14 +39,15 @@ pub struct Link {
     idle: RefCell<VecDeque<(Instant, Connection)>>,
     /// It belongs to the cluster no more.
     gone: Cell<bool>,
-    active: Cell<bool>,
+    /// What other cores know of it.
+    contact: Arc<Contact>,
     /// What was wrong when it was last logged.
     said: RefCell<String>,
 }
 
 impl Link {
     /// A member at these addresses.
-    pub fn new(id: u64, urls: &[String]) -> Self {
+    pub fn new(id: u64, urls: &[String], contact: Arc<Contact>) -> Self {
         Self {
             id,
             urls: RefCell::new(parse(urls)),
@@ -54,7 +57,7 @@ impl Link {
             posting: Cell::new(0),
             idle: RefCell::default(),
             gone: Cell::new(false),
-            active: Cell::new(false),
+            contact,
             said: RefCell::default(),
         }
     }
@@ -114,7 +117,7 @@ impl Link {
 
     /// It answers.
     pub fn on_success(&self) {
-        if !self.active.replace(true) {
+        if self.contact.activate(clock::now()) {
             self.said.borrow_mut().clear();
             Line::info("peer became active").id("peer-id", self.id).write();
         }
@@ -127,7 +130,7 @@ impl Link {
             self.urls.borrow_mut().rotate_left(1);
         }
         let said = format!("failed to {what} {:x} ({error})", self.id);
-        if self.active.replace(false) {
+        if self.contact.deactivate() {
             Line::warn("peer became inactive (message send to peer failed)")
                 .id("peer-id", self.id)
                 .text("error", &said)
@@ -152,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_member_is_tried_at_all_its_addresses() {
-        let link = Link::new(1, &["http://a:1".into(), "no url".into(), "http://b:2".into()]);
+        let link = Link::new(1, &["http://a:1".into(), "no url".into(), "http://b:2".into()], Arc::default());
         let host = || link.url().unwrap().host;
         assert_eq!(host(), "a");
         link.on_failure("dial", &io::Error::other("x"));
@@ -161,6 +164,6 @@ mod tests {
         assert_eq!(host(), "b", "nothing has changed");
         link.set_urls(&["https://c:3".into()]);
         assert!(link.url().unwrap_err().to_string().contains("TLS"));
-        assert!(Link::new(1, &[]).url().is_err());
+        assert!(Link::new(1, &[], Arc::default()).url().is_err());
     }
 }

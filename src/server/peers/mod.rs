@@ -21,6 +21,8 @@
 //!   client       a connection that asks
 //!   service      what is answered at the peer port
 //!   lessor       questions about leases, to the leader and from followers
+//!   promotion    learners that are to get their vote, likewise
+//!   join         what a new member asks before it starts
 //! ```
 //!
 //! # Invariants
@@ -36,10 +38,12 @@
 
 mod client;
 mod inbox;
+pub mod join;
 mod lessor;
 mod link;
 mod outgoing;
 mod pipeline;
+mod promotion;
 mod reader;
 mod service;
 mod switchboard;

@@ -62,7 +62,12 @@ async fn post(switchboard: &Switchboard, link: &Link, message: &Message) -> io::
     let text = String::from_utf8_lossy(&text).trim_end().to_owned();
     match status {
         204 => Ok(()),
-        403 => Err(io::Error::other(format!("refused for good: {text}"))),
+        403 => {
+            if text.contains("removed member") {
+                switchboard.on_removed();
+            }
+            Err(io::Error::other(format!("refused for good: {text}")))
+        }
         412 => Err(io::Error::other(text)),
         status => Err(io::Error::other(format!("unexpected http status {status}: {text}"))),
     }

@@ -55,6 +55,9 @@ async fn dial(switchboard: &Switchboard, link: &Link, channel: Channel) -> io::R
     if reply.status == 200 {
         return Ok((connection, reply));
     }
+    if reply.status == 410 {
+        switchboard.on_removed();
+    }
     let text = connection.read_whole(reply.body).await.unwrap_or_default();
     let text = String::from_utf8_lossy(&text).trim_end().to_owned();
     Err(io::Error::other(match reply.status {

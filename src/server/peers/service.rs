@@ -15,9 +15,9 @@ use raft::eraftpb::Message;
 use super::client::{PATIENCE, in_time};
 use super::lessor;
 use super::link::Link;
+use super::promotion;
 use super::switchboard::Switchboard;
 use super::writer;
-use crate::cluster::Cluster;
 use crate::cluster::member::MemberContext;
 use crate::config::ETCD_VERSION;
 use crate::peer::channel::Channel;
@@ -174,6 +174,10 @@ async fn answer(switchboard: &Rc<Switchboard>, head: &Head, body: Bytes) -> Outc
         lessor::RENEWALS if head.method == "POST" => lessor::renew(switchboard, body).await,
         lessor::QUESTIONS if head.method == "POST" => lessor::time_to_live(switchboard, body).await,
         lessor::RENEWALS | lessor::QUESTIONS => Answer::error(405, "Method Not Allowed"),
+        _ if path.starts_with(promotion::PATH) => {
+            let answer = only("POST", head, promotion::promote(switchboard, path)).await;
+            with_cluster_id(answer, switchboard)
+        }
         _ => match path.strip_prefix("/raft/stream/") {
             Some(_) if head.method != "GET" => not_allowed("GET"),
             Some(rest) => match stream(switchboard, head, rest) {
@@ -214,14 +218,27 @@ fn refusal(switchboard: &Switchboard, head: &Head) -> Option<Answer> {
     Some(Answer::error(412, why))
 }
 
+/// A member that asks, and says where it is, can be answered: it may be one that this member has yet to learn of.
+fn meet(switchboard: &Switchboard, head: &Head) {
+    let id = head.extension(greeting::SERVER_FROM).and_then(parse_id);
+    let urls = head.extension(greeting::PEER_URLS).unwrap_or_default();
+    if let Some(id) = id {
+        let urls: Vec<String> = urls.split(',').filter(|url| !url.is_empty()).map(str::to_owned).collect();
+        switchboard.meet(id, &urls);
+    }
+}
+
 /// One message.
 fn post(switchboard: &Switchboard, head: &Head, body: Bytes) -> Answer {
-    let answer = refusal(switchboard, head).unwrap_or_else(|| match Message::decode(body) {
-        Err(_) => Answer::error(400, "error unmarshalling raft message"),
-        Ok(message) => match switchboard.deliver(message) {
-            Ok(()) => Answer::empty(204),
-            Err(why) => Answer::json(403, serde_json::json!({ "message": why }).to_string()),
-        },
+    let answer = refusal(switchboard, head).unwrap_or_else(|| {
+        meet(switchboard, head);
+        match Message::decode(body) {
+            Err(_) => Answer::error(400, "error unmarshalling raft message"),
+            Ok(message) => match switchboard.deliver(message) {
+                Ok(()) => Answer::empty(204),
+                Err(why) => Answer::json(403, serde_json::json!({ "message": why }).to_string()),
+            },
+        }
     });
     with_cluster_id(answer, switchboard)
 }
@@ -256,7 +273,10 @@ fn stream(switchboard: &Switchboard, head: &Head, rest: &str) -> Result<(Rc<Link
     if switchboard.is_removed(id) {
         return Err(Answer::error(410, "removed member"));
     }
-    let link = switchboard.link(id).ok_or_else(|| Answer::error(404, "error sender not found"))?;
+    let link = switchboard.link(id).ok_or_else(|| {
+        meet(switchboard, head);
+        Answer::error(404, "error sender not found")
+    })?;
     if head.extension(greeting::RAFT_TO) != Some(format!("{:x}", switchboard.own().member_id).as_str()) {
         return Err(Answer::error(412, "to field mismatch"));
     }
@@ -273,23 +293,18 @@ fn probing() -> Answer {
 }
 
 fn members(switchboard: &Switchboard) -> Answer {
-    let members = |cluster: &Cluster| {
-        let members = cluster.members.values().cloned().map(|member| {
-            let raft = member.raft_attributes.unwrap_or_default();
-            let own = member.member_attributes.unwrap_or_default();
-            MemberContext {
-                id: member.id,
-                peer_urls: raft.peer_urls,
-                is_learner: raft.is_learner,
-                name: own.name,
-                client_urls: own.client_urls,
-                is_promote: false,
-            }
-        });
-        serde_json::to_string(&members.collect::<Vec<_>>()).unwrap_or_default()
-    };
-    let json = switchboard.with_cluster(members);
-    with_cluster_id(Answer::json(200, format!("{json}\n")), switchboard)
+    let mut members: Vec<MemberContext> =
+        switchboard.with_cluster(|cluster| cluster.members.values().map(MemberContext::of).collect());
+    if members.is_empty() {
+        members = switchboard.known().to_vec();
+    }
+    with_cluster_id(Answer::json(200, json_line(&members)), switchboard)
+}
+
+/// A list of members as Go's encoder writes it.
+pub(super) fn json_line(members: &[MemberContext]) -> String {
+    // Numbers, texts and flags have a JSON form.
+    format!("{}\n", serde_json::to_string(members).unwrap_or_default())
 }
 
 fn version(switchboard: &Switchboard) -> Answer {

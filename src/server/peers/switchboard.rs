@@ -15,13 +15,18 @@ use super::lessor::Questions;
 use super::link::Link;
 use super::{pipeline, reader, service};
 use crate::cluster::Cluster;
+use crate::cluster::member::MemberContext;
 use crate::peer::channel::{self, Channel};
 use crate::proto::membershippb::Member;
 use crate::replica::port::Input;
 use crate::replica::read_gate::ReadGate;
 use crate::server::io::task;
 use crate::server::log::Line;
+use crate::server::metrics::contacts::Contacts;
 use crate::stdx::time::Duration;
+
+/// Members that are answered before it is known whether they belong to the cluster.
+const REMOTES_MAX: usize = 64;
 
 /// What this member is to others.
 #[derive(Clone)]
@@ -48,12 +53,24 @@ pub struct Beginning {
     pub sockets: Vec<TcpListener>,
     /// What this member knows of raft.
     pub gate: Arc<ReadGate>,
+    /// What other cores learn of the other members.
+    pub contacts: Arc<Contacts>,
+    /// The members of a cluster that this member joins, as they said before its first start.
+    pub known: Vec<MemberContext>,
 }
 
 /// The ways to all other members.
 pub struct Switchboard {
     own: Own,
     links: RefCell<BTreeMap<u64, Rc<Link>>>,
+    /// Members that this one has heard of and does not know yet to belong to the cluster: it answers them. At most
+    /// [`REMOTES_MAX`].
+    remotes: RefCell<BTreeMap<u64, Rc<Link>>>,
+    /// See [`Beginning::known`].
+    known: Vec<MemberContext>,
+    contacts: Arc<Contacts>,
+    /// Another member has said that this one was removed.
+    is_removed: Cell<bool>,
     /// The cluster when it was last looked at.
     cluster: RefCell<Cluster>,
     inbox: Inbox,
@@ -68,8 +85,11 @@ pub struct Switchboard {
 impl Switchboard {
     /// Begins to serve the peer listeners. No other member is known yet.
     pub fn start(beginning: Beginning) -> Rc<Self> {
-        let Beginning { own, sockets, gate } = beginning;
+        let Beginning { own, sockets, gate, contacts, known } = beginning;
         let switchboard = Rc::new(Self {
+            remotes: RefCell::default(),
+            contacts,
+            is_removed: Cell::new(false),
             questions: Questions::new(own.core, own.request_timeout),
             own,
             links: RefCell::default(),
@@ -78,7 +98,11 @@ impl Switchboard {
             gate,
             stranded: RefCell::default(),
             body_bytes: Cell::new(0),
+            known,
         });
+        for member in &switchboard.known {
+            switchboard.meet(member.id, &member.peer_urls);
+        }
         for socket in sockets {
             task::spawn(service::listen(switchboard.clone(), socket));
         }
@@ -110,6 +134,32 @@ impl Switchboard {
         self.links.borrow().get(&id).cloned()
     }
 
+    /// A member that is not known asks, or was told of: it can be answered from now on.
+    pub fn meet(&self, id: u64, urls: &[String]) {
+        let is_known = id == self.own.member_id || self.is_removed(id) || self.link(id).is_some();
+        let mut remotes = self.remotes.borrow_mut();
+        if is_known || urls.is_empty() || remotes.contains_key(&id) || remotes.len() >= REMOTES_MAX {
+            return;
+        }
+        Line::info("added new remote peer").id("remote-peer-id", id).texts("remote-peer-urls", urls).write();
+        remotes.insert(id, Rc::new(Link::new(id, urls, Arc::default())));
+    }
+
+    /// Who the members are by what was known before this one has learnt it from the log.
+    pub fn known(&self) -> &[MemberContext] {
+        &self.known
+    }
+
+    /// Another member says that this one was removed for good.
+    pub fn on_removed(&self) {
+        self.is_removed.set(true);
+    }
+
+    /// Whether another member has said that this one was removed for good.
+    pub fn was_removed(&self) -> bool {
+        self.is_removed.get()
+    }
+
     /// Whether a member was removed for good.
     pub fn is_removed(&self, id: u64) -> bool {
         self.cluster.borrow().removed.contains(&id)
@@ -122,7 +172,8 @@ impl Switchboard {
 
     /// Sends a message. One to somebody who is not known is lost.
     pub fn send(self: &Rc<Self>, to: u64, message: Box<Message>) {
-        let Some(link) = self.link(to) else { return };
+        let remote = || self.remotes.borrow().get(&to).cloned();
+        let Some(link) = self.link(to).or_else(remote) else { return };
         let channel = channel::choose(message.msg_type(), link.append.is_open(), link.message.is_open());
         let taken = match channel {
             Channel::Append => link.append.push(message),
@@ -174,12 +225,20 @@ impl Switchboard {
         let gone = |id: &u64, _: &mut Rc<Link>| !cluster.members.contains_key(id);
         let gone: Vec<Rc<Link>> =
             self.links.borrow_mut().extract_if(.., gone).map(|(_, link)| link).collect();
-        gone.iter().for_each(|link| link.end());
+        for link in gone {
+            Line::info("removed remote peer").id("removed-remote-peer-id", link.id).write();
+            self.contacts.remove(link.id);
+            link.end();
+        }
     }
 
     fn add(self: &Rc<Self>, id: u64, urls: &[String]) {
         Line::info("added remote peer").id("remote-peer-id", id).texts("remote-peer-urls", urls).write();
-        let link = Rc::new(Link::new(id, urls));
+        let remote = self.remotes.borrow_mut().remove(&id);
+        if let Some(remote) = remote {
+            remote.end();
+        }
+        let link = Rc::new(Link::new(id, urls, self.contacts.add(id)));
         self.links.borrow_mut().insert(id, link.clone());
         for channel in [Channel::Append, Channel::Message] {
             task::spawn(reader::read(self.clone(), link.clone(), channel));

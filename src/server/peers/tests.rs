@@ -39,6 +39,11 @@ fn cluster(urls: &[(u64, String)]) -> Cluster {
     cluster
 }
 
+fn beginning(id: u64, sockets: Vec<TcpListener>) -> Beginning {
+    let (gate, contacts) = (Arc::new(ReadGate::default()), Arc::default());
+    Beginning { own: own(id), sockets, gate, contacts, known: Vec::new() }
+}
+
 /// Runs `test` with two members that know each other, and one that does not answer.
 fn run<F: Future<Output = ()>>(
     test: impl FnOnce(Rc<Switchboard>, Rc<Switchboard>, Url) -> F + Send + 'static,
@@ -51,8 +56,7 @@ fn run<F: Future<Output = ()>>(
         let [first, second, third] = sockets;
         drop(third);
         let start = |id, socket| {
-            let gate = Arc::new(ReadGate::default());
-            let member = Switchboard::start(Beginning { own: own(id), sockets: vec![socket], gate });
+            let member = Switchboard::start(beginning(id, vec![socket]));
             member.follow(&cluster(&urls));
             member
         };

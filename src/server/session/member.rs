@@ -4,12 +4,14 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use crate::cluster::reconfig::Rules;
 use crate::config::Gates;
 use crate::limits::LARGE_STORE_BYTES;
 use crate::mvcc::compact_hash::CompactionHashes;
 use crate::server::grpc::counters::Counters;
 use crate::server::log::slow::Limits;
 use crate::server::metrics;
+use crate::server::metrics::contacts::Contacts;
 use crate::stdx::time::Duration;
 
 /// What is the same on every session core of a member.
@@ -40,6 +42,10 @@ pub struct Member {
     pub compaction_hashes: CompactionHashes,
     /// Bytes in use at which requests that grow the store are refused; none without a quota.
     pub quota: Option<u64>,
+    /// What changes of the members it allows.
+    pub rules: Rules,
+    /// The other members, as this one reaches them.
+    pub contacts: Arc<Contacts>,
     /// Feature gates, for metrics.
     pub gates: Gates,
     /// The counts of all cores, the replica's last.

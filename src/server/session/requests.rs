@@ -13,6 +13,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use futures::channel::oneshot;
+use raft::eraftpb::ConfChange;
 
 use super::{Session, observer};
 use crate::error::Error;
@@ -176,6 +177,42 @@ impl Session {
             let _ = done.send(result);
         });
         wait.await.unwrap_or_else(|_| Err(Status::stopped()))
+    }
+
+    /// Has the members changed.
+    pub fn configure(
+        self: &Rc<Self>,
+        change: ConfChange,
+        then: impl FnOnce(&Rc<Session>, Result<Response, Status>) + 'static,
+    ) {
+        let ticket = self.issue(Waiting::Handler(Box::new(then)));
+        self.submit(ticket, Input::Configure { ticket, change: Box::new(change) });
+    }
+
+    /// Has a learner promoted.
+    pub fn promote(
+        self: &Rc<Self>,
+        id: u64,
+        then: impl FnOnce(&Rc<Session>, Result<Response, Status>) + 'static,
+    ) {
+        let ticket = self.issue(Waiting::Handler(Box::new(then)));
+        self.submit(ticket, Input::Promote { ticket, id });
+    }
+
+    /// Has leadership moved to another member.
+    pub fn move_leader(
+        self: &Rc<Self>,
+        target: u64,
+        then: impl FnOnce(&Rc<Session>, Result<Response, Status>) + 'static,
+    ) {
+        let ticket = self.issue(Waiting::Handler(Box::new(then)));
+        self.submit(ticket, Input::MoveLeader { ticket, target });
+    }
+
+    /// The member is about to stop: if it leads, another one is to lead.
+    pub fn resign(&self) {
+        // A lane that is full has so much for the replica that leadership moves by an election.
+        let _ = self.requests.replica.send(Input::Resign);
     }
 
     /// Has the replica give back what the store file can do without, however long that takes.

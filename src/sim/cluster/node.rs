@@ -12,6 +12,7 @@ use super::super::world::TICK;
 use super::clients::{Asked, store_hash};
 use super::world::{Event, World};
 use kevel::btree::{Applied, Reader, Store};
+use kevel::cluster::reconfig::Rules;
 use kevel::error::Error;
 use kevel::mvcc::pin::Pins;
 use kevel::replica::bootstrap::Founder;
@@ -118,6 +119,7 @@ impl World {
             segments_kept: 0,
             lease_ttl_min: 2,
             quota_bytes: None,
+            rules: Rules::default(),
             request_ids: (first_id, 2),
             seed: self.prng.next_u64(),
         };
@@ -239,12 +241,15 @@ impl World {
             }
             Output::Send { message, .. } => self.send(*message),
             // No member has a way to the lessor of another one here.
-            Output::AskLessor { ticket, .. } => self.on_reply(number, ticket, Err(Error::NoLeader)),
+            Output::AskLessor { ticket, .. } | Output::AskPromotion { ticket, .. } => {
+                self.on_reply(number, ticket, Err(Error::NoLeader))
+            }
             Output::Reply { ticket, result } => self.on_reply(number, ticket, result),
             Output::ReadReady { ticket } => self.on_read_ready(number, ticket),
             Output::Publish(batch) => self.judge.on_publish(number, &batch),
             Output::WriteCheckpoint(_) => judge!(false, "a checkpoint is begun in a world without any"),
             Output::Halt { reason } => judge!(false, "a member stops: {reason}"),
+            Output::Removed => judge!(false, "a member was removed"),
             Output::ReleaseWal { .. } => judge!(false, "a log without a checkpoint is released"),
             Output::DigestCompaction(_) | Output::Compacted { .. } => {}
         }

@@ -11,6 +11,7 @@ use super::super::segments::Preparer;
 use super::super::world::TICK;
 use super::world::World;
 use kevel::btree::{Read, Reader, Store, Tree};
+use kevel::cluster::reconfig::Rules;
 use kevel::mvcc::pin::Pins;
 use kevel::page::CheckpointJob;
 use kevel::replica::{Opening, Replica, Settings};
@@ -86,6 +87,7 @@ impl Life {
             segments_kept: world.prng.below(3) as usize,
             lease_ttl_min: 2,
             quota_bytes: None,
+            rules: Rules::default(),
             request_ids: (first_id, 2),
             seed: world.prng.next_u64(),
         };

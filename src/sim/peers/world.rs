@@ -238,8 +238,9 @@ impl World {
                 life.preparer.release(&self.disk, &segments);
             }
             Output::Halt { reason } => judge!(false, "the member stops: {reason}"),
-            Output::AskLessor { .. } => self.tally.replies += 1,
-            Output::DigestCompaction(_) | Output::Publish(_) | Output::Compacted { .. } => {}
+            Output::AskLessor { .. } | Output::AskPromotion { .. } => self.tally.replies += 1,
+            Output::Removed | Output::DigestCompaction(_) | Output::Publish(_) | Output::Compacted { .. } => {
+            }
         }
     }
 

@@ -71,6 +71,15 @@ func Together(members ...*Member) {
 	}
 }
 
+// Join makes a member one that joins the cluster of the others, which has been told of it.
+func (m *Member) Join(others ...*Member) {
+	var all []string
+	for _, o := range append(others, m) {
+		all = append(all, o.Name+"=http://"+o.Peer)
+	}
+	m.flags = append(m.flags, "--name="+m.Name, "--initial-cluster="+strings.Join(all, ","), "--initial-cluster-state=existing")
+}
+
 // freeAddress picks below the range the kernel hands to outgoing connections, so that a port stays ours across a restart.
 func freeAddress() (string, error) {
 	for range 100 {
@@ -157,6 +166,16 @@ func (m *Member) Running() bool {
 		return false
 	default:
 		return m.cmd != nil
+	}
+}
+
+// Ended waits until the process has ended by itself, and returns its status; false if it has not in time.
+func (m *Member) Ended(within time.Duration) (int, bool) {
+	select {
+	case <-m.exited:
+		return m.cmd.ProcessState.ExitCode(), true
+	case <-time.After(within):
+		return 0, false
 	}
 }
 

@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use super::pipe::{End, pipe};
 use crate::btree::Store;
+use crate::cluster::reconfig::Rules;
 use crate::config::Gates;
 use crate::error::Error;
 use crate::mvcc::pin::Pins;
@@ -147,6 +148,7 @@ fn settings(member_id: u64, quota_bytes: Option<u64>) -> Settings {
         segments_kept: 2,
         lease_ttl_min: 2,
         quota_bytes,
+        rules: Rules::default(),
         request_ids: (1 << 32, 1),
         seed: 1,
     }
@@ -174,6 +176,8 @@ fn facts(
         compaction_hashes: replica.compaction_hashes().clone(),
         quota,
         gates: Gates::default(),
+        rules: Rules::default(),
+        contacts: Arc::default(),
         metrics: vec![counts.clone()],
         rpc: vec![counters.clone()],
     }
@@ -224,7 +228,8 @@ fn carry_out(output: Output, session: &mut Outbox<FromReplica>) -> Option<Input>
         Output::Publish(batch) => session.push(FromReplica::Publish(batch)),
         Output::Halt { reason } => panic!("{reason}"),
         Output::AskLessor { ticket, .. } => session_loop::reply(session, ticket, Err(Error::NoLeader)),
-        Output::ReleaseWal { .. } | Output::Send { .. } | Output::Compacted { .. } => {}
+        Output::AskPromotion { ticket, .. } => session_loop::reply(session, ticket, Err(Error::NoLeader)),
+        Output::Removed | Output::ReleaseWal { .. } | Output::Send { .. } | Output::Compacted { .. } => {}
     }
     None
 }

@@ -1,0 +1,147 @@
+//! Leadership that is handed to another member: because a client asks for it, and because the leader stops or is
+//! removed.
+//!
+//! Raft takes no proposal meanwhile. This member's own stay queued, and those that other members forward are kept, so
+//! that the next leader gets all of them.
+#![forbid(unsafe_code)]
+
+use prost::Message as _;
+use raft::eraftpb::{ConfChange, ConfChangeType, Entry, EntryType, Message};
+use raft::{ProgressState, StateRole};
+
+use super::port::{Output, Outputs, Ticket};
+use super::replica::Replica;
+use crate::cluster::membership::is_learner;
+use crate::error::Error;
+use crate::limits::{MEMBER_CHANGES_PENDING_MAX, PROPOSALS_HELD_BYTES_MAX, PROPOSALS_HELD_MAX};
+use crate::response::Response;
+
+/// What is on its way while leadership is handed over.
+#[derive(Debug, Default)]
+pub(super) struct Handover {
+    /// Clients that wait for leadership to have moved: to whom, and in which term it was asked for.
+    waiting: Vec<(Ticket, u64, u64)>,
+    /// The change for which leadership was handed over last, whatever came of it; `u64::MAX` stands for one that
+    /// another member has forwarded.
+    begun_for: u64,
+    /// Proposals of other members, and the bytes of their entries.
+    held: Vec<Message>,
+    held_bytes: usize,
+}
+
+impl Handover {
+    /// True the first time that it is asked about a change.
+    pub(super) fn begin_for(&mut self, change: u64) -> bool {
+        std::mem::replace(&mut self.begun_for, change) != change
+    }
+
+    fn hold(&mut self, message: Message) {
+        let bytes: usize = message.entries.iter().map(|entry| entry.data.len()).sum();
+        if self.held.len() < PROPOSALS_HELD_MAX && self.held_bytes + bytes <= PROPOSALS_HELD_BYTES_MAX {
+            self.held_bytes += bytes;
+            self.held.push(message);
+        }
+    }
+
+    fn release(&mut self) -> Vec<Message> {
+        self.held_bytes = 0;
+        std::mem::take(&mut self.held)
+    }
+}
+
+impl Replica {
+    /// A client wants this member to hand leadership to another one.
+    pub(super) fn on_move_leader(&mut self, ticket: Ticket, target: u64) {
+        if !self.is_leader() {
+            return self.proposals.refuse(ticket, Error::NotLeader);
+        }
+        let is_voter = self.state.cluster.members.get(&target).is_some_and(|member| !is_learner(member));
+        if !is_voter {
+            return self.proposals.refuse(ticket, Error::BadLeaderTransferee);
+        }
+        if self.handover.waiting.len() >= MEMBER_CHANGES_PENDING_MAX {
+            return self.proposals.refuse(ticket, Error::TooManyRequests);
+        }
+        self.node.transfer_leader(target);
+        self.handover.waiting.push((ticket, target, self.node.raft.term));
+    }
+
+    /// Hands leadership to the voter that has most of the log. False if there is nobody to hand it to.
+    pub(super) fn resign(&mut self) -> bool {
+        if !self.is_leader() {
+            return false;
+        }
+        let raft = &self.node.raft;
+        let voters = raft.prs().conf().voters();
+        let others = raft.prs().iter().filter(|(id, _)| **id != raft.id && voters.contains(**id));
+        let reachable = others
+            .filter(|(_, progress)| progress.recent_active && progress.state == ProgressState::Replicate);
+        let best = reachable.map(|(&id, progress)| (progress.matched, std::cmp::Reverse(id))).max();
+        if let Some((_, std::cmp::Reverse(id))) = best {
+            self.node.transfer_leader(id);
+        }
+        best.is_some()
+    }
+
+    /// Whether leadership is on its way to another member.
+    pub fn is_handing_over(&self) -> bool {
+        self.is_leader() && self.node.raft.lead_transferee.is_some()
+    }
+
+    /// Whether raft would drop what another member proposes.
+    fn drops_proposals(&self) -> bool {
+        self.is_leader() && !self.has_proposee()
+    }
+
+    /// Whether an entry is one that removes this member.
+    fn is_own_removal(&self, entry: &Entry) -> bool {
+        if entry.entry_type() != EntryType::EntryConfChange {
+            return false;
+        }
+        let change = ConfChange::decode(entry.data.clone()).unwrap_or_default();
+        change.node_id == self.settings.member_id && change.change_type() == ConfChangeType::RemoveNode
+    }
+
+    /// A leader that was removed leads nobody for longer than it has to.
+    pub(super) fn resign_if_removed(&mut self) {
+        let is_removed = self.state.cluster.removed.contains(&self.settings.member_id);
+        if is_removed && self.is_leader() && !self.is_handing_over() {
+            self.resign();
+        }
+    }
+
+    /// Another member proposes something. What removes this leader is for the next one, so that no proposal meets a
+    /// leader that belongs to nobody.
+    pub(super) fn on_forwarded(&mut self, message: Message) {
+        let ends_this_leader = self.is_leader()
+            && message.entries.iter().any(|entry| self.is_own_removal(entry))
+            && self.handover.begin_for(u64::MAX)
+            && self.resign();
+        if ends_this_leader || self.drops_proposals() {
+            return self.handover.hold(message);
+        }
+        let _ = self.node.step(message);
+    }
+
+    /// Tells those that wait what has become of leadership, and proposes what was kept for the next leader.
+    pub(super) fn follow_handover(&mut self, outputs: &mut Outputs) {
+        if !self.handover.held.is_empty() && self.has_proposee() {
+            for message in self.handover.release() {
+                let _ = self.node.step(message);
+            }
+        }
+        let raft = &self.node.raft;
+        let (leader, term, transferee) = (raft.leader_id, raft.term, raft.lead_transferee);
+        let leads = raft.state == StateRole::Leader;
+        self.handover.waiting.retain(|&(ticket, target, since)| {
+            let result = match leader {
+                leader if leader == target => Ok(Response::Done),
+                _ if leads && transferee == Some(target) => return true,
+                0 if term <= since + 1 => return true,
+                _ => Err(Error::LeaderTransferTimeout),
+            };
+            outputs.push(Output::Reply { ticket, result });
+            false
+        });
+    }
+}

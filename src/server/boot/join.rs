@@ -1,0 +1,217 @@
+//! A member without data that joins a cluster: whether the cluster that `--initial-cluster` describes is the one that
+//! its members tell of, and which of its members this one is.
+#![forbid(unsafe_code)]
+
+use super::data_dir::same_place;
+use crate::cluster::member::MemberContext;
+use crate::config::{Config, ETCD_VERSION, InitialCluster, Url};
+use crate::peer::greeting::OLDEST_CLUSTER;
+use crate::server::log::Line;
+use crate::server::peers::join::{Told, Versions, look};
+
+/// A cluster that was found, and this member in it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The cluster's id.
+    pub cluster_id: u64,
+    /// This member's id.
+    pub member_id: u64,
+    /// All members.
+    pub members: Vec<MemberContext>,
+}
+
+/// Asks the members that `config` names, and compares.
+///
+/// # Errors
+/// When the cluster is not there or another one, or when this member may not join it, in etcd's words.
+pub fn find(config: &Config) -> Result<Place, String> {
+    let cluster = config.founders()?;
+    let own = cluster.check_joiner(&config.name)?;
+    let skip = own.iter().map(Url::to_string).collect();
+    let (told, versions) = look(others(&cluster, &config.name), skip)
+        .map_err(|why| format!("cannot fetch cluster info from peer urls: {why}"))?;
+    let member_id = place_of(&config.name, &cluster, &told.members, same_place)
+        .map_err(|why| format!("error validating peerURLs {}: {why}", shown(&told)))?;
+    if !is_compatible(&versions) {
+        return Err("incompatible with current running cluster".to_owned());
+    }
+    let learners = told.members.iter().filter(|member| member.is_learner).count();
+    if learners > config.raft.learners_max {
+        return Err("membership: too many learner members in cluster".to_owned());
+    }
+    Ok(Place { cluster_id: told.cluster_id, member_id, members: told.members })
+}
+
+/// The peer URLs of all members but the one of that name, sorted.
+fn others(cluster: &InitialCluster, name: &str) -> Vec<Url> {
+    let others = cluster.members.iter().filter(|(other, _)| *other != name);
+    let mut urls: Vec<Url> = others.flat_map(|(_, urls)| urls.clone()).collect();
+    urls.sort_by_cached_key(Url::to_string);
+    urls
+}
+
+/// The id of the member of that name: each member that exists has to have the URLs of one that is configured.
+fn place_of(
+    name: &str,
+    cluster: &InitialCluster,
+    existing: &[MemberContext],
+    same: impl Fn(&Url, &Url) -> bool,
+) -> Result<u64, String> {
+    if existing.len() != cluster.members.len() {
+        return Err("member count is unequal".to_owned());
+    }
+    let mut own = None;
+    for member in existing {
+        let mut last = String::new();
+        let fits = cluster.members.iter().find(|(_, urls)| match are_equal(&member.peer_urls, urls, &same) {
+            Ok(()) => true,
+            Err(why) => {
+                last = why;
+                false
+            }
+        });
+        let Some((known_as, _)) = fits else {
+            return Err(format!(
+                "PeerURLs: no match found for existing member ({:x}, [{}]), last resolver error ({last})",
+                member.id,
+                member.peer_urls.join(" ")
+            ));
+        };
+        if known_as == name {
+            own = Some(member.id);
+        }
+    }
+    own.ok_or_else(|| format!("no existing member has the peer URLs of {name:?}"))
+}
+
+/// Whether two lists of URLs lead to the same places, and what differs if not.
+fn are_equal(theirs: &[String], ours: &[Url], same: impl Fn(&Url, &Url) -> bool) -> Result<(), String> {
+    let quoted = |urls: &[String]| {
+        let quoted: Vec<String> = urls.iter().map(|url| format!("{url:?}")).collect();
+        format!("[{}]", quoted.join(" "))
+    };
+    let shown: Vec<String> = ours.iter().map(Url::to_string).collect();
+    if theirs.len() != ours.len() {
+        return Err(format!("len({}) != len({})", quoted(theirs), quoted(&shown)));
+    }
+    let mut sorted = theirs.to_vec();
+    sorted.sort();
+    for (their, our) in sorted.iter().zip(ours) {
+        let is_same = Url::parse(their).is_ok_and(|their| same(&their, our));
+        if !is_same {
+            return Err(format!("resolved urls: {their:?} != {:?}", our.to_string()));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a member of this version may join: some other member has told the version of its cluster, and all that have
+/// told one are in a cluster that this version can be in.
+fn is_compatible(versions: &[(u64, Option<Versions>)]) -> bool {
+    let (oldest, newest) = (minor(OLDEST_CLUSTER), minor(ETCD_VERSION));
+    let mut is_known = false;
+    for (id, versions) in versions {
+        let Some(versions) = versions else { continue };
+        let version = minor(&versions.cluster);
+        let warn = |what: &str| {
+            Line::warn(what)
+                .id("remote-member-id", *id)
+                .text("remote-member-cluster-version", &versions.cluster)
+                .write();
+        };
+        match version {
+            None => warn("failed to parse cluster version of remote member"),
+            version if version < oldest => {
+                warn("cluster version of remote member is not compatible; too low");
+                return false;
+            }
+            version if version > newest => {
+                warn("cluster version of remote member is not compatible; too high");
+                return false;
+            }
+            _ => is_known = true,
+        }
+    }
+    is_known
+}
+
+/// The first two numbers of a version.
+fn minor(version: &str) -> Option<(u64, u64)> {
+    let mut numbers = version.split('.').map(|number| number.parse().ok());
+    Some((numbers.next()??, numbers.next()??))
+}
+
+/// A cluster as Go prints it.
+fn shown(told: &Told) -> String {
+    let member = |member: &MemberContext| {
+        format!(
+            "&{{ID:{:x} RaftAttributes:{{PeerURLs:[{}] IsLearner:{}}} Attributes:{{Name:{} ClientURLs:[{}]}}}}",
+            member.id,
+            member.peer_urls.join(" "),
+            member.is_learner,
+            member.name,
+            member.client_urls.join(" ")
+        )
+    };
+    let members: Vec<String> = told.members.iter().map(member).collect();
+    format!("{{ClusterID:{:x} Members:[{}] RemovedMemberIDs:[]}}", told.cluster_id, members.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(id: u64, urls: &[&str]) -> MemberContext {
+        let peer_urls = urls.iter().map(|&url| url.to_owned()).collect();
+        MemberContext { id, peer_urls, ..MemberContext::default() }
+    }
+
+    fn place(configured: &str, existing: &[MemberContext]) -> Result<u64, String> {
+        place_of("b", &InitialCluster::parse(configured).unwrap(), existing, |one, other| one == other)
+    }
+
+    #[test]
+    fn a_member_finds_itself_by_its_urls() {
+        let existing = [member(7, &["http://a:1"]), member(9, &["http://b:2", "http://b:1"])];
+        let configured = "a=http://a:1,b=http://b:1,b=http://b:2";
+        assert_eq!(place(configured, &existing), Ok(9));
+        assert_eq!(
+            others(&InitialCluster::parse(configured).unwrap(), "b"),
+            [Url::parse("http://a:1").unwrap()]
+        );
+        assert_eq!(place("b=http://b:1", &existing).unwrap_err(), "member count is unequal");
+        assert_eq!(
+            place("a=http://a:2,b=http://b:1,b=http://b:2", &existing).unwrap_err(),
+            "PeerURLs: no match found for existing member (7, [http://a:1]), last resolver error \
+             (len([\"http://a:1\"]) != len([\"http://b:1\" \"http://b:2\"]))"
+        );
+        assert_eq!(
+            place("a=http://a:1,b=http://b:1,b=http://b:3", &existing).unwrap_err(),
+            "PeerURLs: no match found for existing member (9, [http://b:2 http://b:1]), last resolver error \
+             (resolved urls: \"http://b:2\" != \"http://b:3\")"
+        );
+    }
+
+    #[test]
+    fn a_member_joins_a_cluster_of_a_version_that_it_can_be_in() {
+        let told = |clusters: &[&str]| {
+            let versions =
+                |cluster: &&str| Versions { server: "3.7.3".into(), cluster: (*cluster).to_owned() };
+            let told: Vec<_> = clusters.iter().map(|cluster| (1, Some(versions(cluster)))).collect();
+            is_compatible(&told)
+        };
+        assert!(told(&["3.7.0"]) && told(&["3.0.0", "3.6.0"]) && told(&["3.5.0", "not_decided"]));
+        assert!(!told(&[]) && !told(&["not_decided"]) && !told(&["3.7.0", "3.8.0"]) && !told(&["2.3.0"]));
+        assert!(!is_compatible(&[(1, None)]), "nobody answers");
+    }
+
+    #[test]
+    fn a_cluster_is_shown_as_go_shows_it() {
+        let told = Told { cluster_id: 0xab, members: vec![member(7, &["http://a:1"])] };
+        assert_eq!(
+            shown(&told),
+            "{ClusterID:ab Members:[&{ID:7 RaftAttributes:{PeerURLs:[http://a:1] IsLearner:false} \
+             Attributes:{Name: ClientURLs:[]}}] RemovedMemberIDs:[]}"
+        );
+    }
+}
