@@ -74,7 +74,13 @@ fn main() {
     builder.make().expect("an executor").run(async move {
         let core = Core::new(Rc::new(Echo), Settings::default(), Counters::new());
         let stop = Stop::new();
-        let services = Services { grpc: Some(core), admin: None, stop: stop.clone(), turns: Turns::start() };
+        let services = Services {
+            grpc: Some(core),
+            admin: None,
+            stop: stop.clone(),
+            turns: Turns::start(),
+            security: None,
+        };
         let listener = socket::accept_on(socket::listen(address, false).expect("a free address"));
         println!("serving on {address}, process {}", std::process::id());
         listener::listen(listener, Admission::from_descriptor_limit(), stop, Desk::new(services)).await;

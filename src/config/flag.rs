@@ -205,7 +205,6 @@ impl Flag {
     }
 }
 
-const TLS: &str = "TLS";
 const DISCOVERY: &str = "discovery";
 const TRACING: &str = "distributed tracing";
 const ROTATION: &str = "log rotation";
@@ -216,7 +215,6 @@ const NO_FORCED_CLUSTER: &str = "a member of a cluster cannot be made to go on a
 const NO_CHECKS: &str = "members do not compare their data yet";
 const PEER_TIMEOUT: &str = "connections between members have five seconds";
 const NO_BBOLT: &str = "Kevel's store has no such knob";
-const NO_TLS: &str = "TLS is not built yet";
 const V2_STAGES: &[&str] = &["write-only", "write-only-skip-check", "write-only-drop-data", "gone"];
 const NO_AUTH: &str = "authentication is not built yet";
 
@@ -331,49 +329,50 @@ pub static FLAGS: &[Flag] = &[
         .no_effect(NO_FORCED_CLUSTER),
 
     flag(Security, "cert-file", Text, "", "Server certificate of the client port.")
-        .inside(&["client-transport-security", "cert-file"]).not_built(TLS),
+        .inside(&["client-transport-security", "cert-file"]),
     flag(Security, "key-file", Text, "", "Its key.")
-        .inside(&["client-transport-security", "key-file"]).not_built(TLS),
+        .inside(&["client-transport-security", "key-file"]),
     flag(Security, "client-cert-file", Text, "", "Certificate for the server's own calls to its client port.")
-        .inside(&["client-transport-security", "client-cert-file"]).not_built(TLS),
+        .inside(&["client-transport-security", "client-cert-file"]),
     flag(Security, "client-key-file", Text, "", "Its key.")
-        .inside(&["client-transport-security", "client-key-file"]).not_built(TLS),
+        .inside(&["client-transport-security", "client-key-file"]),
     flag(Security, "client-cert-auth", Bool, "false", "Demand client certificates.")
-        .inside(&["client-transport-security", "client-cert-auth"]).not_built(TLS),
+        .inside(&["client-transport-security", "client-cert-auth"]),
     flag(Security, "trusted-ca-file", Text, "", "Authority that signs them.")
-        .inside(&["client-transport-security", "trusted-ca-file"]).not_built(TLS),
-    flag(Security, "client-crl-file", Text, "", "Revoked client certificates.").not_in_file().not_built(TLS),
+        .inside(&["client-transport-security", "trusted-ca-file"]),
+    flag(Security, "client-crl-file", Text, "", "Revoked client certificates.").not_in_file(),
+    flag(Security, "client-cert-allowed-cn", List, "", "Common names a client certificate may carry.")
+        .inside(&["client-transport-security", "allowed-cn"]),
     flag(Security, "client-cert-allowed-hostname", List, "", "Host names a client certificate may carry.")
-        .inside(&["client-transport-security", "allowed-hostname"]).not_built(TLS),
+        .inside(&["client-transport-security", "allowed-hostname"]),
     flag(Security, "auto-tls", Bool, "false", "Make a certificate for the client port.")
-        .inside(&["client-transport-security", "auto-tls"]).not_built(TLS),
+        .inside(&["client-transport-security", "auto-tls"]),
     flag(Security, "peer-cert-file", Text, "", "Server certificate of the peer port.")
-        .inside(&["peer-transport-security", "cert-file"]).not_built(TLS),
+        .inside(&["peer-transport-security", "cert-file"]),
     flag(Security, "peer-key-file", Text, "", "Its key.")
-        .inside(&["peer-transport-security", "key-file"]).not_built(TLS),
+        .inside(&["peer-transport-security", "key-file"]),
     flag(Security, "peer-client-cert-file", Text, "", "Certificate for calls to other members.")
-        .inside(&["peer-transport-security", "client-cert-file"]).not_built(TLS),
+        .inside(&["peer-transport-security", "client-cert-file"]),
     flag(Security, "peer-client-key-file", Text, "", "Its key.")
-        .inside(&["peer-transport-security", "client-key-file"]).not_built(TLS),
+        .inside(&["peer-transport-security", "client-key-file"]),
     flag(Security, "peer-client-cert-auth", Bool, "false", "Demand certificates from other members.")
-        .inside(&["peer-transport-security", "client-cert-auth"]).not_built(TLS),
+        .inside(&["peer-transport-security", "client-cert-auth"]),
     flag(Security, "peer-trusted-ca-file", Text, "", "Authority that signs them.")
-        .inside(&["peer-transport-security", "trusted-ca-file"]).not_built(TLS),
-    flag(Security, "peer-crl-file", Text, "", "Revoked peer certificates.").not_in_file().not_built(TLS),
+        .inside(&["peer-transport-security", "trusted-ca-file"]),
+    flag(Security, "peer-crl-file", Text, "", "Revoked peer certificates.").not_in_file(),
     flag(Security, "peer-auto-tls", Bool, "false", "Make a certificate for the peer port.")
-        .inside(&["peer-transport-security", "auto-tls"]).not_built(TLS),
+        .inside(&["peer-transport-security", "auto-tls"]),
     flag(Security, "peer-cert-allowed-cn", List, "", "Common names a peer certificate may carry.")
-        .inside(&["peer-transport-security", "allowed-cn"]).not_built(TLS),
+        .inside(&["peer-transport-security", "allowed-cn"]),
     flag(Security, "peer-cert-allowed-hostname", List, "", "Host names a peer certificate may carry.")
-        .inside(&["peer-transport-security", "allowed-hostname"]).not_built(TLS),
+        .inside(&["peer-transport-security", "allowed-hostname"]),
     flag(Security, "peer-skip-client-san-verification", Bool, "false",
         "Don't compare a peer's address with its certificate.")
-        .inside(&["peer-transport-security", "skip-client-san-verification"]).not_built(TLS),
-    flag(Security, "self-signed-cert-validity", Uint, "1", "Years a certificate made here is valid.")
-        .no_effect(NO_TLS),
-    flag(Security, "cipher-suites", List, "", "TLS 1.2 cipher suites to allow.").not_built(TLS),
-    flag(Security, "tls-min-version", Text, "TLS1.2", "Oldest TLS version to allow.").no_effect(NO_TLS),
-    flag(Security, "tls-max-version", Text, "", "Newest TLS version to allow.").no_effect(NO_TLS),
+        .inside(&["peer-transport-security", "skip-client-san-verification"]),
+    flag(Security, "self-signed-cert-validity", Uint, "1", "Years a certificate made here is valid."),
+    flag(Security, "cipher-suites", List, "", "TLS 1.2 cipher suites to allow."),
+    flag(Security, "tls-min-version", Text, "TLS1.2", "Oldest TLS version to allow."),
+    flag(Security, "tls-max-version", Text, "", "Newest TLS version to allow."),
     flag(Security, "cors", Origins, "*", "Origins that browsers may call from."),
     flag(Security, "host-whitelist", Words, "*", "Host names that plain HTTP requests may ask for."),
 

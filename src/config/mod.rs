@@ -13,9 +13,9 @@
 //! fatal, a configuration file replaces everything else, a word that is no flag ends with status 1 and an unknown
 //! flag with status 2.
 //!
-//! A flag whose feature is not built is refused by name rather than ignored: a member that was told to use TLS must
-//! not come up without it. A flag that has nothing to act upon (etcd's store tuning, checks between members) is
-//! accepted with a warning. Names that older releases had are mapped to their successors, with a warning.
+//! A flag whose feature is not built is refused by name rather than ignored: a member that was told to check
+//! passwords must not come up without them. A flag that has nothing to act upon (etcd's store tuning, checks between
+//! members) is accepted with a warning. Names that older releases had are mapped to their successors, with a warning.
 //!
 //! ```text
 //!   command   the command line as a whole     args       flags and variables, by Go's rules
@@ -25,6 +25,7 @@
 //!   go        Go's numbers and durations      url        URLs of flags
 //!   cluster   who founds a cluster            cores      which CPUs
 //!   gates     feature gates                   logging    levels and outputs of the log
+//!   tls       certificates, versions, cipher suites
 //!   fuzz      files in every form, and texts that nearly are files
 //! ```
 //!
@@ -45,6 +46,7 @@ pub mod help;
 pub mod logging;
 mod resolve;
 pub mod settings;
+pub mod tls;
 pub mod url;
 mod yaml;
 
@@ -218,6 +220,8 @@ pub struct Config {
     pub keepalive: Keepalive,
     /// Plain HTTP.
     pub http: HttpAccess,
+    /// Certificates, and what may be spoken with them.
+    pub tls: tls::Tls,
     /// Log lines and metrics.
     pub reporting: Reporting,
     /// Named switches.

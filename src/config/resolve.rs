@@ -8,7 +8,7 @@ use super::flag::{self, FLAGS, Standing};
 use super::settings::{Notice, Settings};
 use super::{
     Advertise, Config, Founding, Gates, HttpAccess, InitialCluster, Keepalive, Limits, Listen, Raft,
-    Reporting, Url, go, logging, url,
+    Reporting, Url, go, logging, tls, url,
 };
 
 /// The longest election timeout etcd takes, in milliseconds.
@@ -35,7 +35,6 @@ pub(super) fn resolve(
 ) -> Result<(Config, Vec<Notice>), String> {
     let mut notices = standing(settings)?;
     discovery(settings)?;
-    tls(settings)?;
     let log = logging::log(settings)?;
     let listen = listen(settings)?;
     let advertise = advertise(settings)?;
@@ -79,6 +78,8 @@ pub(super) fn resolve(
         "" => PathBuf::from(format!("{name}.kevel")),
         dir => PathBuf::from(dir),
     };
+    let (tls, said) = tls::read(settings, &listen, &data_dir)?;
+    notices.extend(said);
     let config = Config {
         dedicated_wal_dir: wal_dir(settings.text("wal-dir"), &data_dir)?,
         data_dir,
@@ -98,6 +99,7 @@ pub(super) fn resolve(
             cors: distinct(settings, "cors"),
             host_whitelist: distinct(settings, "host-whitelist"),
         },
+        tls,
         reporting: Reporting {
             log,
             warning_apply_duration: duration(settings, "warning-apply-duration"),
@@ -179,29 +181,6 @@ fn discovery(settings: &Settings) -> Result<(), String> {
     Ok(())
 }
 
-/// The flags of TLS that ask for nothing by themselves, checked all the same.
-fn tls(settings: &Settings) -> Result<(), String> {
-    let (min, max) = (tls_version(settings, "tls-min-version")?, tls_version(settings, "tls-max-version")?);
-    if let (Some(min), Some(max)) = (min, max)
-        && min > max
-    {
-        return Err(format!("min version ({min}) is greater than max version ({max})"));
-    }
-    if settings.is_set("cipher-suites") && settings.text("cipher-suites").is_empty() {
-        return Err("unexpected TLS cipher suite \"\"".to_owned());
-    }
-    Ok(())
-}
-
-/// A version of TLS by its name, or none for whichever the library takes.
-fn tls_version<'a>(settings: &'a Settings, flag: &str) -> Result<Option<&'a str>, String> {
-    match settings.text(flag) {
-        "" => Ok(None),
-        version @ ("TLS1.2" | "TLS1.3") => Ok(Some(version)),
-        other => Err(format!("unexpected TLS version {other:?}")),
-    }
-}
-
 /// The value of a flag that holds URLs.
 fn urls(settings: &Settings, name: &str) -> Result<Vec<Url>, String> {
     match settings.text(name) {
@@ -234,11 +213,10 @@ fn listen(settings: &Settings) -> Result<Listen, String> {
     })
 }
 
-/// Listeners must be bindable, and of the one kind that is built.
+/// Listeners must be bindable, and of a kind that is built.
 fn bindable(flag: &str, urls: Vec<Url>) -> Result<Vec<Url>, String> {
     urls.iter().try_for_each(Url::check_bindable)?;
-    match urls.iter().find(|url| url.is_tls() || url.is_unix()) {
-        Some(url) if url.is_tls() => Err(format!("--{flag}={url} is not built yet: it needs TLS")),
+    match urls.iter().find(|url| url.is_unix()) {
         Some(url) => Err(format!("--{flag}={url} is not built yet: it needs listeners on Unix sockets")),
         None => Ok(urls),
     }

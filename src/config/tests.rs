@@ -106,8 +106,8 @@ fn flags_are_checked_against_each_other_in_etcds_words() {
         ("--log-format=xml", "unknown log format: xml, supported values json, console"),
         ("--cores=0", "--cores: expected a count such as 4 or CPUs such as 0-3 or 0,2 but found \"0\""),
         ("--corrupt-check-time=-1s", "--corrupt-check-time must not be negative (set to -1s)"),
-        ("--tls-min-version=TLS1.1", "unexpected TLS version \"TLS1.1\""),
-        ("--tls-max-version=x", "unexpected TLS version \"x\""),
+        ("--tls-min-version=TLS1.1", "unexpected TLS version \"TLS1.1\" (must be one of: TLS1.2, TLS1.3)"),
+        ("--tls-max-version=x", "unexpected TLS version \"x\" (must be one of: TLS1.2, TLS1.3)"),
         (
             "--tls-min-version=TLS1.3 --tls-max-version=TLS1.2",
             "min version (TLS1.3) is greater than max version (TLS1.2)",
@@ -142,15 +142,10 @@ fn flags_are_checked_against_each_other_in_etcds_words() {
 #[test]
 fn what_is_not_built_is_refused_by_name() {
     for (words, complaint) in [
-        ("--auto-tls", "--auto-tls is not built yet: it needs TLS"),
         (
-            "--cert-file a --key-file=b --memory-mlock",
+            "--discovery-srv=a --discovery-token=b --memory-mlock",
             "--memory-mlock is not built yet: it needs locking the store in memory; \
-             --cert-file, --key-file are not built yet: they need TLS",
-        ),
-        (
-            "--listen-peer-urls=https://127.0.0.1:1",
-            "--listen-peer-urls=https://127.0.0.1:1 is not built yet: it needs TLS",
+             --discovery-srv, --discovery-token are not built yet: they need discovery",
         ),
         (
             "--listen-client-urls=unix://a:1 --advertise-client-urls=unix://a:1",
@@ -225,8 +220,6 @@ fn who_asks_for_nothing_is_served_and_warned() {
         "--log-rotation-config-json={",
         "--feature-gates=AllAlpha=true",
         "--force-new-cluster=true",
-        "--tls-min-version=",
-        "--tls-max-version=TLS1.3",
         "--distributed-tracing-sampling-rate=-1",
         "--distributed-tracing-service-name=",
         "--discovery-dial-timeout=1s",
@@ -258,10 +251,9 @@ fn a_file_replaces_everything_else() {
     }
     let missing = parse_with("--config-file=none.yml", &[], "");
     assert!(matches!(missing, Err(Failure::Invalid { error, .. }) if error.starts_with("open none.yml: ")));
-    let tls =
-        parse_with("--config-file=f.yml", &[], "client-transport-security: {cert-file: a, key-file: b}");
-    let Err(Failure::Invalid { error, .. }) = tls else { panic!("{tls:?}") };
-    assert_eq!(error, "f.yml: --cert-file, --key-file are not built yet: they need TLS");
+    let srv = parse_with("--config-file=f.yml", &[], "discovery-srv: a");
+    let Err(Failure::Invalid { error, .. }) = srv else { panic!("{srv:?}") };
+    assert_eq!(error, "f.yml: --discovery-srv is not built yet: it needs discovery");
 }
 
 #[test]
@@ -449,4 +441,89 @@ fn words_are_taken_as_go_takes_them() {
             .iter()
             .any(|notice| notice.warning && notice.message.contains("--enable-pprof has no effect"))
     );
+}
+
+#[test]
+fn tls_is_refused_and_warned_of_in_etcds_words() {
+    for (words, complaint) in [
+        (
+            "--listen-peer-urls=https://127.0.0.1:1",
+            "cannot listen on TLS for 127.0.0.1:1: KeyFile and CertFile are not presented",
+        ),
+        (
+            "--listen-client-urls=https://127.0.0.1:1 --advertise-client-urls=https://a:1",
+            "TLS key/cert (--cert-file, --key-file) must be provided for client url https://127.0.0.1:1 with HTTPS \
+             scheme",
+        ),
+        (
+            "--listen-metrics-urls=https://127.0.0.1:1",
+            "client TLS key/cert (--cert-file, --key-file) must be provided for metrics secure url",
+        ),
+        ("--cipher-suites=TLS_X", "unexpected TLS cipher suite \"TLS_X\""),
+        (
+            "--cipher-suites=TLS_AES_128_GCM_SHA256 --tls-min-version=TLS1.3",
+            "cipher suites cannot be configured when only TLS1.3 is enabled",
+        ),
+        (
+            "--auto-tls --self-signed-cert-validity=0",
+            "selfSignedCertValidity is invalid,it should be greater than 0",
+        ),
+    ] {
+        assert_eq!(error(words), complaint, "{words}");
+    }
+    let weak = error("--cipher-suites=TLS_RSA_WITH_RC4_128_SHA --tls-max-version=TLS1.2");
+    assert!(weak.starts_with("--cipher-suites names none of TLS 1.2 that is offered"), "{weak}");
+    let said = |words: &str, text: &str| {
+        let (_, notices) = run(words);
+        assert!(notices.iter().any(|notice| notice.message.starts_with(text)), "{words}: {notices:?}");
+    };
+    said(
+        "--cert-file=a --key-file=b",
+        "scheme is http or unix while key and cert files are present; ignoring",
+    );
+    said(
+        "--client-cert-auth",
+        "scheme is http or unix while --client-cert-auth is enabled; ignoring client cert",
+    );
+    said(
+        "--peer-cert-file=a --peer-key-file=b",
+        "scheme is HTTP while key and cert files are present; ignoring",
+    );
+    said(
+        "--peer-client-cert-auth",
+        "scheme is HTTP while --peer-client-cert-auth is enabled; ignoring client",
+    );
+    said("--cert-file=a --key-file=b --auto-tls", "ignoring client auto TLS since certs given");
+}
+
+#[test]
+fn tls_files_come_from_flags_from_a_file_or_from_the_member_itself() {
+    let (config, _) =
+        run("--cert-file=a --key-file=b --trusted-ca-file=c --client-cert-auth --client-crl-file=d \
+                           --peer-cert-allowed-cn=x,y --peer-skip-client-san-verification \
+                           --cipher-suites=TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305");
+    let files = tls::TlsFiles {
+        cert: "a".into(),
+        key: "b".into(),
+        trusted_ca: "c".into(),
+        crl: "d".into(),
+        client_cert_auth: true,
+        ..tls::TlsFiles::default()
+    };
+    assert_eq!((&config.tls.client, files.as_client()), (&files, ("a", "b")));
+    assert_eq!(config.tls.peer.allowed_cns, ["x", "y"]);
+    assert!(config.tls.peer.skips_client_san);
+    assert_eq!(config.tls.cipher_suites, ["TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256"]);
+    let file = "peer-transport-security: {cert-file: a, key-file: b, allowed-hostname: [h], client-cert-auth: true}\n\
+                client-transport-security: {auto-tls: true, allowed-cn: [x], client-cert-auth: true}";
+    let Ok(Command::Run { config, .. }) = parse_with("--config-file=f.yml", &[], file) else {
+        panic!("{file}")
+    };
+    let peer = &config.tls.peer;
+    assert_eq!((&*peer.cert, &*peer.key, &peer.allowed_hostnames[..]), ("a", "b", &["h".to_owned()][..]));
+    let made = &config.tls.client;
+    assert!(
+        peer.client_cert_auth && made.is_self_signed && !made.client_cert_auth && made.allowed_cns.is_empty()
+    );
+    assert_eq!(made.cert, "default.kevel/fixtures/client/cert.pem");
 }

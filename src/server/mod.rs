@@ -14,6 +14,7 @@
 //!   session    one session core's state: snapshots, headers, proposals waiting for replies, streams
 //!   mesh       bounded lanes between two cores
 //!   admin      the endpoints over HTTP/1.1: health, version, metrics
+//!   tls        secured ports: certificates, handshakes, streams
 //!   metrics    counters, and their text for Prometheus
 //!   log        log lines in etcd's format
 //!   grpc       gRPC over HTTP/2
@@ -40,4 +41,5 @@ pub mod metrics;
 pub mod peers;
 pub mod run;
 pub mod session;
+pub mod tls;
 pub mod tool;

@@ -9,6 +9,7 @@ use super::boot::{data_dir, executors, listeners, open, signals};
 use super::core::plan::Plan;
 use super::io::{probe, process};
 use super::log::{self, lines};
+use super::tls::Ports;
 use crate::config::Config;
 
 /// Runs a member until it is told to stop.
@@ -45,7 +46,10 @@ fn try_run(config: &Config) -> Result<Option<Ending>, Failure> {
     let initialized = data_dir::prepare(config)?;
     lines::data_dir(config, initialized);
 
-    // 3. Every listener, before anything is opened that takes time.
+    // 3. What secures the listeners, and every listener, before anything is opened that takes time.
+    lines::starting_with_tls("peer", &config.tls.peer, &config.tls.cipher_suites);
+    lines::starting_with_tls("client", &config.tls.client, &config.tls.cipher_suites);
+    let ports = Ports::open(config, cpus.len()).map_err(to("cannot set up TLS"))?;
     lines::configuring_listeners(config);
     let listeners = listeners::claim(config).map_err(to("cannot listen"))?;
     lines::starting(config, initialized, plan.sessions(), cpus.len());
@@ -53,13 +57,13 @@ fn try_run(config: &Config) -> Result<Option<Ending>, Failure> {
     lines::machine(&plan.to_string(), &rings, depth, process::descriptor_limit());
 
     // 4. The store, and the log behind it.
-    let opened = open::open(config).map_err(to("cannot open the member's data"))?;
+    let opened = open::open(config, &ports).map_err(to("cannot open the member's data"))?;
     lines::no_fsync(config);
     lines::quota(config.limits.quota_backend_bytes, config.quota_bytes());
     lines::local_member(opened.member_id, opened.cluster_id);
 
     // 5. The cores, the lanes between them and the threads beside them.
-    let wired = wiring::wire(config, opened, listeners, plan.sessions());
+    let wired = wiring::wire(config, opened, listeners, ports, plan.sessions());
     let wiring::Member { replica, sessions, end } = wired.map_err(to("cannot set the member up"))?;
 
     // 6. A signal ends what begins now.

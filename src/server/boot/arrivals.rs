@@ -109,7 +109,13 @@ mod tests {
 
     /// A desk that closes every connection once it has seen what is asked.
     fn desk(stop: &Rc<Stop>) -> Rc<Desk> {
-        Rc::new(Desk::new(Services { grpc: None, admin: None, stop: stop.clone(), turns: Turns::start() }))
+        Rc::new(Desk::new(Services {
+            grpc: None,
+            admin: None,
+            stop: stop.clone(),
+            turns: Turns::start(),
+            security: None,
+        }))
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::config::{Config, ETCD_VERSION, InitialCluster, Url};
 use crate::peer::greeting::OLDEST_CLUSTER;
 use crate::server::log::Line;
 use crate::server::peers::join::{Told, Versions, look};
+use crate::server::tls::Ports;
 
 /// A cluster that was found, and this member in it.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,11 +25,11 @@ pub struct Place {
 ///
 /// # Errors
 /// When the cluster is not there or another one, or when this member may not join it, in etcd's words.
-pub fn find(config: &Config) -> Result<Place, String> {
+pub fn find(config: &Config, ports: &Ports) -> Result<Place, String> {
     let cluster = config.founders()?;
     let own = cluster.check_joiner(&config.name)?;
     let skip = own.iter().map(Url::to_string).collect();
-    let (told, versions) = look(others(&cluster, &config.name), skip)
+    let (told, versions) = look(others(&cluster, &config.name), skip, ports.clone())
         .map_err(|why| format!("cannot fetch cluster info from peer urls: {why}"))?;
     let member_id = place_of(&config.name, &cluster, &told.members, same_place)
         .map_err(|why| format!("error validating peerURLs {}: {why}", shown(&told)))?;

@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::thread;
 use std::time::Instant;
 
-use crate::config::{Config, Scheme, Url};
+use crate::config::{Config, Url};
 use crate::server::io::socket;
 use crate::server::log::lines;
 use crate::stdx::time::Duration;
@@ -53,16 +53,38 @@ pub struct Listener {
     pub kind: Kind,
     /// Where, in the words of the flag, which may differ from the socket's own address.
     pub address: String,
+    /// By which schemes.
+    pub schemes: Schemes,
     socket: TcpListener,
 }
 
-/// Another handle of each socket for other members, for the replica core.
+/// The schemes by which a listener is reached. One may have both, as with etcd.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Schemes {
+    /// Without TLS.
+    pub plain: bool,
+    /// With TLS.
+    pub secure: bool,
+}
+
+impl Schemes {
+    fn add(&mut self, url: &Url) {
+        if url.is_tls() {
+            self.secure = true;
+        } else {
+            self.plain = true;
+        }
+    }
+}
+
+/// Another handle of each socket for other members, for the replica core, and whether it is secured.
 ///
 /// # Errors
 /// When the process has no descriptor left.
-pub fn share_peers(listeners: &[Listener]) -> Result<Vec<TcpListener>, String> {
-    let peers = listeners.iter().filter(|listener| listener.kind == Kind::Peer);
-    share_by(peers, TcpListener::try_clone)
+pub fn share_peers(listeners: &[Listener]) -> Result<Vec<(TcpListener, bool)>, String> {
+    let peers = || listeners.iter().filter(|listener| listener.kind == Kind::Peer);
+    let sockets = share_by(peers(), TcpListener::try_clone)?;
+    Ok(sockets.into_iter().zip(peers().map(|listener| listener.schemes.secure)).collect())
 }
 
 /// Another handle of each socket, for the core that accepts.
@@ -95,7 +117,8 @@ fn share_by<'a>(
 /// When an address is in use, by another process or by another of these listeners.
 pub fn claim(config: &Config) -> Result<Vec<Listener>, String> {
     let listen = &config.listen;
-    if let Some(url) = listen.client_http.iter().find(|url| listen.client.contains(url)) {
+    let is_taken = |url: &&Url| listen.client.iter().any(|other| other.authority() == url.authority());
+    if let Some(url) = listen.client_http.iter().find(is_taken) {
         return Err(format!(
             "cannot bind both --listen-client-urls and --listen-client-http-urls on the same url {url}"
         ));
@@ -110,11 +133,20 @@ pub fn claim(config: &Config) -> Result<Vec<Listener>, String> {
     let mut claimed: Vec<Listener> = Vec::new();
     for (urls, kind) in kinds {
         for url in urls {
+            let address = url.authority();
+            let both = matches!(kind, Kind::Client { .. } | Kind::Http);
+            let same = claimed.iter_mut().find(|other| other.kind == kind && other.address == address);
+            if let Some(same) = same.filter(|_| both) {
+                same.schemes.add(url);
+                continue;
+            }
             let socket = claim_one(url, listen.reuse_port, &claimed).map_err(|error| {
                 let advice = advice(&error, kind);
                 format!("listen tcp {}: bind: {error}{advice}", url.authority())
             })?;
-            claimed.push(Listener { kind, address: url.authority(), socket });
+            let mut schemes = Schemes::default();
+            schemes.add(url);
+            claimed.push(Listener { kind, address, schemes, socket });
         }
     }
     Ok(claimed)
@@ -186,8 +218,8 @@ fn overlap(held: SocketAddr, wanted: SocketAddr) -> bool {
 
 /// The address of a URL. `localhost` is one address, of IPv4, as in Go.
 fn resolve(url: &Url) -> io::Result<SocketAddr> {
-    if url.scheme != Scheme::Http {
-        return Err(io::Error::other("only http is built yet"));
+    if url.is_unix() {
+        return Err(io::Error::other("listeners on Unix sockets are not built yet"));
     }
     let host = if url.host == "localhost" { "127.0.0.1" } else { &url.host };
     let port = url.port().ok_or_else(|| io::Error::other("invalid port"))?;

@@ -29,6 +29,7 @@ use crate::server::io::dir;
 use crate::server::io::page_file::MappedFile;
 use crate::server::io::wal_dir::WalDir;
 use crate::server::io::wal_file::OnFounded;
+use crate::server::tls::Ports;
 use crate::wal::segment::first_needed;
 use crate::wal::{self, Metadata, Recovered, SegmentName};
 
@@ -54,7 +55,7 @@ pub struct Opened {
 ///
 /// # Errors
 /// When a file cannot be opened, is damaged beyond what a crash leaves, or is missing.
-pub fn open(config: &Config) -> Result<Opened, String> {
+pub fn open(config: &Config, ports: &Ports) -> Result<Opened, String> {
     let (store_path, wal_path) = (config.store_path(), config.wal_dir());
     let file = store_file(config, &store_path)?;
     let mut store =
@@ -71,7 +72,7 @@ pub fn open(config: &Config) -> Result<Opened, String> {
         if applied.index > 0 || store.owner().is_some() {
             return Err(log_gone(&store_path, &wal_path, store.owner()));
         }
-        let (opening, (member_id, cluster_id), known) = beginning(config)?;
+        let (opening, (member_id, cluster_id), known) = beginning(config, ports)?;
         let owner = Owner { member_id, cluster_id };
         store.set_owner(owner);
         let founded: OnFounded = Box::new(move || record(&*file, owner));
@@ -119,9 +120,9 @@ fn read_log(wal_dir: &WalDir, names: &[SegmentName], after: u64) -> Result<Recov
 type Begun = (Opening, (u64, u64), Vec<MemberContext>);
 
 /// How a member without data begins: its id, that of its cluster, and the members of a cluster that exists.
-fn beginning(config: &Config) -> Result<Begun, String> {
+fn beginning(config: &Config, ports: &Ports) -> Result<Begun, String> {
     if config.founding.join_existing {
-        let join::Place { cluster_id, member_id, members } = join::find(config)?;
+        let join::Place { cluster_id, member_id, members } = join::find(config, ports)?;
         return Ok((Opening::Join { cluster_id }, (member_id, cluster_id), members));
     }
     let (foundation, member_id) = foundation(config)?;
@@ -235,7 +236,7 @@ mod tests {
         }
 
         fn open(&self) -> Result<Opened, String> {
-            open(&self.config())
+            open(&self.config(), &Ports::none())
         }
 
         fn refusal(&self) -> String {

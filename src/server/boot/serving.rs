@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::arrivals::{self, Arrival, Dealer};
-use super::listener::{self, Desk, Services};
+use super::listener::{self, Desk, Security, Services};
 use super::listeners::{Kind, Listener};
 use super::wiring::{End, Ending};
 use super::{notify, publish};
@@ -24,6 +24,9 @@ use crate::server::log::lines;
 use crate::server::mesh::{Receiver, Sender};
 use crate::server::session::member_health::MemberHealth;
 use crate::server::session::{Parts, Session};
+use crate::server::tls::Ports;
+use crate::server::tls::door::Door as TlsDoor;
+use crate::server::tls::handshake::Handshakes;
 use crate::stdx::time::Duration;
 
 /// How long connections may take to finish what is in flight when the member stops.
@@ -49,6 +52,8 @@ pub struct SessionCore {
     pub admission: Arc<Admission>,
     /// The member's configuration.
     pub config: Config,
+    /// What secures the listeners.
+    pub ports: Ports,
     /// The member's end.
     pub end: End,
     /// How clients get to it.
@@ -79,12 +84,15 @@ struct Serving {
     turns: Arc<Turns>,
     core: Rc<grpc::Core>,
     config: Config,
+    ports: Ports,
+    /// None where nothing is secured.
+    handshakes: Option<Rc<Handshakes>>,
 }
 
 impl SessionCore {
     /// The whole life.
     pub async fn run(self) {
-        let Self { parts, lane, told, listeners, admission, config, end, door } = self;
+        let Self { parts, lane, told, listeners, admission, config, ports, end, door } = self;
         let first = matches!(door, Door::Accept { .. });
         let (counters, seed) = (parts.counters.clone(), parts.seed);
         let session = Session::new(parts);
@@ -98,7 +106,9 @@ impl SessionCore {
         }
         let api = Rc::new(Api::new(session.clone(), !seed));
         let core = grpc::Core::new(api, grpc_settings(&config), counters);
-        let serving = Serving { session, stop: Stop::new(), turns: Turns::start(), core, config };
+        let handshakes = ports.workers.clone().map(Handshakes::new);
+        let (stop, turns) = (Stop::new(), Turns::start());
+        let serving = Serving { session, stop, turns, core, config, ports, handshakes };
         match door {
             // A member that is to end before it serves, because its first log write waits for room, never serves.
             _ if end.ending().is_some() => {}
@@ -107,7 +117,7 @@ impl SessionCore {
                 serving.announce(&listeners);
             }
             Door::Receive { lane } => {
-                let desks = listeners.iter().map(|listener| serving.desk(listener.kind)).collect();
+                let desks = listeners.iter().map(|listener| serving.desk(listener)).collect();
                 task::spawn(arrivals::receive(lane, desks));
             }
         }
@@ -137,43 +147,75 @@ impl Serving {
         for (number, (listener, socket)) in listeners.iter().zip(sockets).enumerate() {
             let socket = socket::accept_on(socket);
             // Other members are served by the replica core.
-            let Some(desk) = self.desk(listener.kind) else { continue };
+            let Some(desk) = self.desk(listener) else { continue };
             let dealer = Dealer::new(number, desk, others.clone());
             task::spawn(listener::listen(socket, admission.clone(), self.stop.clone(), dealer));
         }
     }
 
     /// Where this core serves the connections of a listener; nowhere, if they are of other members.
-    fn desk(&self, kind: Kind) -> Option<Rc<Desk>> {
+    fn desk(&self, listener: &Listener) -> Option<Rc<Desk>> {
+        let kind = listener.kind;
         if kind == Kind::Peer {
             return None;
         }
         Some(Rc::new(Desk::new(Services {
             grpc: matches!(kind, Kind::Client { .. }).then(|| self.core.clone()),
-            admin: (kind != Kind::Client { http: false }).then(|| self.admin(kind)),
+            admin: self.admin(kind, self.config.http.host_whitelist.clone()),
             stop: self.stop.clone(),
             turns: self.turns.clone(),
+            security: self.security(listener).map(Rc::new),
         })))
     }
 
-    fn admin(&self, kind: Kind) -> Rc<Admin> {
+    /// What secures a listener, if it is secured.
+    fn security(&self, listener: &Listener) -> Option<Security> {
+        if !listener.schemes.secure {
+            return None;
+        }
+        let door = TlsDoor {
+            port: self.ports.client.clone()?,
+            handshakes: self.handshakes.clone()?,
+            counts: self.session.metrics.clone(),
+            // etcd asks this at no port for clients but the one for metrics.
+            checks_address: listener.kind == Kind::Metrics,
+        };
+        // Whoever gets through TLS has called the server by a name that it knows.
+        let admin = self.admin(listener.kind, Vec::new());
+        Some(Security { door, admin, is_optional: listener.schemes.plain })
+    }
+
+    /// The endpoints over HTTP/1.1, called by one of these names; by any if there are none.
+    fn admin(&self, kind: Kind, host_whitelist: Vec<String>) -> Option<Rc<Admin>> {
+        if kind == (Kind::Client { http: false }) {
+            return None;
+        }
         let settings = admin::Settings {
             cors: self.config.http.cors.clone(),
-            host_whitelist: self.config.http.host_whitelist.clone(),
+            host_whitelist,
             metrics_only: kind == Kind::Metrics,
         };
-        Rc::new(Admin::new(settings, Box::new(MemberHealth(self.session.clone()))))
+        Some(Rc::new(Admin::new(settings, Box::new(MemberHealth(self.session.clone())))))
     }
 
     /// Says that clients are answered: in the log, and to the service manager.
     fn announce(&self, listeners: &[Listener]) {
         for listener in listeners {
-            match listener.kind {
-                Kind::Peer => {}
-                Kind::Client { http: true } => lines::serving_insecurely("grpc+http", &listener.address),
-                Kind::Client { http: false } => lines::serving_insecurely("grpc", &listener.address),
-                Kind::Http => lines::serving_insecurely("http", &listener.address),
-                Kind::Metrics => lines::serving_metrics(&listener.address),
+            let traffic = match listener.kind {
+                Kind::Peer => continue,
+                Kind::Client { http: true } => "grpc+http",
+                Kind::Client { http: false } => "grpc",
+                Kind::Http => "http",
+                Kind::Metrics => {
+                    lines::serving_metrics(&listener.address);
+                    continue;
+                }
+            };
+            if listener.schemes.plain {
+                lines::serving_insecurely(traffic, &listener.address);
+            }
+            if listener.schemes.secure {
+                lines::serving_securely(traffic, &listener.address);
             }
         }
         let header = self.session.header();

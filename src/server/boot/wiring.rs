@@ -32,6 +32,7 @@ use crate::server::metrics;
 use crate::server::metrics::contacts::Contacts;
 use crate::server::peers;
 use crate::server::session::{self, Parts};
+use crate::server::tls::{Ports, keeper};
 use crate::stdx::prng::Prng;
 use crate::stdx::time::Duration;
 
@@ -138,6 +139,7 @@ pub fn wire(
     config: &Config,
     opened: Opened,
     listeners: Vec<Listener>,
+    ports: Ports,
     sessions: usize,
 ) -> Result<Member, String> {
     let Opened { store, opening, member_id, cluster_id, wal_dir, founded, known } = opened;
@@ -172,14 +174,17 @@ pub fn wire(
         counters: counts.rpc[core].clone(),
     });
     let peers = peers::Beginning {
-        own: own(config, (cluster_id, member_id), sessions),
+        own: own(config, (cluster_id, member_id), sessions, &ports),
+        counts: counts.replica().clone(),
         sockets: listeners::share_peers(&listeners)?,
         gate: replica.gate().clone(),
         contacts,
         known,
     };
+    let keeping = keeper::start(&ports, counts.replica());
+    keeping.map_err(|error| format!("cannot start the thread that looks at TLS files: {error}"))?;
     let ends = parts.zip(lanes.into_iter().zip(told)).collect();
-    let sessions = session_cores(config, ends, listeners, &end)?;
+    let sessions = session_cores(config, ends, listeners, &ports, &end)?;
     let core = ReplicaCore {
         replica,
         lane: replica_lane,
@@ -292,7 +297,7 @@ fn member(
 }
 
 /// What this member is to others.
-fn own(config: &Config, (cluster_id, member_id): (u64, u64), sessions: usize) -> peers::Own {
+fn own(config: &Config, (cluster_id, member_id): (u64, u64), sessions: usize, ports: &Ports) -> peers::Own {
     peers::Own {
         member_id,
         cluster_id,
@@ -300,6 +305,7 @@ fn own(config: &Config, (cluster_id, member_id): (u64, u64), sessions: usize) ->
         dial_timeout: Duration::from_secs(1) + config.raft.election_timeout,
         request_timeout: config.request_timeout(),
         core: sessions as u16,
+        ports: ports.clone(),
     }
 }
 
@@ -311,6 +317,7 @@ fn session_cores(
     config: &Config,
     ends: Vec<SessionEnds>,
     listeners: Vec<Listener>,
+    ports: &Ports,
     end: &End,
 ) -> Result<Vec<SessionCore>, String> {
     let doors = doors(ends.len(), listeners::share(&listeners)?);
@@ -322,6 +329,7 @@ fn session_cores(
         listeners: listeners.clone(),
         admission: admission.clone(),
         config: config.clone(),
+        ports: ports.clone(),
         end: end.clone(),
         door,
     });

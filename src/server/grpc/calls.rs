@@ -25,6 +25,21 @@ use crate::server::http2::account::InLine;
 use crate::server::http2::charge::Charge;
 use crate::stdx::time::Instant;
 
+/// Who is at the other end of a connection.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// The address that it comes from.
+    pub address: SocketAddr,
+    /// The common name of its certificate, where clients have to show one and it was verified.
+    pub common_name: Option<Rc<str>>,
+}
+
+impl From<SocketAddr> for Client {
+    fn from(address: SocketAddr) -> Self {
+        Self { address, common_name: None }
+    }
+}
+
 /// A request as its handler sees it, without the messages.
 pub struct Call {
     /// What is asked for.
@@ -34,7 +49,7 @@ pub struct Call {
     /// When the client stops waiting. The transport answers then; a handler may use it to stop early.
     pub deadline: Option<Instant>,
     /// Who asks.
-    pub peer: SocketAddr,
+    pub client: Client,
 }
 
 impl Shared {
@@ -180,7 +195,7 @@ impl Responder {
 
     /// Who asked.
     pub fn peer(&self) -> SocketAddr {
-        self.shared.peer
+        self.shared.client.address
     }
 
     /// Answers with an error.

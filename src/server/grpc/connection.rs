@@ -21,7 +21,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
-use super::calls::Call;
+use super::calls::{Call, Client};
 use super::head::{Head, Metadata, examine};
 use super::keepalive::{Action, Keepalive, Strikes};
 use super::pongs::Waits;
@@ -54,12 +54,12 @@ pub async fn serve<S: ByteStream>(
     core: Rc<Core>,
     stream: S,
     first: Bytes,
-    peer: std::net::SocketAddr,
+    client: Client,
     membership: Membership,
     priority: Priority,
     unasked: IdleClient,
 ) {
-    let shared = Shared::new(core.clone(), peer);
+    let shared = Shared::new(core.clone(), client);
     core.counters.opened.add(1);
     let mut connection = Box::new(Connection {
         http2: Http2::new(core.settings.limits(), core.memory.clone()),
@@ -289,7 +289,7 @@ fn dispatch(shared: &Rc<Shared>, cx: &mut Context<'_>, now: Instant, request: Re
         return;
     };
     core.counters.of(method).started.add(1);
-    let call = Call { method, metadata: Metadata::of(request), deadline, peer: shared.peer };
+    let call = Call { method, metadata: Metadata::of(request), deadline, client: shared.client.clone() };
     if let Some(encoding) = &encoding
         && **encoding != *gzip::NAME
     {

@@ -51,7 +51,7 @@ use bytes::Bytes;
 
 pub use crate::server::call::method::{Kind, Method};
 pub use crate::server::call::status::{Code, Status};
-pub use calls::{Call, Responder};
+pub use calls::{Call, Client, Responder};
 pub use head::Metadata;
 pub use long::LongAnswer;
 pub use messages::Messages;

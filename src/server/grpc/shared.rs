@@ -3,13 +3,13 @@
 #![forbid(unsafe_code)]
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
 use std::ops::Deref;
 use std::rc::Rc;
 use std::task::Waker;
 
 use slab::Slab;
 
+use super::calls::Client;
 use super::deadlines::{Deadlines, What};
 use super::stream::StreamState;
 use super::{Core, answer};
@@ -38,7 +38,7 @@ pub(super) struct Pending {
 pub struct Shared {
     pub(super) core: Rc<Core>,
     pub(super) account: Rc<Account>,
-    pub(super) peer: SocketAddr,
+    pub(super) client: Client,
     /// Bytes of requests that are not whole, or wait until they may be answered.
     partial_bytes: Cell<usize>,
     pending: RefCell<Slab<Pending>>,
@@ -51,11 +51,11 @@ pub struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(core: Rc<Core>, peer: SocketAddr) -> Rc<Self> {
+    pub(super) fn new(core: Rc<Core>, client: Client) -> Rc<Self> {
         Rc::new(Self {
             account: Account::new(core.memory.clone()),
             core,
-            peer,
+            client,
             partial_bytes: Cell::new(0),
             pending: RefCell::new(Slab::new()),
             stamps: Cell::new(0),

@@ -4,6 +4,7 @@
 //!   socket   listening sockets, options of accepted ones
 //!   tcp      an accepted connection, sending from several places at once
 //!   dial     connections that this process begins
+//!   names    names of hosts and their addresses
 //!   accept   accept loop: bounded connections, backs off when descriptors run out
 //!   idle     clients that have not asked for anything yet, and may be sent away when the process is full
 //!   wire     one connection's byte stream: bounded reads, replayed first bytes, a close that loses nothing
@@ -44,6 +45,7 @@ pub mod fault;
 pub mod idle;
 pub mod log_map;
 mod memory_limit;
+pub mod names;
 pub mod ofd_lock;
 pub mod page_file;
 pub mod probe;

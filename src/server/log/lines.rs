@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::Line;
 use crate::config::go;
+use crate::config::tls::TlsFiles;
 use crate::config::{Config, Cores, ETCD_VERSION, GIT_SHA, LogLevel, Notice, TOOLCHAIN, Url};
 use crate::server::grpc::STREAMS_MAX;
 use crate::server::io::probe::Rings;
@@ -312,6 +313,34 @@ pub fn serving_insecurely(traffic: &str, address: &str) {
     Line::info("serving client traffic insecurely; this is strongly discouraged!")
         .text("traffic", traffic)
         .text("address", address)
+        .write();
+}
+
+/// A listener serves with TLS.
+#[track_caller]
+pub fn serving_securely(traffic: &str, address: &str) {
+    Line::info("serving client traffic securely").text("traffic", traffic).text("address", address).write();
+}
+
+/// What secures the ports of a kind, where they are secured.
+#[track_caller]
+pub fn starting_with_tls(port: &str, files: &TlsFiles, cipher_suites: &[String]) {
+    if files.is_empty() {
+        return;
+    }
+    let info = format!(
+        "cert = {}, key = {}, client-cert={}, client-key={}, trusted-ca = {}, client-cert-auth = {}, crl-file = {}",
+        files.cert,
+        files.key,
+        files.client_cert,
+        files.client_key,
+        files.trusted_ca,
+        files.client_cert_auth,
+        files.crl
+    );
+    Line::info(format!("starting with {port} TLS"))
+        .text("tls-info", info)
+        .texts("cipher-suites", cipher_suites)
         .write();
 }
 

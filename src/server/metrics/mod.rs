@@ -62,7 +62,11 @@ pub struct Core {
     pub request_duration: [[Histogram; 2]; REQUESTS.len()],
     pub checks: Checks,
     pub versions: Versions,
+    // Both.
+    pub handshakes: Counter,
+    pub handshakes_refused: Counter,
     // The replica's core.
+    pub certificate_ends: [Gauge; CERTIFICATES.len()],
     pub has_leader: Gauge,
     pub is_leader: Gauge,
     pub is_learner: Gauge,
@@ -258,6 +262,9 @@ impl Versions {
     }
 }
 
+/// Ports that have a certificate of their own.
+const CERTIFICATES: [&str; 2] = ["client", "peer"];
+
 /// The key of calls that say no version.
 const UNKNOWN_VERSION: i64 = -1;
 
@@ -345,6 +352,14 @@ fn labelled(families: &mut Families, sources: &Sources<'_>) {
         }
     }
     versions(families, sources.cores);
+    for (at, port) in CERTIFICATES.iter().enumerate() {
+        let end: i64 = sources.cores.iter().map(|core| core.certificate_ends[at].get()).sum();
+        if end != 0 {
+            let name = "kevel_tls_certificate_not_after_timestamp_seconds";
+            let help = "Unix time until which the certificate of a port is valid.";
+            families.number(name, Type::Gauge, help, &[("port", port)], end as f64);
+        }
+    }
 }
 
 fn versions(families: &mut Families, cores: &[Arc<Core>]) {

@@ -44,6 +44,9 @@ static COUNTERS: &[(&str, &str, Count)] = &[
     ("etcd_server_slow_apply_total", "Entries whose apply took too long.", |c| &c.applies_slow),
     ("etcd_server_slow_read_indexes_total",
         "Linearizable reads whose confirmation took too long.", |c| &c.read_indexes_slow),
+    ("kevel_tls_handshakes_refused_total",
+        "Connections that ended before TLS was agreed on.", |c| &c.handshakes_refused),
+    ("kevel_tls_handshakes_total", "Connections for which TLS was agreed on.", |c| &c.handshakes),
 ];
 
 #[rustfmt::skip]

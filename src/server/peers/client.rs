@@ -9,12 +9,12 @@ use std::pin::Pin;
 use bytes::BytesMut;
 use futures::io::{AsyncRead, AsyncWriteExt};
 
+use super::stream::Stream;
 use super::switchboard::Own;
 use crate::config::{ETCD_VERSION, Url};
 use crate::peer::greeting;
 use crate::server::http1::reply::{self, Body, Reply};
-use crate::server::io::tcp::Tcp;
-use crate::server::io::{clock, dial, task};
+use crate::server::io::{clock, task};
 use crate::stdx::time::Duration;
 
 /// How long the other side may be silent, or take nothing.
@@ -25,7 +25,7 @@ const READ_BYTES: usize = 64 * 1024;
 
 /// A connection to another member.
 pub struct Connection {
-    stream: Tcp,
+    stream: Stream,
     authority: String,
     /// Where the socket is read into.
     buffer: Box<[u8]>,
@@ -49,10 +49,8 @@ impl Connection {
     /// # Errors
     /// When nobody answers there.
     pub async fn dial(own: &Own, url: &Url) -> io::Result<Self> {
-        let port = url.port().ok_or_else(|| io::Error::other("invalid port"))?;
-        let stream = dial::dial(&url.host, port, own.dial_timeout).await?;
         Ok(Self {
-            stream,
+            stream: Stream::dial(own, url).await?,
             authority: url.authority(),
             buffer: vec![0; READ_BYTES].into(),
             input: BytesMut::new(),
@@ -158,6 +156,7 @@ fn head(own: &Own, authority: &str, ask: &Ask<'_>) -> String {
 mod tests {
     use super::*;
     use crate::server::http1::head::parse;
+    use crate::server::tls::Ports;
 
     #[test]
     fn a_request_says_what_etcd_wants_to_know() {
@@ -168,6 +167,7 @@ mod tests {
             dial_timeout: PATIENCE,
             request_timeout: PATIENCE,
             core: 1,
+            ports: Ports::none(),
         };
         let ask = Ask { method: "POST", path: "/raft", to: Some(0xef), content: Some(("x/y", b"hello")) };
         let head = head(&own, "h:2380", &ask);

@@ -13,6 +13,7 @@ use crate::config::Url;
 use crate::peer::greeting::parse_id;
 use crate::server::io::{clock, executor, task};
 use crate::server::log::Line;
+use crate::server::tls::Ports;
 use crate::stdx::time::Duration;
 
 /// How long one member may take to answer, etcd's own figure.
@@ -44,35 +45,36 @@ pub struct Versions {
 pub type Found = (Told, Vec<(u64, Option<Versions>)>);
 
 /// Asks the members at these URLs, one after the other, who belongs to their cluster, and then each member for its
-/// versions; none for a member that does not answer. `skip` names the URLs of the one who asks.
+/// versions; none for a member that does not answer. `skip` names the URLs of the one who asks, and `ports` has what
+/// secures the connections.
 ///
 /// # Errors
 /// When nobody answers who belongs to a cluster, in etcd's words.
-pub fn look(urls: Vec<Url>, skip: Vec<String>) -> Result<Found, String> {
+pub fn look(urls: Vec<Url>, skip: Vec<String>, ports: Ports) -> Result<Found, String> {
     let (tell, told) = mpsc::channel();
     let main = move || async move {
         // Whoever started this waits for it.
-        let _ = tell.send(ask_all(&urls, &skip).await);
+        let _ = tell.send(ask_all(&nobody(ports), &urls, &skip).await);
     };
     executor::spawn("join", None, RING_DEPTH, main)?.join()?;
     told.recv().unwrap_or_else(|_| Err("the members of the cluster were not asked".to_owned()))
 }
 
-async fn ask_all(urls: &[Url], skip: &[String]) -> Result<Found, String> {
-    let told = ask_members(urls).await?;
+async fn ask_all(own: &Own, urls: &[Url], skip: &[String]) -> Result<Found, String> {
+    let told = ask_members(own, urls).await?;
     let mut versions = Vec::new();
     for member in &told.members {
         if member.peer_urls.iter().any(|url| skip.contains(url)) {
             continue;
         }
-        versions.push((member.id, version_of(member).await));
+        versions.push((member.id, version_of(own, member).await));
     }
     Ok((told, versions))
 }
 
-async fn ask_members(urls: &[Url]) -> Result<Told, String> {
+async fn ask_members(own: &Own, urls: &[Url]) -> Result<Told, String> {
     for url in urls {
-        match ask(url, "/members").await.and_then(|(id, body)| understood(&id, &body)) {
+        match ask(own, url, "/members").await.and_then(|(id, body)| understood(&id, &body)) {
             Ok(told) if told.members.is_empty() => {
                 return Err("failed to get raft cluster member(s) from the given URLs".to_owned());
             }
@@ -94,10 +96,10 @@ fn understood(cluster_id: &str, body: &[u8]) -> io::Result<Told> {
 }
 
 /// The versions of a member, from the first of its URLs that answers.
-async fn version_of(member: &MemberContext) -> Option<Versions> {
+async fn version_of(own: &Own, member: &MemberContext) -> Option<Versions> {
     for url in member.peer_urls.iter().filter_map(|url| Url::parse(url).ok()) {
         let read = |body: &[u8]| serde_json::from_slice::<Versions>(body).map_err(io::Error::other);
-        match ask(&url, "/version").await.and_then(|(_, body)| read(&body)) {
+        match ask(own, &url, "/version").await.and_then(|(_, body)| read(&body)) {
             Ok(versions) => return Some(versions),
             Err(error) => Line::warn("failed to reach the peer URL")
                 .text("address", format!("{url}/version"))
@@ -110,13 +112,12 @@ async fn version_of(member: &MemberContext) -> Option<Versions> {
 }
 
 /// Cluster id and body of what is at a path.
-async fn ask(url: &Url, path: &str) -> io::Result<(String, Vec<u8>)> {
+async fn ask(own: &Own, url: &Url, path: &str) -> io::Result<(String, Vec<u8>)> {
     let timed_out = || Err(io::Error::new(io::ErrorKind::TimedOut, "i/o timeout"));
     let exchange = async {
-        let own = nobody();
-        let mut connection = Connection::dial(&own, url).await?;
+        let mut connection = Connection::dial(own, url).await?;
         let ask = Ask { method: "GET", path, to: None, content: None };
-        let reply = connection.ask(&own, &ask).await?;
+        let reply = connection.ask(own, &ask).await?;
         let body = connection.read_whole(reply.body).await?;
         Ok((reply.cluster_id, body))
     };
@@ -124,7 +125,7 @@ async fn ask(url: &Url, path: &str) -> io::Result<(String, Vec<u8>)> {
 }
 
 /// Who asks: a member that does not know its id yet.
-fn nobody() -> Own {
+fn nobody(ports: Ports) -> Own {
     Own {
         member_id: 0,
         cluster_id: 0,
@@ -132,6 +133,7 @@ fn nobody() -> Own {
         dial_timeout: ANSWER_WITHIN,
         request_timeout: ANSWER_WITHIN,
         core: 0,
+        ports,
     }
 }
 
@@ -168,14 +170,14 @@ mod tests {
         let body = r#"[{"id":9,"peerURLs":["http://me:1"]},{"id":7,"peerURLs":["OWN"],"etcdserver":"x"}]"#;
         let good = member(2, "X-Etcd-Cluster-ID: ab\r\n", body.to_owned());
         let (told, versions) =
-            look(vec![nobody.clone(), nonsense, good], vec!["http://me:1".into()]).unwrap();
+            look(vec![nobody.clone(), nonsense, good], vec!["http://me:1".into()], Ports::none()).unwrap();
         assert_eq!((told.cluster_id, told.members[0].id, told.members[1].id), (0xab, 7, 9));
         // The same body is no answer to a question about versions.
         assert_eq!(versions, [(7, None)]);
-        let refused = look(vec![nobody], vec![]).unwrap_err();
+        let refused = look(vec![nobody], vec![], Ports::none()).unwrap_err();
         assert_eq!(refused, "could not retrieve cluster information from the given URLs");
         let empty = member(1, "X-Etcd-Cluster-ID: ab\r\n", "[]".to_owned());
-        let refused = look(vec![empty], vec![]).unwrap_err();
+        let refused = look(vec![empty], vec![], Ports::none()).unwrap_err();
         assert_eq!(refused, "failed to get raft cluster member(s) from the given URLs");
     }
 }

@@ -19,6 +19,7 @@
 //!   reader       dials a stream and reads it
 //!   pipeline     messages one by one, while there is no stream
 //!   client       a connection that asks
+//!   stream       its bytes, with or without TLS
 //!   service      what is answered at the peer port
 //!   lessor       questions about leases, to the leader and from followers
 //!   promotion    learners that are to get their vote, likewise
@@ -33,7 +34,7 @@
 //!   and the messages that its queues hold.
 //! - What a peer sends is taken no faster than the replica takes it: a reader waits while the inbox is full.
 //!
-//! All of it lives on the replica core. Absent: snapshots between members, TLS, the measurement of round trips.
+//! All of it lives on the replica core. Absent: snapshots between members, the measurement of round trips.
 #![forbid(unsafe_code)]
 
 mod client;
@@ -46,6 +47,7 @@ mod pipeline;
 mod promotion;
 mod reader;
 mod service;
+mod stream;
 mod switchboard;
 #[cfg(test)]
 mod tests;

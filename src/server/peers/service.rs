@@ -26,10 +26,10 @@ use crate::server::http1::answer::{Answer, Form};
 use crate::server::http1::connection::{self, Read};
 use crate::server::http1::head::Head;
 use crate::server::io::accept::{self, Accepted, Admission, Take};
-use crate::server::io::tcp::Tcp;
-use crate::server::io::wire::linger;
+use crate::server::io::wire::{ByteStream, linger};
 use crate::server::io::{clock, socket, task};
 use crate::server::log::Line;
+use crate::server::tls::door::Door;
 use crate::stdx::time::Duration;
 
 /// Connections at the peer port.
@@ -42,26 +42,42 @@ const BODY_BYTES_MAX: u64 = 64 << 20;
 const BODIES_BYTES_MAX: usize = 96 << 20;
 
 /// Serves a peer listener for as long as the executor runs.
-pub async fn listen(switchboard: Rc<Switchboard>, socket: TcpListener) {
+pub async fn listen(switchboard: Rc<Switchboard>, socket: TcpListener, door: Option<Rc<Door>>) {
     let listener = socket::accept_on(socket);
-    accept::accept(&listener, &Admission::with_places(CONNECTIONS_MAX), &Desk(switchboard)).await;
+    let desk = Desk { switchboard, door };
+    accept::accept(&listener, &Admission::with_places(CONNECTIONS_MAX), &desk).await;
 }
 
 /// Where connections of other members are served.
-struct Desk(Rc<Switchboard>);
+struct Desk {
+    switchboard: Rc<Switchboard>,
+    /// Where they come in, if they are secured.
+    door: Option<Rc<Door>>,
+}
 
 impl Take for Desk {
     fn take(&self, accepted: Accepted) {
-        let Ok((stream, _, place)) = accepted.bind() else { return };
-        let switchboard = self.0.clone();
+        let Ok((stream, peer, place)) = accepted.bind() else { return };
+        let (switchboard, door) = (self.switchboard.clone(), self.door.clone());
         task::spawn(async move {
-            serve(&switchboard, stream).await;
+            match door {
+                None => serve(&switchboard, stream).await,
+                Some(door) => {
+                    if let Some((stream, _)) = door.welcome(stream, &[], peer).await {
+                        serve(&switchboard, stream).await;
+                    }
+                }
+            }
             drop(place);
         });
     }
 
     // Who waits without a request is sent away after a while.
-    fn crowded(&self) {}
+    fn crowded(&self) {
+        if let Some(door) = &self.door {
+            door.handshakes.evict();
+        }
+    }
 }
 
 /// What a request comes to.
@@ -73,7 +89,7 @@ enum Outcome {
 }
 
 /// Serves one connection to its end.
-async fn serve(switchboard: &Rc<Switchboard>, mut stream: Tcp) {
+async fn serve<S: ByteStream>(switchboard: &Rc<Switchboard>, mut stream: S) {
     let mut input = BytesMut::new();
     loop {
         match serve_one(switchboard, &mut stream, &mut input).await {
@@ -94,9 +110,9 @@ enum Next {
     End,
 }
 
-async fn serve_one(
+async fn serve_one<S: ByteStream>(
     switchboard: &Rc<Switchboard>,
-    stream: &mut Tcp,
+    stream: &mut S,
     input: &mut BytesMut,
 ) -> io::Result<Next> {
     let reading = connection::read_head(stream, input);

@@ -22,7 +22,11 @@ use crate::replica::port::Input;
 use crate::replica::read_gate::ReadGate;
 use crate::server::io::task;
 use crate::server::log::Line;
+use crate::server::metrics;
 use crate::server::metrics::contacts::Contacts;
+use crate::server::tls::Ports;
+use crate::server::tls::door::Door;
+use crate::server::tls::handshake::Handshakes;
 use crate::stdx::time::Duration;
 
 /// Members that are answered before it is known whether they belong to the cluster.
@@ -43,6 +47,8 @@ pub struct Own {
     pub request_timeout: Duration,
     /// The number that the tickets of questions have in place of a session core's.
     pub core: u16,
+    /// What secures connections with others.
+    pub ports: Ports,
 }
 
 /// What a switchboard begins with, before the replica's executor runs.
@@ -50,7 +56,10 @@ pub struct Beginning {
     /// What this member is to others.
     pub own: Own,
     /// The sockets of the peer listeners.
-    pub sockets: Vec<TcpListener>,
+    /// Whether each is secured stands beside it.
+    pub sockets: Vec<(TcpListener, bool)>,
+    /// What the replica core counts.
+    pub counts: Arc<metrics::Core>,
     /// What this member knows of raft.
     pub gate: Arc<ReadGate>,
     /// What other cores learn of the other members.
@@ -85,7 +94,8 @@ pub struct Switchboard {
 impl Switchboard {
     /// Begins to serve the peer listeners. No other member is known yet.
     pub fn start(beginning: Beginning) -> Rc<Self> {
-        let Beginning { own, sockets, gate, contacts, known } = beginning;
+        let Beginning { own, sockets, counts, gate, contacts, known } = beginning;
+        let handshakes = own.ports.workers.clone().map(Handshakes::new);
         let switchboard = Rc::new(Self {
             remotes: RefCell::default(),
             contacts,
@@ -103,8 +113,18 @@ impl Switchboard {
         for member in &switchboard.known {
             switchboard.meet(member.id, &member.peer_urls);
         }
-        for socket in sockets {
-            task::spawn(service::listen(switchboard.clone(), socket));
+        for (socket, is_secure) in sockets {
+            let door = match (&switchboard.own.ports.peer, &handshakes) {
+                (Some(port), Some(handshakes)) if is_secure => Some(Rc::new(Door {
+                    port: port.clone(),
+                    handshakes: handshakes.clone(),
+                    counts: counts.clone(),
+                    checks_address: !port.files.skips_client_san,
+                })),
+                _ if is_secure => continue,
+                _ => None,
+            };
+            task::spawn(service::listen(switchboard.clone(), socket, door));
         }
         switchboard
     }

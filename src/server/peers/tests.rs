@@ -19,13 +19,23 @@ use crate::proto::membershippb::{Member, RaftAttributes};
 use crate::replica::port::{Input, LeaseCall, Ticket};
 use crate::replica::read_gate::ReadGate;
 use crate::server::io::{clock, executor, socket, task};
+use crate::server::metrics;
+use crate::server::tls::Ports;
 use crate::stdx::time::Duration;
 
 const WITHIN: Duration = Duration::from_secs(20);
 
 fn own(member_id: u64) -> Own {
     let (peer_urls, timeout) = (format!("http://m{member_id}:1"), Duration::from_secs(1));
-    Own { member_id, cluster_id: 0xc1, peer_urls, dial_timeout: timeout, request_timeout: timeout, core: 3 }
+    Own {
+        member_id,
+        cluster_id: 0xc1,
+        peer_urls,
+        dial_timeout: timeout,
+        request_timeout: timeout,
+        core: 3,
+        ports: Ports::none(),
+    }
 }
 
 /// Members by the addresses of their sockets; 9 was removed.
@@ -41,7 +51,9 @@ fn cluster(urls: &[(u64, String)]) -> Cluster {
 
 fn beginning(id: u64, sockets: Vec<TcpListener>) -> Beginning {
     let (gate, contacts) = (Arc::new(ReadGate::default()), Arc::default());
-    Beginning { own: own(id), sockets, gate, contacts, known: Vec::new() }
+    let sockets = sockets.into_iter().map(|socket| (socket, false)).collect();
+    let counts = metrics::Core::new();
+    Beginning { own: own(id), sockets, counts, gate, contacts, known: Vec::new() }
 }
 
 /// Runs `test` with two members that know each other, and one that does not answer.

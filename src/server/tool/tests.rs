@@ -11,6 +11,7 @@ use crate::btree::{Read, Tree};
 use crate::config::{self, Command, Config, Surroundings};
 use crate::replica::Opening;
 use crate::server::boot::open::{Opened, open};
+use crate::server::tls::Ports;
 use crate::stdx::prng::Prng;
 use crate::wire::KeyValue;
 
@@ -86,7 +87,7 @@ fn config(dir: &str) -> Config {
 }
 
 fn opened(dir: &str) -> Result<Opened, String> {
-    open(&config(dir))
+    open(&config(dir), &Ports::none())
 }
 
 #[test]

@@ -93,6 +93,9 @@ func freeAddress() (string, error) {
 	return "", fmt.Errorf("no free port on loopback")
 }
 
+// Flags adds flags. Of two that say the same the later one counts.
+func (m *Member) Flags(flags ...string) { m.flags = append(m.flags, flags...) }
+
 // Log is where the server's own output goes, appended over restarts.
 func (m *Member) Log() string { return filepath.Join(m.Dir, "server.log") }
 

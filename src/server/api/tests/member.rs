@@ -88,7 +88,7 @@ impl Member {
     pub fn connect(&self) -> End {
         let (ours, theirs) = pipe();
         let (core, membership, idle) = (self.core.clone(), self.stop.join(), self.idle.enter());
-        let peer = "127.0.0.1:1".parse().expect("an address");
+        let peer = "127.0.0.1:1".parse::<std::net::SocketAddr>().expect("an address").into();
         let serve = |priority| connection::serve(core, ours, Bytes::new(), peer, membership, priority, idle);
         self.turns.spawn(serve);
         theirs

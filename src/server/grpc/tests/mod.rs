@@ -178,8 +178,13 @@ impl Server {
                 let api = Rc::new(Echo { held: RefCell::default(), seen: seen2 });
                 let core = Core::new(api, settings, counters2);
                 let stop = Stop::new();
-                let services =
-                    Services { grpc: Some(core), admin: None, stop: stop.clone(), turns: Turns::start() };
+                let services = Services {
+                    grpc: Some(core),
+                    admin: None,
+                    stop: stop.clone(),
+                    turns: Turns::start(),
+                    security: None,
+                };
                 let listener = socket::accept_on(socket);
                 task::spawn(listener::listen(listener, admission, stop.clone(), Desk::new(services)));
                 started.send(()).unwrap();

@@ -1,0 +1,127 @@
+//! The files of TLS: certificates and keys in PEM, and lists of revoked certificates. What is wrong with one is said in
+//! the words of Go, behind the name of the file.
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::io;
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use rustls::{Error, RootCertStore};
+
+use super::x509::Revoked;
+
+/// Where systems keep the authorities that they trust.
+const SYSTEM_ROOTS: [&str; 5] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// What each block of PEM begins with.
+const BEGIN: &[u8] = b"-----BEGIN";
+
+/// Certificates that are trusted.
+#[derive(Clone, Debug)]
+pub struct Authorities {
+    /// As authorities.
+    pub roots: Arc<RootCertStore>,
+    /// As they are.
+    pub certificates: Vec<CertificateDer<'static>>,
+}
+
+/// Reads a file.
+///
+/// # Errors
+/// When it cannot be read, in the words of Go.
+pub fn read(path: &str) -> Result<Vec<u8>, String> {
+    fs::read(path).map_err(|error| format!("open {path}: {}", go_text(&error)))
+}
+
+fn go_text(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "no such file or directory".to_owned(),
+        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// Reads a certificate, those that stand behind it, and its key.
+///
+/// # Errors
+/// When a file cannot be read, or the two do not belong together.
+pub fn certified_key(cert: &str, key: &str, provider: &CryptoProvider) -> Result<CertifiedKey, String> {
+    let (cert_pem, key_pem) = (read(cert)?, read(key)?);
+    let chain = chain(&cert_pem).map_err(|why| format!("{why} ({cert})"))?;
+    let private = private_key(&key_pem).map_err(|why| format!("{why} ({key})"))?;
+    CertifiedKey::from_der(chain, private, provider).map_err(|error| match error {
+        Error::InconsistentKeys(_) => format!("tls: private key does not match public key ({cert}, {key})"),
+        Error::General(why) => format!("tls: failed to parse private key: {why} ({key})"),
+        Error::InvalidCertificate(why) => format!("x509: cannot parse the certificate: {why:?} ({cert})"),
+        other => format!("{other} ({cert}, {key})"),
+    })
+}
+
+/// The certificates of a PEM file, of which there is one at least.
+fn chain(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
+    let found = found.map_err(|error| format!("tls: failed to parse certificate PEM data: {error}"))?;
+    if !found.is_empty() {
+        return Ok(found);
+    }
+    let is_pem = text.windows(BEGIN.len()).any(|window| window == BEGIN);
+    Err(match is_pem {
+        true => "tls: failed to find \"CERTIFICATE\" PEM block in certificate input".to_owned(),
+        false => "tls: failed to find any PEM data in certificate input".to_owned(),
+    })
+}
+
+/// The key of a PEM file: PKCS#8, PKCS#1 or SEC1.
+fn private_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
+    PrivateKeyDer::from_pem_slice(text).map_err(|error| match error {
+        pem::Error::NoItemsFound => "tls: failed to find any PEM data in key input".to_owned(),
+        other => format!("tls: failed to parse private key PEM data: {other}"),
+    })
+}
+
+/// Reads the authorities of a PEM file.
+///
+/// # Errors
+/// When it cannot be read, or what it has is no certificate.
+pub fn authorities(path: &str) -> Result<Authorities, String> {
+    let text = read(path)?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    let certificates = found.map_err(|error| format!("failed to parse {path}: {error}"))?;
+    let mut roots = RootCertStore::empty();
+    for certificate in &certificates {
+        let added = roots.add(certificate.clone());
+        added.map_err(|error| {
+            format!("x509: cannot take a certificate of {path} for an authority: {error}")
+        })?;
+    }
+    Ok(Authorities { roots: Arc::new(roots), certificates })
+}
+
+/// The authorities that the system trusts; none if it keeps them elsewhere. What cannot be read of them is left out.
+pub fn system_authorities() -> Authorities {
+    let text = SYSTEM_ROOTS.iter().find_map(|path| fs::read(path).ok()).unwrap_or_default();
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&text).flatten());
+    Authorities { roots: Arc::new(roots), certificates: Vec::new() }
+}
+
+/// Reads a list of revoked certificates.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn revoked(path: &str) -> Result<Revoked, String> {
+    let bytes = read(path)?;
+    let help =
+        "the list of revoked certificates has to be in DER; of one in PEM, openssl crl -outform DER makes it";
+    Revoked::read(&bytes).ok_or_else(|| format!("x509: malformed crl ({path}): {help}"))
+}

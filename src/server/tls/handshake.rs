@@ -1,0 +1,284 @@
+//! Handshakes of one core, from the first byte to a connection or a line in the log.
+//!
+//! ```text
+//!   accepted ──▶ line ──▶ slot ──▶ bytes in ──▶ a thread looks at them ──▶ bytes out ──▶ ... ──▶ connection
+//!                          │ at most SLOTS; where others wait in line, who has been there longest is sent away
+//! ```
+//!
+//! A client that says nothing keeps its slot for ten seconds, or for one where others wait.
+#![forbid(unsafe_code)]
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use futures::channel::oneshot;
+use futures::io::AsyncRead;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{
+    ClientConfig, ClientConnection, Connection, Error, InvalidMessage, ServerConfig, ServerConnection,
+};
+
+use super::errors::go_text;
+use super::stream::{TlsStream, poll_push};
+use super::workers::{Session, Workers};
+use super::x509::{Facts, Revoked};
+use crate::server::io::idle::IdleClients;
+use crate::server::io::tcp::Tcp;
+use crate::server::io::{clock, task};
+use crate::stdx::time::Duration;
+
+/// How long a handshake may take, as with etcd.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+/// Handshakes of a core that are under way at the same time.
+const SLOTS: usize = 512;
+/// Time between two looks for a client to be sent away, while others wait.
+const LOOK: Duration = Duration::from_millis(100);
+/// Bytes that are read at once.
+const READ_BYTES: usize = 4 * 1024;
+
+/// The handshakes of one core.
+pub struct Handshakes {
+    workers: Workers,
+    under_way: Cell<usize>,
+    line: RefCell<VecDeque<oneshot::Sender<Slot>>>,
+    /// Those that have a slot, the oldest first.
+    slow: Rc<IdleClients>,
+    looks: Cell<bool>,
+}
+
+/// Why there is no connection.
+pub struct Refusal {
+    /// In the words of the log.
+    pub why: String,
+    /// The other side went away before it had said anything wrong.
+    pub is_end: bool,
+    /// The name that the other side wanted to reach; mostly empty.
+    pub server_name: String,
+    /// What the other side's certificate says, if it showed one.
+    pub certificate: Option<Box<Facts>>,
+}
+
+impl Refusal {
+    pub(super) fn new(why: impl Into<String>) -> Self {
+        Self { why: why.into(), is_end: false, server_name: String::new(), certificate: None }
+    }
+}
+
+/// A connection whose handshake is over.
+pub struct Welcomed {
+    /// The connection.
+    pub stream: TlsStream,
+    /// What the other side's certificate says, if it had to show one.
+    pub certificate: Option<Box<Facts>>,
+    /// The name that the other side wanted to reach; mostly empty.
+    pub server_name: String,
+}
+
+impl Handshakes {
+    /// A core without handshakes.
+    pub fn new(workers: Workers) -> Rc<Self> {
+        Rc::new(Self {
+            workers,
+            under_way: Cell::new(0),
+            line: RefCell::default(),
+            slow: IdleClients::new(),
+            looks: Cell::new(false),
+        })
+    }
+
+    /// Plays the server's part on an accepted connection, of which the `first` bytes have been read.
+    ///
+    /// # Errors
+    /// What is wrong with the other side, or that it went.
+    pub async fn accept(
+        self: &Rc<Self>,
+        tcp: Tcp,
+        first: &[u8],
+        config: Arc<ServerConfig>,
+        revoked: Option<&Revoked>,
+    ) -> Result<Welcomed, Refusal> {
+        let deadline = clock::now() + PATIENCE;
+        let late = || Refusal::new("read: i/o timeout");
+        let slot = task::until(deadline, self.slot()).await.flatten().ok_or_else(late)?;
+        let session = ServerConnection::new(config).map_err(|error| Refusal::new(go_text(&error, true)))?;
+        let shaking = Box::pin(shake(&self.workers, tcp, Box::new(session.into()), first));
+        let shaken = self.slow.wait(task::until(deadline, shaking)).await;
+        drop(slot);
+        let (stream, session) = match shaken {
+            None => {
+                return Err(Refusal::new("too many handshakes are under way, and this one took too long"));
+            }
+            Some(None) => return Err(late()),
+            Some(Some(shaken)) => shaken?,
+        };
+        finish(stream, session, revoked)
+    }
+
+    /// Sends away some who take long.
+    pub fn evict(&self) {
+        self.slow.evict(clock::now());
+    }
+
+    /// A place among the handshakes that are under way, until dropped.
+    async fn slot(self: &Rc<Self>) -> Option<Slot> {
+        if self.under_way.get() < SLOTS {
+            self.under_way.set(self.under_way.get() + 1);
+            return Some(Slot(self.clone()));
+        }
+        let (turn, wait) = oneshot::channel();
+        self.line.borrow_mut().push_back(turn);
+        if !self.looks.replace(true) {
+            task::spawn(self.clone().make_way());
+        }
+        // Whoever leaves hands over its place.
+        wait.await.ok()
+    }
+
+    /// Sends away who takes longest, as long as others wait.
+    async fn make_way(self: Rc<Self>) {
+        while !self.line.borrow().is_empty() {
+            self.evict();
+            task::sleep(LOOK).await;
+        }
+        self.looks.set(false);
+    }
+}
+
+/// A place among the handshakes that are under way.
+struct Slot(Rc<Handshakes>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let next = {
+            let mut line = self.0.line.borrow_mut();
+            std::iter::from_fn(|| line.pop_front()).find(|next| !next.is_canceled())
+        };
+        match next {
+            // A place that reaches nobody any more is dropped in turn.
+            Some(next) => drop(next.send(Slot(self.0.clone()))),
+            None => self.0.under_way.set(self.0.under_way.get() - 1),
+        }
+    }
+}
+
+/// Plays the client's part on a connection to a host.
+///
+/// # Errors
+/// What is wrong with the other side, or that it went.
+pub async fn connect(
+    workers: &Workers,
+    tcp: Tcp,
+    host: &str,
+    config: Arc<ClientConfig>,
+) -> io::Result<TlsStream> {
+    let name = ServerName::try_from(host.to_owned());
+    let name = name.map_err(|_| io::Error::other(format!("{host} is no name of a server")))?;
+    let session = ClientConnection::new(config, name);
+    let session = session.map_err(|error| io::Error::other(go_text(&error, false)))?;
+    let shaking = Box::pin(shake(workers, tcp, Box::new(session.into()), &[]));
+    match task::until(clock::now() + PATIENCE, shaking).await {
+        Some(Ok((tcp, session))) => Ok(TlsStream::new(tcp, session)),
+        Some(Err(refusal)) => Err(io::Error::other(refusal.why)),
+        None => Err(io::Error::new(io::ErrorKind::TimedOut, "net/http: TLS handshake timeout")),
+    }
+}
+
+/// Both sides speak in turn until they have agreed.
+async fn shake(
+    workers: &Workers,
+    mut tcp: Tcp,
+    mut session: Session,
+    first: &[u8],
+) -> Result<(Tcp, Session), Refusal> {
+    let lost = |error: io::Error| Refusal::new(error.to_string());
+    session = open(workers, &mut tcp, session, first).await?;
+    let mut buffer = vec![0; READ_BYTES];
+    loop {
+        poll_fn(|cx| poll_push(&mut tcp, &mut session, cx)).await.map_err(lost)?;
+        if !session.is_handshaking() {
+            return Ok((tcp, session));
+        }
+        let length = poll_fn(|cx| Pin::new(&mut tcp).poll_read(cx, &mut buffer)).await.map_err(lost)?;
+        if length == 0 {
+            return Err(Refusal { is_end: true, ..Refusal::new("EOF") });
+        }
+        session = open(workers, &mut tcp, session, &buffer[..length]).await?;
+    }
+}
+
+/// Has a thread look at bytes that have come.
+async fn open(
+    workers: &Workers,
+    tcp: &mut Tcp,
+    mut session: Session,
+    mut bytes: &[u8],
+) -> Result<Session, Refusal> {
+    let broken = |error: io::Error| Refusal::new(error.to_string());
+    while !bytes.is_empty() {
+        session.read_tls(&mut bytes).map_err(broken)?;
+        let (stepped, result) = workers.step(session).await.map_err(broken)?;
+        session = stepped;
+        if let Err(error) = result {
+            return Err(refuse(tcp, session, &error).await);
+        }
+    }
+    Ok(session)
+}
+
+/// Tells the other side what is wrong with it, if it can be told at once.
+async fn refuse(tcp: &mut Tcp, mut session: Session, error: &Error) -> Refusal {
+    // What is no TLS is not answered by TLS.
+    if !matches!(error, Error::InvalidMessage(InvalidMessage::InvalidContentType)) {
+        let pushed = poll_fn(|cx| {
+            let _ = poll_push(tcp, &mut session, cx);
+            std::task::Poll::Ready(())
+        });
+        pushed.await;
+    }
+    let is_server = matches!(*session, Connection::Server(_));
+    Refusal {
+        why: go_text(error, is_server),
+        is_end: false,
+        server_name: server_name(&session),
+        certificate: certificate(&session),
+    }
+}
+
+/// Looks at who has come, behind the handshake, as etcd does.
+fn finish(tcp: Tcp, session: Session, revoked: Option<&Revoked>) -> Result<Welcomed, Refusal> {
+    let (server_name, certificate) = (server_name(&session), certificate(&session));
+    if let Some(revoked) = revoked {
+        let shown = session.peer_certificates().unwrap_or_default();
+        if let Some(serial) = shown.iter().find_map(|shown| revoked_serial(revoked, shown)) {
+            let hex: String = serial.iter().map(|byte| format!("{byte:02x}")).collect();
+            let why = format!("transport: certificate serial {hex} revoked");
+            return Err(Refusal { why, is_end: false, server_name, certificate });
+        }
+    }
+    Ok(Welcomed { stream: TlsStream::new(tcp, session), certificate, server_name })
+}
+
+fn revoked_serial(revoked: &Revoked, certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
+    Facts::read(certificate).filter(|facts| revoked.has(facts)).map(|facts| facts.serial)
+}
+
+fn server_name(session: &Session) -> String {
+    match &**session {
+        Connection::Server(session) => session.server_name().unwrap_or_default().to_owned(),
+        Connection::Client(_) => String::new(),
+    }
+}
+
+/// What the other side's certificate says, where it has shown one.
+fn certificate(session: &Session) -> Option<Box<Facts>> {
+    session
+        .peer_certificates()
+        .and_then(|shown| shown.first())
+        .and_then(|shown| Facts::read(shown))
+        .map(Box::new)
+}

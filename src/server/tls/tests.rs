@@ -1,0 +1,340 @@
+//! Handshakes over loopback: a client of the standard library's sockets and rustls, a server as the member has it.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use futures::io::{AsyncReadExt, AsyncWriteExt};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
+};
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use time::{Duration, OffsetDateTime};
+
+use super::door::Door;
+use super::files;
+use super::handshake::Handshakes;
+use super::port::{Port, Side};
+use super::stream::TlsStream;
+use super::workers::Workers;
+use super::x509::{Facts, Revoked, Usage};
+use crate::config::tls::{Tls, TlsFiles, TlsVersion};
+use crate::server::io::{executor, socket, task};
+use crate::server::metrics;
+
+/// A folder that is gone when this is dropped.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("kevel-tls-{name}-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> String {
+        let path = self.0.join(name);
+        // Renamed into place, so that each version is a file of its own.
+        fs::write(path.with_extension("new"), bytes).unwrap();
+        fs::rename(path.with_extension("new"), &path).unwrap();
+        path.display().to_string()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+type Authority = CertifiedIssuer<'static, KeyPair>;
+
+fn authority(name: &str) -> Authority {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+/// A certificate for this machine, by which its name, its serial number and its last day are known.
+struct Leaf {
+    cert: String,
+    key: String,
+}
+
+fn leaf(authority: &Authority, name: &str, serial: u64, days: i64) -> Leaf {
+    let mut params = CertificateParams::new(vec!["localhost".into(), "127.0.0.1".into()]).unwrap();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.serial_number = Some(SerialNumber::from(serial));
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    let now = OffsetDateTime::now_utc();
+    params.not_before = now - Duration::days(10);
+    params.not_after = now + Duration::days(days);
+    let key = KeyPair::generate().unwrap();
+    let cert = params.signed_by(&key, authority).unwrap();
+    Leaf { cert: cert.pem(), key: key.serialize_pem() }
+}
+
+fn tls(files: TlsFiles) -> Tls {
+    let peer = files.clone();
+    let (min, max) = (TlsVersion::V12, TlsVersion::V13);
+    Tls { client: files, peer, validity_years: 1, cipher_suites: Vec::new(), min, max }
+}
+
+/// A server that sends back what it gets, behind the name of who has come. It ends with `stop`.
+fn echo(port: Arc<Port>, stop: Arc<std::sync::atomic::AtomicBool>) -> (SocketAddr, executor::Executor) {
+    let listening = socket::listen("127.0.0.1:0".parse().unwrap(), false).unwrap();
+    let address = listening.local_addr().unwrap();
+    let run = move || async move {
+        let (handshakes, counts) = (Handshakes::new(Workers::start(1).unwrap()), metrics::Core::new());
+        let door = Rc::new(Door { port, handshakes, counts, checks_address: true });
+        let listener = socket::accept_on(listening);
+        while !stop.load(std::sync::atomic::Ordering::SeqCst) {
+            let accepting = async { listener.accept().await.ok() };
+            let within = crate::server::io::clock::now() + std::time::Duration::from_millis(20);
+            let Some(Some(accepted)) = task::until(within, accepting).await else { continue };
+            let door = door.clone();
+            task::spawn(async move {
+                let peer = accepted.peer_addr().unwrap();
+                let tcp = crate::server::io::tcp::Tcp::new(accepted);
+                if let Some((stream, name)) = door.welcome(tcp, &[], peer).await {
+                    let _ = send_back(stream, name).await;
+                }
+            });
+        }
+    };
+    (address, executor::spawn("echo", None, 64, run).unwrap())
+}
+
+async fn send_back(mut stream: TlsStream, name: Option<Rc<str>>) -> io::Result<()> {
+    stream.write_all(format!("{}\n", name.as_deref().unwrap_or("nobody")).as_bytes()).await?;
+    let mut buffer = vec![0; 70_000];
+    for round in 0.. {
+        // Reads of all lengths: short ones leave a part of a record behind.
+        let room = [70_000, 1, 10_000, 16_384][round % 4];
+        let length = stream.read(&mut buffer[..room]).await?;
+        if length == 0 {
+            return stream.close().await;
+        }
+        stream.write_all(&buffer[..length]).await?;
+    }
+    Ok(())
+}
+
+/// A client that trusts `ca` and shows `leaf`.
+fn client(
+    address: SocketAddr,
+    ca: &str,
+    leaf: Option<&Leaf>,
+) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap()).unwrap();
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
+    let config = match leaf {
+        None => builder.with_no_client_auth(),
+        Some(leaf) => {
+            let chain = CertificateDer::pem_slice_iter(leaf.cert.as_bytes()).map(Result::unwrap).collect();
+            builder
+                .with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).unwrap())
+                .unwrap()
+        }
+    };
+    let session =
+        ClientConnection::new(Arc::new(config), ServerName::try_from("localhost").unwrap()).unwrap();
+    let socket = TcpStream::connect(address)?;
+    socket.set_read_timeout(Some(std::time::Duration::from_secs(20)))?;
+    Ok(StreamOwned::new(session, socket))
+}
+
+/// By which name the server knows a client; an error where it does not let the client in.
+fn name_of(address: SocketAddr, ca: &str, leaf: Option<&Leaf>) -> io::Result<String> {
+    let mut stream = client(address, ca, leaf)?;
+    let mut name = Vec::new();
+    loop {
+        let mut byte = [0];
+        if stream.read(&mut byte)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        match byte {
+            [b'\n'] => return Ok(String::from_utf8(name).unwrap()),
+            [byte] => name.push(byte),
+        }
+    }
+}
+
+fn files(folder: &Folder, server: &Leaf, ca: Option<&str>) -> TlsFiles {
+    TlsFiles {
+        cert: folder.write("server.crt", &server.cert),
+        key: folder.write("server.key", &server.key),
+        trusted_ca: ca.map(|ca| folder.write("ca.crt", ca)).unwrap_or_default(),
+        client_cert_auth: ca.is_some(),
+        ..TlsFiles::default()
+    }
+}
+
+#[test]
+fn bytes_of_any_length_go_both_ways_whole() {
+    let (folder, ca) = (Folder::new("bytes"), authority("ca"));
+    let files = files(&folder, &leaf(&ca, "server", 1, 10), None);
+    let port = Arc::new(Port::open(&tls(files), Side::Client).unwrap());
+    let stop = Arc::default();
+    let (address, executor) = echo(port, Arc::clone(&stop));
+    let mut stream = client(address, &ca.pem(), None).unwrap();
+    let mut greeting = [0; 7];
+    stream.read_exact(&mut greeting).unwrap();
+    assert_eq!(&greeting, b"nobody\n");
+    let mut sent = 0_u32;
+    for length in [1, 16_383, 16_384, 16_385, 100_000, 3_000_000] {
+        let bytes: Vec<u8> = (0..length).map(|at| (at ^ length) as u8).collect();
+        // A client that writes all before it reads any makes the server wait with what it has sealed.
+        let mut returned = vec![0; bytes.len()];
+        for (out, back) in bytes.chunks(200_000).zip(returned.chunks_mut(200_000)) {
+            stream.write_all(out).unwrap();
+            stream.flush().unwrap();
+            stream.read_exact(back).unwrap();
+        }
+        assert!(bytes == returned, "{length}");
+        sent += length;
+    }
+    assert!(sent > 3_000_000);
+    stop.store(true, std::sync::atomic::Ordering::SeqCst);
+    drop(stream);
+    executor.join().unwrap();
+}
+
+#[test]
+fn clients_are_let_in_by_their_certificates_as_the_files_of_the_moment_say() {
+    let folder = Folder::new("clients");
+    let (ca, other) = (authority("ca"), authority("other"));
+    let server = leaf(&ca, "server", 1, 10);
+    let files = TlsFiles {
+        allowed_cns: vec!["alice".into(), "bob".into()],
+        ..files(&folder, &server, Some(&ca.pem()))
+    };
+    let files = TlsFiles { crl: folder.write("ca.crl", crl(&ca, &[])), ..files };
+    let port = Arc::new(Port::open(&tls(files), Side::Client).unwrap());
+    let stop = Arc::default();
+    let (address, executor) = echo(port.clone(), Arc::clone(&stop));
+    let pem = ca.pem();
+    let (alice, bob) = (leaf(&ca, "alice", 2, 10), leaf(&ca, "bob", 3, 10));
+    assert_eq!(name_of(address, &pem, Some(&alice)).unwrap(), "alice");
+    assert_eq!(name_of(address, &pem, Some(&bob)).unwrap(), "bob");
+    for (who, leaf) in [
+        ("nobody", None),
+        ("somebody else", Some(leaf(&ca, "eve", 4, 10))),
+        ("of another authority", Some(leaf(&other, "alice", 5, 10))),
+        ("expired", Some(leaf(&ca, "alice", 6, -1))),
+    ] {
+        assert!(name_of(address, &pem, leaf.as_ref()).is_err(), "{who}");
+    }
+
+    // Bob is revoked, and a list that is none changes nothing.
+    folder.write("ca.crl", crl(&ca, &[3]));
+    port.look(0);
+    assert!(name_of(address, &pem, Some(&bob)).is_err());
+    folder.write("ca.crl", "nonsense");
+    port.look(0);
+    assert!(name_of(address, &pem, Some(&bob)).is_err() && name_of(address, &pem, Some(&alice)).is_ok());
+    folder.write("ca.crl", crl(&ca, &[]));
+
+    // A new certificate without its key changes nothing; with it, and with a new authority, all is new.
+    let (after, carol) = (leaf(&other, "server", 7, 10), leaf(&other, "alice", 8, 10));
+    folder.write("server.crt", &after.cert);
+    port.look(0);
+    assert_eq!(name_of(address, &pem, Some(&alice)).unwrap(), "alice");
+    folder.write("server.key", &after.key);
+    folder.write("ca.crt", other.pem());
+    port.look(0);
+    assert!(name_of(address, &pem, Some(&alice)).is_err());
+    assert_eq!(name_of(address, &other.pem(), Some(&carol)).unwrap(), "alice");
+    stop.store(true, std::sync::atomic::Ordering::SeqCst);
+    executor.join().unwrap();
+}
+
+fn crl(authority: &Authority, serials: &[u64]) -> Vec<u8> {
+    let now = OffsetDateTime::now_utc();
+    let revoked = serials.iter().map(|serial| RevokedCertParams {
+        serial_number: SerialNumber::from(*serial),
+        revocation_time: now,
+        reason_code: None,
+        invalidity_date: None,
+    });
+    let params = CertificateRevocationListParams {
+        this_update: now,
+        next_update: now + Duration::days(1),
+        crl_number: SerialNumber::from(1_u64),
+        issuing_distribution_point: None,
+        revoked_certs: revoked.collect(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    params.signed_by(authority).unwrap().der().to_vec()
+}
+
+#[test]
+fn a_certificate_says_who_for_whom_and_how_long() {
+    let ca = authority("ca");
+    let leaf = leaf(&ca, "alice", 0x1234, 10);
+    let der = CertificateDer::from_pem_slice(leaf.cert.as_bytes()).unwrap();
+    let facts = Facts::read(&der).unwrap();
+    assert_eq!((facts.common_name.as_str(), facts.serial.as_slice()), ("alice", &[0x12, 0x34][..]));
+    assert_eq!(facts.dns_names, ["localhost"]);
+    assert!(facts.is_for_host("127.0.0.1") && facts.is_for_host("LOCALHOST") && !facts.is_for_host("::1"));
+    assert!(facts.allows(Usage::Client) && facts.allows(Usage::Server));
+    assert_eq!(facts.not_after - facts.not_before, 20 * 24 * 60 * 60);
+    assert!(facts.common_name == "alice" && Facts::read(&der[..der.len() - 1]).is_none());
+    for end in 0..der.len() {
+        assert!(Facts::read(&der[..end]).is_none(), "cut at {end}");
+    }
+    let list = crl(&ca, &[0x1234]);
+    assert!(Revoked::read(&list).unwrap().has(&facts));
+    assert!(!Revoked::read(&crl(&ca, &[0x34])).unwrap().has(&facts));
+    assert!((0..list.len()).all(|end| Revoked::read(&list[..end]).is_none()));
+    let star = Facts { dns_names: vec!["*.a.b".into()], ..Facts::default() };
+    let is_for: Vec<bool> =
+        ["x.a.b", "a.b", "x.y.a.b", ".a.b", "x.a.b."].map(|host| star.is_for_host(host)).into();
+    assert_eq!(is_for, [true, false, false, false, true]);
+}
+
+#[test]
+fn what_is_wrong_with_files_is_said_with_their_names() {
+    let (folder, ca) = (Folder::new("wrong"), authority("ca"));
+    let (one, two) = (leaf(&ca, "one", 1, 10), leaf(&ca, "two", 2, 10));
+    let good = files(&folder, &one, Some(&ca.pem()));
+    let open = |files: TlsFiles| Port::open(&tls(files), Side::Peer).map(drop);
+    open(good.clone()).unwrap();
+    let wrong = |name: &str, bytes: &str| folder.write(name, bytes);
+    for (files, text) in [
+        (TlsFiles { cert: "/none".into(), ..good.clone() }, "open /none: no such file or directory"),
+        (TlsFiles { key: wrong("a", &two.key), ..good.clone() }, "private key does not match public key"),
+        (TlsFiles { key: wrong("b", "x"), ..good.clone() }, "failed to find any PEM data in key input"),
+        (TlsFiles { cert: wrong("c", &one.key), ..good.clone() }, "failed to find \"CERTIFICATE\" PEM block"),
+        (
+            TlsFiles { cert: wrong("d", ""), ..good.clone() },
+            "failed to find any PEM data in certificate input",
+        ),
+        (TlsFiles { trusted_ca: wrong("e", ""), ..good.clone() }, "cannot verify client certificates"),
+        (TlsFiles { crl: wrong("f", "x"), ..good.clone() }, "malformed crl"),
+        (
+            TlsFiles { key: String::new(), ..good.clone() },
+            "KeyFile and CertFile must both be present[key: , cert: ",
+        ),
+        (
+            TlsFiles { client_key: "x".into(), ..good.clone() },
+            "ClientKeyFile and ClientCertFile must both be present or both absent: key: x, cert: ]",
+        ),
+    ] {
+        let error = open(files).unwrap_err();
+        assert!(error.contains(text), "{error}, not {text}");
+    }
+    assert!(files::read(&Path::new("/none").display().to_string()).is_err());
+}

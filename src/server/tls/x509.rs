@@ -1,0 +1,273 @@
+//! What certificates and lists of revoked ones say, as far as etcd's rules ask: names, serial numbers, times.
+//!
+//! A certificate is looked at here behind its verification. What cannot be read is refused.
+#![forbid(unsafe_code)]
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+/// What a certificate says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// The serial number without leading zeros.
+    pub serial: Vec<u8>,
+    /// The last common name of the subject; empty if there is none.
+    pub common_name: String,
+    /// Seconds of Unix time from which on the certificate is valid.
+    pub not_before: i64,
+    /// Seconds of Unix time until which the certificate is valid.
+    pub not_after: i64,
+    /// Names of hosts that it is for.
+    pub dns_names: Vec<String>,
+    /// Addresses of hosts that it is for.
+    pub addresses: Vec<IpAddr>,
+    /// What it may be used for; empty if it says nothing about that.
+    pub(super) usages: Vec<Vec<u8>>,
+}
+
+/// What a certificate is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Usage {
+    /// A server shows it.
+    Server,
+    /// A client shows it.
+    Client,
+}
+
+const OID_COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
+const OID_SUBJECT_NAMES: &[u8] = &[0x55, 0x1d, 0x11];
+const OID_USAGES: &[u8] = &[0x55, 0x1d, 0x25];
+const OID_ANY_USAGE: &[u8] = &[0x55, 0x1d, 0x25, 0x00];
+const OID_SERVER: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x01];
+const OID_CLIENT: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x02];
+
+mod tag {
+    pub const BOOLEAN: u8 = 0x01;
+    pub const INTEGER: u8 = 0x02;
+    pub const OCTETS: u8 = 0x04;
+    pub const OID: u8 = 0x06;
+    pub const UTC_TIME: u8 = 0x17;
+    pub const TIME: u8 = 0x18;
+    pub const BMP_STRING: u8 = 0x1e;
+    pub const SEQUENCE: u8 = 0x30;
+    pub const SET: u8 = 0x31;
+    pub const DNS_NAME: u8 = 0x82;
+    pub const ADDRESS: u8 = 0x87;
+    pub const VERSION: u8 = 0xa0;
+    pub const EXTENSIONS: u8 = 0xa3;
+}
+
+/// Elements one behind the other.
+#[derive(Clone, Copy)]
+struct Der<'a>(&'a [u8]);
+
+impl<'a> Der<'a> {
+    /// The next element: its tag and what it holds. `None` at the end, and where nothing can be read.
+    fn next(&mut self) -> Option<(u8, &'a [u8])> {
+        let (&tag, rest) = self.0.split_first()?;
+        let (&first, mut rest) = rest.split_first()?;
+        let length = if first < 0x80 {
+            usize::from(first)
+        } else {
+            let bytes = usize::from(first & 0x7f);
+            if bytes == 0 || bytes > 4 {
+                return None;
+            }
+            let (length, behind) = rest.split_at_checked(bytes)?;
+            rest = behind;
+            length.iter().fold(0, |length, byte| length << 8 | usize::from(*byte))
+        };
+        let (content, behind) = rest.split_at_checked(length)?;
+        self.0 = behind;
+        Some((tag, content))
+    }
+
+    /// The next element, which has this tag.
+    fn expect(&mut self, tag: u8) -> Option<&'a [u8]> {
+        self.next().filter(|(found, _)| *found == tag).map(|(_, content)| content)
+    }
+
+    /// The next element if it has one of these tags.
+    fn optional(&mut self, tags: &[u8]) -> Option<&'a [u8]> {
+        let mut ahead = *self;
+        let (_, content) = ahead.next().filter(|(found, _)| tags.contains(found))?;
+        *self = ahead;
+        Some(content)
+    }
+}
+
+impl Facts {
+    /// Reads a certificate; `None` if it is none.
+    pub fn read(certificate: &[u8]) -> Option<Facts> {
+        let mut signed = Der(Der(certificate).expect(tag::SEQUENCE)?);
+        let mut body = Der(signed.expect(tag::SEQUENCE)?);
+        body.optional(&[tag::VERSION]);
+        let mut facts = Facts { serial: serial(body.expect(tag::INTEGER)?), ..Facts::default() };
+        body.expect(tag::SEQUENCE)?; // how it is signed
+        body.expect(tag::SEQUENCE)?; // by whom
+        let mut validity = Der(body.expect(tag::SEQUENCE)?);
+        facts.not_before = time(validity.next()?)?;
+        facts.not_after = time(validity.next()?)?;
+        facts.common_name = common_name(Der(body.expect(tag::SEQUENCE)?))?;
+        body.expect(tag::SEQUENCE)?; // its key
+        while let Some((found, content)) = body.next() {
+            if found == tag::EXTENSIONS {
+                facts.read_extensions(Der(Der(content).expect(tag::SEQUENCE)?))?;
+            }
+        }
+        Some(facts)
+    }
+
+    fn read_extensions(&mut self, mut extensions: Der<'_>) -> Option<()> {
+        while let Some((_, content)) = extensions.next() {
+            let mut extension = Der(content);
+            let id = extension.expect(tag::OID)?;
+            extension.optional(&[tag::BOOLEAN]);
+            let value = extension.expect(tag::OCTETS)?;
+            match id {
+                OID_SUBJECT_NAMES => self.read_names(Der(Der(value).expect(tag::SEQUENCE)?)),
+                OID_USAGES => {
+                    let mut usages = Der(Der(value).expect(tag::SEQUENCE)?);
+                    while let Some((_, usage)) = usages.next() {
+                        self.usages.push(usage.to_vec());
+                    }
+                }
+                _ => {}
+            }
+        }
+        Some(())
+    }
+
+    fn read_names(&mut self, mut names: Der<'_>) {
+        while let Some((found, content)) = names.next() {
+            match found {
+                tag::DNS_NAME => self.dns_names.push(String::from_utf8_lossy(content).into_owned()),
+                tag::ADDRESS => self.addresses.extend(address(content)),
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether the certificate is for this host, which is given by its name or by its address.
+    pub fn is_for_host(&self, host: &str) -> bool {
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        match bare.parse::<IpAddr>() {
+            Ok(address) => self.addresses.contains(&address.to_canonical()),
+            Err(_) => self.dns_names.iter().any(|pattern| matches(pattern, host)),
+        }
+    }
+
+    /// Whether the certificate may be used so.
+    pub fn allows(&self, usage: Usage) -> bool {
+        let wanted = if usage == Usage::Server { OID_SERVER } else { OID_CLIENT };
+        self.usages.is_empty() || self.usages.iter().any(|id| *id == wanted || *id == OID_ANY_USAGE)
+    }
+}
+
+/// A name of a host against one that may begin with a star, which stands for one label.
+fn matches(pattern: &str, host: &str) -> bool {
+    let (pattern, host) = (pattern.to_ascii_lowercase(), host.to_ascii_lowercase());
+    let host = host.strip_suffix('.').unwrap_or(&host);
+    if pattern.is_empty() || host.is_empty() {
+        return false;
+    }
+    match (pattern.strip_prefix("*."), host.split_once('.')) {
+        (Some(rest), Some((label, behind))) => !label.is_empty() && rest == behind,
+        (Some(_), None) => false,
+        (None, _) => pattern == host,
+    }
+}
+
+fn serial(integer: &[u8]) -> Vec<u8> {
+    let zeros = integer.iter().take_while(|byte| **byte == 0).count();
+    integer[zeros..].to_vec()
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    if let Ok(bytes) = <[u8; 4]>::try_from(bytes) {
+        return Some(IpAddr::from(bytes));
+    }
+    <[u8; 16]>::try_from(bytes).ok().map(|bytes| IpAddr::from(bytes).to_canonical())
+}
+
+/// The last common name among the parts of a name.
+fn common_name(mut parts: Der<'_>) -> Option<String> {
+    let mut name = String::new();
+    while let Some((found, part)) = parts.next() {
+        if found != tag::SET {
+            return None;
+        }
+        let mut attributes = Der(part);
+        while let Some((_, attribute)) = attributes.next() {
+            let mut attribute = Der(attribute);
+            if attribute.expect(tag::OID)? == OID_COMMON_NAME {
+                name = text(attribute.next()?);
+            }
+        }
+    }
+    Some(name)
+}
+
+fn text((kind, bytes): (u8, &[u8])) -> String {
+    if kind != tag::BMP_STRING {
+        return String::from_utf8_lossy(bytes).into_owned();
+    }
+    let units: Vec<u16> = bytes.chunks_exact(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]])).collect();
+    String::from_utf16_lossy(&units)
+}
+
+/// A time in seconds of Unix time.
+fn time((kind, bytes): (u8, &[u8])) -> Option<i64> {
+    let digits = std::str::from_utf8(bytes).ok()?.strip_suffix('Z')?;
+    if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let (year, rest) = match kind {
+        tag::UTC_TIME => {
+            let (year, rest) = digits.split_at_checked(2)?;
+            let year: i32 = year.parse().ok()?;
+            (if year < 50 { 2000 + year } else { 1900 + year }, rest)
+        }
+        tag::TIME => {
+            let (year, rest) = digits.split_at_checked(4)?;
+            (year.parse().ok()?, rest)
+        }
+        _ => return None,
+    };
+    if rest.len() != 10 {
+        return None;
+    }
+    let part = |at: usize| rest[at..at + 2].parse::<u8>().ok();
+    let month = time::Month::try_from(part(0)?).ok()?;
+    let date = time::Date::from_calendar_date(year, month, part(2)?).ok()?;
+    let clock = time::Time::from_hms(part(4)?, part(6)?, part(8)?).ok()?;
+    Some(time::PrimitiveDateTime::new(date, clock).assume_utc().unix_timestamp())
+}
+
+/// The serial numbers of certificates that are revoked.
+#[derive(Clone, Debug, Default)]
+pub struct Revoked(HashSet<Vec<u8>>);
+
+impl Revoked {
+    /// Reads a list; `None` if it is none. Who has signed it is not looked at, as in etcd.
+    pub fn read(list: &[u8]) -> Option<Revoked> {
+        let mut signed = Der(Der(list).expect(tag::SEQUENCE)?);
+        let mut body = Der(signed.expect(tag::SEQUENCE)?);
+        body.optional(&[tag::INTEGER]);
+        body.expect(tag::SEQUENCE)?; // how it is signed
+        body.expect(tag::SEQUENCE)?; // by whom
+        time(body.next()?)?;
+        body.optional(&[tag::UTC_TIME, tag::TIME]);
+        let mut serials = HashSet::new();
+        let mut entries = Der(body.optional(&[tag::SEQUENCE]).unwrap_or_default());
+        while !entries.0.is_empty() {
+            serials.insert(serial(Der(entries.expect(tag::SEQUENCE)?).expect(tag::INTEGER)?));
+        }
+        Some(Revoked(serials))
+    }
+
+    /// Whether a certificate is revoked.
+    pub fn has(&self, facts: &Facts) -> bool {
+        self.0.contains(&facts.serial)
+    }
+}

@@ -1,0 +1,202 @@
+package main
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"time"
+)
+
+// row is one thing that is tried on both servers of a case. What it returns is compared; an error counts as "refused".
+type row struct {
+	name string
+	try  func(s *side) (string, error)
+	// excuse says why the two differ, where they do on purpose.
+	excuse string
+}
+
+// pki is what all cases share.
+type pki struct {
+	ca, other             *issued
+	server                *issued
+	alice, bob, stranger  *issued
+	expired, early, wrong *issued
+}
+
+func newPKI() *pki {
+	p := &pki{ca: authority("ca"), other: authority("other")}
+	p.server = serverOf(p.ca, nil)
+	client := func(a ask) *issued {
+		if a.by == nil {
+			a.by = p.ca
+		}
+		return issue(a)
+	}
+	p.alice = client(ask{cn: "alice", hosts: []string{"alice.example"}})
+	p.bob = client(ask{cn: "bob", hosts: []string{"bob.example"}})
+	p.stranger = client(ask{cn: "alice", by: p.other})
+	p.expired = client(ask{cn: "alice", from: -2 * time.Hour, to: -time.Hour})
+	p.early = client(ask{cn: "alice", from: time.Hour, to: 2 * time.Hour})
+	p.wrong = client(ask{cn: "alice", usage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
+	return p
+}
+
+// serverFlags writes a server's files and names them.
+func serverFlags(f folder, server, ca *issued, pkcs8 bool, more ...string) []string {
+	flags := []string{"--cert-file=" + f.put("server.crt", server.certPEM()), "--key-file=" + f.put("server.key", server.keyPEM(pkcs8))}
+	if ca != nil {
+		flags = append(flags, "--client-cert-auth", "--trusted-ca-file="+f.put("ca.crt", ca.certPEM()))
+	}
+	return append(flags, more...)
+}
+
+func get(name string, c client) row {
+	return row{name: name, try: func(s *side) (string, error) { return c.get(s.Client) }}
+}
+
+func call(name string, c client) row {
+	return row{name: name, try: func(s *side) (string, error) { return "answered", c.call(s.Client) }}
+}
+
+// versions are rows about what is spoken, without certificates of clients.
+func versions(p *pki) []row {
+	c := client{trusts: p.ca}
+	with := func(change func(*client)) client { d := c; change(&d); return d }
+	rows := []row{
+		get("HTTP/1.1", c), call("gRPC", c),
+		get("by its address", with(func(c *client) { c.name = "127.0.0.1" })),
+		get("another authority", with(func(c *client) { c.trusts = p.other })),
+		get("another name", with(func(c *client) { c.name = "elsewhere" })),
+		get("TLS 1.3", with(func(c *client) { c.min = tls.VersionTLS13 })),
+		get("TLS 1.2", with(func(c *client) { c.max = tls.VersionTLS12 })),
+		get("TLS 1.1", with(func(c *client) { c.max = tls.VersionTLS11 })),
+		get("no ALPN", with(func(c *client) { c.alpn = []string{} })),
+		get("ALPN of another protocol", with(func(c *client) { c.alpn = []string{"foo"} })),
+	}
+	for _, suite := range []uint16{
+		tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+		tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, tls.TLS_RSA_WITH_AES_128_GCM_SHA256,
+	} {
+		rows = append(rows, get(tls.CipherSuiteName(suite), with(func(c *client) { c.max, c.suites = tls.VersionTLS12, []uint16{suite} })))
+	}
+	cbc := get("TLS 1.2 with CBC", with(func(c *client) {
+		c.max, c.suites = tls.VersionTLS12, []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA}
+	}))
+	cbc.excuse = "Kevel has no suites of CBC"
+	return append(rows, cbc,
+		row{name: "garbage", try: func(s *side) (string, error) { return s.garbage([]byte("\x00\x01\x02garbage of some length\r\n\r\n")) }},
+		row{name: "a hello cut short", try: func(s *side) (string, error) { return s.garbage([]byte("\x16\x03\x01\x00\x05\x01\x00\x00\x01\x03")) }},
+		row{name: "HTTP without TLS", try: func(s *side) (string, error) { return plainGet(s.Client) }},
+		row{name: "large answers", try: func(s *side) (string, error) { return "whole", c.large(s.Client) }},
+		row{name: "served after all that", try: func(s *side) (string, error) { return c.get(s.Client) }},
+	)
+}
+
+// garbage sends bytes and ends; it tells whether anything was said back that is no alert.
+func (s *side) garbage(sent []byte) (string, error) {
+	conn, err := net.DialTimeout("tcp", s.Client, time.Second)
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(3 * time.Second))
+	conn.Write(sent)
+	conn.(*net.TCPConn).CloseWrite()
+	answer, _ := io.ReadAll(conn)
+	const alert = 0x15
+	if len(answer) > 0 && answer[0] != alert {
+		return fmt.Sprintf("%d bytes", len(answer)), nil
+	}
+	return "nothing", nil
+}
+
+// certificates are rows about who is let in where clients have to show a certificate.
+func certificates(p *pki) []row {
+	show := func(name string, who *issued) row { return get(name, client{trusts: p.ca, shows: who}) }
+	middle := issue(ask{cn: "middle", isCA: true, by: p.ca})
+	under := issue(ask{cn: "alice", by: middle})
+	behind := *under
+	behind.chain = []*x509.Certificate{middle.cert}
+	rows := []row{
+		show("alice", p.alice), call("alice over gRPC", client{trusts: p.ca, shows: p.alice}),
+		show("nobody", nil), call("nobody over gRPC", client{trusts: p.ca}),
+		show("of another authority", p.stranger), show("expired", p.expired), show("not valid yet", p.early),
+		show("for servers only", p.wrong), show("with an RSA key", issue(ask{cn: "alice", by: p.ca, key: rsaKey()})),
+		show("with an Ed25519 key", issue(ask{cn: "alice", by: p.ca, key: edKey()})),
+		show("without the authority between", under), show("with the authority between", &behind),
+		show("the authority itself", p.ca), show("signed by itself", issue(ask{cn: "alice", isCA: true})),
+		get("TLS 1.2, alice", client{trusts: p.ca, shows: p.alice, max: tls.VersionTLS12}),
+		get("TLS 1.2, nobody", client{trusts: p.ca, max: tls.VersionTLS12}),
+	}
+	return rows
+}
+
+// logged compares what the log says of the last connection that was refused.
+func logged(name string, c client, words string) row {
+	return row{name: "the log about " + name, try: func(s *side) (string, error) {
+		c.get(s.Client)
+		time.Sleep(50 * time.Millisecond)
+		line := s.rejection()
+		if !strings.Contains(line, "rejected connection on client endpoint") || !strings.Contains(line, words) {
+			return "", fmt.Errorf("not %q: %s", words, line)
+		}
+		return words, nil
+	}}
+}
+
+// peers are rows about connections to the peer port of a member whose peers are to be called "server".
+func peers(p *pki, skips bool) []row {
+	at := func(name string, who *issued) row {
+		return row{name: name, try: func(s *side) (string, error) {
+			status, err := client{trusts: p.ca, shows: who, path: "/version"}.get(s.Peer)
+			time.Sleep(20 * time.Millisecond)
+			return status, err
+		}}
+	}
+	named := func(cn string, hosts, ips []string) *issued {
+		return issue(ask{cn: cn, by: p.ca, hosts: hosts, ips: ips})
+	}
+	rows := []row{
+		at("a member", p.server), at("nobody", nil), at("another name", p.alice), at("of another authority", serverOf(p.other, nil)),
+		at("no hosts at all", named("server", nil, nil)), at("another address", named("server", nil, []string{"10.0.0.9"})),
+		at("another address, its own host", named("server", []string{"localhost"}, []string{"10.0.0.9"})),
+		at("another host", named("server", []string{"elsewhere.invalid"}, nil)), at("a star", named("server", []string{"*.invalid"}, nil)),
+		at("revoked", p.bob),
+	}
+	if !skips {
+		rows = append(rows, row{name: "the log", try: func(s *side) (string, error) {
+			client{trusts: p.ca, shows: named("server", nil, []string{"10.0.0.9"}), path: "/version"}.get(s.Peer)
+			time.Sleep(50 * time.Millisecond)
+			line := s.rejection()
+			for _, words := range []string{"rejected connection on peer endpoint", `"ip-addresses":["10.0.0.9"]`, "x509: certificate is valid for 10.0.0.9, not 127.0.0.1"} {
+				if !strings.Contains(line, words) {
+					return "", fmt.Errorf("not %q: %s", words, line)
+				}
+			}
+			return "as expected", nil
+		}})
+	}
+	return rows
+}
+
+// halfOpen waits until a server ends a connection on which nothing is said.
+func halfOpen(s *side) (string, error) {
+	conn, err := net.DialTimeout("tcp", s.Client, time.Second)
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	began := time.Now()
+	conn.SetReadDeadline(began.Add(15 * time.Second))
+	_, err = io.Copy(io.Discard, conn)
+	if e, ok := err.(net.Error); ok && e.Timeout() {
+		return "", fmt.Errorf("still open after %v", time.Since(began))
+	}
+	if took := time.Since(began); took < 8*time.Second || took > 12*time.Second {
+		return "", fmt.Errorf("ended after %v", took)
+	}
+	return "ended after some ten seconds", nil
+}
