@@ -29,6 +29,11 @@ impl Leadership {
         self.lessor != 0
     }
 
+    /// The term since which the lessor runs; 0 where it does not.
+    pub(super) fn term(&self) -> u64 {
+        self.lessor
+    }
+
     /// Whether the lessor runs since this term.
     pub(super) fn is_of(&self, term: u64) -> bool {
         self.lessor == term

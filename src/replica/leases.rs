@@ -2,16 +2,23 @@
 //! have expired.
 //!
 //! ```text
-//!   KeepAlive ──▶ calls ──┬─▶ renewed: Reply
-//!                         └─▶ of a lease with a checkpoint: cleared through the log first, then renewed
-//!   expired   ──▶ LeaseRevoke proposed, two batches at a time ──▶ applied
+//!   KeepAlive ──▶ calls ──▶ unconfirmed ──(a round)──▶ confirmed ──┬─▶ renewed: Reply
+//!                                                                  └─▶ of a lease with a checkpoint: cleared through
+//!                                                                      the log first, then renewed
+//!   expired   ──▶ LeaseRevoke proposed in the lessor's own term, two batches at a time ──▶ applied
 //! ```
+//!
+//! A member that was stopped for a while may take itself for the leader when it goes on. So a question is answered once
+//! a quorum has confirmed the leader since it came, by a round as reads have it, and what a lessor decides is dropped
+//! when its term is over. etcd asks nobody, and hands such revocations on to the new leader, so a lease can end there
+//! that was renewed meanwhile.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
 
 use super::port::{LeaseCall, Output, Outputs, Ticket};
 use super::propose::Proposals;
+use super::read_index::Reads;
 use super::replica::Replica;
 use crate::error::Error;
 use crate::lease::{LeaseInfo, Lessor};
@@ -24,8 +31,8 @@ use crate::stdx::time::Instant;
 /// Where the lessor runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LessorPlace {
-    /// On this member.
-    Here,
+    /// On this member, which leads in this term.
+    Here(u64),
     /// On the leader with this id, as far as this member knows.
     At(u64),
     /// On no member that is known.
@@ -35,32 +42,41 @@ pub(super) enum LessorPlace {
 /// Questions and revocations on their way.
 #[derive(Debug)]
 pub(super) struct Leases {
-    /// Questions to the lessor, oldest first, [`LEASE_CALLS_PENDING_MAX`] at most. What a whole turn leaves are
-    /// renewals of leases in `clearing`.
+    /// Questions to the lessor that have come in this turn, oldest first. In all three places there are
+    /// [`LEASE_CALLS_PENDING_MAX`] at most.
     calls: Vec<(Ticket, LeaseCall)>,
+    /// Questions that wait until a quorum has confirmed this leader.
+    unconfirmed: Reads<(Ticket, LeaseCall)>,
+    /// Questions that may be answered. What a whole turn leaves are renewals of leases in `clearing`.
+    confirmed: Vec<(Ticket, LeaseCall)>,
     /// Leases whose checkpoint is being taken back through the log, so that they can be renewed.
     clearing: BTreeSet<i64>,
     /// Request ids of the revocations of expired leases that are proposed and not applied: two batches at most.
     revoking: BTreeSet<u64>,
     /// [`EXPIRE_MAX`], or a simulation's.
     pub(super) expire_max: usize,
-}
-
-impl Default for Leases {
-    fn default() -> Self {
-        Self {
-            calls: Vec::new(),
-            clearing: BTreeSet::new(),
-            revoking: BTreeSet::new(),
-            expire_max: EXPIRE_MAX,
-        }
-    }
+    #[cfg(any(debug_assertions, feature = "faults"))]
+    pub(super) fault: Option<LessorFault>,
 }
 
 impl Leases {
+    /// Nobody asks yet. The rounds of questions are those of `unconfirmed`.
+    pub(super) fn new(unconfirmed: Reads<(Ticket, LeaseCall)>) -> Self {
+        Self {
+            calls: Vec::new(),
+            unconfirmed,
+            confirmed: Vec::new(),
+            clearing: BTreeSet::new(),
+            revoking: BTreeSet::new(),
+            expire_max: EXPIRE_MAX,
+            #[cfg(any(debug_assertions, feature = "faults"))]
+            fault: None,
+        }
+    }
+
     /// Takes a question; false if too many wait.
     pub(super) fn ask(&mut self, ticket: Ticket, call: LeaseCall) -> bool {
-        let has_room = self.calls.len() < LEASE_CALLS_PENDING_MAX;
+        let has_room = self.waiting() < LEASE_CALLS_PENDING_MAX;
         if has_room {
             self.calls.push((ticket, call));
         }
@@ -69,7 +85,17 @@ impl Leases {
 
     /// Questions that wait.
     pub(super) fn waiting(&self) -> usize {
-        self.calls.len()
+        self.calls.len() + self.unconfirmed.len() + self.confirmed.len()
+    }
+
+    /// The context of the round to ask raft for now, if questions wait for one.
+    pub(super) fn ask_round(&mut self, now: Instant) -> Option<Vec<u8>> {
+        self.unconfirmed.ask(now)
+    }
+
+    /// A round has confirmed the leader, at `index`.
+    pub(super) fn confirm(&mut self, context: &[u8], index: u64) {
+        self.unconfirmed.confirm(context, index);
     }
 
     /// This member's lessor begins to run. What an earlier leadership proposed is lost, or applied by now.
@@ -95,15 +121,39 @@ impl Leases {
     }
 
     /// Proposes to revoke leases that have expired.
-    fn revoke(&mut self, expired: impl Iterator<Item = i64>, proposals: &mut Proposals) {
+    fn revoke(&mut self, term: u64, expired: impl Iterator<Item = i64>, proposals: &mut Proposals) {
         for id in expired {
-            self.revoking.insert(proposals.queue_own(Request::LeaseRevoke(LeaseRevokeRequest { id })));
+            let request = Request::LeaseRevoke(LeaseRevokeRequest { id });
+            self.revoking.insert(proposals.queue_of_lessor(term, request));
         }
     }
 
-    /// Answers the questions that wait, at this `revision` of the store. A renewal whose lease has a checkpoint waits
-    /// until the log says that the lease has its full TTL again. Where the lessor runs on another member, that one is
-    /// asked.
+    /// Whether a round has to confirm the leader first: not on a member that is the only voter.
+    fn needs_round(&self, is_sole_voter: bool) -> bool {
+        #[cfg(any(debug_assertions, feature = "faults"))]
+        if self.fault == Some(LessorFault::RenewsAlone) {
+            return false;
+        }
+        !is_sole_voter
+    }
+
+    /// Lets questions on that have waited for a round, or need none.
+    pub(super) fn let_on(&mut self, is_sole_voter: bool, place: LessorPlace, applied: u64) {
+        let needs_round = self.needs_round(is_sole_voter);
+        for (ticket, call) in std::mem::take(&mut self.calls) {
+            let is_local = matches!(call, LeaseCall::Expiries { .. });
+            if needs_round && !is_local && matches!(place, LessorPlace::Here(_)) {
+                self.unconfirmed.wait((ticket, call));
+            } else {
+                self.confirmed.push((ticket, call));
+            }
+        }
+        self.confirmed.append(&mut self.unconfirmed.ready(applied));
+    }
+
+    /// Answers the questions that may be answered, at this `revision` of the store. A renewal whose lease has a
+    /// checkpoint waits until the log says that the lease has its full TTL again. Where the lessor runs on another
+    /// member, that one is asked.
     pub(super) fn answer(
         &mut self,
         now: Instant,
@@ -113,30 +163,28 @@ impl Leases {
         proposals: &mut Proposals,
         outputs: &mut Outputs,
     ) {
-        for (ticket, call) in std::mem::take(&mut self.calls) {
-            let result = match call {
-                LeaseCall::Expiries { ids } => {
+        for (ticket, call) in std::mem::take(&mut self.confirmed) {
+            let result = match (&call, place) {
+                (LeaseCall::Expiries { ids }, _) => {
                     let expiries = ids.iter().map(|&id| lessor.expiry(id).unwrap_or_default()).collect();
                     Ok(Response::LeaseExpiries { revision, expiries })
                 }
-                _ if place != LessorPlace::Here => {
-                    outputs.push(match place {
-                        LessorPlace::At(leader) => Output::AskLessor { leader, ticket, call, revision },
-                        _ => Output::Reply { ticket, result: Err(Error::NoLeader) },
-                    });
+                (_, LessorPlace::At(leader)) => {
+                    outputs.push(Output::AskLessor { leader, ticket, call, revision });
                     continue;
                 }
-                LeaseCall::KeepAlive { id } if lessor.is_checkpointed(id) => {
-                    self.clear_checkpoint(id, proposals);
-                    self.calls.push((ticket, call));
+                (_, LessorPlace::Nowhere) => Err(Error::NoLeader),
+                (&LeaseCall::KeepAlive { id }, LessorPlace::Here(term)) if lessor.is_checkpointed(id) => {
+                    self.clear_checkpoint(term, id, proposals);
+                    self.confirmed.push((ticket, call));
                     continue;
                 }
                 // An unknown lease is no error: the stream goes on, and the answer says TTL 0.
-                LeaseCall::KeepAlive { id } => {
+                (&LeaseCall::KeepAlive { id }, LessorPlace::Here(_)) => {
                     let ttl = lessor.renew(now, id).unwrap_or(0);
                     Ok(Response::LeaseKeepAlive { revision, id, ttl })
                 }
-                LeaseCall::TimeToLive { id } => {
+                (&LeaseCall::TimeToLive { id }, LessorPlace::Here(_)) => {
                     let gone = LeaseInfo { granted_ttl: 0, ttl: -1 };
                     let LeaseInfo { granted_ttl, ttl } = lessor.time_to_live(now, id).unwrap_or(gone);
                     Ok(Response::LeaseTimeToLive { revision, id, ttl, granted_ttl })
@@ -147,11 +195,28 @@ impl Leases {
     }
 
     /// Has the log say that a lease has its full TTL again, unless that is on its way.
-    fn clear_checkpoint(&mut self, id: i64, proposals: &mut Proposals) {
+    fn clear_checkpoint(&mut self, term: u64, id: i64, proposals: &mut Proposals) {
         if self.clearing.insert(id) {
             let checkpoints = vec![LeaseCheckpoint { id, remaining_ttl: 0 }];
-            proposals.queue_own(Request::LeaseCheckpoint(LeaseCheckpointRequest { checkpoints }));
+            let request = Request::LeaseCheckpoint(LeaseCheckpointRequest { checkpoints });
+            proposals.queue_of_lessor(term, request);
         }
+    }
+}
+
+/// What a broken lessor would do, for the simulator, which has to find it.
+#[cfg(any(debug_assertions, feature = "faults"))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LessorFault {
+    /// It renews leases without a round.
+    RenewsAlone,
+}
+
+#[cfg(any(debug_assertions, feature = "faults"))]
+impl Replica {
+    /// From now on the lessor has this fault.
+    pub fn spoil_lessor(&mut self, fault: LessorFault) {
+        self.leases.fault = Some(fault);
     }
 }
 
@@ -163,7 +228,7 @@ impl Replica {
         if !expired.is_empty() {
             let under_way = self.revocations_under_way();
             let expired = expired.into_iter().filter(|id| !under_way.contains(id));
-            self.leases.revoke(expired, &mut self.proposals);
+            self.leases.revoke(self.node.raft.term, expired, &mut self.proposals);
         }
     }
 
@@ -193,9 +258,54 @@ mod tests {
         (lessor, Proposals::new((1 << 32, 1), 20))
     }
 
+    fn leases() -> Leases {
+        Leases::new(Reads::new(1, 1))
+    }
+
+    #[test]
+    fn among_several_voters_a_renewal_waits_for_a_round_that_began_behind_it() {
+        let (mut lessor, mut proposals) = leader(1..2);
+        let (mut leases, now) = (leases(), Instant::default());
+        let mut answered = |leases: &mut Leases, applied| {
+            let (place, mut outputs) = (LessorPlace::Here(4), Outputs::new());
+            leases.let_on(false, place, applied);
+            leases.answer(now, 7, place, &mut lessor, &mut proposals, &mut outputs);
+            outputs.len()
+        };
+        leases.ask(Ticket(1), LeaseCall::KeepAlive { id: 1 });
+        assert_eq!((answered(&mut leases, 9), leases.waiting()), (0, 1));
+        let round = leases.ask_round(now).expect("a round for the first");
+        leases.ask(Ticket(2), LeaseCall::TimeToLive { id: 1 });
+        leases.ask(Ticket(3), LeaseCall::Expiries { ids: vec![1] });
+        assert_eq!(answered(&mut leases, 9), 1, "this member's own copy needs no round");
+        leases.confirm(&round, 9);
+        assert_eq!(answered(&mut leases, 8), 0, "what was committed when it came is not applied");
+        assert_eq!((answered(&mut leases, 9), leases.waiting()), (1, 1));
+        let round = leases.ask_round(now).expect("a round for the second");
+        leases.confirm(&round, 9);
+        assert_eq!((answered(&mut leases, 9), leases.waiting()), (1, 0));
+    }
+
+    #[test]
+    fn what_a_lessor_decides_is_of_its_term_or_nothing() {
+        let mut proposals = Proposals::new((1 << 32, 1), 20);
+        let revoke = |id| Request::LeaseRevoke(LeaseRevokeRequest { id });
+        for led in [None, Some(5)] {
+            proposals.queue_of_lessor(4, revoke(1));
+            proposals.queue_own(revoke(2));
+            assert!(proposals.has_queued());
+            let batch = proposals.take_batch(led);
+            let revoked: Vec<_> =
+                batch.iter().filter_map(|entry| Entry::revoked_lease(entry.data.clone())).collect();
+            assert_eq!((revoked, proposals.has_queued()), (vec![2], false), "led: {led:?}");
+        }
+        proposals.queue_of_lessor(4, revoke(1));
+        assert_eq!(proposals.take_batch(Some(4)).len(), 1);
+    }
+
     #[test]
     fn so_many_questions_may_wait_and_no_more() {
-        let mut leases = Leases::default();
+        let mut leases = leases();
         let mut ask = || leases.ask(Ticket(0), LeaseCall::KeepAlive { id: 1 });
         assert!((0..LEASE_CALLS_PENDING_MAX).all(|_| ask()) && !ask());
         assert_eq!(leases.waiting(), LEASE_CALLS_PENDING_MAX);
@@ -204,10 +314,11 @@ mod tests {
     #[test]
     fn where_the_lessor_runs_elsewhere_it_is_asked_there() {
         let (mut lessor, mut proposals) = leader(1..2);
-        let mut leases = Leases::default();
+        let mut leases = leases();
         let mut answer = |call: &LeaseCall, place| {
             let mut outputs = Outputs::new();
             leases.ask(Ticket(5), call.clone());
+            leases.let_on(true, place, 0);
             leases.answer(Instant::default(), 7, place, &mut lessor, &mut proposals, &mut outputs);
             assert_eq!((outputs.len(), leases.waiting()), (1, 0));
             outputs.remove(0)
@@ -221,7 +332,7 @@ mod tests {
                 answer(&call, LessorPlace::Nowhere),
                 Output::Reply { result: Err(Error::NoLeader), .. }
             ));
-            assert!(matches!(answer(&call, LessorPlace::Here), Output::Reply { result: Ok(_), .. }));
+            assert!(matches!(answer(&call, LessorPlace::Here(4)), Output::Reply { result: Ok(_), .. }));
         }
         let expiries = LeaseCall::Expiries { ids: vec![1] };
         assert!(matches!(answer(&expiries, LessorPlace::At(3)), Output::Reply { result: Ok(_), .. }));
@@ -230,15 +341,15 @@ mod tests {
     #[test]
     fn two_batches_of_revocations_are_under_way_at_most() {
         let (mut lessor, mut proposals) = leader(1..10);
-        let mut leases = Leases { expire_max: 2, ..Leases::default() };
+        let mut leases = Leases { expire_max: 2, ..leases() };
         let now = Instant::default() + Duration::from_secs(2);
         let mut batches = 0;
         while leases.has_expired(now, &lessor) {
-            leases.revoke(lessor.expired(now, 2).into_iter(), &mut proposals);
+            leases.revoke(4, lessor.expired(now, 2).into_iter(), &mut proposals);
             batches += 1;
         }
         let under_way: Vec<u64> = leases.revoking.iter().copied().collect();
-        assert_eq!((batches, under_way.len(), proposals.take_batch().len()), (2, 4, 4));
+        assert_eq!((batches, under_way.len(), proposals.take_batch(Some(4)).len()), (2, 4, 4));
         assert!(!leases.take_expiry(7), "a revocation of a client's is no expiry");
         assert!(leases.take_expiry(under_way[0]) && !leases.has_expired(now, &lessor), "three are under way");
         assert!(leases.take_expiry(under_way[1]) && leases.has_expired(now, &lessor));
@@ -252,17 +363,18 @@ mod tests {
         let mut txn = store.write();
         let (mut lessor, mut proposals) = leader(1..2);
         lessor.checkpoint(&mut txn, 1, 1);
-        let mut leases = Leases::default();
+        let mut leases = leases();
         let answer = |leases: &mut Leases, lessor: &mut Lessor, proposals: &mut Proposals| {
             let mut outputs = Outputs::new();
-            leases.answer(Instant::default(), 7, LessorPlace::Here, lessor, proposals, &mut outputs);
+            leases.answer(Instant::default(), 7, LessorPlace::Here(4), lessor, proposals, &mut outputs);
             outputs.len()
         };
         leases.ask(Ticket(1), LeaseCall::KeepAlive { id: 1 });
         leases.ask(Ticket(2), LeaseCall::KeepAlive { id: 1 });
+        leases.let_on(true, LessorPlace::Here(4), 0);
         assert_eq!(answer(&mut leases, &mut lessor, &mut proposals), 0);
         assert_eq!(answer(&mut leases, &mut lessor, &mut proposals), 0);
-        assert_eq!((leases.waiting(), proposals.take_batch().len()), (2, 1));
+        assert_eq!((leases.waiting(), proposals.take_batch(Some(4)).len()), (2, 1));
         lessor.checkpoint(&mut txn, 1, 0);
         leases.on_checkpoint(1);
         assert_eq!((answer(&mut leases, &mut lessor, &mut proposals), leases.waiting()), (2, 0));

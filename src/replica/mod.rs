@@ -90,5 +90,7 @@ mod tests;
 pub use bounds::Bounds;
 #[cfg(any(debug_assertions, feature = "faults"))]
 pub use fault::Fault;
+#[cfg(any(debug_assertions, feature = "faults"))]
+pub use leases::LessorFault;
 pub use recover::{Opening, refusal, unapplied};
 pub use replica::{Replica, Settings};

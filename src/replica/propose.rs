@@ -58,6 +58,9 @@ pub(super) struct Proposals {
     changes: VecDeque<ConfChange>,
     /// The id of the change that was handed to raft last.
     changing: u64,
+    /// What the lessor of this member decided, each with the term in which it leads: two batches of revocations at
+    /// most, and checkpoints.
+    lessors: Vec<(u64, LogEntry)>,
     /// Where replies go, by the entry's id, and in which tick the proposal came: exactly the clients' proposals that
     /// are not applied and whose time is not over.
     tickets: HashMap<u64, (Ticket, u64), BuildHasherDefault<IdHash>>,
@@ -149,6 +152,16 @@ impl Proposals {
         Some(LogEntry { entry_type, data: change.encode_to_vec().into(), ..LogEntry::default() })
     }
 
+    /// Takes a decision of the lessor of a leader in this term. It becomes an entry of this term, or none: raft hands
+    /// on what a follower proposes, and another leader may have renewed the lease since. Returns its request id.
+    pub fn queue_of_lessor(&mut self, term: u64, request: Request) -> u64 {
+        let id = self.next_id;
+        self.next_id = id.wrapping_add(self.id_step);
+        let data = Entry::new(id, request).encode();
+        self.lessors.push((term, LogEntry { data, ..LogEntry::default() }));
+        id
+    }
+
     fn push(&mut self, id: u64, data: Bytes) {
         self.queued_bytes += data.len();
         self.queued.push_back((id, LogEntry { data, ..LogEntry::default() }));
@@ -176,10 +189,12 @@ impl Proposals {
         self.refused.extend(late.into_values().map(|ticket| (ticket, Error::Timeout)));
     }
 
-    /// The oldest that are not in raft, as many as one append takes.
-    pub fn take_batch(&mut self) -> Vec<LogEntry> {
+    /// What the lessor has decided in the term `led`, and the oldest of all others that are not in raft: as many as one
+    /// append takes.
+    pub fn take_batch(&mut self, led: Option<u64>) -> Vec<LogEntry> {
         let mut bytes = 0;
-        let mut batch = Vec::with_capacity(self.queued.len());
+        let mut batch = Vec::with_capacity(self.lessors.len() + self.queued.len());
+        batch.extend(self.lessors.drain(..).filter(|(term, _)| led == Some(*term)).map(|(_, entry)| entry));
         while let Some((_, entry)) = self.queued.front()
             && (batch.is_empty() || bytes + entry.data.len() <= self.append_bytes_max)
         {
@@ -192,12 +207,13 @@ impl Proposals {
 
     /// Whether something is not in raft yet.
     pub fn has_queued(&self) -> bool {
-        !self.queued.is_empty()
+        !self.queued.is_empty() || !self.lessors.is_empty()
     }
 
     /// What is not in raft yet, encoded, oldest first.
     pub fn queued(&self) -> impl Iterator<Item = &Bytes> {
-        self.queued.iter().map(|(_, entry)| &entry.data)
+        let lessors = self.lessors.iter().map(|(_, entry)| &entry.data);
+        lessors.chain(self.queued.iter().map(|(_, entry)| &entry.data))
     }
 
     /// Who waits for the entry with this id; from now on nobody.
@@ -221,7 +237,7 @@ mod tests {
         for id in 0..3 {
             proposals.queue(Ticket(id.into()), id, vec![id as u8; APPEND_BYTES_MAX / 2].into());
         }
-        let batches: Vec<Vec<u8>> = std::iter::repeat_with(|| proposals.take_batch())
+        let batches: Vec<Vec<u8>> = std::iter::repeat_with(|| proposals.take_batch(None))
             .take(2)
             .map(|batch| batch.iter().map(|entry| entry.data[0]).collect())
             .collect();
@@ -235,7 +251,7 @@ mod tests {
         let mut proposals = Proposals::new((1 << 32, 1), 16);
         let entry = || Bytes::from_static(b"entry");
         proposals.queue(Ticket(1), 1, entry());
-        assert_eq!(proposals.take_batch().len(), 1, "in the log, where a change of leaders loses it");
+        assert_eq!(proposals.take_batch(None).len(), 1, "in the log, where a change of leaders loses it");
         proposals.queue(Ticket(2), 2, entry());
         proposals.queue_own(Request::DowngradeVersionTest);
         (0..15).for_each(|_| proposals.tick());
@@ -244,7 +260,7 @@ mod tests {
         proposals.tick();
         assert_eq!(proposals.take_refused(), [(Ticket(1), Error::Timeout), (Ticket(2), Error::Timeout)]);
         assert_eq!((proposals.answer(1), proposals.answer(3)), (None, Some(Ticket(3))));
-        let left = proposals.take_batch();
+        let left = proposals.take_batch(None);
         assert_eq!(left.len(), 2, "the second was not sent after all; the replica's own never times out");
         assert_eq!(proposals.queued_bytes, 0);
     }

@@ -1,4 +1,5 @@
 //! Linearizable reads: one round of raft's ReadIndex for all reads that wait when it starts (raft thesis 6.4).
+//! Questions to the lessor wait for such rounds too, in a queue of their own.
 //!
 //! ```text
 //!   waiting ──(no round under way)──▶ round ──(confirmed at index i)──▶ confirmed(i) ──(applied ≥ i)──▶ ready
@@ -14,12 +15,12 @@ use crate::stdx::time::{Duration, Instant};
 /// How long to wait for an answer before asking again, as etcd does.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// Reads on their way.
-#[derive(Debug, Default)]
-pub struct Reads {
-    waiting: Vec<Ticket>,
-    round: Option<Round>,
-    confirmed: Vec<(u64, Vec<Ticket>)>,
+/// Reads on their way, each named by a `T`.
+#[derive(Debug)]
+pub struct Reads<T = Ticket> {
+    waiting: Vec<T>,
+    round: Option<Round<T>>,
+    confirmed: Vec<(u64, Vec<T>)>,
     /// Reads in all three of them.
     len: usize,
     rounds: u64,
@@ -29,20 +30,34 @@ pub struct Reads {
 }
 
 #[derive(Debug)]
-struct Round {
+struct Round<T> {
     number: u64,
     asked: Instant,
-    tickets: Vec<Ticket>,
+    tickets: Vec<T>,
 }
 
-impl Reads {
-    /// No reads yet, on the member of that id. `start` is a number that no other start of the process has.
+impl<T> Default for Reads<T> {
+    fn default() -> Self {
+        Self::new(0, 0)
+    }
+}
+
+impl<T> Reads<T> {
+    /// No reads yet, on the member of that id. `start` is a number that no other queue of this member has, in this
+    /// start of the process or another one.
     pub fn new(member_id: u64, start: u64) -> Self {
-        Self { origin: (member_id, start), ..Self::default() }
+        Self {
+            waiting: Vec::new(),
+            round: None,
+            confirmed: Vec::new(),
+            len: 0,
+            rounds: 0,
+            origin: (member_id, start),
+        }
     }
 
     /// A read arrives. False if too many wait, for a round or for what a round has confirmed to be applied.
-    pub fn wait(&mut self, ticket: Ticket) -> bool {
+    pub fn wait(&mut self, ticket: T) -> bool {
         let has_room = self.len < READS_PENDING_MAX;
         if has_room {
             self.waiting.push(ticket);
@@ -87,7 +102,7 @@ impl Reads {
     }
 
     /// The reads that may look, now that everything up to `applied` is published.
-    pub fn ready(&mut self, applied: u64) -> Vec<Ticket> {
+    pub fn ready(&mut self, applied: u64) -> Vec<T> {
         let mut ready = Vec::new();
         self.confirmed.retain_mut(|(index, tickets)| {
             let done = *index <= applied;
@@ -107,7 +122,7 @@ mod tests {
 
     #[test]
     fn reads_are_refused_when_too_many_wait_for_apply_too() {
-        let mut reads = Reads::new(1, 1);
+        let mut reads = Reads::<Ticket>::new(1, 1);
         let start = Instant::default();
         for _ in 0..READS_PENDING_MAX {
             assert!(reads.wait(Ticket(0)));
@@ -123,7 +138,7 @@ mod tests {
     fn answers_of_another_member_or_from_before_a_restart_confirm_nothing() {
         let start = Instant::default();
         let context = |member, process| {
-            let mut reads = Reads::new(member, process);
+            let mut reads = Reads::<Ticket>::new(member, process);
             reads.wait(Ticket(1));
             (reads.ask(start).unwrap(), reads)
         };
@@ -138,7 +153,7 @@ mod tests {
 
     #[test]
     fn so_many_may_wait_and_no_more() {
-        let mut reads = Reads::default();
+        let mut reads = Reads::<Ticket>::default();
         assert!((0..READS_PENDING_MAX as u128).all(|ticket| reads.wait(Ticket(ticket))));
         assert!(!reads.wait(Ticket(0)));
     }
@@ -146,7 +161,7 @@ mod tests {
     #[test]
     fn a_round_serves_all_that_waited_and_late_answers_count_once() {
         let start = Instant::default();
-        let mut reads = Reads::default();
+        let mut reads = Reads::<Ticket>::default();
         assert_eq!(reads.ask(start), None);
         reads.wait(Ticket(1));
         reads.wait(Ticket(2));

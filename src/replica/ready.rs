@@ -35,6 +35,7 @@ impl Replica {
             self.send(ready.take_messages(), outputs);
             for state in ready.take_read_states() {
                 self.reads.confirm(&state.request_ctx, state.index);
+                self.leases.confirm(&state.request_ctx, state.index);
             }
             self.committed.extend(ready.take_committed_entries());
             let persisted = ready.take_persisted_messages();

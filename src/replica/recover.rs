@@ -133,7 +133,7 @@ impl Replica {
             timeouts: Timeouts::new(settings.election_ticks, Prng::new(settings.seed).fork()),
             reads: Reads::new(settings.member_id, secrets.next_u64()),
             proposals: Proposals::new(settings.request_ids, timeout),
-            leases: Leases::default(),
+            leases: Leases::new(Reads::new(settings.member_id, secrets.next_u64())),
             defragmentation: Defragmentation::default(),
             promotions: Vec::new(),
             handover: Handover::default(),

@@ -359,7 +359,10 @@ impl Replica {
         }
         let mut message = Message { from: self.settings.member_id, ..Message::default() };
         message.set_msg_type(MessageType::MsgPropose);
-        message.entries = self.proposals.take_batch();
+        message.entries = self.proposals.take_batch(self.is_leader().then_some(self.node.raft.term));
+        if message.entries.is_empty() {
+            return;
+        }
         // raft takes them: it was asked. What is lost all the same is answered when its time is over.
         let _ = self.node.raft.step(message);
     }
@@ -401,7 +404,8 @@ impl Replica {
     }
 
     fn ask_reads(&mut self, now: Instant) {
-        if let Some(context) = self.reads.ask(now) {
+        let rounds = [self.reads.ask(now), self.leases.ask_round(now)];
+        for context in rounds.into_iter().flatten() {
             self.node.read_index(context);
         }
     }
@@ -430,14 +434,15 @@ impl Replica {
     }
 
     fn answer_leases(&mut self, now: Instant, outputs: &mut Outputs) {
-        let revision = self.store.applied().revision;
-        let place = self.lessors_place();
+        let Applied { revision, index, .. } = self.store.applied();
+        let (place, is_sole_voter) = (self.lessors_place(), self.is_sole_voter());
+        self.leases.let_on(is_sole_voter, place, index);
         self.leases.answer(now, revision, place, &mut self.state.lessor, &mut self.proposals, outputs);
     }
 
     fn lessors_place(&self) -> LessorPlace {
         match self.node.raft.leader_id {
-            _ if self.leadership.is_held() => LessorPlace::Here,
+            _ if self.leadership.is_held() => LessorPlace::Here(self.leadership.term()),
             leader if leader == 0 || leader == self.settings.member_id => LessorPlace::Nowhere,
             leader => LessorPlace::At(leader),
         }

@@ -175,9 +175,11 @@ plants! {
     /// Each member of a cluster reads without a round, as if it were the only one.
     ClusterStaleRead = "cluster-stale-read", 0;
     /// A restart of a cluster's member knows its term, and not whom it has voted for.
-    ClusterVoteForgotten = "cluster-vote-forgotten", 671;
+    ClusterVoteForgotten = "cluster-vote-forgotten", 2440;
     /// The members of a cluster answer each other before their logs are durable.
-    ClusterAnswerEarly = "cluster-answer-early", 59;
+    ClusterAnswerEarly = "cluster-answer-early", 175;
+    /// A leader renews leases without a round, as if nobody could have followed it.
+    ClusterRenewedAlone = "cluster-renewed-alone", 859;
 }
 
 impl Plant {
@@ -202,7 +204,8 @@ impl Plant {
 
     /// Whether the bug is one of a cluster of real members.
     pub fn is_of_cluster(self) -> bool {
-        matches!(self, Plant::ClusterStaleRead | Plant::ClusterVoteForgotten | Plant::ClusterAnswerEarly)
+        use Plant::*;
+        matches!(self, ClusterStaleRead | ClusterVoteForgotten | ClusterAnswerEarly | ClusterRenewedAlone)
     }
 
     /// Whether the bug is planted within the product, and absent from an ordinary build for release.
@@ -217,6 +220,7 @@ impl Plant {
                 | CountTwice
                 | WatcherSkipped
                 | WatcherMetTwice
+                | ClusterRenewedAlone
         )
     }
 }

@@ -23,6 +23,7 @@ impl World {
             }
             2 => (0..self.nodes.len()).for_each(|number| self.die(number)),
             3 => self.pause(),
+            4 if self.has_leases => self.pause(),
             _ => self.part(),
         }
     }

@@ -62,8 +62,8 @@ impl Judge {
         }
     }
 
-    /// A member publishes a revision.
-    pub fn on_publish(&mut self, member: usize, batch: &EventBatch) {
+    /// A member publishes a revision. True if it is the first one that does.
+    pub fn on_publish(&mut self, member: usize, batch: &EventBatch) -> bool {
         let published = &mut self.seen[member].1;
         judge!(
             batch.revision == *published + 1,
@@ -78,14 +78,14 @@ impl Judge {
                 batch.revision,
                 batch.events
             );
-            return;
+            return false;
         }
         for event in &batch.events {
             let kv = KeyValue::decode(event.kv.clone()).expect("a pair");
             let value = (!event.delete).then(|| kv.value.to_vec());
             self.values.entry(event.key.to_vec()).or_default().push((batch.revision, value));
         }
-        self.history.insert(batch.revision, batch.events.clone());
+        self.history.insert(batch.revision, batch.events.clone()).is_none()
     }
 
     /// A write is answered.

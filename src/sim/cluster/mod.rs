@@ -17,6 +17,7 @@
 //!   for;
 //! - a linearizable read, by a round or by an open gate, sees at least what was answered to anybody before it was asked
 //!   for; a serializable read sees a state that there was;
+//! - a lease lives as long as anybody was promised, whoever leads, and no longer than that once nothing fails;
 //! - one member leads a term; term, commit and applied index of a member do not go back;
 //! - once nothing fails any more, a client's write is applied by every member within some election timeouts, and the
 //!   stores hash to the same number.
@@ -27,12 +28,14 @@
 //!   world     what happens when, and the end        node      one member: its disk, its process, its turns
 //!   network   who hears whom, and how late          clients   what is asked, and what comes back
 //!   faults    deaths, pauses and parted networks    judge     what may be shown
+//!   leases    what lessors promise and keep
 //! ```
 #![forbid(unsafe_code)]
 
 mod clients;
 mod faults;
 mod judge;
+mod leases;
 mod network;
 mod node;
 mod world;

@@ -66,17 +66,24 @@ impl World {
             message.reject
         );
         self.trace.step(self.now, &[4, message.from, message.to, kind, message.term, message.index], line);
-        let lost = !self.is_calm && self.prng.chance(self.network.loss, 100);
-        if lost || self.network.cut.contains(&(message.from, message.to)) {
-            return;
-        }
-        let delay = if self.is_calm { self.network.delay.min(HELD) } else { self.network.delay };
+        let Some(late) = self.passage(message.from, message.to) else { return };
         if self.prng.chance(self.network.doubled, 100) {
-            let late = self.some(delay);
-            self.plan(late, Event::Arrive(Box::new(message.clone())));
+            let again = self.some(self.delay());
+            self.plan(again, Event::Arrive(Box::new(message.clone())));
         }
-        let late = self.some(delay);
         self.plan(late, Event::Arrive(Box::new(message)));
+    }
+
+    /// How late something is that one member says to another, unless it is lost.
+    pub(super) fn passage(&mut self, from: u64, to: u64) -> Option<Duration> {
+        let lost = !self.is_calm && self.prng.chance(self.network.loss, 100);
+        let late = self.some(self.delay());
+        (!lost && !self.network.cut.contains(&(from, to))).then_some(late)
+    }
+
+    /// How late a message is at most.
+    fn delay(&self) -> Duration {
+        if self.is_calm { self.network.delay.min(HELD) } else { self.network.delay }
     }
 
     /// A message is there.

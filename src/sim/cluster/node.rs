@@ -10,6 +10,7 @@ use super::super::plant::Plant;
 use super::super::segments::Preparer;
 use super::super::world::TICK;
 use super::clients::{Asked, store_hash};
+use super::leases::Origin;
 use super::world::{Event, World};
 use kevel::btree::{Applied, Reader, Store};
 use kevel::cluster::reconfig::Rules;
@@ -43,7 +44,7 @@ pub struct Node {
 /// A running process.
 pub struct Life {
     /// Which life of the node it is.
-    number: u64,
+    pub number: u64,
     pub replica: Replica,
     pub reader: Reader,
     /// Log writes, the first on its way once it is taken.
@@ -74,6 +75,20 @@ impl Node {
     pub fn applied(&self) -> Option<Applied> {
         self.life.as_ref().map(|life| life.replica.applied())
     }
+}
+
+/// Plants a bug within a member.
+#[cfg(any(debug_assertions, feature = "faults"))]
+fn spoil(replica: &mut Replica, plant: Option<Plant>) {
+    use kevel::replica::LessorFault;
+    if plant == Some(Plant::ClusterRenewedAlone) {
+        replica.spoil_lessor(LessorFault::RenewsAlone);
+    }
+}
+
+#[cfg(not(any(debug_assertions, feature = "faults")))]
+fn spoil(_: &mut Replica, _: Option<Plant>) {
+    // Bugs within a member are absent from an ordinary build for release.
 }
 
 impl World {
@@ -129,6 +144,7 @@ impl World {
         let mut replica =
             Replica::open(settings, store, opening, Pins::new(1)).expect("a store that was checked");
         replica.set_bounds(&self.params.bounds);
+        spoil(&mut replica, self.plant);
         let reader = replica.readers().register();
         let lives = node.lives;
         node.life = Some(Life {
@@ -240,13 +256,23 @@ impl World {
                 self.write_next(number);
             }
             Output::Send { message, .. } => self.send(*message),
-            // No member has a way to the lessor of another one here.
-            Output::AskLessor { ticket, .. } | Output::AskPromotion { ticket, .. } => {
-                self.on_reply(number, ticket, Err(Error::NoLeader))
+            // Nobody asks for a promotion here.
+            Output::AskPromotion { ticket, .. } => self.on_reply(number, ticket, Err(Error::NoLeader)),
+            Output::AskLessor { leader, ticket, call, .. } => {
+                let Some(running) = self.life(number, life) else { return };
+                if running.asked.get(&ticket.0).is_some_and(Asked::is_for_peer) {
+                    // Whoever asked takes this member for the leader, and it is not.
+                    return self.on_reply(number, ticket, Err(Error::NoLeader));
+                }
+                self.ask_lessor(leader, Origin { number, life, ticket }, call);
             }
             Output::Reply { ticket, result } => self.on_reply(number, ticket, result),
             Output::ReadReady { ticket } => self.on_read_ready(number, ticket),
-            Output::Publish(batch) => self.judge.on_publish(number, &batch),
+            Output::Publish(batch) => {
+                if self.judge.on_publish(number, &batch) {
+                    self.leases.on_events(self.now, &batch.events);
+                }
+            }
             Output::WriteCheckpoint(_) => judge!(false, "a checkpoint is begun in a world without any"),
             Output::Halt { reason } => judge!(false, "a member stops: {reason}"),
             Output::Removed => judge!(false, "a member was removed"),

@@ -12,9 +12,13 @@ use super::super::trace::Trace;
 use super::super::world::{TICK, Tally};
 use super::clients::Client;
 use super::judge::Judge;
+use super::leases::{Leases, Origin};
 use super::network::Network;
 use super::node::Node;
+use kevel::error::Error;
 use kevel::replica::bootstrap::Foundation;
+use kevel::replica::port::LeaseCall;
+use kevel::response::Response;
 use kevel::stdx::prng::Prng;
 use kevel::stdx::time::{Duration, Instant};
 
@@ -44,6 +48,10 @@ pub enum Event {
     Resume(usize),
     /// The network is whole again.
     Heal,
+    /// A question to a lessor arrives, from a member whose client asks.
+    AskLessor { to: usize, origin: Origin, call: LeaseCall },
+    /// The answer arrives.
+    LessorSays { origin: Origin, result: Result<Response, Error> },
 }
 
 /// The cluster.
@@ -62,6 +70,9 @@ pub struct World {
     pub(super) network: Network,
     pub(super) clients: Vec<Client>,
     pub(super) judge: Judge,
+    pub(super) leases: Leases,
+    /// Clients ask for leases, and members pause more often than otherwise.
+    pub(super) has_leases: bool,
     /// Requests that clients still make.
     pub(super) requests_left: u32,
     pub(super) faults_left: u64,
@@ -105,6 +116,8 @@ impl World {
             network: Network::draw(&mut prng),
             clients,
             judge: Judge::new(size),
+            leases: Leases::default(),
+            has_leases: prng.chance(1, 3),
             prng,
         }
     }
@@ -139,11 +152,12 @@ impl World {
         let began = self.now;
         let before = self.judge.answered();
         self.requests_left = u32::MAX;
-        while !(self.judge.answered() > before && self.is_agreed()) {
+        while !(self.judge.answered() > before && self.is_agreed() && self.leases.are_over()) {
             judge!(
                 self.now.since(began) < AGREEMENT,
-                "a calm cluster does not agree: {} of {:?}",
+                "a calm cluster does not agree: {} of {:?}, {:?}",
                 self.judge.answered(),
+                self.leases,
                 self.nodes.iter().map(Node::applied).collect::<Vec<_>>()
             );
             self.happen();
@@ -174,6 +188,8 @@ impl World {
             Event::Boot(number) => self.boot(number),
             Event::Resume(number) => self.nodes[number].paused = false,
             Event::Heal => self.network.heal(),
+            Event::AskLessor { to, origin, call } => self.on_lessor_asked(to, origin, call),
+            Event::LessorSays { origin, result } => self.on_lessor_says(origin, result),
         }
     }
 
