@@ -32,7 +32,7 @@ impl Alarms {
 
     /// True if any member has raised it.
     pub fn is_raised(&self, alarm: AlarmType) -> bool {
-        self.raised.iter().any(|&(raised, _)| raised == alarm as i32)
+        self.of_type(alarm as i32).next().is_some()
     }
 
     /// True if this member has raised it.
@@ -42,9 +42,16 @@ impl Alarms {
 
     /// The alarms of a type; of every type for `NONE`.
     pub fn list(&self, alarm: i32) -> Vec<AlarmMember> {
-        let all = alarm == AlarmType::None as i32;
-        let wanted = self.raised.iter().filter(|&&(raised, _)| all || raised == alarm);
-        wanted.map(|&(alarm, member_id)| AlarmMember { member_id, alarm }).collect()
+        let member = |&(alarm, member_id): &(i32, u64)| AlarmMember { member_id, alarm };
+        if alarm == AlarmType::None as i32 {
+            return self.raised.iter().map(member).collect();
+        }
+        self.of_type(alarm).map(member).collect()
+    }
+
+    /// Those of a type, however many others there are.
+    fn of_type(&self, alarm: i32) -> impl Iterator<Item = &(i32, u64)> {
+        self.raised.range((alarm, 0)..=(alarm, u64::MAX))
     }
 
     /// The error of a request that a raised alarm forbids.

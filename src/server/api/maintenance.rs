@@ -160,6 +160,11 @@ async fn digest_history(
     revision: i64,
     reply: &Responder,
 ) -> Result<Option<KvHash>, Error> {
+    let place = session.digests.place();
+    place.turn().await;
+    if !reply.is_wanted() {
+        return Ok(None);
+    }
     let began = clock::now();
     let begin = || session.view(|view| HashKv::new(view, revision));
     let (mut digest, _pin) = pinned(begin()?, HashKv::pin, |revision| session.pin(revision), begin)?;
@@ -184,6 +189,11 @@ pub fn hash(message: Bytes) -> Outcome {
 }
 
 async fn digest_everything(session: Rc<Session>, reply: Responder) {
+    let place = session.digests.place();
+    place.turn().await;
+    if !reply.is_wanted() {
+        return;
+    }
     let began = clock::now();
     let mut digest = session.view(|view| BucketHash::new(view.read()));
     let hash = loop {

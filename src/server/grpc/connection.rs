@@ -26,7 +26,7 @@ use super::head::{Head, Metadata, examine};
 use super::keepalive::{Action, Keepalive, Strikes};
 use super::pongs::Waits;
 use super::reader::Reader;
-use super::shared::Shared;
+use super::shared::{PartialBytes, Shared};
 use super::{Core, answer, stream};
 use crate::server::call::method::{Kind, Method, unknown};
 use crate::server::call::status::{Code, Status};
@@ -322,20 +322,23 @@ async fn answer_later(shared: Rc<Shared>, call: Call, mut reader: Reader, stream
     let deadline = call.deadline.map_or(slowest, |deadline| deadline.min(slowest));
     let waiting = async {
         let message = poll_fn(|cx| reader.poll_message(cx)).await;
+        // What a message has become counts on while it waits: a few bytes may have been unpacked to millions.
+        let length = message.as_ref().map_or(0, |message| message.as_ref().map_or(0, Bytes::len));
+        let whole = PartialBytes::count(&*shared, length);
         let place = match &message {
-            Some(Ok(message)) => shared.answerable(message.len()).await,
+            Some(Ok(_)) => shared.answerable(0).await,
             _ => None,
         };
-        (message, place)
+        (message, place, Some(whole))
     };
-    let expired = || (Some(Err(Status::deadline_exceeded())), None);
-    let (message, place) = task::until(deadline, waiting).await.unwrap_or_else(expired);
+    let expired = || (Some(Err(Status::deadline_exceeded())), None, None);
+    let (message, place, whole) = task::until(deadline, waiting).await.unwrap_or_else(expired);
     drop(reader);
     // Many of these may become ready at once: together they are no shorter than a turn of a connection. Their streams
     // may be gone, and others be opened, long before their turn comes.
     let outstanding = shared.account.outstanding();
     task::make_room().await;
-    drop(outstanding);
+    drop((outstanding, whole));
     answer(&shared, call, message, stream, packs);
     drop(place);
 }

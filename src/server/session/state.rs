@@ -47,6 +47,8 @@ pub struct Session {
     pub copies: Rc<Gathering>,
     /// Long transactions that this core decodes, which takes much memory: one after the other.
     pub long_txns: Rc<Line>,
+    /// Calls of Hash and HashKV, each of which may read the whole store: one after the other.
+    pub digests: Rc<Line>,
     /// This core's counts of gRPC calls.
     pub counters: Arc<Counters>,
     /// This core's other counts.
@@ -103,6 +105,7 @@ impl Session {
             gathering: Rc::default(),
             copies: Rc::default(),
             long_txns: Rc::default(),
+            digests: Rc::default(),
             core,
             counters: parts.counters,
             metrics: parts.metrics,

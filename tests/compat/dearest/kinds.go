@@ -10,6 +10,7 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -121,6 +122,12 @@ func ranges() []kind {
 			s.streamed(1, methodRangeStream, of(func(r *pb.RangeRequest) { r.Limit = -1 }))
 		}},
 		{name: "range/stream-sorted", answers: []string{"Unimplemented"}, send: func(s *sender) { s.streamed(1, methodRangeStream, sorted(pb.RangeRequest_VALUE, 0)) }},
+		// Each call has one and a half kilobytes, which become one and a half megabytes.
+		{name: "range/packed", answers: []string{"OK", tooLong}, send: func(s *sender) {
+			pack(&pb.RangeRequest{Key: make([]byte, 1_500_000)})
+			s.options = append(s.options, grpc.UseCompressor("gzip"))
+			s.unary(2000, methodRange, func(int) proto.Message { return &pb.RangeRequest{Key: []byte("packed")} })
+		}},
 		{name: "range/unread", answers: unseen, send: func(s *sender) { s.stalled(2000, methodRange, &pb.RangeRequest{Key: []byte("large/0000000")}) }},
 		{name: "range/unread-everything", answers: unseen, send: func(s *sender) {
 			s.stalled(200, methodRange, &pb.RangeRequest{Key: []byte("large/"), RangeEnd: []byte("large/0000090")})
@@ -341,6 +348,7 @@ func others() []kind {
 			s.unary(100, methodTimeToLive, func(int) proto.Message { return &pb.LeaseTimeToLiveRequest{ID: 1 << 40, Keys: true} })
 		}},
 		unaryKind("maintenance/hashkv", 8, methodHashKV, &pb.HashKVRequest{}),
+		unaryKind("maintenance/hashkv-1000", 1000, methodHashKV, &pb.HashKVRequest{}).answering("OK", "DeadlineExceeded"),
 		unaryKind("maintenance/hash", 4, methodHash, &pb.HashRequest{}),
 		unaryKind("maintenance/defragment", 4, methodDefragment, &pb.DefragmentRequest{}),
 		{name: "http/pipelined-metrics", answers: unseen, send: func(s *sender) { s.pipelined("GET /metrics HTTP/1.1\r\nHost: m\r\n\r\n") }},

@@ -26,6 +26,7 @@ type sender struct {
 	address string
 	until   time.Time
 	conn    *grpc.ClientConn
+	options []grpc.CallOption // of each call
 
 	mu     sync.Mutex
 	counts map[string]int
@@ -38,7 +39,8 @@ func send(name, address string, lasts time.Duration) {
 	}
 	conn, err := member.Dial(address)
 	fail(err)
-	s := &sender{address: address, until: time.Now().Add(lasts), conn: conn, counts: map[string]int{}}
+	options := []grpc.CallOption{grpc.ForceCodecV2(unread{})}
+	s := &sender{address: address, until: time.Now().Add(lasts), conn: conn, options: options, counts: map[string]int{}}
 	kinds[index].send(s)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -97,7 +99,7 @@ func (s *sender) each(callers, calls int, method string, request func(call int) 
 func (s *sender) once(method string, request proto.Message) {
 	ctx, cancel := context.WithDeadline(context.Background(), s.until.Add(patience))
 	defer cancel()
-	err := s.conn.Invoke(ctx, method, request, nil, grpc.ForceCodecV2(unread{}))
+	err := s.conn.Invoke(ctx, method, request, nil, s.options...)
 	s.count(status.Code(err).String())
 }
 
