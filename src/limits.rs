@@ -71,6 +71,16 @@ pub const TAIL_BYTES_MAX: usize = 4 << 20;
 /// Bytes of applied entries that stay in memory for members that lag, whatever the number of entries kept for them.
 pub const CATCHUP_BYTES_MAX: usize = 64 << 20;
 
+/// Bytes of applied entries that stay in memory for a member to which a snapshot is being sent. Where more come
+/// meanwhile, the member needs another snapshot.
+pub const AWAITED_BYTES_MAX: usize = 80 << 20;
+
+/// Likewise, their number: each takes some hundred bytes beside its data.
+pub const AWAITED_ENTRIES_MAX: usize = 200_000;
+
+/// Snapshots that are sent to members at a time. The next begins when one has ended.
+pub const SNAPSHOTS_SENT_MAX: usize = 1;
+
 /// Linearizable reads that may wait for a round to begin. Above it a client is told to come back.
 pub const READS_PENDING_MAX: usize = 65_536;
 
@@ -171,6 +181,10 @@ pub const SORTED_BYTES_MAX: usize = 256 << 20;
 
 const _: () =
     assert!(ANSWER_ASSEMBLED_BYTES_MAX < MESSAGE_SENT_BYTES_MAX / 2, "what is assembled can be sent");
+const _: () = assert!(
+    CATCHUP_BYTES_MAX <= AWAITED_BYTES_MAX && AWAITED_BYTES_MAX < UNAPPLIED_BYTES_MAX,
+    "proposals go on"
+);
 const _: () = assert!(TAIL_BYTES_MAX <= CATCHUP_BYTES_MAX, "members that lag find more than nobody needs");
 const _: () = assert!(EXPIRE_MAX < APPLY_ENTRIES_MAX, "a batch of expiries is applied in one turn");
 const _: () = assert!(

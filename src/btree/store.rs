@@ -12,6 +12,7 @@ use crate::page::{
     Applied, CheckpointJob, MemoryFile, OpenError, Owner, PAGE_SIZE, PageFile, PageId, PageRef, TREES,
 };
 use crate::stdx::sync::Arc;
+use std::fmt;
 use std::sync::Arc as FileArc;
 
 /// The store: one writer. Lives on the replica core.
@@ -116,6 +117,11 @@ impl Store {
         }
     }
 
+    /// Whether anybody else has a way into the store, a reader or a job.
+    pub fn is_shared(&self) -> bool {
+        self.pager.is_shared()
+    }
+
     /// Takes back a part of what readers have left. True if more could be taken back now.
     pub fn reclaim(&mut self) -> bool {
         self.pager.reclaim();
@@ -178,6 +184,12 @@ impl Store {
 pub struct Readers {
     table: Arc<Table>,
     pins: Arc<Pins>,
+}
+
+impl fmt::Debug for Readers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Readers")
+    }
 }
 
 impl Readers {

@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message;
+use raft::eraftpb::ConfState;
 
+use super::membership::is_learner;
 use super::stored;
 use crate::btree::{Read, Tree, WriteTxn};
 use crate::error::Error;
@@ -44,6 +46,18 @@ impl Cluster {
             }
         }
         Ok(cluster)
+    }
+
+    /// Who votes and who learns, as raft has it: in the order of the ids.
+    pub fn conf_state(&self) -> ConfState {
+        let mut conf_state = ConfState::default();
+        for member in self.members.values() {
+            match is_learner(member) {
+                true => conf_state.learners.push(member.id),
+                false => conf_state.voters.push(member.id),
+            }
+        }
+        conf_state
     }
 
     /// Decides on a version.

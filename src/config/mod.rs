@@ -264,6 +264,11 @@ impl Config {
         self.raft.snapshot_count.saturating_add(self.raft.snapshot_catchup_entries)
     }
 
+    /// The folder of snapshots that were sent by other members.
+    pub fn snap_dir(&self) -> PathBuf {
+        self.member_dir().join("snap")
+    }
+
     /// Ticks in an election timeout.
     pub fn election_ticks(&self) -> usize {
         (self.raft.election_timeout.as_millis() / self.raft.heartbeat_interval.as_millis()) as usize

@@ -72,6 +72,11 @@ impl LeafCount {
 }
 
 impl LeafCounts {
+    /// Another store is counted from now on.
+    pub fn forget(&self) {
+        self.0.borrow_mut().clear();
+    }
+
     /// What is known of a published leaf; true if it had to be counted first.
     ///
     /// # Errors

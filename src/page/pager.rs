@@ -171,6 +171,11 @@ impl Pager {
         (self.table.clone(), self.pins.pins().clone())
     }
 
+    /// Whether a reader or a job has a way to the pages.
+    pub(crate) fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.table) > 1
+    }
+
     pub(crate) fn sizes(&self) -> Sizes {
         Sizes {
             total: u64::from(self.page_count),

@@ -36,6 +36,11 @@ impl Frames {
         self.0.extend_from_slice(bytes);
     }
 
+    /// What has come and was not taken.
+    pub fn into_rest(self) -> Bytes {
+        self.0.freeze()
+    }
+
     /// The next byte; none before it has come.
     pub fn take_u8(&mut self) -> Option<u8> {
         self.0.has_remaining().then(|| self.0.get_u8())

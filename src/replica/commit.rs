@@ -13,8 +13,8 @@ use super::halt::damaged;
 use super::port::Outputs;
 use super::replica::{Replica, lowest};
 use crate::limits::{
-    APPLY_BESIDE_MIN, APPLY_BUDGET, APPLY_ENTRIES_MAX, CATCHUP_BYTES_MAX, EVENTS_PUBLISHED_MAX,
-    TAIL_BYTES_MAX,
+    APPLY_BESIDE_MIN, APPLY_BUDGET, APPLY_ENTRIES_MAX, AWAITED_BYTES_MAX, AWAITED_ENTRIES_MAX,
+    CATCHUP_BYTES_MAX, EVENTS_PUBLISHED_MAX, TAIL_BYTES_MAX,
 };
 use crate::mvcc::compact;
 use crate::stdx::time::Instant;
@@ -67,6 +67,9 @@ impl Replica {
 
     /// One transaction of entries, committed or suspended. True if there is more to apply at once.
     fn apply_draft(&mut self, now: Instant, turn: &mut Turn, outputs: &mut Outputs) -> bool {
+        if self.awaits_quiet() && self.executing.is_none() {
+            return false;
+        }
         let sweep = turn.sweeps && self.may_sweep(now);
         if self.committed.is_empty() && self.executing.is_none() && !sweep {
             return false;
@@ -157,11 +160,18 @@ impl Replica {
     /// Keeps in memory what a lagging member may need, within bounds.
     fn trim_tail(&mut self) {
         let applied = self.store.applied().index;
-        let kept = if self.is_sole_voter() { 0 } else { self.settings.catchup_entries };
+        let is_alone = self.state.cluster.members.len() < 2;
+        let kept = if is_alone { 0 } else { self.settings.catchup_entries };
         let tail = self.node.mut_store();
         if tail.len() as u64 > 2 * kept + 1024 || tail.bytes() > TAIL_BYTES_MAX {
-            tail.compact(applied.saturating_sub(kept));
-            tail.shrink(applied, CATCHUP_BYTES_MAX);
+            let has_room = tail.bytes() <= AWAITED_BYTES_MAX && tail.len() <= AWAITED_ENTRIES_MAX;
+            match self.transfers.awaited().filter(|_| has_room) {
+                Some(index) => tail.compact(applied.saturating_sub(kept).min(index)),
+                None => {
+                    tail.compact(applied.saturating_sub(kept));
+                    tail.shrink(applied, CATCHUP_BYTES_MAX);
+                }
+            }
         }
     }
 }

@@ -21,6 +21,8 @@ pub(super) struct Digests {
     waiting: VecDeque<Span>,
     /// The first is under way.
     begun: bool,
+    /// What is under way is of a store that a snapshot has taken the place of: it counts no more.
+    is_stale: bool,
     /// Entries up to here were in the log at the start. What a restart replays has had its hash, which does not
     /// outlive the process.
     replayed: u64,
@@ -53,6 +55,12 @@ impl Digests {
         }
     }
 
+    /// A snapshot has taken the place of the store.
+    pub(super) fn install(&mut self) {
+        self.waiting.clear();
+        self.is_stale |= self.begun;
+    }
+
     /// Nothing that died above it may be swept.
     pub(super) fn pin(&self) -> Option<i64> {
         self.waiting.front().map(|span| span.previous)
@@ -75,6 +83,9 @@ impl Replica {
 
     pub(super) fn on_compaction_digested(&mut self, hash: Result<KvHash, Error>) {
         assert!(std::mem::take(&mut self.digests.begun), "a digest was under way");
+        if std::mem::take(&mut self.digests.is_stale) {
+            return;
+        }
         let span = self.digests.waiting.pop_front().expect("the one under way is the first");
         match hash {
             Ok(hash) => {

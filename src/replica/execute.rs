@@ -260,5 +260,10 @@ impl Replica {
 
 /// Has raft take part in a change that the rules allow. False if raft cannot: nobody may remove the last voter.
 fn takes_effect(node: &mut RawNode<Tail>, change: &ConfChange) -> bool {
-    change.change_type == CONF_CHANGE_UPDATE_NODE || node.apply_conf_change(change).is_ok()
+    if change.change_type == CONF_CHANGE_UPDATE_NODE {
+        return true;
+    }
+    let Ok(conf_state) = node.apply_conf_change(change) else { return false };
+    node.mut_store().set_members(conf_state);
+    true
 }

@@ -78,6 +78,11 @@ impl Marks {
         self.waiting = new.or(self.waiting.take());
     }
 
+    /// The store is a snapshot of the leader with everything up to `index`. No checkpoint is under way.
+    pub(super) fn install(&mut self, index: u64) {
+        (self.stored, self.waiting) = (index, None);
+    }
+
     /// Whether a mark waits for the log.
     pub(super) fn is_due(&self) -> bool {
         self.waiting.is_some()
@@ -90,7 +95,7 @@ impl Marks {
 
     /// A write to the log is durable, with a mark at `index` if it had one.
     pub(super) fn on_logged(&mut self, index: Option<u64>) {
-        self.logged = index.unwrap_or(self.logged);
+        self.logged = index.unwrap_or(self.logged).max(self.logged);
     }
 
     /// The store file holds everything up to this index.

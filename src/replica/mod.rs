@@ -32,22 +32,22 @@
 //!   election     election timeouts drawn from a seed        tail       the log's newest entries in memory
 //!   policy       when the store file is written             checkpoint a checkpoint from its beginning to its mark
 //!   defragment   what is given back when asked for         log_writes writes to the log that are under way
+//!   arrival      a snapshot made into a store               install    it takes the place of store and log
 //!   marks        what the log says of checkpoints           spill      an entry whose pages take too much memory
 //!   heavy        entries that the store file has to keep up with
 //!   sweep        what is owed once garbage is swept         digest     hashes of what a compaction removes
 //!   leadership   what a leader does once in its term        leases     what a leader does about leases
-//!   quota        the second look at the quota               laggards   members that wait for a snapshot
+//!   quota        the second look at the quota               laggards   members that need a snapshot
 //!   configure    changes of the members                   handover   leadership that goes to another member
 //!   messages     what other members may say
 //!   fault        faults that tests plant: with debug assertions, or the feature `faults`
 //!   bucket_hash  the hash of all that etcd would store      tally      counts for the metrics
 //!   bounds       what a simulation makes smaller
 //! ```
-//!
-//! Absent: snapshots between members. A member that would need one stays behind.
 #![forbid(unsafe_code)]
 
 pub mod apply;
+pub mod arrival;
 pub mod bootstrap;
 pub mod bucket_hash;
 pub mod configure;
@@ -67,6 +67,7 @@ mod fault;
 mod halt;
 mod handover;
 mod heavy;
+pub mod install;
 mod laggards;
 mod leadership;
 mod leases;

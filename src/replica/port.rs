@@ -12,6 +12,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use raft::eraftpb::{ConfChange, Message};
 
+use super::arrival::Arrival;
+use super::install::Replaced;
+use crate::btree::Readers;
 use crate::error::Error;
 use crate::mvcc::EventBatch;
 use crate::mvcc::compact_hash::CompactionDigest;
@@ -109,6 +112,18 @@ pub enum Input {
     PeerMessage(Box<Message>),
     /// A message to the member with this id was lost.
     PeerUnreachable(u64),
+    /// A snapshot that another member has sent, in a file of its own. No other one is under way, from here until
+    /// [`Output::RefuseSnapshot`] or [`Output::Installed`].
+    Snapshot(Box<Arrival>),
+    /// What [`Output::PlaceSnapshot`] asked for is done, durably.
+    SnapshotPlaced,
+    /// A snapshot was sent to the member with this id, or not.
+    SnapshotSent {
+        /// Id of that member.
+        to: u64,
+        /// The member has taken it.
+        is_taken: bool,
+    },
     /// The write of that number, and all before it, are durable.
     WalSynced {
         /// The number that [`Output::AppendWal`] gave the write.
@@ -158,6 +173,27 @@ pub enum Output {
         to: u64,
         /// The message.
         message: Box<Message>,
+    },
+    /// Send the newest published state to another member that lags, and say how that has ended with
+    /// [`Input::SnapshotSent`].
+    SendSnapshot {
+        /// Id of that member.
+        to: u64,
+        /// The message that goes with the state, but for what it says of the state's index, term and members.
+        message: Box<Message>,
+    },
+    /// Raft has taken the snapshot that came last: give its file the name of the store file.
+    PlaceSnapshot,
+    /// Raft has no use for this snapshot: it is not of the leader, or has nothing that this member lacks.
+    RefuseSnapshot(Box<Arrival>),
+    /// A snapshot is published. Everybody who reads does so with these readers from now on.
+    Installed {
+        /// The way into the new store.
+        readers: Readers,
+        /// The revision of the snapshot.
+        revision: i64,
+        /// What the snapshot has taken the place of.
+        replaced: Box<Replaced>,
     },
     /// Ask the lessor of the leader, and answer a request with what it says.
     AskLessor {

@@ -31,7 +31,6 @@ impl Replica {
             let mut ready = self.node.ready();
             let number = ready.number();
             self.writes.on_ready(number);
-            assert!(ready.snapshot().is_empty(), "a snapshot of a peer does not get as far as raft");
             self.send(ready.take_messages(), outputs);
             for state in ready.take_read_states() {
                 self.reads.confirm(&state.request_ctx, state.index);
@@ -42,7 +41,17 @@ impl Replica {
             let entries = ready.take_entries();
             let state = ready.hs().cloned();
             let promise = state.as_ref().is_some_and(|state| !self.is_promised(state));
-            if !entries.is_empty() || promise {
+            if !ready.snapshot().is_empty() {
+                // What raft says may be about entries behind the snapshot too.
+                let (first, last) =
+                    if entries.is_empty() { (persisted, vec![]) } else { (vec![], persisted) };
+                self.log_snapshot(number, ready.snapshot(), first, outputs);
+                if !entries.is_empty() {
+                    self.node.mut_store().append(&entries);
+                    self.write_ready(number, &entries, last, outputs);
+                }
+                self.node.advance_append_async(ready);
+            } else if !entries.is_empty() || promise {
                 self.node.mut_store().append(&entries);
                 self.write_ready(number, &entries, persisted, outputs);
                 self.node.advance_append_async(ready);
@@ -92,6 +101,10 @@ impl Replica {
                 self.write_log(0, &entries, Vec::new(), outputs);
                 false
             }
+            Founding::Behind(mark) => {
+                self.restart_log(0, &mark, Vec::new(), outputs);
+                false
+            }
             Founding::Written => false,
             Founding::Done => {
                 self.founding = Founding::Done;
@@ -132,6 +145,7 @@ impl Replica {
             return;
         }
         self.node.on_persist_ready(durable);
+        self.end_install(durable);
     }
 
     /// Messages that waited for the log.
@@ -142,11 +156,18 @@ impl Replica {
 
     /// What this member says as a leader does not go to one that was removed: it may have been said before the removal
     /// was applied. Answers go to everybody, because a leader that was removed still has its removal committed.
-    fn send(&self, messages: Vec<Message>, outputs: &mut Outputs) {
+    fn send(&mut self, messages: Vec<Message>, outputs: &mut Outputs) {
         let removed = &self.state.cluster.removed;
         let is_stale = |message: &Message| removed.contains(&message.to) && is_of_a_leader(message);
-        let messages = messages.into_iter().filter(|message| !is_stale(message));
-        outputs.extend(messages.map(|message| Output::Send { to: message.to, message: Box::new(message) }));
+        for message in messages.into_iter().filter(|message| !is_stale(message)) {
+            let (to, message) = (message.to, Box::new(message));
+            if message.msg_type() == MessageType::MsgSnapshot {
+                self.transfers.begin(to, message.get_snapshot().get_metadata().index);
+                outputs.push(Output::SendSnapshot { to, message });
+            } else {
+                outputs.push(Output::Send { to, message });
+            }
+        }
     }
 }
 

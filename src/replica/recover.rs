@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use prost::Message;
-use raft::eraftpb::{ConfChange, ConfState, Entry as LogEntry, EntryType, HardState};
+use raft::eraftpb::{ConfChange, Entry as LogEntry, EntryType, HardState};
 use raft::{Config, RawNode, ReadOnlyOption};
 
 use super::apply::State;
@@ -18,6 +18,8 @@ use super::execute;
 use super::halt::{ADVICE, Halted};
 use super::handover::Handover;
 use super::heavy::Heavy;
+use super::install::Installing;
+use super::laggards::Transfers;
 use super::leadership::Leadership;
 use super::leases::Leases;
 use super::log_writes::LogWrites;
@@ -37,7 +39,7 @@ use crate::limits::{MESSAGE_BYTES_MAX, MESSAGES_INFLIGHT_MAX, PROPOSAL_TIMEOUT};
 use crate::mvcc::pin::Pins;
 use crate::mvcc::write::initialize;
 use crate::stdx::prng::Prng;
-use crate::wal::{Appender, Metadata, Recovered, SegmentName};
+use crate::wal::{Appender, Metadata, Recovered, SegmentName, SnapshotMark};
 
 /// Where the log comes from.
 pub enum Opening {
@@ -62,6 +64,8 @@ struct Beginning {
     hard_state: HardState,
     /// The log says that the store file holds everything up to this index.
     marked: u64,
+    /// The log does not know of the snapshot that the store is.
+    lacks_mark: bool,
 }
 
 impl Opening {
@@ -76,6 +80,7 @@ impl Opening {
                     hard_state: HardState { term: 1, vote: 0, commit: entries.len() as u64 },
                     entries,
                     marked: 0,
+                    lacks_mark: false,
                 }
             }
             Opening::Join { cluster_id } => Beginning {
@@ -84,12 +89,14 @@ impl Opening {
                 entries: Vec::new(),
                 hard_state: HardState::default(),
                 marked: 0,
+                lacks_mark: false,
             },
             Opening::Recover(recovered, segments) => Beginning {
                 log: Appender::resume(&recovered, segments),
                 founding: Founding::Done,
                 hard_state: recovered.state,
                 marked: recovered.mark.index,
+                lacks_mark: recovered.lacks_mark,
                 entries: recovered.entries,
             },
         }
@@ -106,11 +113,16 @@ impl Replica {
         let mut txn = store.write();
         initialize(&mut txn);
         txn.commit();
-        let Beginning { log, founding, entries: mut kept, hard_state, marked } =
+        let Beginning { log, mut founding, entries: mut kept, hard_state, marked, lacks_mark } =
             opening.begin(settings.member_id);
         let entries = kept.split_off(kept.len() - unapplied(&store, &kept).len());
         let applied = store.applied();
         let hard_state = HardState { commit: hard_state.commit.max(applied.index), ..hard_state };
+        // A term that the log does not know is that of a snapshot, and nobody has this member's vote in it.
+        let hard_state = match applied.term > hard_state.term {
+            true => HardState { term: applied.term, vote: 0, ..hard_state },
+            false => hard_state,
+        };
         check_revisions(&applied)?;
         check_log(&applied, &entries, &hard_state)?;
         // Apart from the generator of election timeouts, which must not shift.
@@ -118,12 +130,17 @@ impl Replica {
         let secret = secrets.next_u64();
         let state = State::restore(&store.readers().register().snapshot(), settings.lease_ttl_min, secret)
             .map_err(|_| damaged())?;
+        if lacks_mark {
+            let conf_state = Some(state.cluster.conf_state());
+            founding =
+                Founding::Behind(SnapshotMark { index: applied.index, term: applied.term, conf_state });
+        }
         let mut checkpoints = Policy::default();
         // Replayed entries count towards the next checkpoint, or a second crash replays them again.
         checkpoints.logged(entries.iter().map(|entry| entry.data.len() as u64).sum(), entries.len());
         let replayed = entries.last().map_or(applied.index, |last| last.index);
         let (compacted, entries) = with_kept(&applied, kept, entries);
-        let tail = Tail::new(compacted, entries, hard_state, conf_state(&state));
+        let tail = Tail::new(compacted, entries, hard_state, state.cluster.conf_state());
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let node = RawNode::new(&raft_config(&settings, applied.index), tail, &logger)
             .map_err(|error| format!("raft does not take the flags of this member: {error}"))?;
@@ -153,6 +170,9 @@ impl Replica {
             digests: Digests::new(replayed),
             sweep: Sweep::new(applied),
             pins,
+            installing: Installing::default(),
+            refused_arrivals: Vec::new(),
+            transfers: Transfers::default(),
             leadership: Leadership::default(),
             gate: Arc::new(ReadGate::default()),
             tally: Tally::default(),
@@ -171,7 +191,7 @@ fn damaged() -> String {
 }
 
 /// Says what is wrong where the store's revisions contradict each other.
-fn check_revisions(applied: &Applied) -> Result<(), String> {
+pub(super) fn check_revisions(applied: &Applied) -> Result<(), String> {
     let &Applied { revision, compact_revision, swept_revision, .. } = applied;
     if revision < 1 || compact_revision > revision || swept_revision > compact_revision {
         return Err(format!(
@@ -257,19 +277,6 @@ pub fn refusal(member_id: u64, store: &Store, entries: &[LogEntry]) -> Option<St
         ));
     }
     entries.iter().find_map(execute::refuse)
-}
-
-fn conf_state(state: &State) -> ConfState {
-    let mut conf_state = ConfState::default();
-    for member in state.cluster.members.values() {
-        let learner = member.raft_attributes.as_ref().is_some_and(|attributes| attributes.is_learner);
-        if learner {
-            conf_state.learners.push(member.id);
-        } else {
-            conf_state.voters.push(member.id);
-        }
-    }
-    conf_state
 }
 
 #[cfg(test)]

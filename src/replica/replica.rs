@@ -9,6 +9,7 @@ use raft::eraftpb::{Entry as LogEntry, Message, MessageType};
 use raft::{RawNode, StateRole};
 
 use super::apply::State;
+use super::arrival::Arrival;
 use super::commit::TurnSize;
 use super::defragment::Defragmentation;
 use super::digest::Digests;
@@ -17,6 +18,8 @@ use super::execute::Executing;
 use super::halt::Halted;
 use super::handover::Handover;
 use super::heavy::Heavy;
+use super::install::Installing;
+use super::laggards::Transfers;
 use super::leadership::{Leadership, introduction};
 use super::leases::{Leases, LessorPlace};
 use super::log_writes::LogWrites;
@@ -41,7 +44,7 @@ use crate::mvcc::compact;
 use crate::mvcc::compact_hash::CompactionHashes;
 use crate::mvcc::pin::Pins;
 use crate::stdx::time::{Duration, Instant};
-use crate::wal::Appender;
+use crate::wal::{Appender, SnapshotMark};
 
 /// What a member is told once.
 #[derive(Clone, Debug)]
@@ -79,6 +82,8 @@ pub struct Settings {
 pub(super) enum Founding {
     /// To be written to the log.
     Due(Vec<LogEntry>),
+    /// The store is a snapshot of the leader, of which the log does not know: it is to begin anew behind this.
+    Behind(SnapshotMark),
     /// On their way.
     Written,
     /// Durable, or there never were any.
@@ -144,6 +149,12 @@ pub struct Replica {
     /// Revisions that sessions still read.
     pub(super) pins: Pins,
 
+    // Snapshots of the leader, and to members that lag.
+    pub(super) installing: Installing,
+    /// Snapshots that came while another one was under way.
+    pub(super) refused_arrivals: Vec<Arrival>,
+    pub(super) transfers: Transfers,
+
     /// What this member has done as the leader, and in which term.
     pub(super) leadership: Leadership,
     /// What sessions know of raft.
@@ -183,6 +194,9 @@ impl Replica {
                 let _ = self.node.step(*message);
             }
             Input::PeerUnreachable(id) => self.node.report_unreachable(id),
+            Input::Snapshot(arrival) => self.on_snapshot(arrival),
+            Input::SnapshotPlaced => self.on_snapshot_placed(),
+            Input::SnapshotSent { to, is_taken } => self.on_snapshot_sent(to, is_taken),
             Input::WalSynced { ready, buffer, took } => {
                 self.sweep.on_log_write(took);
                 self.on_wal_synced(ready, buffer);
@@ -196,7 +210,7 @@ impl Replica {
     /// Ends a turn: appends to `outputs` everything the world must now do. True if there is more to do without
     /// further input.
     pub fn drain(&mut self, now: Instant, outputs: &mut Outputs) -> bool {
-        if !self.found(outputs) {
+        if !self.found(outputs) || !self.install(now, outputs) {
             return false;
         }
         self.sweep.begin_turn(now);
@@ -234,6 +248,7 @@ impl Replica {
         self.checkpoint_if_due(now, outputs);
         self.defragment(now, outputs);
         self.release_log(outputs);
+        self.offer_snapshot();
         self.show_gate();
         self.has_more(now)
     }
@@ -317,6 +332,7 @@ impl Replica {
         self.timeouts.draw(&mut self.node);
         self.node.tick();
         self.store.tidy();
+        self.transfers.tick();
         self.proposals.tick();
         self.writes.tick();
         self.resign_if_removed();
@@ -481,7 +497,8 @@ impl Replica {
 
     /// Whether entries can be applied in the next turn.
     fn may_apply(&self) -> bool {
-        !self.halted.is_halted() && !self.waits_for_spill() && !self.waits_for_checkpoint()
+        let rests = self.awaits_quiet() && self.executing.is_none();
+        !rests && !self.halted.is_halted() && !self.waits_for_spill() && !self.waits_for_checkpoint()
     }
 
     /// Whether a slice of garbage can be removed in this turn.

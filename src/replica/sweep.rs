@@ -51,6 +51,12 @@ impl Sweep {
         }
     }
 
+    /// A snapshot has taken the place of the store. Replies wait until its garbage is swept.
+    pub(super) fn install(&mut self, applied: Applied) {
+        let Self { slice, waiting, .. } = std::mem::replace(self, Self::new(applied));
+        (self.slice, self.waiting) = (slice, waiting);
+    }
+
     /// A log write took so long.
     pub(super) fn on_log_write(&mut self, took: Duration) {
         if took >= SWEEP_SLOW_WRITE {

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
+use raft::eraftpb::{ConfState, Entry, HardState, Snapshot, SnapshotMetadata};
 use raft::{Error, GetEntriesContext, RaftState, Storage, StorageError};
 
 /// The last entries of the log. Everything before `compacted` is in the store alone.
@@ -16,6 +16,8 @@ pub struct Tail {
     /// The state raft starts with.
     hard_state: HardState,
     conf_state: ConfState,
+    /// What raft is told of the store's content, while that can be sent.
+    offered: Option<(u64, u64)>,
 }
 
 impl Tail {
@@ -42,6 +44,27 @@ impl Tail {
         }
         self.bytes += entries.iter().map(|entry| entry.data.len()).sum::<usize>();
         self.entries.extend(entries.iter().cloned());
+    }
+
+    /// Begins anew behind the snapshot whose last entry has this index and term.
+    pub fn restart(&mut self, compacted: (u64, u64), conf_state: ConfState) {
+        *self = Self {
+            compacted,
+            conf_state,
+            hard_state: std::mem::take(&mut self.hard_state),
+            ..Self::default()
+        };
+    }
+
+    /// The members are these now.
+    pub fn set_members(&mut self, conf_state: ConfState) {
+        self.conf_state = conf_state;
+    }
+
+    /// The content of the store, up to the entry of this index and term, can be sent to members far behind; or it
+    /// cannot.
+    pub fn offer(&mut self, content: Option<(u64, u64)>) {
+        self.offered = content;
     }
 
     /// Forgets entries up to `index`.
@@ -136,9 +159,13 @@ impl Storage for Tail {
         Ok(self.last())
     }
 
-    /// Members far behind need the store's content, which is not sent yet: they wait.
+    /// Members far behind need the store's content. What is sent is the newest when the sending begins, so this is
+    /// about the least of it.
     fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
-        Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+        let unavailable = Error::Store(StorageError::SnapshotTemporarilyUnavailable);
+        let (index, term) = self.offered.filter(|(index, _)| *index > 0).ok_or(unavailable)?;
+        let metadata = SnapshotMetadata { index, term, conf_state: Some(self.conf_state.clone()) };
+        Ok(Snapshot { metadata: Some(metadata), ..Snapshot::default() })
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::watches::{Transport, Watches};
+use crate::btree::Readers;
 use crate::error::Error;
 use crate::mvcc::EventBatch;
 use crate::replica::port::Ticket;
@@ -20,12 +21,18 @@ pub enum FromReplica {
     ReadReady(Ticket),
     /// The events of one revision, for every core.
     Publish(Arc<EventBatch>),
+    /// A snapshot with everything up to a revision has taken the place of the store, which is read this way from now
+    /// on.
+    Installed(Readers, i64),
 }
 
 /// The world around a session core.
 pub trait Shell {
     /// A reply has come.
     fn on_reply(&mut self, ticket: Ticket, result: Result<Response, Error>);
+
+    /// Another store has taken the place of the one that was read so far.
+    fn on_installed(&mut self, readers: Readers);
 
     /// The state that a read waits for is published.
     fn on_read_ready(&mut self, ticket: Ticket);
@@ -47,6 +54,12 @@ pub fn turn(shell: &mut impl Shell, inbox: &mut VecDeque<FromReplica>) -> bool {
         match message {
             FromReplica::Reply(ticket, result) => shell.on_reply(ticket, result),
             FromReplica::ReadReady(ticket) => shell.on_read_ready(ticket),
+            FromReplica::Installed(readers, revision) => {
+                shell.on_installed(readers);
+                // No core hears of the revisions up to this one: who watches reads them from the store.
+                let batch = Arc::new(EventBatch { revision, compact_revision: -1, events: Vec::new() });
+                shell.watch(|watches, _, _| watches.publish(batch));
+            }
             FromReplica::Publish(batch) => shell.watch(|watches, _, _| watches.publish(batch)),
         }
     }

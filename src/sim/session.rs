@@ -11,7 +11,7 @@ use super::plant::Plant;
 use super::spoil::spoil_walks;
 use super::workload::Ask;
 use super::world::{Event, TICK, World};
-use kevel::btree::Reader;
+use kevel::btree::{Reader, Readers};
 use kevel::error::Error;
 use kevel::mvcc::View;
 use kevel::mvcc::leaf_counts::LeafCounts;
@@ -107,6 +107,10 @@ struct Turn<'a> {
 impl Shell for Turn<'_> {
     fn on_reply(&mut self, ticket: Ticket, result: Result<Response, Error>) {
         self.world.on_reply(self.core, ticket, result);
+    }
+
+    fn on_installed(&mut self, _: Readers) {
+        panic!("judge: nobody sends snapshots to this member");
     }
 
     fn on_read_ready(&mut self, ticket: Ticket) {
@@ -408,6 +412,7 @@ fn show(message: &FromReplica) -> String {
     match message {
         FromReplica::Publish(batch) => format!("publish {}", batch.revision),
         FromReplica::Reply(ticket, result) => format!("reply {:x} {result:?}", ticket.0),
+        FromReplica::Installed(_, revision) => format!("installed at {revision}"),
         FromReplica::ReadReady(ticket) => format!("read ready {:x}", ticket.0),
     }
 }

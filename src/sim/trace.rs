@@ -73,6 +73,9 @@ pub fn show_input(input: &Input) -> String {
         Input::Resign => "resign".into(),
         Input::PeerMessage(_) => "a message".into(),
         Input::PeerUnreachable(id) => format!("{id:x} is out of reach"),
+        Input::Snapshot(arrival) => format!("snapshot up to {}", arrival.index()),
+        Input::SnapshotPlaced => "the snapshot is placed".into(),
+        Input::SnapshotSent { to, is_taken } => format!("snapshot sent to {to:x}: {is_taken}"),
         Input::WalSynced { ready, .. } => format!("log write {ready} is durable"),
         Input::CheckpointSynced { generation } => format!("checkpoint {generation} is durable"),
         Input::CheckpointRefused => "the checkpoint has no room".into(),
@@ -101,6 +104,10 @@ pub fn show_output(output: &Output) -> String {
             format!("ask about the promotion of {id:x} for {:x}", ticket.0)
         }
         Output::Removed => "removed".to_owned(),
+        Output::SendSnapshot { to, .. } => format!("a snapshot to {to:x}"),
+        Output::PlaceSnapshot => "place the snapshot".into(),
+        Output::RefuseSnapshot(arrival) => format!("refuse the snapshot up to {}", arrival.index()),
+        Output::Installed { revision, .. } => format!("installed a snapshot at revision {revision}"),
         Output::AskLessor { leader, ticket, call, .. } => format!("ask {leader:x} {:x} {call:?}", ticket.0),
         Output::Reply { ticket, result } => format!("reply {:x} {result:?}", ticket.0),
         Output::ReadReady { ticket } => format!("read ready {:x}", ticket.0),

@@ -554,7 +554,12 @@ impl World {
             Output::Halt { reason } => judge!(false, "a member stops: {reason}"),
             Output::AskPromotion { .. } => judge!(false, "a lone member asks about a promotion"),
             Output::Removed => judge!(false, "a lone member was removed"),
-            Output::Send { to, .. } | Output::AskLessor { leader: to, .. } => {
+            Output::PlaceSnapshot | Output::RefuseSnapshot(_) | Output::Installed { .. } => {
+                judge!(false, "nobody has sent a snapshot")
+            }
+            Output::Send { to, .. }
+            | Output::SendSnapshot { to, .. }
+            | Output::AskLessor { leader: to, .. } => {
                 judge!(false, "a lone member sends to {to:x}")
             }
         }

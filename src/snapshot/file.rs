@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use bytes::Bytes;
+use raft::eraftpb::SnapshotMetadata;
 
 use super::buckets::Bucket;
 use super::leases::Position;
@@ -62,6 +63,11 @@ impl SnapshotFile {
     /// The file of a state, of which nothing is known yet.
     pub fn new(state: State) -> Self {
         Self { state, stage: Stage::BeforeKey, writer: Writer::counting(), is_counted: false }
+    }
+
+    /// What the raft message says that goes with the file.
+    pub fn metadata(&self) -> &SnapshotMetadata {
+        &self.state.metadata
     }
 
     /// Counts on for about `budget` small changes; where everything will lie, once that is known.

@@ -1,7 +1,8 @@
 //! The pairs of a file of etcd, taken into a store that is empty: the other way round.
 //!
 //! Changes come in the order of their revisions, as the file has them, so each finds what it supersedes in `Index`
-//! already. What the members of the file's cluster were is left out: whoever restores names new ones.
+//! already. Whoever restores a file for a new cluster leaves out the members of the old one and names new ones; a
+//! member that takes in a snapshot of its leader takes them too.
 #![forbid(unsafe_code)]
 
 use prost::Message;
@@ -10,21 +11,28 @@ use serde::Deserialize;
 use crate::bbolt::ReadError;
 use crate::btree::{Applied, Read, Tree, WriteTxn};
 use crate::cluster::Cluster;
+use crate::cluster::member::MemberContext;
 use crate::mvcc::View;
 use crate::mvcc::revision::Revision;
 use crate::mvcc::schema::{IndexEntry, LIVE, TOMBSTONE, garbage_key, index_key, lease_key};
 use crate::proto::etcdserverpb::AlarmMember;
 use crate::proto::leasepb::Lease;
+use crate::proto::membershippb::{Attributes, Member};
 use crate::wire::{KeyValue, key_of};
 
 /// The buckets whose pairs are taken, in the order in which they have to be: a key finds its lease.
 pub const BUCKETS: [&str; 8] = ["meta", "lease", "key", "alarm", "cluster", "auth", "authUsers", "authRoles"];
+
+/// The buckets that say who belongs to the cluster.
+pub const MEMBERS: [&str; 2] = ["members", "members_removed"];
 
 /// What was taken so far.
 #[derive(Default)]
 pub struct Import {
     revision: i64,
     compacted: i64,
+    /// Index and term of the last log entry that the file contains, as far as it says so.
+    reached: (Option<u64>, Option<u64>),
     /// A tombstone or a value, built here.
     stored: Vec<u8>,
 }
@@ -45,7 +53,7 @@ fn refused<T>(what: impl Into<String>) -> Result<T, ReadError> {
 impl Import {
     /// Nothing was taken.
     pub fn new() -> Self {
-        Self { revision: 1, compacted: -1, stored: Vec::new() }
+        Self { revision: 1, compacted: -1, ..Self::default() }
     }
 
     /// Takes a pair of a bucket.
@@ -65,6 +73,8 @@ impl Import {
             "key" => self.change(txn, key, value),
             "alarm" => alarm(txn, key),
             "cluster" => cluster(txn, key, value),
+            "members" => member(txn, key, value),
+            "members_removed" => removed(txn, key),
             _ => auth(bucket, key, value),
         }
     }
@@ -85,12 +95,23 @@ impl Import {
         Ok(Applied { index, term, revision, compact_revision, swept_revision: -1 })
     }
 
+    /// Index and term of the last log entry that the file contains, as far as it says so.
+    pub fn reached(&self) -> (Option<u64>, Option<u64>) {
+        self.reached
+    }
+
     fn meta(&mut self, key: &[u8], value: &[u8]) -> Result<(), ReadError> {
-        if key == b"scheduledCompactRev" {
-            let Some((revision, false)) = revision_of(value) else {
-                return refused("bucket meta: scheduledCompactRev is no revision");
-            };
-            self.compacted = revision.main;
+        let number = || value.try_into().ok().map(u64::from_be_bytes);
+        match key {
+            b"scheduledCompactRev" => {
+                let Some((revision, false)) = revision_of(value) else {
+                    return refused("bucket meta: scheduledCompactRev is no revision");
+                };
+                self.compacted = revision.main;
+            }
+            b"consistent_index" => self.reached.0 = number(),
+            b"term" => self.reached.1 = number(),
+            _ => {}
         }
         Ok(())
     }
@@ -189,6 +210,33 @@ fn cluster(txn: &mut WriteTxn<'_>, key: &[u8], value: &[u8]) -> Result<(), ReadE
         },
         _ => {}
     }
+    Ok(())
+}
+
+fn id_of(key: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(key).ok().filter(|text| !text.starts_with('+'))?;
+    u64::from_str_radix(text, 16).ok()
+}
+
+fn member(txn: &mut WriteTxn<'_>, key: &[u8], value: &[u8]) -> Result<(), ReadError> {
+    let read = serde_json::from_slice::<MemberContext>(value).ok();
+    let Some(context) = read.filter(|context| context.id != 0 && id_of(key) == Some(context.id)) else {
+        return refused(format!("bucket members: the member at key {key:x?} cannot be read"));
+    };
+    let (name, client_urls) = (context.name.clone(), context.client_urls.clone());
+    // A member that has not published its attributes yet has none.
+    let attributes = Attributes { name, client_urls };
+    let published = (attributes != Attributes::default()).then_some(attributes);
+    let member = Member { member_attributes: published, ..context.into_member(None) };
+    Cluster::default().set_member(txn, member);
+    Ok(())
+}
+
+fn removed(txn: &mut WriteTxn<'_>, key: &[u8]) -> Result<(), ReadError> {
+    let Some(id) = id_of(key) else {
+        return refused(format!("bucket members_removed: {key:x?} is no id of a member"));
+    };
+    Cluster::default().remove_member(txn, id);
     Ok(())
 }
 

@@ -31,13 +31,15 @@
 //! Then the changes are walked twice, as [`bbolt`](crate::bbolt) asks for: once to count, once to write.
 //!
 //! [`buckets`] has the small buckets, which the Hash RPC digests too, [`leases`] the copied leases, [`state`] the
-//! instant, and [`file`](mod@file) the passes. [`status`] tells what a file has in it, and [`import`] takes what it has
-//! into a store.
+//! instant, and [`file`](mod@file) the passes. [`status`] tells what a file has in it, [`import`] takes pairs into a
+//! store, [`fill`](mod@fill) all of a file. [`installed`] is how a store says that it is the snapshot of a leader.
 #![forbid(unsafe_code)]
 
 pub mod buckets;
 pub mod file;
+pub mod fill;
 pub mod import;
+pub mod installed;
 mod leases;
 pub mod state;
 pub mod status;

@@ -1,9 +1,12 @@
 //! The instant that a file shows.
 #![forbid(unsafe_code)]
 
+use raft::eraftpb::SnapshotMetadata;
+
 use super::buckets::{self, Bucket};
 use super::leases::Leases;
 use crate::btree::{Cursor, Read, Tree};
+use crate::cluster::Cluster;
 use crate::error::Error;
 
 /// What a file needs to know of one state of the store. Changes are not in here: they are told by their revisions.
@@ -13,6 +16,8 @@ pub struct State {
     pub(super) leases: Leases,
     /// The buckets behind `lease`.
     pub(super) after_lease: Vec<Bucket>,
+    /// What the raft message says that goes with the file.
+    pub(super) metadata: SnapshotMetadata,
     /// Changes above it came later.
     pub(super) revision: i64,
     /// The compaction whose garbage may be there and does not count; none if all of it was gone.
@@ -38,6 +43,7 @@ impl<'r> Gathering<'r> {
             before_key: buckets::before_key(read)?,
             leases: Leases::default(),
             after_lease: buckets::after_lease(read, applied.compact_revision)?,
+            metadata: metadata(read)?,
             revision: applied.revision,
             condemned: (!is_swept).then_some(applied.compact_revision),
         };
@@ -71,4 +77,11 @@ impl<'r> Gathering<'r> {
     pub fn finish(self) -> State {
         self.state
     }
+}
+
+/// How far the log is applied in a state, and who belongs to the cluster in it.
+fn metadata(read: &impl Read) -> Result<SnapshotMetadata, Error> {
+    let applied = read.applied();
+    let conf_state = Cluster::restore(read)?.conf_state();
+    Ok(SnapshotMetadata { conf_state: Some(conf_state), index: applied.index, term: applied.term })
 }

@@ -110,15 +110,7 @@ impl Appender {
         mark: Option<&SnapshotMark>,
         buffer: Vec<u8>,
     ) -> Write {
-        let mut out = buffer;
-        out.clear();
-        if self.is_full() {
-            self.cut();
-        }
-        out.extend_from_slice(&self.block);
-        if self.length() == 0 {
-            self.put_head(&mut out);
-        }
+        let mut out = self.begin(buffer);
         let durable = match entries {
             // A segment is created whole or not at all.
             [.., last] if self.create => last.index,
@@ -133,26 +125,54 @@ impl Appender {
         let (early, late) = if state_first { (&[][..], entries) } else { (entries, &[][..]) };
         self.put_entries(&mut out, early);
         if let Some(state) = state {
-            assert!(
-                state.term >= self.state.term,
-                "a term goes back from {} to {}",
-                self.state.term,
-                state.term
-            );
-            assert!(state.commit >= self.state.commit, "the commit index goes back to {}", state.commit);
-            let commit = state.commit.min(durable).max(self.state.commit);
-            let state = HardState { commit, ..*state };
             sync |= state.term != self.state.term || state.vote != self.state.vote;
-            if state != self.state {
-                put_record(&mut out, &mut self.crc, Kind::State, &encode_state(&state));
-                self.state = state;
-            }
+            self.put_state(&mut out, state, durable);
         }
         self.put_entries(&mut out, late);
         if let Some(mark) = mark {
             put_record(&mut out, &mut self.crc, Kind::Snapshot, &mark.encode());
         }
         self.finish(out, sync)
+    }
+
+    /// The write that begins the log anew behind a snapshot of the leader, which the store has taken in: no entry
+    /// before it counts any more, and the next one is the one behind `mark`. The store is durable, so `state` may say
+    /// that all of it is committed.
+    ///
+    /// # Panics
+    /// When `state` goes back in term or commit.
+    pub fn restart(&mut self, mark: &SnapshotMark, state: &HardState, buffer: Vec<u8>) -> Write {
+        let mut out = self.begin(buffer);
+        put_record(&mut out, &mut self.crc, Kind::Snapshot, &mark.encode());
+        self.last_index = mark.index;
+        self.put_state(&mut out, state, mark.index);
+        self.finish(out, true)
+    }
+
+    /// What a write begins with: the part of the last block that is filled, or the head of a segment.
+    fn begin(&mut self, buffer: Vec<u8>) -> Vec<u8> {
+        let mut out = buffer;
+        out.clear();
+        if self.is_full() {
+            self.cut();
+        }
+        out.extend_from_slice(&self.block);
+        if self.length() == 0 {
+            self.put_head(&mut out);
+        }
+        out
+    }
+
+    /// The state, whose commit index is written as far as `durable`.
+    fn put_state(&mut self, out: &mut Vec<u8>, state: &HardState, durable: u64) {
+        assert!(state.term >= self.state.term, "a term goes back from {} to {}", self.state.term, state.term);
+        assert!(state.commit >= self.state.commit, "the commit index goes back to {}", state.commit);
+        let commit = state.commit.min(durable).max(self.state.commit);
+        let state = HardState { commit, ..*state };
+        if state != self.state {
+            put_record(out, &mut self.crc, Kind::State, &encode_state(&state));
+            self.state = state;
+        }
     }
 
     fn put_entries(&mut self, out: &mut Vec<u8>, entries: &[Entry]) {

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use raft::eraftpb::{Entry, HardState};
 
 use super::record::{Metadata, SnapshotMark};
-use super::recover::{Recovered, WalError, recover};
+use super::recover::{Recovered, WalError, recover, recover_behind};
 use super::segment::{SECTOR_BYTES, SegmentName, first_needed};
 use super::{Appender, Write};
 use crate::stdx::prng::Prng;
@@ -48,11 +48,24 @@ impl Files {
 
     /// Recovers, and zeroes what follows the tail, as the world must.
     pub fn recover(&mut self, after: u64) -> Result<Recovered, WalError> {
+        self.read(after, |segments| recover(segments, after))
+    }
+
+    /// The same for a store that has taken in a snapshot.
+    pub fn recover_behind(&mut self, snapshot: (u64, u64)) -> Result<Recovered, WalError> {
+        self.read(snapshot.0, |segments| recover_behind(segments, snapshot))
+    }
+
+    fn read(
+        &mut self,
+        after: u64,
+        recover: impl FnOnce(&[(SegmentName, &[u8])]) -> Result<Recovered, WalError>,
+    ) -> Result<Recovered, WalError> {
         let names = self.names();
         let first = first_needed(&names, after).ok_or(WalError::Missing { index: after + 1 })?;
         let segments: Vec<_> =
             names[first..].iter().map(|name| (*name, self.files[name].as_slice())).collect();
-        let recovered = recover(&segments, after)?;
+        let recovered = recover(&segments)?;
         let tail = &recovered.tail;
         self.files.get_mut(&tail.segment).expect("the tail's segment")[tail.offset as usize..].fill(0);
         Ok(recovered)
@@ -114,8 +127,9 @@ fn random_write(appender: &mut Appender, model: &mut Model, prng: &mut Prng) -> 
         ..model.state
     };
     model.state = state;
-    let mark = SnapshotMark { index: state.commit, term: state.term, conf_state: None };
-    let mark = if prng.chance(1, 20) && state.commit > 0 { Some(mark) } else { None };
+    let committed = (state.commit as usize).checked_sub(1).map(|at| &model.entries[at]);
+    let mark = committed.map(|entry| SnapshotMark { index: entry.index, term: entry.term, conf_state: None });
+    let mark = if prng.chance(1, 20) { mark } else { None };
     appender.append(&model.entries[first..], Some(&state), mark.as_ref(), Vec::new())
 }
 

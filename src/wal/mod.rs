@@ -24,6 +24,8 @@
 //! - The crc of a record covers the data of all records so far, its own included. A length of zero, or the end of
 //!   the file, ends a segment.
 //! - Entry indexes grow by one; an entry with an index already seen replaces that one and all after it.
+//! - A snapshot record at an entry that the log does not lead to, because it ends before or has the entry in another
+//!   term, says that the store has taken in a snapshot of the leader. The log begins anew behind it.
 //! - A segment appears under its name only with its head already durable: it is written as a temporary file first.
 //!   By then all segments before it are durable to their ends, so nothing in them can be torn.
 //! - Writes are whole blocks of [`BLOCK_BYTES`] and carry the partly filled last block again, so that a file opened
@@ -57,5 +59,5 @@ mod tests;
 
 pub use append::{Appender, Write};
 pub use record::{Metadata, SnapshotMark};
-pub use recover::{Recovered, Tail, WalError, recover};
+pub use recover::{Recovered, Tail, WalError, recover, recover_behind};
 pub use segment::{BLOCK_BYTES, SEGMENT_BYTES, SegmentName};

@@ -18,12 +18,17 @@ pub struct Recovered {
     pub metadata: Metadata,
     /// The last state written.
     pub state: HardState,
-    /// The entries after the index asked for, without gaps.
+    /// The entry behind which `entries` begin: the one asked for, or a later one where the log begins anew.
+    pub after: u64,
+    /// The entries after that one, without gaps.
     pub entries: Vec<Entry>,
-    /// The last entry written, or the index asked for when there is none after it.
+    /// The last entry written, or `after` when there is none after it.
     pub last_index: u64,
-    /// The term of the entry at the index asked for; none when the segments that were read do not have that entry.
+    /// The term of the entry `after`; none when the segments that were read do not have that entry.
     pub term_before: Option<u64>,
+    /// The store has taken in a snapshot of the leader, and the log does not say so: before anything else is written,
+    /// the log has to begin anew behind the snapshot.
+    pub lacks_mark: bool,
     /// The newest snapshot mark at or below the commit index.
     pub mark: SnapshotMark,
     /// Where to go on writing.
@@ -127,6 +132,27 @@ impl std::error::Error for WalError {}
 /// The first segment is one that [`first_needed`](super::segment::first_needed) chose; the last is the one to go on
 /// writing to. Each is read to its end: a torn record at the end of the last one is dropped, and damage is refused.
 pub fn recover(segments: &[(SegmentName, &[u8])], after: u64) -> Result<Recovered, WalError> {
+    read(segments, after, None)
+}
+
+/// Reads a log for a store that has taken in the snapshot of a leader, `snapshot` being index and term of the last
+/// entry in it, and has applied nothing since. The process may have ended before the log said so: then no entry of the
+/// log counts.
+///
+/// # Errors
+/// As [`recover`].
+pub fn recover_behind(
+    segments: &[(SegmentName, &[u8])],
+    snapshot: (u64, u64),
+) -> Result<Recovered, WalError> {
+    read(segments, snapshot.0, Some(snapshot))
+}
+
+fn read(
+    segments: &[(SegmentName, &[u8])],
+    after: u64,
+    snapshot: Option<(u64, u64)>,
+) -> Result<Recovered, WalError> {
     let names: Vec<SegmentName> = segments.iter().map(|&(name, _)| name).collect();
     match names.first() {
         Some(first) if first.index <= after + 1 => {}
@@ -146,7 +172,9 @@ pub fn recover(segments: &[(SegmentName, &[u8])], after: u64) -> Result<Recovere
         (offset, torn) = reader.segment(name, bytes, is_last)?;
     }
 
+    let lacks_mark = snapshot.is_some_and(|(index, term)| reader.begin_anew(index, term));
     let (segment, bytes) = *segments.last().expect("at least one segment, as checked above");
+    let after = reader.after;
     let last_index = reader.entries.last().map_or(after, |entry| entry.index);
     let commit = reader.state.commit;
     let marked = reader.marks.iter().map(|mark| mark.index).max().unwrap_or(0);
@@ -162,7 +190,9 @@ pub fn recover(segments: &[(SegmentName, &[u8])], after: u64) -> Result<Recovere
         mark: reader.marks.into_iter().rfind(|mark| mark.index <= commit).unwrap_or_default(),
         state: reader.state,
         entries: reader.entries,
+        after,
         term_before: reader.term_before,
+        lacks_mark,
         last_index,
         tail: Tail {
             segment,
@@ -175,6 +205,7 @@ pub fn recover(segments: &[(SegmentName, &[u8])], after: u64) -> Result<Recovere
 }
 
 struct Reader {
+    /// The entry behind which entries are kept: the one asked for, or a later one behind which the log begins anew.
     after: u64,
     crc: u32,
     /// False until the first crc record: a chain may be picked up at any segment.
@@ -276,7 +307,9 @@ impl Reader {
                 self.state = state;
             }
             Kind::Snapshot => {
-                self.marks.push(SnapshotMark::decode(record.data).ok_or(damaged("its mark cannot be read"))?);
+                let mark = SnapshotMark::decode(record.data).ok_or(damaged("its mark cannot be read"))?;
+                self.begin_anew(mark.index, mark.term);
+                self.marks.push(mark);
             }
             Kind::Entry => {
                 let entry = decode_entry(record.data).ok_or(damaged("its entry cannot be read"))?;
@@ -302,6 +335,25 @@ impl Reader {
         self.entries.truncate((entry.index - self.after - 1) as usize);
         self.entries.push(entry);
         Ok(())
+    }
+
+    /// The store has everything up to the entry `index` of that term. Where the entries so far do not lead there, it is
+    /// from a snapshot of the leader, and they count no more. True then.
+    fn begin_anew(&mut self, index: u64, term: u64) -> bool {
+        let known = match index.checked_sub(self.after) {
+            None => None,
+            Some(0) => self.term_before,
+            Some(at) => self.entries.get(at as usize - 1).map(|entry| entry.term),
+        };
+        let leads_there = index <= self.seen_index && known.is_none_or(|known| known == term);
+        if !leads_there {
+            self.entries.clear();
+            self.seen_index = index;
+            if index >= self.after {
+                (self.after, self.term_before) = (index, Some(term));
+            }
+        }
+        !leads_there
     }
 
     /// True when what follows the broken record at `offset` still chains on to it and names a commit index that

@@ -294,3 +294,78 @@ fn etcd_dump_logs_reads_a_log_of_ours() {
     assert!(text.contains("WAL entries: 6"), "{text}");
     std::fs::remove_dir_all(&data_dir).unwrap();
 }
+
+/// A log of entries up to 6 in term 1, of which those up to 3 are known to be committed.
+fn uncommitted() -> (Files, Appender) {
+    let (mut files, mut appender) = (Files::default(), Appender::create(METADATA));
+    for index in 1..=6u64 {
+        files.write(&appender.append(&[entry(index, "")], Some(&state(3.min(index - 1))), None, Vec::new()));
+    }
+    (files, appender)
+}
+
+/// Such a log that begins anew behind a mark of term 2, with one entry of term 2 behind it.
+fn begun_anew(mark: SnapshotMark) -> (Files, Appender) {
+    let (mut files, mut appender) = uncommitted();
+    let state = HardState { term: 2, vote: 0, commit: mark.index };
+    files.write(&appender.restart(&mark, &state, Vec::new()));
+    let next = Entry { term: 2, ..entry(mark.index + 1, "next") };
+    files.write(&appender.append(&[next], Some(&state), None, Vec::new()));
+    (files, appender)
+}
+
+#[test]
+fn a_log_begins_anew_behind_a_snapshot() {
+    for index in [4, 6, 9] {
+        let mark = SnapshotMark { index, term: 2, conf_state: None };
+        let (mut files, _) = begun_anew(mark.clone());
+        for after in [0, 3, index] {
+            let read = files.recover(after).unwrap();
+            assert_eq!((read.after, read.term_before, read.lacks_mark), (index, Some(2), false));
+            assert_eq!(read.entries.iter().map(|e| (e.index, e.term)).collect::<Vec<_>>(), [(index + 1, 2)]);
+            assert_eq!((read.mark.index, read.state.commit, read.last_index), (index, index, index + 1));
+        }
+        assert_eq!(files.recover(index + 1).unwrap().last_index, index + 1, "a store that has gone on");
+    }
+}
+
+#[test]
+fn a_mark_that_the_entries_lead_to_changes_nothing() {
+    let (mut files, mut appender) = log(6, 10);
+    let mark = SnapshotMark { index: 4, term: 1, conf_state: None };
+    files.write(&appender.append(&[], Some(&state(6)), Some(&mark), Vec::new()));
+    for (after, count) in [(0, 6), (4, 2), (5, 1)] {
+        assert_eq!(files.recover(after).unwrap().entries.len(), count);
+    }
+}
+
+#[test]
+fn a_log_that_does_not_know_of_the_snapshot_in_the_store_is_to_begin_anew() {
+    for snapshot in [(4, 2), (9, 2)] {
+        let (mut files, _) = uncommitted();
+        let read = files.recover_behind(snapshot).unwrap();
+        assert!(read.lacks_mark && read.entries.is_empty());
+        assert_eq!((read.after, read.last_index, read.state.commit), (snapshot.0, snapshot.0, 3));
+        let mut appender = Appender::resume(&read, files.names());
+        let mark = SnapshotMark { index: snapshot.0, term: snapshot.1, conf_state: None };
+        let state = HardState { term: 2, vote: 0, commit: snapshot.0 };
+        let write = appender.restart(&mark, &state, Vec::new());
+        // Whatever part of the write lands, the next start has the same to do, or nothing.
+        for landing in 0..=write.bytes.len() / SECTOR_BYTES {
+            let mut torn = files.clone();
+            torn.write_sectors(&write, |sector| sector < landing);
+            let read = torn.recover_behind(snapshot).unwrap();
+            assert_eq!((read.after, read.entries.len()), (snapshot.0, 0));
+        }
+        files.write(&write);
+        let read = files.recover_behind(snapshot).unwrap();
+        assert!(!read.lacks_mark && read.state == state);
+    }
+    let (mut files, _) = log(6, 10);
+    let read = files.recover_behind((4, 1)).unwrap();
+    assert_eq!((read.lacks_mark, read.entries.len()), (false, 2), "the log leads there");
+    assert!(
+        matches!(files.recover(9), Err(WalError::CommitLost { .. })),
+        "a log that was cut off is no such log"
+    );
+}

@@ -85,6 +85,10 @@ impl Script {
             }
             Output::Removed => "removed".to_owned(),
             Output::AskLessor { leader, ticket, .. } => format!("ask {leader:x} for {}", ticket.0),
+            Output::SendSnapshot { to, .. } => format!("send a snapshot to {to:x}"),
+            Output::PlaceSnapshot => "place the snapshot".into(),
+            Output::RefuseSnapshot(arrival) => format!("refuse the snapshot up to {}", arrival.index()),
+            Output::Installed { revision, .. } => format!("installed at revision {revision}"),
             Output::Send { to, message } => format!("send to {to:x} {:?}", message.msg_type()),
             Output::Reply { ticket, result: Ok(response) } => {
                 let what = match response {

@@ -45,8 +45,14 @@ impl Hold {
         Self { pin, patience: Patience::new(clock::now()), error }
     }
 
+    /// An error when what is read has gone.
+    pub(super) fn ensure(&self) -> Result<(), Error> {
+        if self.pin.is_lost() { Err(self.error) } else { Ok(()) }
+    }
+
     /// An error when a compaction has waited too long for this answer.
     fn check(&mut self, view: &View<'_, Snapshot<'_>>, now: Instant) -> Result<(), Error> {
+        self.ensure()?;
         let waits = view.compact_revision() > self.pin.revision();
         if self.patience.is_over(now, waits) { Err(self.error) } else { Ok(()) }
     }
@@ -166,7 +172,7 @@ pub(super) async fn write_stream(
     outgoing: &mut Outgoing,
 ) -> Result<(), Status> {
     loop {
-        while !session.view(|view| stream.plan(view, PLAN_SLICE))? {
+        while !hold.ensure().and_then(|()| session.view(|view| stream.plan(view, PLAN_SLICE)))? {
             if let Poll::Ready(status) = poll_fn(|cx| Poll::Ready(outgoing.poll_gone(cx))).await {
                 return Err(status);
             }

@@ -167,8 +167,11 @@ async fn digest_history(
     }
     let began = clock::now();
     let begin = || session.view(|view| HashKv::new(view, revision));
-    let (mut digest, _pin) = pinned(begin()?, HashKv::pin, |revision| session.pin(revision), begin)?;
+    let (mut digest, pin) = pinned(begin()?, HashKv::pin, |revision| session.pin(revision), begin)?;
     loop {
+        if pin.is_lost() {
+            return Err(Error::Compacted);
+        }
         if let Some(hash) = session.view(|view| digest.step(view, HASH_SLICE))? {
             session.metrics.hashed(true, clock::now().since(began));
             return Ok(Some(hash));

@@ -222,6 +222,9 @@ async fn planned<P: Planned>(
         if !reply.is_wanted() {
             return Ok(None);
         }
+        if pin.is_lost() {
+            return Err(Error::Compacted);
+        }
         progress = session.view(|view| plan.step(view, PLAN_SLICE))?;
         task::yield_now().await;
     }

@@ -53,7 +53,7 @@ async fn send(session: &Rc<Session>, message: Bytes, outgoing: &mut Outgoing) ->
     decode_streamed::<SnapshotRequest>(message)?;
     let (mut file, pin, _held) = gather(session, outgoing).await?;
     let hold = Hold::new(pin, false);
-    let total = count(session, &mut file, outgoing).await?;
+    let total = count(session, &mut file, &hold, outgoing).await?;
     lines::sending_snapshot(total, STORAGE_VERSION);
     let checksum = write(session, &mut file, hold, total, outgoing).await?;
     lines::sending_snapshot_checksum(total, checksum.len());
@@ -136,9 +136,11 @@ fn pin_compacted(session: &Rc<Session>) -> Pin {
 async fn count(
     session: &Rc<Session>,
     file: &mut SnapshotFile,
+    hold: &Hold,
     outgoing: &mut Outgoing,
 ) -> Result<u64, Status> {
     loop {
+        hold.ensure()?;
         if let Some(layout) = session.view(|view| file.count(view, PLAN_SLICE))? {
             return Ok(layout.bytes());
         }

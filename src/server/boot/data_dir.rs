@@ -30,7 +30,7 @@ pub fn prepare(config: &Config) -> Result<bool, Failure> {
         .map_err(|error| at_path("create", config.data_dir.display(), &error))
         .map_err(to("cannot use the data directory"))?;
     // etcd's tools for logs look for this folder.
-    let snapshots = config.member_dir().join("snap");
+    let snapshots = config.snap_dir();
     dir::create(&snapshots)
         .map_err(|error| at_path("create", snapshots.display(), &error))
         .map_err(to("cannot use the data directory"))?;

@@ -29,7 +29,9 @@ use crate::server::io::dir;
 use crate::server::io::page_file::MappedFile;
 use crate::server::io::wal_dir::WalDir;
 use crate::server::io::wal_file::OnFounded;
+use crate::server::peers::reception;
 use crate::server::tls::Ports;
+use crate::snapshot::installed;
 use crate::wal::segment::first_needed;
 use crate::wal::{self, Metadata, Recovered, SegmentName};
 
@@ -78,11 +80,14 @@ pub fn open(config: &Config, ports: &Ports) -> Result<Opened, String> {
         let founded: OnFounded = Box::new(move || record(&*file, owner));
         return Ok(Opened { store, opening, member_id, cluster_id, wal_dir, founded: Some(founded), known });
     }
-    let after = read_after(config, &store, &names);
-    let mut recovered = read_log(&wal_dir, &names, after)?;
+    reception::clean(&store_path, &config.snap_dir())
+        .map_err(|error| at_path("clean", config.snap_dir().display(), &error))?;
+    let snapshot = installed::read(&store.readers().register().snapshot());
+    let after = snapshot.map_or_else(|| read_after(config, &store, &names), |(index, _)| index);
+    let mut recovered = read_log(&wal_dir, &names, after, snapshot)?;
     if recovered.last_index < applied.index && after < applied.index {
         // A log that ends too early is read as that of a member alone, which says what is wrong.
-        recovered = read_log(&wal_dir, &names, applied.index)?;
+        recovered = read_log(&wal_dir, &names, applied.index, None)?;
     }
     belongs_together(store.owner(), applied, &recovered)
         .map_err(|why| apart(&store_path, &wal_path, &why))?;
@@ -109,11 +114,21 @@ fn read_after(config: &Config, store: &Store, names: &[SegmentName]) -> u64 {
     applied.saturating_sub(config.catchup_entries()).max(begin).min(applied)
 }
 
-fn read_log(wal_dir: &WalDir, names: &[SegmentName], after: u64) -> Result<Recovered, String> {
+/// The log behind the entry `after`, which is the last one in `snapshot` if the store is the snapshot of a leader.
+fn read_log(
+    wal_dir: &WalDir,
+    names: &[SegmentName],
+    after: u64,
+    snapshot: Option<(u64, u64)>,
+) -> Result<Recovered, String> {
     let content = wal_dir.read_after(names, after);
     let content = content.map_err(|error| at_path("read", wal_dir.path().display(), &error))?;
     let segments: Vec<_> = content.iter().map(|(name, bytes)| (*name, &**bytes)).collect();
-    wal::recover(&segments, after).map_err(|error| error.to_string())
+    let recovered = match snapshot {
+        Some(snapshot) => wal::recover_behind(&segments, snapshot),
+        None => wal::recover(&segments, after),
+    };
+    recovered.map_err(|error| error.to_string())
 }
 
 /// What a member without data begins with: the opening, the ids of member and cluster, and the members of the cluster.
@@ -162,6 +177,12 @@ fn belongs_together(owner: Option<Owner>, applied: Applied, recovered: &Recovere
     let found = owner_of(&recovered.metadata);
     if let Some(owner) = owner.filter(|&owner| owner != found) {
         return Err(format!("the store is that of {owner}, the log that of {found}"));
+    }
+    if recovered.after > applied.index {
+        return Err(format!(
+            "the store holds the entries up to {}, and the log begins anew behind the snapshot of a leader at entry {}",
+            applied.index, recovered.after
+        ));
     }
     let entry = recovered.entries.iter().find(|entry| entry.index == applied.index);
     match entry.map(|entry| entry.term).or(recovered.term_before) {

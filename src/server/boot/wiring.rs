@@ -15,6 +15,8 @@ use crate::cluster::reconfig::Rules;
 use crate::config::{Config, Url, url};
 use crate::mvcc::compact_hash::CompactionDigest;
 use crate::mvcc::pin::Pins;
+use crate::page::Owner;
+use crate::replica::arrival::Recipient;
 use crate::replica::port::Input;
 use crate::replica::{Opening, Replica, Settings, refusal, unapplied};
 use crate::server::core::checkpointer::{self, Checkpointer};
@@ -145,9 +147,16 @@ pub fn wire(
     let Opened { store, opening, member_id, cluster_id, wal_dir, founded, known } = opened;
     let mut prng = Prng::new(entropy());
     let ids = RequestIds::new(member_id, sessions);
-    let pins = Pins::new(sessions);
+    // One more than there are session cores: for a snapshot that is sent to another member.
+    let pins = Pins::new(sessions + 1);
     let settings = settings(config, member_id, &ids, prng.next_u64());
-    let replica = replica(settings, store, opening, pins.clone())?;
+    let recipient = Recipient {
+        owner: Owner { member_id, cluster_id },
+        lease_ttl_min: settings.lease_ttl_min,
+        secret: prng.next_u64(),
+    };
+    let mut replica = replica(settings, store, opening, pins.clone())?;
+    replica.send_snapshots();
 
     let (to_replica, replica_lane) = mesh::lane::<Input>(LANE);
     let (to_sessions, lanes): (Vec<_>, Vec<_>) = (0..sessions)
@@ -180,6 +189,14 @@ pub fn wire(
         gate: replica.gate().clone(),
         contacts,
         known,
+        snapshots: peers::reception::Settings {
+            readers: replica.readers(),
+            pins: pins.slot(sessions),
+            recipient,
+            store: config.store_path(),
+            folder: config.snap_dir(),
+            is_durable: !config.unsafe_no_fsync,
+        },
     };
     let keeping = keeper::start(&ports, counts.replica());
     keeping.map_err(|error| format!("cannot start the thread that looks at TLS files: {error}"))?;

@@ -253,15 +253,12 @@ impl Running {
         }
     }
 
-    /// Follows who belongs to the cluster, and who needs what is not built.
+    /// Follows who belongs to the cluster.
     fn look_at_cluster(&mut self, now: Instant) {
         self.peers.follow(self.replica.cluster());
         let is_over = self.farewell.is_some_and(|farewell| farewell <= now) || self.peers.was_removed();
         if is_over && !std::mem::replace(&mut self.is_dismissed, true) {
             (self.halt)(Why::Removed);
-        }
-        if self.peers.has_peers() {
-            self.peers.tell_stranded(&self.replica.laggards());
         }
     }
 
@@ -302,6 +299,15 @@ impl Running {
                 None => self.peers.on_reply(ticket, Err(Error::NotLeader)),
             },
             Output::Removed => self.farewell = Some(clock::now() + FAREWELL),
+            Output::SendSnapshot { to, message } => self.peers.send_snapshot(to, message),
+            Output::PlaceSnapshot => self.peers.place_snapshot(),
+            Output::RefuseSnapshot(arrival) => self.peers.refuse_snapshot(arrival),
+            Output::Installed { readers, revision, replaced } => {
+                for session in &mut self.sessions {
+                    session.push(FromReplica::Installed(readers.clone(), revision));
+                }
+                self.peers.on_installed(readers, revision, replaced);
+            }
             Output::Halt { reason } => (self.halt)(Why::Halted(reason)),
         }
     }

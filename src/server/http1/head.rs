@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 
 use super::answer::{Answer, Form};
+use super::reply::{Body, Chunk};
 
 /// Fields that a head may have. Looking a field up goes through all of them.
 pub const FIELDS_MAX: usize = 1024;
@@ -21,6 +22,8 @@ pub struct Head {
     /// `Accept-Encoding`
     pub accepts: Option<String>,
     pub body_bytes: u64,
+    /// The body comes in chunks, and its length is not known.
+    pub is_chunked: bool,
     /// The client waits to be told that its body is wanted.
     pub expects_continue: bool,
     /// Fields whose names begin with `X-`.
@@ -29,6 +32,15 @@ pub struct Head {
 }
 
 impl Head {
+    /// The body as it will come.
+    pub fn body(&self) -> Body {
+        match (self.is_chunked, self.body_bytes) {
+            (true, _) => Body::Chunks(Chunk::Head),
+            (false, 0) => Body::Done,
+            (false, bytes) => Body::Length(bytes),
+        }
+    }
+
     /// The value of the first field of this name, which begins with `X-`.
     pub fn extension(&self, name: &str) -> Option<&str> {
         let mut named = self.extensions.iter().filter(|(known, _)| known.eq_ignore_ascii_case(name));
@@ -70,6 +82,7 @@ pub fn parse(input: &[u8]) -> Result<Head, Box<Answer>> {
         origin: fields.first("origin").map(str::to_owned),
         accepts: fields.first("accept-encoding").map(str::to_owned),
         body_bytes: body.unwrap_or_default(),
+        is_chunked: body.is_none(),
         expects_continue,
         extensions: fields.extensions(),
         form: Form { is_old, keeps_alive, is_head: method == "HEAD" },
@@ -164,8 +177,8 @@ fn host<'a>(fields: &Fields<'a>, is_old: bool) -> Result<&'a str, Box<Answer>> {
     }
 }
 
-/// The length of the body; `None` for one in chunks. No endpoint takes a body, so those are not read: the connection
-/// ends behind the answer.
+/// The length of the body; `None` for one in chunks. No endpoint but that of snapshots takes one in chunks, so those
+/// are not read: the connection ends behind the answer.
 fn body(fields: &Fields<'_>) -> Result<Option<u64>, Box<Answer>> {
     if let Some(coding) = fields.all("transfer-encoding").next() {
         if coding.eq_ignore_ascii_case(b"chunked") {

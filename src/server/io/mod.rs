@@ -14,7 +14,7 @@
 //!   task     spawning, sleeping, and making room for other tasks
 //!   watchdog finds turns of tasks that last too long
 //!   turns    whose turn it is among the connections of a core
-//!   wal_dir, wal_file, log_map, page_file, ofd_lock    the files of a member
+//!   wal_dir, wal_file, log_map, page_file, file_source, ofd_lock the files of a member
 //!   memory_limit  the memory that control groups leave the process
 //!   wal_prepare  the thread that makes the next log segment, and waits for room on a full disk
 //!   dir      directories that outlive a power cut
@@ -42,6 +42,7 @@ pub mod dial;
 pub mod dir;
 pub mod executor;
 pub mod fault;
+pub mod file_source;
 pub mod idle;
 pub mod log_map;
 mod memory_limit;

@@ -75,6 +75,40 @@ impl Connection {
         }
     }
 
+    /// Begins a request whose body, of so many bytes, follows in [`Connection::write`].
+    ///
+    /// # Errors
+    /// As [`Connection::write`].
+    pub async fn begin(&mut self, own: &Own, ask: &Ask<'_>, kind: &str, bytes: u64) -> io::Result<()> {
+        let head = head(own, &self.authority, ask);
+        let fields = head.strip_suffix("\r\n").unwrap_or(&head);
+        let head = format!("{fields}Content-Type: {kind}\r\nContent-Length: {bytes}\r\n\r\n");
+        self.write(head.as_bytes()).await
+    }
+
+    /// Sends a part of a body.
+    ///
+    /// # Errors
+    /// When the other side goes, or takes nothing for too long.
+    pub async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        in_time(self.stream.write_all(bytes)).await
+    }
+
+    /// Reads the head of the answer, however long the other side takes.
+    ///
+    /// # Errors
+    /// When the other side goes, or answers nonsense.
+    pub async fn reply(&mut self) -> io::Result<Reply> {
+        loop {
+            if let Some(reply) = reply::take_head(&mut self.input)? {
+                return Ok(reply);
+            }
+            if self.read().await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    }
+
     /// Hands what has come of a body to `take`, or waits for more of it.
     ///
     /// # Errors

@@ -18,6 +18,8 @@
 //!   writer       writes a stream into the answer to the one who dialled it
 //!   reader       dials a stream and reads it
 //!   pipeline     messages one by one, while there is no stream
+//!   transfer     a snapshot that is sent to a member that lags
+//!   reception    a snapshot that is taken in
 //!   client       a connection that asks
 //!   stream       its bytes, with or without TLS
 //!   service      what is answered at the peer port
@@ -34,7 +36,7 @@
 //!   and the messages that its queues hold.
 //! - What a peer sends is taken no faster than the replica takes it: a reader waits while the inbox is full.
 //!
-//! All of it lives on the replica core. Absent: snapshots between members, the measurement of round trips.
+//! All of it lives on the replica core. Absent: the measurement of round trips.
 #![forbid(unsafe_code)]
 
 mod client;
@@ -46,11 +48,13 @@ mod outgoing;
 mod pipeline;
 mod promotion;
 mod reader;
+pub mod reception;
 mod service;
 mod stream;
 mod switchboard;
 #[cfg(test)]
 mod tests;
+mod transfer;
 mod writer;
 
 pub use switchboard::{Beginning, Own, Switchboard};

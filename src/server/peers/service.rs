@@ -16,6 +16,7 @@ use super::client::{PATIENCE, in_time};
 use super::lessor;
 use super::link::Link;
 use super::promotion;
+use super::reception;
 use super::switchboard::Switchboard;
 use super::writer;
 use crate::cluster::member::MemberContext;
@@ -40,6 +41,9 @@ const IDLE: Duration = Duration::from_secs(30);
 const BODY_BYTES_MAX: u64 = 64 << 20;
 /// Bytes of all bodies that are being read.
 const BODIES_BYTES_MAX: usize = 96 << 20;
+
+/// Where snapshots are sent to.
+const SNAPSHOTS: &str = "/raft/snapshot";
 
 /// Serves a peer listener for as long as the executor runs.
 pub async fn listen(switchboard: Rc<Switchboard>, socket: TcpListener, door: Option<Rc<Door>>) {
@@ -127,8 +131,13 @@ async fn serve_one<S: ByteStream>(
         }
     };
     input.advance(head.bytes);
-    if head.expects_continue && head.body_bytes > 0 {
+    if head.expects_continue && (head.body_bytes > 0 || head.is_chunked) {
         in_time(stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")).await?;
+    }
+    if head.target == SNAPSHOTS && head.method == "POST" {
+        let answer = reception::receive(switchboard, &head, stream, input).await;
+        connection::write(stream, answer, Form { keeps_alive: false, ..head.form }).await?;
+        return Ok(Next::End);
     }
     let Some(held) = Held::new(switchboard, head.body_bytes) else {
         let form = Form { keeps_alive: false, ..head.form };
@@ -184,7 +193,7 @@ async fn answer(switchboard: &Rc<Switchboard>, head: &Head, body: Bytes) -> Outc
     Outcome::Answer(match path {
         "/raft" => only("POST", head, async { post(switchboard, head, body) }).await,
         "/raft/probing" => probing(),
-        "/raft/snapshot" => only("POST", head, async { snapshot(switchboard, head) }).await,
+        SNAPSHOTS => not_allowed("POST"),
         "/members" => only("GET", head, async { members(switchboard) }).await,
         "/version" => only("GET", head, async { version(switchboard) }).await,
         lessor::RENEWALS if head.method == "POST" => lessor::renew(switchboard, body).await,
@@ -222,7 +231,7 @@ fn with_cluster_id(mut answer: Answer, switchboard: &Switchboard) -> Answer {
 }
 
 /// The refusal of a member of another cluster or of a version that is not understood.
-fn refusal(switchboard: &Switchboard, head: &Head) -> Option<Answer> {
+pub(super) fn refusal(switchboard: &Switchboard, head: &Head) -> Option<Answer> {
     let why = greeting::refusal(|name| head.extension(name), ETCD_VERSION, switchboard.own().cluster_id)?;
     let said = |name| head.extension(name).unwrap_or_default();
     Line::warn(if why == greeting::OTHER_CLUSTER { "request cluster ID mismatch" } else { why })
@@ -255,21 +264,6 @@ fn post(switchboard: &Switchboard, head: &Head, body: Bytes) -> Answer {
                 Err(why) => Answer::json(403, serde_json::json!({ "message": why }).to_string()),
             },
         }
-    });
-    with_cluster_id(answer, switchboard)
-}
-
-fn snapshot(switchboard: &Switchboard, head: &Head) -> Answer {
-    let unbuilt = "failed to save KV snapshot (snapshots between members are not built yet)";
-    let answer = refusal(switchboard, head).unwrap_or_else(|| {
-        let from = head.extension(greeting::SERVER_FROM).unwrap_or_default();
-        Line::warn(
-            "refused a snapshot: snapshots between members are not built yet, so this member stays behind",
-        )
-        .text("remote-snapshot-sender-id", from)
-        .write();
-        // The connection ends, because the body is not read.
-        Answer { closes: true, ..Answer::error(500, unbuilt) }
     });
     with_cluster_id(answer, switchboard)
 }

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,7 +13,8 @@ use raft::eraftpb::Message;
 use super::inbox::{Answered, Inbox};
 use super::lessor::Questions;
 use super::link::Link;
-use super::{pipeline, reader, service};
+use super::reception::{self, Snapshots};
+use super::{pipeline, reader, service, transfer};
 use crate::cluster::Cluster;
 use crate::cluster::member::MemberContext;
 use crate::peer::channel::{self, Channel};
@@ -66,6 +67,8 @@ pub struct Beginning {
     pub contacts: Arc<Contacts>,
     /// The members of a cluster that this member joins, as they said before its first start.
     pub known: Vec<MemberContext>,
+    /// What is needed for snapshots.
+    pub snapshots: reception::Settings,
 }
 
 /// The ways to all other members.
@@ -85,8 +88,7 @@ pub struct Switchboard {
     inbox: Inbox,
     pub(super) questions: Questions,
     pub(super) gate: Arc<ReadGate>,
-    /// Members of which the log has said that they wait for a snapshot.
-    stranded: RefCell<BTreeSet<u64>>,
+    pub(super) snapshots: Snapshots,
     /// Bytes of requests' bodies that are being read.
     pub(super) body_bytes: Cell<usize>,
 }
@@ -94,7 +96,7 @@ pub struct Switchboard {
 impl Switchboard {
     /// Begins to serve the peer listeners. No other member is known yet.
     pub fn start(beginning: Beginning) -> Rc<Self> {
-        let Beginning { own, sockets, counts, gate, contacts, known } = beginning;
+        let Beginning { own, sockets, counts, gate, contacts, known, snapshots } = beginning;
         let handshakes = own.ports.workers.clone().map(Handshakes::new);
         let switchboard = Rc::new(Self {
             remotes: RefCell::default(),
@@ -106,7 +108,7 @@ impl Switchboard {
             cluster: RefCell::default(),
             inbox: Inbox::default(),
             gate,
-            stranded: RefCell::default(),
+            snapshots: Snapshots::new(snapshots),
             body_bytes: Cell::new(0),
             known,
         });
@@ -219,14 +221,28 @@ impl Switchboard {
     /// # Errors
     /// Why it is none, in etcd's words.
     pub fn deliver(&self, message: Message) -> Result<(), &'static str> {
+        self.admit(&message)?;
+        self.inbox.push(Input::PeerMessage(Box::new(message)));
+        Ok(())
+    }
+
+    /// Whether a message is for this member's raft.
+    ///
+    /// # Errors
+    /// Why it is not, in etcd's words.
+    pub(super) fn admit(&self, message: &Message) -> Result<(), &'static str> {
         if self.is_removed(message.from) {
             return Err("cannot process message from removed member");
         }
         if message.to != self.own.member_id {
             return Err("cannot process message to mismatch member");
         }
-        self.inbox.push(Input::PeerMessage(Box::new(message)));
         Ok(())
+    }
+
+    /// Sends the newest state to a member that lags.
+    pub fn send_snapshot(self: &Rc<Self>, to: u64, message: Box<Message>) {
+        transfer::begin(self, to, message);
     }
 
     /// Follows the cluster: who has come or gone, and who has moved.
@@ -263,25 +279,6 @@ impl Switchboard {
         for channel in [Channel::Append, Channel::Message] {
             task::spawn(reader::read(self.clone(), link.clone(), channel));
         }
-    }
-
-    /// Says once of each member that waits for a snapshot that it waits in vain. `laggards` are all of them, with the
-    /// first entry that each lacks.
-    pub fn tell_stranded(&self, laggards: &[(u64, u64)]) {
-        let mut stranded = self.stranded.borrow_mut();
-        stranded.retain(|id| laggards.iter().any(|(laggard, _)| laggard == id));
-        for &(id, index) in laggards {
-            if stranded.insert(id) {
-                let message = "a member lacks log entries that this leader has no more; it needs a snapshot, and \
-                               snapshots between members are not built yet: it stays behind";
-                Line::warn(message).id("remote-peer-id", id).value("first-entry-lacking", index).write();
-            }
-        }
-    }
-
-    /// Whether there is another member.
-    pub fn has_peers(&self) -> bool {
-        !self.links.borrow().is_empty()
     }
 }
 

@@ -3,24 +3,32 @@
 
 use std::collections::VecDeque;
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use prost::Message as _;
-use raft::eraftpb::{Entry, Message, MessageType};
+use raft::eraftpb::{ConfState, Entry, Message, MessageType, Snapshot, SnapshotMetadata};
 
 use super::client::{Ask, Connection};
-use super::{Beginning, Own, Switchboard};
+use super::{Beginning, Own, Switchboard, reception};
+use crate::btree::{Applied, Read as _, Store};
 use crate::cluster::Cluster;
 use crate::config::Url;
 use crate::error::Error;
+use crate::mvcc::View;
+use crate::mvcc::pin::Pins;
+use crate::mvcc::write::initialize;
+use crate::page::Owner;
 use crate::proto::etcdserverpb::LeaseKeepAliveRequest;
 use crate::proto::membershippb::{Member, RaftAttributes};
+use crate::replica::arrival::Recipient;
 use crate::replica::port::{Input, LeaseCall, Ticket};
 use crate::replica::read_gate::ReadGate;
 use crate::server::io::{clock, executor, socket, task};
 use crate::server::metrics;
 use crate::server::tls::Ports;
+use crate::snapshot::{Gathering, SnapshotFile};
 use crate::stdx::time::Duration;
 
 const WITHIN: Duration = Duration::from_secs(20);
@@ -35,6 +43,41 @@ fn own(member_id: u64) -> Own {
         request_timeout: timeout,
         core: 3,
         ports: Ports::none(),
+    }
+}
+
+/// Where a member of these tests keeps snapshots.
+fn folder(member_id: u64) -> PathBuf {
+    std::env::temp_dir().join(format!("kevel-peers-{}-{member_id}", std::process::id()))
+}
+
+/// A store of the members 1 and 2 that has applied the entries up to 7, of term 3.
+fn store() -> Store {
+    let mut store = Store::in_memory();
+    let mut txn = store.write();
+    initialize(&mut txn);
+    let mut cluster = Cluster::default();
+    for id in [1, 2] {
+        let raft_attributes =
+            Some(RaftAttributes { peer_urls: vec![format!("http://m{id}")], is_learner: false });
+        cluster.set_member(&mut txn, Member { id, raft_attributes, ..Member::default() });
+    }
+    let applied = txn.applied();
+    txn.set_applied(Applied { index: 7, term: 3, ..applied });
+    txn.commit();
+    store
+}
+
+/// The snapshots of a member with that store.
+fn snapshots(member_id: u64) -> reception::Settings {
+    let owner = Owner { member_id, cluster_id: 0xc1 };
+    reception::Settings {
+        readers: store().readers(),
+        pins: Pins::new(1).slot(0),
+        recipient: Recipient { owner, lease_ttl_min: 2, secret: 1 },
+        store: folder(member_id).join("store"),
+        folder: folder(member_id),
+        is_durable: false,
     }
 }
 
@@ -53,7 +96,7 @@ fn beginning(id: u64, sockets: Vec<TcpListener>) -> Beginning {
     let (gate, contacts) = (Arc::new(ReadGate::default()), Arc::default());
     let sockets = sockets.into_iter().map(|socket| (socket, false)).collect();
     let counts = metrics::Core::new();
-    Beginning { own: own(id), sockets, counts, gate, contacts, known: Vec::new() }
+    Beginning { own: own(id), sockets, counts, gate, contacts, known: Vec::new(), snapshots: snapshots(id) }
 }
 
 /// Runs `test` with two members that know each other, and one that does not answer.
@@ -227,8 +270,102 @@ fn requests_are_answered_and_refused_as_etcd_does() {
         assert!(text.starts_with("[{\"id\":1,\"peerURLs\":[\"http://127.0.0.1:"), "{text}");
         let (_, text) = ask(&own(1), &url, "GET", "/version", 2, b"").await;
         assert!(text.contains("\"etcdcluster\":\"not_decided\""), "{text}");
-        let (status, text) = ask(&own(1), &url, "POST", "/raft/snapshot", 2, b"").await;
-        assert!(status == 500 && text.starts_with("failed to save KV snapshot"), "{text}");
+    });
+}
+
+/// The body of a request with a snapshot: a message of this kind to that member, and the file.
+fn snapshot_body(kind: MessageType, to: u64, index: u64, file: &[u8]) -> Vec<u8> {
+    let conf_state = Some(ConfState { voters: vec![1, 2], ..ConfState::default() });
+    let metadata = Some(SnapshotMetadata { conf_state, index, term: 3 });
+    let snapshot = Some(Snapshot { metadata, ..Snapshot::default() });
+    let message = Message { msg_type: kind.into(), from: 1, to, term: 3, snapshot, ..Message::default() };
+    let message = message.encode_to_vec();
+    [&(message.len() as u64).to_be_bytes()[..], &message, file].concat()
+}
+
+/// The file of the state that members of these tests have.
+fn snapshot_file() -> Vec<u8> {
+    let store = store();
+    let mut reader = store.readers().register();
+    let state = reader.snapshot();
+    let mut gathering = Gathering::new(&state).unwrap();
+    while !gathering.step(1000).unwrap() {}
+    let mut file = SnapshotFile::new(gathering.finish());
+    while file.count(&View::new(&state), 1000).unwrap().is_none() {}
+    file.write(&View::new(&state), usize::MAX, usize::MAX).unwrap().0.to_vec()
+}
+
+/// One after the other, as both use the folder.
+#[test]
+fn a_snapshot_goes_from_member_to_member_and_nothing_else_is_taken_for_one() {
+    refuse_what_is_no_snapshot();
+    send_a_snapshot();
+}
+
+fn refuse_what_is_no_snapshot() {
+    run(|_, b, url| async move {
+        use MessageType::{MsgHeartbeat, MsgSnapshot};
+        let file = snapshot_file();
+        let stranger = Own { cluster_id: 0xc2, ..own(1) };
+        let whole = snapshot_body(MsgSnapshot, 2, 7, &file);
+        let mut damaged = file.clone();
+        damaged[2 * 4096] ^= 0xff;
+        let unsaved = "failed to save KV snapshot (";
+        let refusals: [(&Own, &[u8], u16, &str); 10] = [
+            (&stranger, &whole, 412, "cluster ID mismatch\n"),
+            (&own(1), b"", 400, "failed to decode raft message (EOF)\n"),
+            (&own(1), &whole[..15], 400, "failed to decode raft message (unexpected EOF)\n"),
+            (&own(1), &[0xff; 9], 400, "failed to decode raft message (rafthttp: error limit exceeded)\n"),
+            (&own(1), &snapshot_body(MsgHeartbeat, 2, 7, &file), 400, "wrong raft message type\n"),
+            (&own(1), &snapshot_body(MsgSnapshot, 5, 7, &file), 403, "{\"message\":\"cannot process"),
+            (&own(1), &snapshot_body(MsgSnapshot, 2, 7, b"garbage"), 500, unsaved),
+            (&own(1), &whole[..whole.len() - 1], 500, unsaved),
+            (&own(1), &snapshot_body(MsgSnapshot, 2, 7, &damaged), 500, unsaved),
+            (&own(1), &snapshot_body(MsgSnapshot, 2, 8, &file), 500, unsaved),
+        ];
+        for (number, (own, body, status, text)) in refusals.into_iter().enumerate() {
+            let answer = ask(own, &url, "POST", "/raft/snapshot", 2, body).await;
+            assert!(answer.0 == status && answer.1.starts_with(text), "{number}: {answer:?}");
+        }
+        assert!(b.inbox().is_empty());
+        let left: Vec<_> = std::fs::read_dir(folder(2)).unwrap().map(|file| file.unwrap().path()).collect();
+        assert!(left.is_empty(), "{left:?}");
+        std::fs::remove_dir_all(folder(2)).unwrap();
+    });
+}
+
+fn send_a_snapshot() {
+    run(|a, b, _| async move {
+        let message = Message {
+            msg_type: MessageType::MsgSnapshot.into(),
+            from: 1,
+            to: 2,
+            term: 3,
+            ..Message::default()
+        };
+        a.send_snapshot(2, Box::new(message.clone()));
+        a.send_snapshot(2, Box::new(message));
+        let mut heard = VecDeque::new();
+        a.inbox().take(9, &mut heard);
+        let refused = matches!(heard.make_contiguous(), [Input::SnapshotSent { to: 2, is_taken: false }]);
+        assert!(refused, "one at a time");
+        let mut arrived = VecDeque::new();
+        until("the snapshot", || {
+            b.inbox().take(9, &mut arrived);
+            !arrived.is_empty()
+        })
+        .await;
+        let Some(Input::Snapshot(arrival)) = arrived.pop_front() else { panic!("something else has come") };
+        assert_eq!(arrival.index(), 7);
+        b.refuse_snapshot(arrival);
+        until("the end", || {
+            a.inbox().take(9, &mut heard);
+            heard.len() == 2
+        })
+        .await;
+        assert!(matches!(heard[1], Input::SnapshotSent { to: 2, is_taken: true }));
+        until("the file to be removed", || std::fs::read_dir(folder(2)).unwrap().next().is_none()).await;
+        std::fs::remove_dir_all(folder(2)).unwrap();
     });
 }
 
@@ -253,7 +390,7 @@ fn a_member_that_has_gone_is_asked_no_more() {
         until("streams", || has_streams(&a, 2) && has_streams(&b, 1)).await;
         let link = a.link(2).unwrap();
         a.follow(&cluster(&[(1, "http://127.0.0.1:1".into())]));
-        assert!(a.link(2).is_none() && link.is_gone() && !a.has_peers());
+        assert!(a.link(2).is_none() && link.is_gone());
         until("the other side notices", || !b.link(1).unwrap().append.is_open()).await;
     });
 }

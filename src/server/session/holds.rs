@@ -32,6 +32,11 @@ pub struct Pin {
 }
 
 impl Pin {
+    /// Whether the revision is gone all the same: another store has taken the place of the one that it was pinned in.
+    pub fn is_lost(&self) -> bool {
+        self.revision < self.session.lost_below.get()
+    }
+
     /// What it keeps readable.
     pub fn revision(&self) -> i64 {
         self.revision

@@ -53,8 +53,11 @@ pub struct Session {
     pub counters: Arc<Counters>,
     /// This core's other counts.
     pub metrics: Arc<metrics::Core>,
-    readers: Readers,
+    readers: RefCell<Readers>,
     reader: RefCell<Reader>,
+    /// The compaction revision of the store that took the place of another one last: what was pinned below it in the
+    /// other store is gone. -1 before there was any.
+    pub(super) lost_below: Cell<i64>,
     pub(super) pins: RefCell<PinSlot>,
     plan_memory: PlanMemory,
     leaf_counts: LeafCounts,
@@ -109,7 +112,8 @@ impl Session {
             core,
             counters: parts.counters,
             metrics: parts.metrics,
-            readers: parts.readers,
+            readers: RefCell::new(parts.readers),
+            lost_below: Cell::new(-1),
             reader: RefCell::new(reader),
             pins: RefCell::new(parts.pins),
             plan_memory: PlanMemory::bounded(PLAN_BYTES_MAX, SORTED_BYTES_MAX),
@@ -139,11 +143,21 @@ impl Session {
         look(&View::new(&snapshot).counting_with(&self.leaf_counts))
     }
 
+    /// Another store has taken the place of the one that was read so far. It has the same history, but for what was
+    /// compacted.
+    pub fn install(&self, readers: Readers) {
+        let mut reader = readers.register();
+        self.lost_below.set(reader.snapshot().applied().compact_revision);
+        self.leaf_counts.forget();
+        self.reader.replace(reader);
+        self.readers.replace(readers);
+    }
+
     /// A reader of its own for a task that gathers an answer from one state, in slices: pages of that state are not
     /// used again meanwhile, so one such task of a core runs at a time, and waits for no client.
     pub fn reader(self: &Rc<Self>) -> OwnReader {
         self.metrics.store_readers.add(1);
-        OwnReader { session: self.clone(), reader: self.readers.register() }
+        OwnReader { session: self.clone(), reader: self.readers.borrow().register() }
     }
 
     /// What long answers of this core may remember of their plans.

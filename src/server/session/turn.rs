@@ -4,6 +4,7 @@
 use std::rc::Rc;
 
 use super::Session;
+use crate::btree::Readers;
 use crate::error::Error;
 use crate::replica::port::Ticket;
 use crate::response::Response;
@@ -41,6 +42,10 @@ impl Shell for SessionTurn<'_> {
         let carried = result.as_ref().map_or(0, Response::pairs_len);
         self.session.on_reply(self.began, ticket, result);
         self.lane.arrived(carried);
+    }
+
+    fn on_installed(&mut self, readers: Readers) {
+        self.session.install(readers);
     }
 
     fn on_read_ready(&mut self, ticket: Ticket) {

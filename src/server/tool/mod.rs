@@ -6,7 +6,6 @@
 //!   restore    a data directory from a file
 //!   flags      a command line as cobra reads it
 //!   print      the forms of output
-//!   source     a file as a source of bytes
 //!   tests      all of it on files
 //! ```
 //!
@@ -18,7 +17,6 @@ mod flags;
 mod print;
 mod restore;
 pub mod snapshot;
-mod source;
 #[cfg(test)]
 mod tests;
 

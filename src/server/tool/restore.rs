@@ -13,9 +13,7 @@ use std::sync::Arc;
 use raft::eraftpb::{ConfState, HardState};
 use ring::digest::{Context, Digest, SHA256, SHA256_OUTPUT_LEN};
 
-use super::source::FileSource;
 use super::{Failed, STATUS_BAD_ARGUMENTS};
-use crate::bbolt::walk::Walk;
 use crate::bbolt::{Database, ReadError, Source};
 use crate::btree::{Store, WriteTxn};
 use crate::cluster::Cluster;
@@ -24,14 +22,11 @@ use crate::page::{self, Owner};
 use crate::proto::membershippb::{Attributes, Member, RaftAttributes};
 use crate::replica::bootstrap::{Foundation, Founder};
 use crate::server::io::dir;
+use crate::server::io::file_source::FileSource;
 use crate::server::io::page_file::MappedFile;
-use crate::snapshot::import::{BUCKETS, Import};
+use crate::snapshot::fill::{FillError, checkpoint, fill};
 use crate::wal::{Appender, Metadata, SnapshotMark};
 
-/// Bytes that one transaction takes in.
-const BATCH_BYTES: usize = 8 << 20;
-/// Bytes of pages in memory from which on they are written.
-const DIRTY_BYTES_MAX: u64 = 48 << 20;
 /// Bytes that are read at a time for the checksum.
 const PIECE_BYTES: usize = 1 << 20;
 /// What a disk writes whole: a file whose length is no multiple of it has a checksum at its end.
@@ -89,13 +84,17 @@ impl Restoration {
         let path = self.data_dir.join("member").join("kevel").join("store");
         self.make_folders(&path)?;
         let mut store = new_store(&path, Owner { member_id, cluster_id: foundation.cluster_id })?;
-        let import = fill(&mut store, &database)?.map_err(damaged)?;
+        let unfilled = |error: FillError| match error {
+            FillError::File(error) => damaged(error),
+            FillError::Store(_) => Failed::error(error.to_string()),
+        };
+        let import = fill(&mut store, &database, false, || {}).map_err(unfilled)?;
         let mut txn = store.write();
         foundation.founders.iter().for_each(|founder| add(&mut txn, founder));
         let founders = foundation.founders.len() as u64;
         txn.set_applied(import.applied(founders, TERM, self.bump_revision).map_err(damaged)?);
         txn.commit();
-        checkpoint(&mut store)?;
+        checkpoint(&mut store).map_err(unfilled)?;
         self.write_log(&foundation, member_id)
     }
 
@@ -171,64 +170,6 @@ fn add(txn: &mut WriteTxn<'_>, founder: &Founder) {
     let raft_attributes = Some(RaftAttributes { peer_urls: founder.peer_urls.clone(), is_learner: false });
     let member_attributes = Some(Attributes { name: founder.name.clone(), client_urls: Vec::new() });
     Cluster::default().set_member(txn, Member { id: founder.id, raft_attributes, member_attributes });
-}
-
-/// Takes in all buckets.
-fn fill<S: Source + ?Sized>(
-    store: &mut Store,
-    database: &Database<'_, S>,
-) -> Result<Result<Import, ReadError>, Failed> {
-    let mut import = Import::new();
-    for bucket in BUCKETS {
-        let mut walk = match database.bucket(bucket.as_bytes()) {
-            Ok(Some(walk)) => walk,
-            Ok(None) => continue,
-            Err(error) => return Ok(Err(error)),
-        };
-        loop {
-            let mut txn = store.write();
-            let is_last = match batch(&mut txn, &mut import, bucket, &mut walk) {
-                Ok(is_last) => is_last,
-                Err(error) => return Ok(Err(error)),
-            };
-            txn.commit();
-            if store.stats().dirty_bytes > DIRTY_BYTES_MAX {
-                checkpoint(store)?;
-            }
-            if is_last {
-                break;
-            }
-        }
-    }
-    Ok(Ok(import))
-}
-
-/// Takes in the next pairs of a bucket. True when there are no more.
-fn batch<S: Source + ?Sized>(
-    txn: &mut WriteTxn<'_>,
-    import: &mut Import,
-    bucket: &str,
-    walk: &mut Walk<'_, '_, S>,
-) -> Result<bool, ReadError> {
-    let (mut value, mut bytes) = (Vec::new(), 0);
-    while bytes < BATCH_BYTES {
-        if !walk.advance()? {
-            return Ok(true);
-        }
-        value.resize(walk.value_len() as usize, 0);
-        walk.value(0, &mut value)?;
-        import.pair(txn, bucket, walk.key(), &value)?;
-        bytes += walk.key().len() + value.len() + 100;
-    }
-    Ok(false)
-}
-
-fn checkpoint(store: &mut Store) -> Result<(), Failed> {
-    if let Some(job) = store.begin_checkpoint() {
-        job.execute().map_err(|error| Failed::error(format!("cannot write the store: {error}")))?;
-        store.finish_checkpoint(job.generation());
-    }
-    Ok(())
 }
 
 /// Compares the file with the checksum behind it.

@@ -6,10 +6,10 @@ use std::process::ExitCode;
 
 use super::flags::{CommandLine, Flag};
 use super::restore::Restoration;
-use super::source::FileSource;
 use super::{Failed, STATUS_BAD_ARGUMENTS, print};
 use crate::bbolt::Database;
 use crate::config::go;
+use crate::server::io::file_source::FileSource;
 use crate::snapshot::status::status;
 
 const HELP: &str = "\

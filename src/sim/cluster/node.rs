@@ -277,6 +277,10 @@ impl World {
             Output::Halt { reason } => judge!(false, "a member stops: {reason}"),
             Output::Removed => judge!(false, "a member was removed"),
             Output::ReleaseWal { .. } => judge!(false, "a log without a checkpoint is released"),
+            Output::SendSnapshot { to, .. } => judge!(false, "a snapshot to {to:x} was never offered"),
+            Output::PlaceSnapshot | Output::RefuseSnapshot(_) | Output::Installed { .. } => {
+                judge!(false, "nobody has sent a snapshot")
+            }
             Output::DigestCompaction(_) | Output::Compacted { .. } => {}
         }
     }

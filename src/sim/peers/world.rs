@@ -239,6 +239,10 @@ impl World {
             }
             Output::Halt { reason } => judge!(false, "the member stops: {reason}"),
             Output::AskLessor { .. } | Output::AskPromotion { .. } => self.tally.replies += 1,
+            Output::SendSnapshot { to, .. } => judge!(false, "a snapshot to {to:x} was never offered"),
+            Output::PlaceSnapshot | Output::RefuseSnapshot(_) | Output::Installed { .. } => {
+                judge!(false, "nobody has sent a snapshot")
+            }
             Output::Removed | Output::DigestCompaction(_) | Output::Publish(_) | Output::Compacted { .. } => {
             }
         }

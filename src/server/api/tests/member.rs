@@ -229,7 +229,16 @@ fn carry_out(output: Output, session: &mut Outbox<FromReplica>) -> Option<Input>
         Output::Halt { reason } => panic!("{reason}"),
         Output::AskLessor { ticket, .. } => session_loop::reply(session, ticket, Err(Error::NoLeader)),
         Output::AskPromotion { ticket, .. } => session_loop::reply(session, ticket, Err(Error::NoLeader)),
-        Output::Removed | Output::ReleaseWal { .. } | Output::Send { .. } | Output::Compacted { .. } => {}
+        Output::Installed { readers, revision, .. } => {
+            session.push(FromReplica::Installed(readers, revision));
+        }
+        Output::PlaceSnapshot => return Some(Input::SnapshotPlaced),
+        Output::Removed
+        | Output::SendSnapshot { .. }
+        | Output::RefuseSnapshot(_)
+        | Output::ReleaseWal { .. }
+        | Output::Send { .. }
+        | Output::Compacted { .. } => {}
     }
     None
 }

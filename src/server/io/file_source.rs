@@ -9,7 +9,7 @@ use std::path::Path;
 use crate::bbolt::Source;
 
 /// A file that is read wherever a reader likes.
-pub(super) struct FileSource {
+pub struct FileSource {
     file: File,
     bytes: u64,
 }
@@ -19,7 +19,7 @@ impl FileSource {
     ///
     /// # Errors
     /// What the system says.
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    pub fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
         let bytes = file.metadata()?.len();
         Ok(Self { file, bytes })
