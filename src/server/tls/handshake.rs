@@ -282,3 +282,41 @@ fn certificate(session: &Session) -> Option<Box<Facts>> {
         .and_then(|shown| Facts::read(shown))
         .map(Box::new)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::io::executor;
+
+    #[test]
+    fn who_finds_no_place_waits_until_somebody_leaves() {
+        let run = || async {
+            let handshakes = Handshakes::new(Workers::start(1).unwrap());
+            let mut places = Vec::new();
+            for _ in 0..SLOTS {
+                places.push(handshakes.slot().await.unwrap());
+            }
+            // One who has given up waiting does not keep the place that becomes free.
+            let short = clock::now() + Duration::from_millis(5);
+            assert!(task::until(short, handshakes.slot()).await.is_none());
+            let (served, mark) = (Rc::new(Cell::new(0)), handshakes.clone());
+            for _ in 0..3 {
+                let (served, handshakes) = (served.clone(), mark.clone());
+                task::spawn(async move {
+                    let place = handshakes.slot().await;
+                    served.set(served.get() + 1);
+                    drop(place);
+                });
+            }
+            task::sleep(Duration::from_millis(5)).await;
+            assert_eq!(served.get(), 0);
+            drop(places.pop());
+            while served.get() < 3 {
+                task::yield_now().await;
+            }
+            drop(places);
+            assert_eq!(handshakes.under_way.get(), 0);
+        };
+        executor::spawn("slots", None, 64, run).unwrap().join().unwrap();
+    }
+}

@@ -299,6 +299,16 @@ fn a_certificate_says_who_for_whom_and_how_long() {
     assert!(Revoked::read(&list).unwrap().has(&facts));
     assert!(!Revoked::read(&crl(&ca, &[0x34])).unwrap().has(&facts));
     assert!((0..list.len()).all(|end| Revoked::read(&list[..end]).is_none()));
+    // Whatever stands there is read or refused.
+    for bytes in [&der[..], &list] {
+        for at in 0..bytes.len() {
+            for other in [0, 1, 0x7f, 0x80, 0x84, 0xff, bytes[at] ^ 0x20] {
+                let mut changed = bytes.to_vec();
+                changed[at] = other;
+                let _ = (Facts::read(&changed), Revoked::read(&changed));
+            }
+        }
+    }
     let star = Facts { dns_names: vec!["*.a.b".into()], ..Facts::default() };
     let is_for: Vec<bool> =
         ["x.a.b", "a.b", "x.y.a.b", ".a.b", "x.a.b."].map(|host| star.is_for_host(host)).into();
