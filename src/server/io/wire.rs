@@ -102,8 +102,10 @@ impl<S: ByteStream> Wire<S> {
 /// Closes behind the last words: ends our side, and reads on until the client has ended its own, because closing a
 /// socket with unread bytes throws away what the client has not read yet.
 pub async fn linger<S: ByteStream>(stream: &mut S) {
-    if poll_fn(|cx| Pin::new(&mut *stream).poll_close(cx)).await.is_err() {
-        return; // the client has gone
+    // What TLS has left to say waits for a client that takes nothing.
+    let closing = poll_fn(|cx| Pin::new(&mut *stream).poll_close(cx));
+    if !matches!(task::until(clock::now() + LINGER, closing).await, Some(Ok(()))) {
+        return; // the client has gone, or takes nothing
     }
     let rest = async {
         let mut left = LINGER_BYTES_MAX;
@@ -120,4 +122,43 @@ pub async fn linger<S: ByteStream>(stream: &mut S) {
 
 fn poll_discard<S: ByteStream>(stream: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
     SCRATCH.with_borrow_mut(|scratch| Pin::new(stream).poll_read(cx, scratch))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::io::executor;
+
+    /// A stream that never ends its side.
+    struct Stuck;
+
+    impl AsyncRead for Stuck {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut [u8]) -> Poll<io::Result<usize>> {
+            Poll::Pending
+        }
+    }
+
+    impl AsyncWrite for Stuck {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Pending
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+
+        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    #[test]
+    fn a_client_that_takes_nothing_is_not_waited_for() {
+        let run = || async {
+            let began = clock::now();
+            linger(&mut Stuck).await;
+            assert!(clock::now().since(began) < 3 * LINGER);
+        };
+        executor::spawn("linger", None, 64, run).unwrap().join().unwrap();
+    }
 }

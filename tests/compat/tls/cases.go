@@ -57,6 +57,10 @@ func get(name string, c client) row {
 	return row{name: name, try: func(s *side) (string, error) { return c.get(s.Client) }}
 }
 
+func atExtra(name string, c client) row {
+	return row{name: name, try: func(s *side) (string, error) { return c.get(s.extra) }}
+}
+
 func call(name string, c client) row {
 	return row{name: name, try: func(s *side) (string, error) { return "answered", c.call(s.Client) }}
 }

@@ -114,7 +114,12 @@ func scenes(p *pki) []scene {
 		{"made by itself", func(folder) []string { return []string{"--auto-tls"} }, []row{get("taken", client{}), call("over gRPC", client{})}},
 		{"both schemes at one address", plain("--listen-client-urls=https://CLIENT,http://CLIENT"), []row{
 			get("TLS", any), call("gRPC", any), {name: "plain", try: func(s *side) (string, error) { return plainGet(s.Client) }}}},
-		{"gRPC alone", plain("--listen-client-http-urls=http://HTTP"), []row{call("gRPC", any)}},
+		{"gRPC alone", plain("--listen-client-http-urls=http://EXTRA"), []row{call("gRPC", any)}},
+		{"HTTP apart", plain("--listen-client-http-urls=https://EXTRA"), []row{call("gRPC", any), atExtra("HTTP", any)}},
+		{"metrics", auth("--listen-metrics-urls=https://EXTRA"), []row{atExtra("alice", alice), atExtra("nobody", any), atExtra("from another address", client{
+			trusts: p.ca, shows: issue(ask{cn: "alice", by: p.ca, ips: []string{"10.0.0.9"}})})}},
+		{"without TLS", plain("--listen-client-urls=http://CLIENT", "--advertise-client-urls=http://CLIENT"), []row{
+			get("TLS", any), {name: "plain", try: func(s *side) (string, error) { return plainGet(s.Client) }}}},
 		{"peers", secured("--peer-cert-allowed-cn=server,bob"), peers(p, false)},
 		{"peers whose address does not count", secured("--peer-cert-allowed-cn=server,bob", "--peer-skip-client-san-verification"), peers(p, true)},
 		{"half open", plain(), []row{{name: "nothing said", try: halfOpen}}},
@@ -130,10 +135,9 @@ func run(dir string, s scene) {
 	for name, binary := range map[string]string{"etcd": *etcd, "kevel": *kevel} {
 		f := newFolder(dir, strings.ReplaceAll(s.name, " ", "-")+"-"+name)
 		flags := s.flags(f)
+		extra := freePort()
 		for n := range flags {
-			if strings.Contains(flags[n], "HTTP") {
-				flags[n] = strings.Replace(flags[n], "HTTP", freePort(), 1)
-			}
+			flags[n] = strings.Replace(flags[n], "EXTRA", extra, 1)
 		}
 		one, err := start(name, binary, string(f), flags...)
 		if err != nil {
@@ -141,6 +145,7 @@ func run(dir string, s scene) {
 			return
 		}
 		defer one.Stop()
+		one.extra = extra
 		sides = append(sides, one)
 	}
 	for _, r := range s.rows {

@@ -26,7 +26,8 @@ const startWithin = 20 * time.Second
 // side is one of the two servers, running with the flags of a case.
 type side struct {
 	*member.Member
-	name string
+	name  string
+	extra string // the address of another listener
 }
 
 // start runs a server with a client port that has TLS, and waits until something listens there.
@@ -40,7 +41,7 @@ func start(name, binary, dir string, flags ...string) (*side, error) {
 		all[n] = strings.NewReplacer("CLIENT", m.Client, "PEER", m.Peer).Replace(all[n])
 	}
 	m.Flags(all...)
-	s := &side{m, name}
+	s := &side{Member: m, name: name}
 	if err := m.Launch(); err != nil {
 		return nil, err
 	}
