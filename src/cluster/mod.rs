@@ -11,7 +11,7 @@
 //!
 //! [`stored`] is how the records of members and alarms are read, here and by those who answer from a published state.
 //! A membership entry takes effect or not by the rules of [`membership`]; [`member`] is what such an entry carries.
-//! [`reconfig`] says whether such an entry may be proposed.
+//! [`reconfig`] says whether such an entry may be proposed, [`version`] what the cluster's version is to be.
 //! [`cost`] is here because the alarm NOSPACE forbids what costs something.
 //!
 //! Absent on purpose: who leads and how far anybody is. That is raft's, and changes without the log.
@@ -24,6 +24,7 @@ pub mod members;
 pub mod membership;
 pub mod reconfig;
 pub mod stored;
+pub mod version;
 
 pub use alarms::Alarms;
 pub use members::Cluster;

@@ -4,13 +4,13 @@
 //! Each is remembered with its term, so what a change of leaders has lost is done again in the next term.
 #![forbid(unsafe_code)]
 
-use super::replica::Settings;
+use super::replica::{Replica, Settings};
 use crate::cluster::Cluster;
 use crate::proto::membershippb::{Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest};
 use crate::request::Request;
 
-/// The version that the cluster agrees on.
-const CLUSTER_VERSION: &str = "3.7.0";
+/// The version of this member.
+const OWN_VERSION: &str = "3.7.0";
 
 /// The terms in which things were done; 0 for what was not done, as no member leads in term 0.
 #[derive(Debug, Default)]
@@ -70,8 +70,8 @@ impl Leadership {
     }
 }
 
-/// What a member proposes about itself: its name and URLs, and the cluster's version, where `cluster` does not say so
-/// already.
+/// What a member proposes about itself: its name and URLs, where `cluster` does not say so already, and the cluster's
+/// version, unless other members have to be asked for theirs.
 pub(super) fn introduction(settings: &Settings, cluster: &Cluster) -> Vec<Request> {
     let id = settings.member_id;
     let attributes = Attributes { name: settings.name.clone(), client_urls: settings.client_urls.clone() };
@@ -83,11 +83,36 @@ pub(super) fn introduction(settings: &Settings, cluster: &Cluster) -> Vec<Reques
             member_attributes: Some(attributes),
         }));
     }
-    if cluster.version != CLUSTER_VERSION {
-        let ver = CLUSTER_VERSION.to_owned();
-        facts.push(Request::ClusterVersionSet(ClusterVersionSetRequest { ver }));
+    let is_alone = cluster.members.keys().all(|member| *member == id);
+    if is_alone || !settings.asks_versions {
+        facts.extend(next_version(cluster, &[Some(OWN_VERSION.to_owned())]));
     }
     facts
+}
+
+/// What a leader proposes as the cluster's version when the members have told theirs.
+fn next_version(cluster: &Cluster, members: &[Option<String>]) -> Option<Request> {
+    let ver = cluster.next_version(members)?;
+    Some(Request::ClusterVersionSet(ClusterVersionSetRequest { ver }))
+}
+
+impl Replica {
+    /// The other members have told their versions, or have not. What is proposed twice, because the first proposal is
+    /// not applied yet, changes nothing the second time.
+    pub(super) fn on_versions(&mut self, others: Vec<Option<String>>) {
+        if !self.leadership.is_held() {
+            return;
+        }
+        let members: Vec<Option<String>> = others.into_iter().chain([Some(OWN_VERSION.to_owned())]).collect();
+        if let Some(fact) = next_version(&self.state.cluster, &members) {
+            self.proposals.queue_own(fact);
+        }
+    }
+
+    /// The term in which this member leads and has committed; none if it does not.
+    pub fn held_term(&self) -> Option<u64> {
+        self.leadership.is_held().then_some(self.node.raft.term)
+    }
 }
 
 #[cfg(test)]

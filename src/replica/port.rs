@@ -108,6 +108,8 @@ pub enum Input {
     },
     /// This member is about to stop: if it leads, another one is to lead.
     Resign,
+    /// The versions of all other members; none of those that do not answer.
+    Versions(Vec<Option<String>>),
     /// A message from another member.
     PeerMessage(Box<Message>),
     /// A message to the member with this id was lost.

@@ -216,6 +216,7 @@ mod tests {
             segments_kept: 0,
             lease_ttl_min: 2,
             quota_bytes: None,
+            asks_versions: false,
             rules: Rules::default(),
             request_ids: (1 << 32, 1),
             seed: 1,

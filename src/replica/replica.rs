@@ -71,6 +71,9 @@ pub struct Settings {
     pub quota_bytes: Option<u64>,
     /// What changes of the members it allows.
     pub rules: Rules,
+    /// Whoever runs the member asks the others for their versions, and says so by [`Input::Versions`]. Otherwise they
+    /// are taken for members of this version.
+    pub asks_versions: bool,
     /// Ids for the replica's own proposals: first, and distance.
     pub request_ids: (u64, u64),
     /// Seed of election timeouts.
@@ -185,6 +188,7 @@ impl Replica {
             Input::Promote { ticket, id } => self.on_promote(ticket, id),
             Input::MoveLeader { ticket, target } => self.on_move_leader(ticket, target),
             Input::Resign => _ = self.resign(),
+            Input::Versions(others) => self.on_versions(others),
             Input::PeerMessage(message) if !is_sound(&self.node.raft.raft_log, &message) => {}
             Input::PeerMessage(message) if message.msg_type() == MessageType::MsgPropose => {
                 self.on_forwarded(*message);

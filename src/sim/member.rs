@@ -91,6 +91,7 @@ fn settings(world: &mut World, member_id: u64, first_id: u64) -> Settings {
         segments_kept: world.prng.below(3) as usize,
         lease_ttl_min: super::model::MIN_TTL_SECONDS,
         quota_bytes: world.spoilt_quota(),
+        asks_versions: false,
         rules: Rules::default(),
         request_ids: (first_id, 2),
         seed: world.prng.next_u64(),

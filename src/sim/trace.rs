@@ -71,6 +71,7 @@ pub fn show_input(input: &Input) -> String {
         Input::Promote { ticket, id } => format!("{:x} promote {id:x}", ticket.0),
         Input::MoveLeader { ticket, target } => format!("{:x} hand leadership to {target:x}", ticket.0),
         Input::Resign => "resign".into(),
+        Input::Versions(others) => format!("versions {others:?}"),
         Input::PeerMessage(_) => "a message".into(),
         Input::PeerUnreachable(id) => format!("{id:x} is out of reach"),
         Input::Snapshot(arrival) => format!("snapshot up to {}", arrival.index()),

@@ -75,6 +75,7 @@ impl World {
             segments_kept: 2,
             lease_ttl_min: 2,
             quota_bytes: self.quota_bytes,
+            asks_versions: false,
             rules: Rules::default(),
             request_ids: (1 << 32, 1),
             seed: self.seed,

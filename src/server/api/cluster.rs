@@ -135,6 +135,9 @@ pub fn member_promote(message: Bytes) -> Outcome {
     let MemberPromoteRequest { id } = decode(message)?;
     Ok(Answer::later(move |session, reply| {
         session.promote(id, move |session, result| {
+            if result.is_ok() && session.gate().leader() == session.member.member_id {
+                session.metrics.learners_promoted.inc();
+            }
             answer(session, reply, result, |header, members| {
                 MemberPromoteResponse { header, members }.encode_to_vec()
             });

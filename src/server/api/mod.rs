@@ -113,7 +113,7 @@ impl grpc::Api for Api {
             return outgoing.finish(Err(status));
         }
         match call.method {
-            Method::Watch => watch::serve(session, incoming, outgoing),
+            Method::Watch => watch::serve(session, call.metadata.requires_leader, incoming, outgoing),
             Method::RangeStream => kv::range_stream(session, incoming, outgoing),
             Method::Snapshot => snapshot::serve(session, incoming, outgoing),
             Method::LeaseKeepAlive => lease::keep_alive(session, incoming, outgoing),

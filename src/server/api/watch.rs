@@ -29,8 +29,8 @@ enum Event {
 
 /// Serves one watch stream until its client goes. A half-close does not end it: etcd's JSON gateway half-closes a
 /// stream behind its one request, and waits for events.
-pub fn serve(session: &Rc<Session>, incoming: Incoming, outgoing: Outgoing) {
-    let stream = session.watches.open(outgoing);
+pub fn serve(session: &Rc<Session>, requires_leader: bool, incoming: Incoming, outgoing: Outgoing) {
+    let stream = session.watches.open(outgoing, requires_leader);
     session.arm_timers();
     let session = session.clone();
     task::spawn(Serving { session, stream, incoming, is_half_closed: false, turn_began: None }.run());

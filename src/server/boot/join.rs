@@ -4,6 +4,7 @@
 
 use super::data_dir::same_place;
 use crate::cluster::member::MemberContext;
+use crate::cluster::version::minor;
 use crate::config::{Config, ETCD_VERSION, InitialCluster, Url};
 use crate::peer::greeting::OLDEST_CLUSTER;
 use crate::server::log::Line;
@@ -134,12 +135,6 @@ fn is_compatible(versions: &[(u64, Option<Versions>)]) -> bool {
         }
     }
     is_known
-}
-
-/// The first two numbers of a version.
-fn minor(version: &str) -> Option<(u64, u64)> {
-    let mut numbers = version.split('.').map(|number| number.parse().ok());
-    Some((numbers.next()??, numbers.next()??))
 }
 
 /// A cluster as Go prints it.

@@ -308,6 +308,7 @@ fn member(
         rpc: counts.rpc.clone(),
         compaction_hashes: replica.compaction_hashes().clone(),
         gates: config.gates.clone(),
+        leaderless_max: 3 * config.raft.election_timeout,
         rules: rules(config),
         contacts: counts.contacts.clone(),
     }
@@ -387,6 +388,7 @@ fn settings(config: &Config, member_id: u64, ids: &RequestIds, seed: u64) -> Set
         lease_ttl_min: config.lease_ttl_min().as_secs() as i64,
         quota_bytes: config.quota_bytes(),
         rules: rules(config),
+        asks_versions: true,
         request_ids: (ids.first + ids.step - 1, ids.step),
         seed,
     }

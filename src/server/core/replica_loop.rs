@@ -131,6 +131,8 @@ struct Running {
     farewell: Option<Instant>,
     /// It has been told to stop.
     is_dismissed: bool,
+    /// When the other members were asked for their versions.
+    versions: peers::Asked,
     /// The replica's count when the cluster was last looked at.
     cluster_changes: u64,
     peers: Rc<Switchboard>,
@@ -179,6 +181,7 @@ impl Running {
             halt,
             farewell: None,
             is_dismissed: false,
+            versions: peers::Asked::default(),
             cluster_changes: 0,
             peers: Switchboard::start(core.peers),
         }
@@ -210,6 +213,12 @@ impl Running {
         if std::mem::replace(&mut self.cluster_changes, changes) != changes {
             // Whoever is told of a change may ask for the members at the peer port at once.
             self.peers.follow(self.replica.cluster());
+        }
+        if let Some(term) = self.replica.held_term()
+            && self.peers.has_peers()
+            && self.versions.is_due(term, now)
+        {
+            self.peers.ask_versions();
         }
         let mut outputs = std::mem::take(&mut self.outputs);
         outputs.drain(..).for_each(|output| self.perform(output));

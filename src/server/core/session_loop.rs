@@ -63,11 +63,20 @@ pub async fn run(session: Rc<Session>, lane: Receiver<FromReplica>) {
 
 /// Timeouts and progress notifications, for as long as the executor runs.
 pub async fn run_timers(session: Rc<Session>) {
+    let mut led = clock::now();
     loop {
         task::until(clock::now() + TIMERS_INTERVAL_IDLE, poll_fn(|cx| session.poll_timers_armed(cx))).await;
         task::sleep(TIMERS_INTERVAL).await;
         session.expire();
         observer::session(&session);
+        let now = clock::now();
+        if session.gate().leader() != 0 || !session.watches.is_open() {
+            led = now;
+        } else if now.since(led) >= session.member.leaderless_max {
+            // A stream costs much more to begin anew than a call, so it lives through an election.
+            session.watches.close_leaderless();
+            led = now;
+        }
         if session.watches.tick(clock::now()) {
             session.wake_loop();
         }

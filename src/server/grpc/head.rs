@@ -113,12 +113,15 @@ fn timeout(text: &str) -> Result<Duration, String> {
 #[derive(Clone, Debug, Default)]
 pub struct Metadata {
     client_api_version: Option<Field>,
+    /// The client wants no answer of a member that knows no leader.
+    pub requires_leader: bool,
 }
 
 impl Metadata {
     /// Takes them out of a request's head.
     pub fn of(head: RequestHead) -> Self {
-        Self { client_api_version: head.client_api_version }
+        let requires_leader = head.has_leader.is_some_and(|field| field.value() == b"true");
+        Self { client_api_version: head.client_api_version, requires_leader }
     }
 
     /// Bytes of the fields, as RFC 7541 counts them.

@@ -26,6 +26,8 @@ pub struct RequestHead {
     pub malformed_binary: Option<(Field, usize)>,
     /// The first `client-api-version`.
     pub client_api_version: Option<Field>,
+    /// The first `hasleader`.
+    pub has_leader: Option<Field>,
 }
 
 /// Fields are missing, twice, out of order, or not of HTTP/2.
@@ -98,6 +100,7 @@ impl Collector {
                 }
                 false
             }
+            Name::HasLeader => keep_first(&mut head.has_leader, field),
             Name::ClientApiVersion => keep_first(&mut head.client_api_version, field),
             Name::Token | Name::Authorization | Name::Metadata | Name::Unused => false,
             Name::Connection | Name::Invalid => true,

@@ -14,8 +14,9 @@
 //!
 //! Gauges are summed too: what only the replica's core knows is zero on the others.
 //!
-//! Absent: families of what is not built (authentication, peers, their snapshots) keep their names with zero where etcd
-//! shows zero, and are missing where etcd shows them only once something happened; Go's runtime has no counterpart.
+//! Absent: families of what is not built (authentication, snapshots between members) keep their names with zero where
+//! etcd shows zero, and are missing where etcd shows them only once something happened. Go's runtime has no
+//! counterpart.
 #![forbid(unsafe_code)]
 
 pub mod cell;
@@ -105,6 +106,7 @@ pub struct Core {
     pub store_used_bytes: Gauge,
     pub store_readers: Gauge,
     pub quota_bytes: Gauge,
+    pub learners_promoted: Counter,
     pub alarms: [Alarm; 2],
 }
 
@@ -280,6 +282,8 @@ pub struct Sources<'a> {
     pub cluster_version: Option<&'a str>,
     /// Feature gates.
     pub gates: &'a Gates,
+    /// The other members.
+    pub contacts: &'a contacts::Contacts,
 }
 
 /// All families as text.
@@ -309,7 +313,8 @@ fn labelled(families: &mut Families, sources: &Sources<'_>) {
         one("etcd_cluster_version", "The version the cluster agreed on.", "cluster_version", version);
     }
     let known = [("Local", id.as_str()), ("Remote", id.as_str())];
-    families.number("etcd_network_known_peers", Type::Gauge, "Members this one knows.", &known, 1.0);
+    families.number("etcd_network_known_peers", Type::Gauge, contacts::KNOWN, &known, 1.0);
+    sources.contacts.write(families, &id);
     for (name, stage, on) in sources.gates.iter() {
         let labels = [("name", name), ("stage", stage.as_str())];
         let help = "Whether a feature gate is open.";

@@ -38,6 +38,7 @@ static COUNTERS: &[(&str, &str, Count)] = &[
     ("etcd_server_health_failures", "Times /health said no.", |c| &c.health_failures),
     ("etcd_server_health_success", "Times /health said yes.", |c| &c.health_success),
     ("etcd_server_leader_changes_seen_total", "Leader changes seen.", |c| &c.leader_changes),
+    ("etcd_server_learner_promote_successes", "Learners promoted.", |c| &c.learners_promoted),
     ("etcd_server_proposals_failed_total", "Proposals that failed.", |c| &c.proposals_failed),
     ("etcd_server_read_indexes_failed_total",
         "Linearizable reads whose confirmation failed.", |c| &c.read_indexes_failed),
@@ -110,7 +111,6 @@ static ZEROS: &[(&str, Type, &str)] = &[
     ("etcd_grpc_proxy_events_coalescing_total", Type::Counter, ZERO_HELP),
     ("etcd_grpc_proxy_watchers_coalescing_total", Type::Gauge, ZERO_HELP),
     ("etcd_server_heartbeat_send_failures_total", Type::Counter, ZERO_HELP),
-    ("etcd_server_learner_promote_successes", Type::Counter, ZERO_HELP),
     ("etcd_server_snapshot_apply_in_progress_total", Type::Gauge, ZERO_HELP),
 ];
 

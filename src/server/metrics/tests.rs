@@ -10,14 +10,36 @@ fn scrape_of(cores: &[Arc<Core>]) -> String {
 
 fn scrape_with(cores: &[Arc<Core>], rpc: Arc<RpcCounters>) -> String {
     let rpc = [rpc];
-    let gates = Gates::default();
+    let (gates, contacts) = (Gates::default(), other());
     scrape(&Sources {
         cores,
         rpc: &rpc,
         member_id: 0xc9ac_9fc8_9eae_9cf7,
         cluster_version: Some("3.7"),
         gates: &gates,
+        contacts: &contacts,
     })
+}
+
+/// One other member that answers.
+fn other() -> contacts::Contacts {
+    let contacts = contacts::Contacts::default();
+    let contact = contacts.add(0xab);
+    contact.activate(crate::stdx::time::Instant::from_nanos(1));
+    contact.sent_bytes.add(7);
+    contact.answered_in(Duration::from_micros(150));
+    contacts
+}
+
+#[test]
+fn other_members_have_their_families() {
+    let series = read(&scrape_of(&[]));
+    let pair = "{Local=\"c9ac9fc89eae9cf7\",Remote=\"ab\"}";
+    assert_eq!(series.get(&format!("etcd_network_known_peers{pair}")), Some(&1.0));
+    assert_eq!(series.get(&format!("etcd_network_active_peers{pair}")), Some(&1.0));
+    assert_eq!(series.get("etcd_network_peer_sent_bytes_total{To=\"ab\"}"), Some(&7.0));
+    assert_eq!(series.get("etcd_network_peer_round_trip_time_seconds_count{To=\"ab\"}"), Some(&1.0));
+    assert!(!series.keys().any(|name| name.starts_with("etcd_network_disconnected")), "it was never lost");
 }
 
 /// Checks the text's form as a scraper would, and gives values by series.

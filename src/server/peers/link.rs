@@ -102,6 +102,11 @@ impl Link {
         drop(oldest);
     }
 
+    /// What other cores know of it.
+    pub fn contact(&self) -> &Contact {
+        &self.contact
+    }
+
     /// Whether the member belongs to the cluster no more.
     pub fn is_gone(&self) -> bool {
         self.gone.get()

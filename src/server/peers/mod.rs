@@ -26,6 +26,8 @@
 //!   lessor       questions about leases, to the leader and from followers
 //!   promotion    learners that are to get their vote, likewise
 //!   join         what a new member asks before it starts
+//!   versions     which versions the others have, asked by a leader
+//!   probe        how long the others take to answer
 //! ```
 //!
 //! # Invariants
@@ -36,7 +38,7 @@
 //!   and the messages that its queues hold.
 //! - What a peer sends is taken no faster than the replica takes it: a reader waits while the inbox is full.
 //!
-//! All of it lives on the replica core. Absent: the measurement of round trips.
+//! All of it lives on the replica core.
 #![forbid(unsafe_code)]
 
 mod client;
@@ -46,6 +48,7 @@ mod lessor;
 mod link;
 mod outgoing;
 mod pipeline;
+mod probe;
 mod promotion;
 mod reader;
 pub mod reception;
@@ -55,6 +58,8 @@ mod switchboard;
 #[cfg(test)]
 mod tests;
 mod transfer;
+mod versions;
 mod writer;
 
 pub use switchboard::{Beginning, Own, Switchboard};
+pub use versions::Asked;

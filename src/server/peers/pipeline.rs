@@ -42,6 +42,7 @@ async fn post_all(switchboard: &Switchboard, link: &Link) {
         match post(switchboard, link, &message).await {
             Ok(()) => link.on_success(),
             Err(error) => {
+                link.contact().send_failures.inc();
                 link.on_failure("post a message to", &error);
                 switchboard.unreachable(link.id);
             }
@@ -59,6 +60,7 @@ async fn post(switchboard: &Switchboard, link: &Link, message: &Message) -> io::
         content: Some(("application/protobuf", &content)),
     };
     let (status, text) = exchange(switchboard, link, &ask).await?;
+    link.contact().sent_bytes.add(content.len() as u64);
     let text = String::from_utf8_lossy(&text).trim_end().to_owned();
     match status {
         204 => Ok(()),

@@ -31,6 +31,9 @@ pub async fn read(switchboard: Rc<Switchboard>, link: Rc<Link>, channel: Channel
             Ok((mut connection, mut reply)) => {
                 link.on_success();
                 let ended = follow(&switchboard, &link, channel, &mut connection, &mut reply.body).await;
+                if ended.is_err() && !link.is_gone() {
+                    link.contact().receive_failures.inc();
+                }
                 let why = ended.err().map_or_else(|| "EOF".to_owned(), |error| error.to_string());
                 Line::warn("lost TCP streaming connection with remote peer")
                     .text("stream-reader-type", name(channel))
@@ -81,7 +84,11 @@ async fn follow(
 ) -> io::Result<()> {
     let mut decoder = Decoder::new(channel, link.id, switchboard.own().member_id);
     while *body != Body::Done && !link.is_gone() {
-        connection.read_body(body, |bytes| decoder.push(bytes)).await?;
+        let take = |bytes: &[u8]| {
+            link.contact().received_bytes.add(bytes.len() as u64);
+            decoder.push(bytes);
+        };
+        connection.read_body(body, take).await?;
         let broken = |broken: Broken| io::Error::new(io::ErrorKind::InvalidData, broken.to_string());
         while let Some(message) = decoder.take().map_err(broken)? {
             switchboard.inbox().room().await;

@@ -195,6 +195,7 @@ async fn answer(switchboard: &Rc<Switchboard>, head: &Head, body: Bytes) -> Outc
         "/raft/probing" => probing(),
         SNAPSHOTS => not_allowed("POST"),
         "/members" => only("GET", head, async { members(switchboard) }).await,
+        "/downgrade/enabled" => only("GET", head, async { downgrade(switchboard) }).await,
         "/version" => only("GET", head, async { version(switchboard) }).await,
         lessor::RENEWALS if head.method == "POST" => lessor::renew(switchboard, body).await,
         lessor::QUESTIONS if head.method == "POST" => lessor::time_to_live(switchboard, body).await,
@@ -315,6 +316,12 @@ fn members(switchboard: &Switchboard) -> Answer {
 pub(super) fn json_line(members: &[MemberContext]) -> String {
     // Numbers, texts and flags have a JSON form.
     format!("{}\n", serde_json::to_string(members).unwrap_or_default())
+}
+
+/// Whether the cluster goes down by a version.
+fn downgrade(switchboard: &Switchboard) -> Answer {
+    let is_enabled = switchboard.with_cluster(|cluster| cluster.downgrade_target.is_some());
+    with_cluster_id(Answer::plain(200, is_enabled.to_string()), switchboard)
 }
 
 fn version(switchboard: &Switchboard) -> Answer {

@@ -14,7 +14,7 @@ use super::inbox::{Answered, Inbox};
 use super::lessor::Questions;
 use super::link::Link;
 use super::reception::{self, Snapshots};
-use super::{pipeline, reader, service, transfer};
+use super::{pipeline, probe, reader, service, transfer};
 use crate::cluster::Cluster;
 use crate::cluster::member::MemberContext;
 use crate::peer::channel::{self, Channel};
@@ -182,6 +182,11 @@ impl Switchboard {
         self.is_removed.get()
     }
 
+    /// The ways to all other members.
+    pub fn links(&self) -> Vec<Rc<Link>> {
+        self.links.borrow().values().cloned().collect()
+    }
+
     /// Whether a member was removed for good.
     pub fn is_removed(&self, id: u64) -> bool {
         self.cluster.borrow().removed.contains(&id)
@@ -203,6 +208,7 @@ impl Switchboard {
             Channel::Pipeline => pipeline::push(self, &link, message),
         };
         if !taken {
+            link.contact().send_failures.inc();
             Line::warn("dropped internal Raft message since sending buffer is full")
                 .id("remote-peer-id", to)
                 .debug("channel", &channel)
@@ -279,6 +285,12 @@ impl Switchboard {
         for channel in [Channel::Append, Channel::Message] {
             task::spawn(reader::read(self.clone(), link.clone(), channel));
         }
+        task::spawn(probe::run(self.clone(), link));
+    }
+
+    /// Whether there is another member.
+    pub fn has_peers(&self) -> bool {
+        !self.links.borrow().is_empty()
     }
 }
 

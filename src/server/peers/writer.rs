@@ -36,7 +36,7 @@ pub async fn write<S: ByteStream>(
         switchboard.unreachable(link.id);
     }
     link.on_success();
-    if let Err(error) = write_all(outgoing, number, channel, &mut stream).await {
+    if let Err(error) = write_all(link, (outgoing, number), channel, &mut stream).await {
         Line::warn("lost TCP streaming connection with remote peer")
             .text("stream-writer-type", name(channel))
             .id("remote-peer-id", link.id)
@@ -55,8 +55,8 @@ pub fn name(channel: Channel) -> &'static str {
 
 /// Writes until the connection counts no more.
 async fn write_all<S: ByteStream>(
-    outgoing: &Outgoing,
-    number: u64,
+    link: &Link,
+    (outgoing, number): (&Outgoing, u64),
     channel: Channel,
     stream: &mut S,
 ) -> io::Result<()> {
@@ -79,7 +79,9 @@ async fn write_all<S: ByteStream>(
                 _ => message_stream::encode(&message_stream::link_heartbeat(), batch.room()),
             },
         }
-        in_time(stream.write_all(batch.chunk())).await?;
+        let chunk = batch.chunk();
+        link.contact().sent_bytes.add(chunk.len() as u64);
+        in_time(stream.write_all(chunk)).await?;
         batch.clear();
         task::make_room().await;
     }

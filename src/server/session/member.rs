@@ -42,6 +42,8 @@ pub struct Member {
     pub compaction_hashes: CompactionHashes,
     /// Bytes in use at which requests that grow the store are refused; none without a quota.
     pub quota: Option<u64>,
+    /// How long a stream whose client wants a leader lives without one: three election timeouts, as with etcd.
+    pub leaderless_max: Duration,
     /// What changes of the members it allows.
     pub rules: Rules,
     /// The other members, as this one reaches them.

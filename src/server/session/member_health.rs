@@ -114,6 +114,7 @@ impl AdminSource for MemberHealth {
             member_id: session.member.member_id,
             cluster_version: short,
             gates: &session.member.gates,
+            contacts: &session.member.contacts,
         });
         ready(text).boxed_local()
     }

@@ -17,6 +17,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 
 use super::Member;
+use crate::error::Error;
 use crate::server::grpc::frame::unsendable;
 use crate::server::grpc::{Code, Messages, Outgoing, Status};
 use crate::server::io::clock;
@@ -54,6 +55,8 @@ struct Outlets {
 pub struct Stream {
     id: StreamId,
     outgoing: RefCell<Option<Outgoing>>,
+    /// Its client wants none of a member that knows no leader.
+    requires_leader: bool,
     /// The stream has no room: its task must wait for some.
     blocked: Cell<bool>,
     /// The stream's task reads no requests until a large revision is sent.
@@ -192,14 +195,27 @@ impl Watches {
         }
     }
 
-    /// Takes over a stream.
-    pub fn open(&self, outgoing: Outgoing) -> Rc<Stream> {
+    /// No leader has been known for so long that the streams end whose clients want one.
+    pub fn close_leaderless(&self) {
+        let all = self.outlets.borrow();
+        let streams: Vec<Rc<Stream>> =
+            all.streams.values().filter(|stream| stream.requires_leader).cloned().collect();
+        drop(all);
+        for stream in streams {
+            self.close(&stream, Error::NoLeader.into());
+            stream.wake();
+        }
+    }
+
+    /// Takes over a stream. `requires_leader` says that its client wants none of a member that knows no leader.
+    pub fn open(&self, outgoing: Outgoing, requires_leader: bool) -> Rc<Stream> {
         let tenth = u64::try_from(self.interval.as_nanos() / 10).unwrap_or(u64::MAX).max(1);
         let interval = self.interval + Duration::from_nanos(self.jitter.borrow_mut().below(tenth));
         let id = self.with_hub(|hub| hub.open(clock::now(), interval, outgoing.room()));
         let stream = Rc::new(Stream {
             id,
             outgoing: RefCell::new(Some(outgoing)),
+            requires_leader,
             blocked: Cell::new(false),
             held: Cell::new(false),
             task: WakerCell::default(),

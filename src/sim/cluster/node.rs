@@ -134,6 +134,7 @@ impl World {
             segments_kept: 0,
             lease_ttl_min: 2,
             quota_bytes: None,
+            asks_versions: false,
             rules: Rules::default(),
             request_ids: (first_id, 2),
             seed: self.prng.next_u64(),

@@ -87,6 +87,7 @@ impl Life {
             segments_kept: world.prng.below(3) as usize,
             lease_ttl_min: 2,
             quota_bytes: None,
+            asks_versions: false,
             rules: Rules::default(),
             request_ids: (first_id, 2),
             seed: world.prng.next_u64(),

@@ -24,7 +24,10 @@ const (
 	agreeWithin = 20 * time.Second
 )
 
-var quickly = grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1, MaxDelay: 100 * time.Millisecond}}
+var quickly = grpc.ConnectParams{
+	Backoff:           backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1, MaxDelay: 100 * time.Millisecond},
+	MinConnectTimeout: 5 * time.Second,
+}
 
 // side is one member, and a client's way to it.
 type side struct {
@@ -70,6 +73,9 @@ func main() {
 	t.write(*puts)
 	t.watch()
 	t.leases()
+	for range *rounds {
+		t.stopLeader()
+	}
 	for round := range *rounds {
 		leader := t.leader()
 		leader.Kill()
@@ -139,6 +145,38 @@ func (t *trial) put(s *side, within time.Duration) error {
 	t.puts++
 	t.expected[key] = value
 	return nil
+}
+
+// stopLeader has the leader stop in order, while clients watch on it and others put through another member. Whoever stops hands
+// leadership over, so no put fails.
+func (t *trial) stopLeader() {
+	leader := t.leader()
+	rest := t.without(leader)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	for range 20 {
+		stream, err := pb.NewWatchClient(leader.conn).Watch(ctx)
+		fail(err)
+		create := &pb.WatchCreateRequest{Key: []byte("key/"), RangeEnd: []byte("key0")}
+		fail(stream.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: create}}))
+		_, err = stream.Recv()
+		fail(err)
+	}
+	began := time.Now()
+	gone := make(chan time.Duration)
+	go func() {
+		leader.Stop()
+		gone <- time.Since(began)
+	}()
+	var gap time.Duration
+	for last := began; time.Since(began) < 500*time.Millisecond; {
+		fail(t.put(rest[0], callWithin))
+		now := time.Now()
+		gap, last = max(gap, now.Sub(last)), now
+	}
+	fmt.Printf("stopped %s, which led and had watchers: it had ended after %v, and the longest time without a put was %v\n", leader.Name, (<-gone).Round(time.Millisecond), gap.Round(time.Millisecond))
+	t.start("restarted", leader)
+	t.agree()
 }
 
 // first repeats a put through one member until it is acknowledged. The key and the value are the same each time, so an attempt

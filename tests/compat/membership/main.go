@@ -31,7 +31,10 @@ const (
 	endWithin    = 15 * time.Second
 )
 
-var quickly = grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1, MaxDelay: 100 * time.Millisecond}}
+var quickly = grpc.ConnectParams{
+	Backoff:           backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1, MaxDelay: 100 * time.Millisecond},
+	MinConnectTimeout: 5 * time.Second,
+}
 
 // side is one member, a client's way to it, and its id.
 type side struct {

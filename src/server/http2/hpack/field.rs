@@ -36,6 +36,8 @@ pub enum Name {
     Token,
     /// `authorization`
     Authorization,
+    /// `hasleader`
+    HasLeader,
     /// Metadata that nobody here asks for.
     Metadata,
     /// Metadata whose name says that the value is base64.
@@ -59,6 +61,7 @@ impl Name {
             b"client-api-version" => Name::ClientApiVersion,
             b"token" => Name::Token,
             b"authorization" => Name::Authorization,
+            b"hasleader" => Name::HasLeader,
             b"te"
             | b"user-agent"
             | b"grpc-accept-encoding"
