@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -64,18 +65,21 @@ func (s *side) text() string {
 
 func (s *side) says(words string) bool { return strings.Contains(s.text(), words) }
 
-// rejection is what the log says of the last connection that was not taken.
-func (s *side) rejection() string {
-	for range 50 {
-		lines := strings.Split(s.text(), "\n")
-		for n := len(lines) - 1; n >= 0; n-- {
-			if strings.Contains(lines[n], "rejected connection on") {
-				return lines[n]
+// rejects tries something that is refused, and waits for the line about it, which has all these words.
+func (s *side) rejects(try func(), words ...string) (string, error) {
+	before := len(s.text())
+	try()
+	var line string
+	for range 100 {
+		for _, line = range strings.Split(s.text()[before:], "\n") {
+			missing := func(word string) bool { return !strings.Contains(line, word) }
+			if strings.Contains(line, "rejected connection on") && !slices.ContainsFunc(words, missing) {
+				return "as expected", nil
 			}
 		}
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(20 * time.Millisecond)
 	}
-	return ""
+	return "", fmt.Errorf("no line with %q: %s", words, s.text()[before:])
 }
 
 func (s *side) lastLine() string {
