@@ -58,7 +58,7 @@ func main() {
 	keys := flag.Int("keys", 3000, "keys that there are")
 	size := flag.Int("bytes", 1024, "length of a value")
 	anon := flag.Int("anon", 64<<10, "KiB by which the leaders' anonymous memory may grow while they send; 0 for any")
-	pause := flag.Duration("pause", 0, "time before each round: etcd lets nothing of its log go for 30 s behind a snapshot")
+	pause := flag.Duration("pause", 0, "time before each round: a leader lets little of its log go for 30 s behind a snapshot")
 	keep := flag.Bool("keep", false, "keep the members' folders")
 	flag.Parse()
 	if *third == "" {
