@@ -2,7 +2,7 @@
 // names, versions, ciphers and lists of revoked certificates; what changed files do to a running server; which flags are
 // refused at start; and whether three members with TLS are a cluster, also where some of them are etcd.
 //
-//	go run ./tls -etcd PATH -kevel PATH        two minutes
+//	go run ./tls -etcd PATH -kevel PATH        three minutes
 //	go run ./tls -etcd PATH -kevel PATH -only clients
 package main
 
