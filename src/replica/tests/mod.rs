@@ -4,10 +4,11 @@
 //! [`world`] is the member and its world. [`transcript`] plays the files of `testdata`, each a story of its own with a
 //! test of its name: what is asked, and what the member then wants done. `UPDATE=1 cargo test --lib replica::tests`
 //! writes the answers anew, to be read as a change is read. [`lives`] has random lives with crashes, [`entries`] what
-//! single entries lead to, [`damage`] a store whose records cannot be read, and [`messages`] messages of other members
-//! that no correct member sends.
+//! single entries lead to, [`damage`] a store whose records cannot be read, [`messages`] messages of other members that
+//! no correct member sends, and [`cluster`] several members.
 #![forbid(unsafe_code)]
 
+mod cluster;
 mod damage;
 mod entries;
 mod lives;
