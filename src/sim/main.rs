@@ -1,4 +1,5 @@
-//! The simulated world: one member, a hostile disk, a virtual clock, and a judge who knows every answer.
+//! Simulated worlds: one member or a cluster, hostile disks and networks, a virtual clock, and judges who know every
+//! answer.
 //!
 //! ```text
 //!   cargo run --release --bin sim -- --seeds 100000        many worlds, on all cores

@@ -113,7 +113,11 @@ fn etcds(dir: &Path, bolt: &Path) -> String {
 
 /// What is said of a directory to be checked that has no store of Kevel.
 pub fn no_store(dir: &Path, store: &Path) -> String {
-    let what = if !dir.exists() {
+    let what = if let Err(error) = fs::metadata(store)
+        && error.kind() == io::ErrorKind::PermissionDenied
+    {
+        return format!("cannot read {}: {error}; run this as the user that the member runs as", store.display());
+    } else if !dir.exists() {
         "there is no such folder"
     } else if dir.join("member").join("snap").join("db").exists() {
         "it holds a member of etcd"

@@ -173,8 +173,8 @@ fn a_consumer_that_looks_before_it_registers_is_found() {
 #[test]
 fn faults_are_found() {
     let plant = |line, fault| Plant {
-        file: "server/mesh.rs",
-        text: include_str!("../mesh.rs"),
+        file: "server/mesh/mod.rs",
+        text: include_str!("mod.rs"),
         occurrence: 0,
         line,
         fault,

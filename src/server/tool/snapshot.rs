@@ -22,7 +22,7 @@ Flags of status:
 
 Flags of restore:
       --name string                          the member's name (default \"default\")
-      --data-dir string                      the directory that is made (default NAME.etcd)
+      --data-dir string                      the directory that is made (default NAME.kevel)
       --wal-dir string                       the folder of the log (default DATA_DIR/member/wal)
       --initial-cluster string               who founds the new cluster (default \"default=http://localhost:2380\")
       --initial-cluster-token string         the new cluster's token (default \"etcd-cluster\")
@@ -105,7 +105,7 @@ fn restore(args: &[String]) -> Result<String, Failed> {
     let path = |name: &str| line.get(name).filter(|path| !path.is_empty()).map(PathBuf::from);
     let restoration = Restoration {
         file: PathBuf::from(file),
-        data_dir: path("data-dir").unwrap_or_else(|| PathBuf::from(format!("{name}.etcd"))),
+        data_dir: path("data-dir").unwrap_or_else(|| PathBuf::from(format!("{name}.kevel"))),
         wal_dir: path("wal-dir"),
         initial_cluster: text("initial-cluster", "default=http://localhost:2380"),
         token: text("initial-cluster-token", "etcd-cluster"),
