@@ -116,7 +116,10 @@ pub fn no_store(dir: &Path, store: &Path) -> String {
     let what = if let Err(error) = fs::metadata(store)
         && error.kind() == io::ErrorKind::PermissionDenied
     {
-        return format!("cannot read {}: {error}; run this as the user that the member runs as", store.display());
+        return format!(
+            "cannot read {}: {error}; run this as the user that the member runs as",
+            store.display()
+        );
     } else if !dir.exists() {
         "there is no such folder"
     } else if dir.join("member").join("snap").join("db").exists() {
