@@ -106,11 +106,17 @@ impl Members {
         }
         match (known, change.promotes) {
             (Some((url, false)), true) => _ = self.known.insert(change.id, (url, true)),
+            (None, false) if change.kind == ConfChangeType::AddLearnerNode && self.has_learners() => {}
             (None, false) if !self.known.values().any(|(url, _)| *url == change.url) => {
                 self.known.insert(change.id, (change.url, change.kind == ConfChangeType::AddNode));
             }
             _ => {}
         }
+    }
+
+    /// A cluster has one learner at most, unless it is told otherwise.
+    fn has_learners(&self) -> bool {
+        self.known.values().any(|(_, votes)| !votes)
     }
 
     pub fn voters(&self) -> BTreeSet<u64> {
