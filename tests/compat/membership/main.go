@@ -438,33 +438,18 @@ func (t *trial) follower() *side {
 
 // agree waits until all members have the same store, by HashKV at the newest revision.
 func (t *trial) agree() {
-	ctx, cancel := context.WithTimeout(context.Background(), callWithin)
-	defer cancel()
-	newest, err := pb.NewKVClient(t.sides[0].conn).Range(ctx, &pb.RangeRequest{Key: []byte{0}, CountOnly: true})
+	hash, revision, err := member.Agree(t.conns(), agreeWithin)
 	fail(err)
-	revision := newest.Header.Revision
-	deadline := time.Now().Add(agreeWithin)
-	for {
-		hashes := map[uint32]int{}
-		for _, s := range t.sides {
-			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-			hash, err := pb.NewMaintenanceClient(s.conn).HashKV(ctx, &pb.HashKVRequest{Revision: revision})
-			cancel()
-			if err == nil {
-				hashes[hash.Hash]++
-			}
-		}
-		for hash, count := range hashes {
-			if count == len(t.sides) {
-				fmt.Printf("agreed: HashKV %08x at revision %d on %d members\n", hash, revision, count)
-				return
-			}
-		}
-		if time.Now().After(deadline) {
-			fail(fmt.Errorf("the members do not agree at revision %d: %v", revision, hashes))
-		}
-		time.Sleep(50 * time.Millisecond)
+	fmt.Printf("agreed: HashKV %08x at revision %d on %d members\n", hash, revision, len(t.sides))
+}
+
+// conns are the connections to all members.
+func (t *trial) conns() []*grpc.ClientConn {
+	var conns []*grpc.ClientConn
+	for _, s := range t.sides {
+		conns = append(conns, s.conn)
 	}
+	return conns
 }
 
 func fail(err error) {
