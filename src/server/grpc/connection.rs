@@ -326,6 +326,7 @@ async fn answer_later(shared: Rc<Shared>, call: Call, mut reader: Reader, stream
         let length = message.as_ref().map_or(0, |message| message.as_ref().map_or(0, Bytes::len));
         let whole = PartialBytes::count(&*shared, length);
         let place = match &message {
+            // `whole` counts the bytes of the message already.
             Some(Ok(_)) => shared.answerable(0).await,
             _ => None,
         };

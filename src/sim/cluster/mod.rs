@@ -22,7 +22,7 @@
 //! - once nothing fails any more, a client's write is applied by every member within some election timeouts, and the
 //!   stores hash to the same number.
 //!
-//! Members do not send snapshots yet, so no checkpoint is written here: every log goes back to the beginning.
+//! The members here do not send snapshots, so no checkpoint is written: every log goes back to the beginning.
 //!
 //! ```text
 //!   world     what happens when, and the end        node      one member: its disk, its process, its turns
