@@ -27,6 +27,8 @@ class Axis:
     limits: tuple = (40, 90)
     # Rounds: quick and full.
     rounds: tuple = (1, 3)
+    # Members of each side's cluster.
+    members: int = 1
     # Whether two load tools are compared on the same etcd, instead of two servers under the same tool.
     compares_tools: bool = False
     # Whether it belongs to a run that names no axis.
@@ -53,9 +55,9 @@ def p99(what, must=None):
     return Figure("p99", f"{what} p99, ms", 3, must)
 
 
-def usual(what, kind, cpu_must=None, rate_must=None):
+def usual(what, kind, cpu_must=None, rate_must=None, p50_must=None):
     """The figures of a load with one class of operation, and what takes them from its last phase."""
-    figures = (rate(what, rate_must), p50(what), p99(what), cpu(what, cpu_must))
+    figures = (rate(what, rate_must), p50(what, p50_must), p99(what), cpu(what, cpu_must))
 
     def values(phase):
         return phase.rate_and_latency(kind) | {"cpu": phase.cpu_per_operation}

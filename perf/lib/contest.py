@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from lib.child import Failure
 from lib.result import Result
 from lib.run import Run
-from lib.server import Server
+from lib.server import Cluster, Server
 from lib.wire import Refused
 
 # A run that ends with one of these has failed; the others go on.
@@ -130,7 +130,10 @@ class Contest:
 
     def with_server(self, result, side, folder, step):
         """Takes a step on a started server."""
-        run = self.run(result, side, Server(side.binary, folder, self.ports))
+        members = result.axis.members
+        alone = members == 1
+        server = Server(side.binary, folder, self.ports) if alone else Cluster(side.binary, folder, self.ports, members)
+        run = self.run(result, side, server)
         with run.server as server:
             server.start(run.deadline)
             outcome = step(run)

@@ -3,7 +3,8 @@
 from lib import wire
 
 KEY, RANGE_END = 1, 2
-HEADER, REVISION = 1, 3
+HEADER, MEMBER_ID, REVISION = 1, 2, 3
+STATUS_LEADER = 4
 COMPACT_REVISION, COMPACT_PHYSICAL = 1, 2
 WATCH_CREATE = 1
 
@@ -12,6 +13,12 @@ def revision(port, timeout):
     """The store's revision, by a linearizable read of one key."""
     answer = wire.ask(port, "KV/Range", text(KEY, b"nothing"), timeout)
     return field(field(answer, HEADER), REVISION)
+
+
+def own_and_leader(port, timeout):
+    """A member's id, and the id of the member that leads."""
+    answer = wire.ask(port, "Maintenance/Status", b"", timeout)
+    return field(field(answer, HEADER), MEMBER_ID), field(answer, STATUS_LEADER)
 
 
 def compact(port, at, timeout):

@@ -36,17 +36,17 @@ class Phase:
 
     @property
     def cpu(self):
-        """CPU seconds of the server."""
-        return self.figures["servers"][0]["cpu_s"]
+        """CPU seconds of all servers."""
+        return sum(server["cpu_s"] for server in self.figures["servers"])
 
     @property
     def cpu_per_operation(self):
-        """Microseconds."""
-        return self.figures["servers"][0]["cpu_us_per_op"]
+        """Microseconds of all servers."""
+        return sum(server["cpu_us_per_op"] for server in self.figures["servers"])
 
     def anon(self, when):
-        """MiB of the server that no file backs, at the phase's "start", "peak" or "end"."""
-        return self.figures["servers"][0]["rss_anon"][when] / MIB
+        """MiB of the servers that no file backs, at the phase's "start", "peak" or "end"."""
+        return sum(server["rss_anon"][when] for server in self.figures["servers"]) / MIB
 
 
 class Load:
@@ -55,8 +55,9 @@ class Load:
     def __init__(self, binary, arguments, server, folder, number, cpus=None):
         self.results = os.path.join(folder, f"load-{number}.json")
         self.server = server
-        self.child = Child([binary, *arguments, "--endpoints", server.endpoint, "--server-pid", str(server.pid),
-                            "--quiet", f"--json={self.results}"], os.path.join(folder, f"load-{number}.log"), cpus)
+        pids = [argument for pid in server.pids for argument in ("--server-pid", str(pid))]
+        self.child = Child([binary, *arguments, "--endpoints", server.endpoint, *pids, "--quiet",
+                            f"--json={self.results}"], os.path.join(folder, f"load-{number}.log"), cpus)
 
     def __enter__(self):
         return self

@@ -21,16 +21,16 @@ class Run:
         """How long a load takes, as kevel-bench wants to be told."""
         return f"{self.pick(quick, full)}s"
 
-    def start(self, *arguments):
-        """Starts kevel-bench; to be used as a context."""
+    def start(self, *arguments, on=None):
+        """Starts kevel-bench, on one member of a cluster if told so; to be used as a context."""
         self.note("kevel-bench", arguments)
         self.started += 1
-        return Load(self.programs.bench, [str(a) for a in arguments], self.server, self.server.folder, self.started,
-                    self.cpus)
+        return Load(self.programs.bench, [str(a) for a in arguments], on or self.server, self.server.folder,
+                    self.started, self.cpus)
 
-    def load(self, *arguments):
+    def load(self, *arguments, on=None):
         """Runs kevel-bench to its end; returns the phase of interest."""
-        with self.start(*arguments) as load:
+        with self.start(*arguments, on=on) as load:
             return load.phases(self.deadline)[-1]
 
     def fill(self, prefix, keys, size, key_size=32):

@@ -1,4 +1,4 @@
-"""One server process on a data directory of its own."""
+"""Server processes, each on a data directory of its own: one member alone, or several that are a cluster."""
 
 import os
 import signal
@@ -16,11 +16,12 @@ RETRY_AFTER = 0.002
 
 
 class Server:
-    """A member that is its whole cluster. Leaving its context kills it."""
+    """A member, which is its whole cluster unless it is told otherwise. Leaving its context kills it."""
 
-    def __init__(self, binary, folder, ports, cpus=None):
-        self.binary, self.folder, self.cpus = binary, folder, cpus
-        self.port, self.peer = next(ports), next(ports)
+    def __init__(self, binary, folder, ports, cpus=None, name="m"):
+        self.binary, self.folder, self.cpus, self.name = binary, folder, cpus, name
+        self.port, self.peer_port = next(ports), next(ports)
+        self.founders = [self]
         self.child = None
 
     def __enter__(self):
@@ -34,25 +35,42 @@ class Server:
         return self.child.process.pid
 
     @property
+    def pids(self):
+        return [self.pid]
+
+    @property
     def endpoint(self):
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def peer(self):
+        return f"http://127.0.0.1:{self.peer_port}"
+
     def command(self):
-        peer = f"http://127.0.0.1:{self.peer}"
-        return [self.binary, "--name", "m", "--data-dir", os.path.join(self.folder, "data"),
+        cluster = ",".join(f"{founder.name}={founder.peer}" for founder in self.founders)
+        return [self.binary, "--name", self.name, "--data-dir", os.path.join(self.folder, "data"),
                 "--listen-client-urls", self.endpoint, "--advertise-client-urls", self.endpoint,
-                "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", f"m={peer}",
+                "--listen-peer-urls", self.peer, "--initial-advertise-peer-urls", self.peer, "--initial-cluster", cluster,
                 "--quota-backend-bytes", str(QUOTA), "--log-level", "warn"]
 
     def start(self, deadline):
         """Starts it; returns the seconds until it has answered a linearizable read."""
         began = time.monotonic()
-        patience = Deadline(min(START_MAX, deadline.left()))
+        self.launch()
+        self.wait(deadline)
+        return time.monotonic() - began
+
+    def launch(self):
+        """Starts it."""
         self.child = Child(self.command(), os.path.join(self.folder, "log"), self.cpus)
+
+    def wait(self, deadline):
+        """Returns once it has answered a linearizable read."""
+        patience = Deadline(min(START_MAX, deadline.left()))
         while True:
             try:
                 etcd.revision(self.port, patience.left())
-                return time.monotonic() - began
+                return
             except (OSError, Refused):
                 self.check()
                 time.sleep(RETRY_AFTER)
@@ -75,3 +93,69 @@ class Server:
     def kill(self):
         if self.child:
             self.child.kill()
+
+
+class Cluster:
+    """Members that have founded a cluster, all on this machine. Leaving its context kills them."""
+
+    def __init__(self, binary, folder, ports, size):
+        self.folder = folder
+        self.members = []
+        for number in range(size):
+            own = os.path.join(folder, f"m{number}")
+            os.makedirs(own, exist_ok=True)
+            self.members.append(Server(binary, own, ports, name=f"m{number}"))
+        for member in self.members:
+            member.founders = self.members
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.kill()
+
+    @property
+    def pids(self):
+        return [member.pid for member in self.members]
+
+    @property
+    def endpoint(self):
+        return ",".join(member.endpoint for member in self.members)
+
+    def follower(self, deadline):
+        """A member that does not lead, to be measured as if it were alone: what the others do for it counts too."""
+        for member in self.members:
+            own, leader = etcd.own_and_leader(member.port, deadline.left())
+            if own != leader:
+                return Reached(member, self)
+        raise Failure("there is no follower")
+
+    def start(self, deadline):
+        """Starts them together; returns the seconds until each has answered a linearizable read."""
+        began = time.monotonic()
+        for member in self.members:
+            member.launch()
+        for member in self.members:
+            member.wait(deadline)
+        return time.monotonic() - began
+
+    def check(self):
+        """That they still run."""
+        for member in self.members:
+            member.check()
+
+    def stop(self):
+        """Lets them end in order, or ends them."""
+        for member in self.members:
+            member.stop()
+
+    def kill(self):
+        for member in self.members:
+            member.kill()
+
+
+class Reached:
+    """A cluster that clients reach through one member."""
+
+    def __init__(self, member, cluster):
+        self.endpoint, self.folder, self.pids, self.check = member.endpoint, cluster.folder, cluster.pids, cluster.check
