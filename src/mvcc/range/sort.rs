@@ -89,7 +89,7 @@ pub(super) struct Sorter {
     filling_bytes: usize,
     sealed: VecDeque<Run>,
     merging: Option<Merge>,
-    /// Pairs in the sealed runs and those being merged.
+    /// Pairs in the sealed runs and those being merged, and room for the run that is being filled.
     held: usize,
     /// Accounts for `held`.
     memory: SortMemory,
@@ -169,6 +169,9 @@ impl Sorter {
         item: Item,
         stored: usize,
     ) -> Result<bool, Error> {
+        if self.filling.items.is_empty() {
+            self.hold(RUN_ITEMS)?;
+        }
         self.filling.push(item, stored);
         self.filling_bytes += if self.by.value { stored } else { 0 };
         let full = self.filling.items.len() >= RUN_ITEMS || self.filling_bytes >= RUN_BYTES;
@@ -185,6 +188,7 @@ impl Sorter {
         if run.items.is_empty() {
             return Ok(());
         }
+        self.release(RUN_ITEMS);
         self.owed += run.items.len() + bytes / BYTES_PER_ENTRY;
         let mut heads = Vec::with_capacity(run.items.len());
         for item in run.items {
@@ -192,7 +196,9 @@ impl Sorter {
         }
         heads.sort_unstable();
         heads.truncate(self.keep);
-        let items: Vec<Item> = heads.into_iter().map(|head| head.item).collect();
+        let mut items: Vec<Item> = heads.into_iter().map(|head| head.item).collect();
+        // The items were collected where the heads were.
+        items.shrink_to_fit();
         self.hold(items.len())?;
         self.sealed.push_back(Run::of(items, run.longest));
         Ok(())

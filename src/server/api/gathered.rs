@@ -85,7 +85,7 @@ pub(super) async fn in_slices(
     mut step: impl FnMut() -> Result<bool, Refused>,
 ) -> Result<bool, Refused> {
     while !step()? {
-        task::yield_now().await;
+        task::take_turns().await;
         if !reply.is_wanted() {
             return Ok(false);
         }

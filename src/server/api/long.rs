@@ -176,7 +176,7 @@ pub(super) async fn write_stream(
             if let Poll::Ready(status) = poll_fn(|cx| Poll::Ready(outgoing.poll_gone(cx))).await {
                 return Err(status);
             }
-            task::yield_now().await;
+            task::take_turns().await;
         }
         let Some(total) = stream.message_len(header) else { return Ok(()) };
         let (mut begins, mut complete) = (Some(total), false);

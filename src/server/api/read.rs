@@ -226,6 +226,6 @@ async fn planned<P: Planned>(
             return Err(Error::Compacted);
         }
         progress = session.view(|view| plan.step(view, PLAN_SLICE))?;
-        task::yield_now().await;
+        task::take_turns().await;
     }
 }

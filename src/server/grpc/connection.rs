@@ -307,7 +307,8 @@ fn dispatch(shared: &Rc<Shared>, cx: &mut Context<'_>, now: Instant, request: Re
     }
     let packs = encoding.is_some();
     let mut reader = Reader::new(stream.clone(), encoding, shared.clone(), Code::Unknown);
-    match reader.poll_message(cx) {
+    // A packed message is unpacked in a task of its own, in turn with others.
+    match if packs { Poll::Pending } else { reader.poll_message(cx) } {
         Poll::Ready(message) => answer(shared, call, message, stream, packs),
         Poll::Pending => match reader.hold_head(call.metadata.bytes()) {
             Ok(()) => task::spawn(answer_later(shared.clone(), call, reader, stream, packs)),

@@ -12,7 +12,7 @@ use super::shared::Shared;
 use crate::server::call::status::{Code, Status};
 use crate::server::gzip::Unpacking;
 use crate::server::http2::{Gone, Stream};
-use crate::server::io::task;
+use crate::server::io::task::Room;
 
 /// Takes what came on a stream and cuts messages.
 pub(super) struct Reader {
@@ -21,6 +21,8 @@ pub(super) struct Reader {
     shared: Rc<Shared>,
     /// A packed message that came whole.
     unpacking: Option<Unpacking>,
+    /// What unpacking waits for before each step.
+    room: Room,
     /// Bytes of the call's head that are kept until its message is whole.
     head_bytes: usize,
     /// What this reader holds of an unfinished message, with those, as counted in `shared` and its core.
@@ -43,6 +45,7 @@ impl Reader {
             decoder,
             shared,
             unpacking: None,
+            room: Room::default(),
             head_bytes: 0,
             held_bytes: 0,
             ended: false,
@@ -50,11 +53,12 @@ impl Reader {
         }
     }
 
-    /// The next message; `None` once the client has ended its side, whole.
+    /// The next message; `None` once the client has ended its side, whole. A packed one is to be awaited by one task.
     pub(super) fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Status>>> {
         loop {
             let length_max = self.shared.core.settings.message_bytes_max;
             if let Some(unpacking) = &mut self.unpacking {
+                ready!(self.room.poll(cx));
                 match packed::step(unpacking, length_max) {
                     Ok(Some(message)) => {
                         self.unpacking = None;
@@ -62,10 +66,7 @@ impl Reader {
                         return Poll::Ready(Some(Ok(message)));
                     }
                     Ok(None) if !self.hold() => return self.fail(too_many()),
-                    Ok(None) => {
-                        task::wake_later(cx.waker());
-                        return Poll::Pending;
-                    }
+                    Ok(None) => continue,
                     Err(status) => return self.fail(status),
                 }
             }

@@ -43,29 +43,46 @@ pub async fn yield_now() {
 /// which many tasks may have a little at the same time. Those that have to wait do so in a line, and are woken one
 /// after the other: however many they are, each is polled a few times.
 pub async fn make_room() {
-    let mut was_woken = false;
-    poll_fn(|cx| {
-        let granted = has_room(was_woken);
-        LINE.with_borrow_mut(|line| match (granted, was_woken) {
-            (true, _) => {
+    let mut room = Room::default();
+    poll_fn(|cx| room.poll(cx)).await;
+}
+
+/// [`yield_now`], and then [`make_room`]: for work in slices each of which may take a tenth of a millisecond. All who
+/// have only yielded go on at the same time, and a thousand of them would keep the rings from being looked at.
+pub async fn take_turns() {
+    yield_now().await;
+    make_room().await;
+}
+
+/// What [`make_room`] waits for, for a task that is written as a poll. The task that begins to poll one goes on until it
+/// is ready.
+#[derive(Debug, Default)]
+pub struct Room {
+    /// The task stood in the line, and was woken.
+    was_woken: bool,
+}
+
+impl Room {
+    /// Ready when the task may run.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let granted = has_room(self.was_woken);
+        LINE.with_borrow_mut(|line| {
+            if granted {
+                self.was_woken = false;
                 // The next one runs behind this one, and finds out by itself whether there is room for it.
                 if let Some(next) = line.pop_front() {
                     next.wake();
                 }
-                Poll::Ready(())
+                return Poll::Ready(());
             }
-            (false, true) => {
+            if std::mem::replace(&mut self.was_woken, true) {
                 line.push_front(cx.waker().clone());
-                Poll::Pending
-            }
-            (false, false) => {
-                was_woken = true;
+            } else {
                 line.push_back(cx.waker().clone());
-                Poll::Pending
             }
+            Poll::Pending
         })
-    })
-    .await;
+    }
 }
 
 /// Steps between two looks at the clock: less than a tenth of a millisecond where each takes some hundred nanoseconds.

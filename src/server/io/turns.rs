@@ -9,8 +9,8 @@
 //!           └─▶ behind   the others                                                        1 of these
 //! ```
 //!
-//! A slice of [`SLICE`] at a time, or one turn if that takes longer; then the rings are looked at, which is how new
-//! requests are seen at all, and the core's other tasks run.
+//! One turn, and others for [`SLICE`]; then the rings are looked at, which is how new requests are seen at all, and the
+//! core's other tasks run.
 #![forbid(unsafe_code)]
 
 use std::future::{Future, poll_fn};
@@ -117,10 +117,15 @@ async fn run(turns: Arc<Turns>) {
             if turns.is_empty() { Poll::Pending } else { Poll::Ready(()) }
         })
         .await;
-        let end = clock::now() + SLICE;
+        // A slice begins behind the first turn: for a connection that is alone the clock is not read.
+        let mut end = None;
         while let Some(runnable) = turns.next(&mut ahead) {
             runnable.run();
-            if clock::now() >= end {
+            if turns.is_empty() {
+                break;
+            }
+            let now = clock::now();
+            if now >= *end.get_or_insert(now + SLICE) {
                 break;
             }
         }

@@ -51,6 +51,6 @@ async fn count_keys(session: &Rc<Session>, revision: i64) -> Option<(i64, i64)> 
             Progress::Done(emission) => return Some((emission.count(), since)),
             Progress::Pending(pending) => plan = pending,
         }
-        task::yield_now().await;
+        task::take_turns().await;
     }
 }

@@ -128,12 +128,30 @@ func ranges() []kind {
 			s.options = append(s.options, grpc.UseCompressor("gzip"))
 			s.unary(2000, methodRange, func(int) proto.Message { return &pb.RangeRequest{Key: []byte("packed")} })
 		}},
+		// Each takes a millisecond or two in several slices, and all are ready at once.
+		{name: "range/crowd", send: func(s *sender) {
+			s.unary(1000, methodRange, func(call int) proto.Message { return someOf(call) })
+		}},
 		{name: "range/unread", answers: unseen, send: func(s *sender) { s.stalled(2000, methodRange, &pb.RangeRequest{Key: []byte("large/0000000")}) }},
 		{name: "range/unread-everything", answers: unseen, send: func(s *sender) {
 			s.stalled(200, methodRange, &pb.RangeRequest{Key: []byte("large/"), RangeEnd: []byte("large/0000090")})
 		}},
 		{name: "range/unread-streams", answers: unseen, send: func(s *sender) { s.stalled(500, methodRangeStream, everything) }},
 	}
+}
+
+// someOf asks for ten thousand keys in one of the forms that read them all and answer little.
+func someOf(call int) *pb.RangeRequest {
+	r := &pb.RangeRequest{Key: []byte("small/0000000"), RangeEnd: []byte("small/0010000")}
+	switch call % 3 {
+	case 0:
+		r.MinModRevision = 1 << 60
+	case 1:
+		r.SortTarget, r.SortOrder, r.Limit = pb.RangeRequest_MOD, pb.RangeRequest_DESCEND, 1
+	case 2:
+		r.CountOnly, r.MaxCreateRevision = true, 1
+	}
+	return r
 }
 
 func sorted(by pb.RangeRequest_SortTarget, limit int64) *pb.RangeRequest {
