@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 
 use super::port::{LeaseCall, Output, Outputs, Ticket};
 use super::propose::Proposals;
-use super::read_index::Reads;
+use super::read_index::{Leader, Reads};
 use super::replica::Replica;
 use crate::error::Error;
 use crate::lease::{LeaseInfo, Lessor};
@@ -88,9 +88,14 @@ impl Leases {
         self.calls.len() + self.unconfirmed.len() + self.confirmed.len()
     }
 
+    /// Whether no question waits for a round.
+    pub(super) fn awaits_no_round(&self) -> bool {
+        self.unconfirmed.awaits_no_round()
+    }
+
     /// The context of the round to ask raft for now, if questions wait for one.
-    pub(super) fn ask_round(&mut self, now: Instant) -> Option<Vec<u8>> {
-        self.unconfirmed.ask(now)
+    pub(super) fn ask_round(&mut self, now: Instant, leader: Leader) -> Option<Vec<u8>> {
+        self.unconfirmed.ask(now, leader)
     }
 
     /// A round has confirmed the leader, at `index`.
@@ -247,6 +252,8 @@ mod tests {
     use crate::btree::Store;
     use crate::stdx::time::Duration;
 
+    const LEADER: Leader = Leader { term: 1, id: 1, has_committed: true };
+
     /// A lessor that runs, with leases of a second, and where proposals go.
     fn leader(ids: std::ops::Range<i64>) -> (Lessor, Proposals) {
         let (mut store, mut lessor) = (Store::in_memory(), Lessor::new(1, 1));
@@ -274,14 +281,14 @@ mod tests {
         };
         leases.ask(Ticket(1), LeaseCall::KeepAlive { id: 1 });
         assert_eq!((answered(&mut leases, 9), leases.waiting()), (0, 1));
-        let round = leases.ask_round(now).expect("a round for the first");
+        let round = leases.ask_round(now, LEADER).expect("a round for the first");
         leases.ask(Ticket(2), LeaseCall::TimeToLive { id: 1 });
         leases.ask(Ticket(3), LeaseCall::Expiries { ids: vec![1] });
         assert_eq!(answered(&mut leases, 9), 1, "this member's own copy needs no round");
         leases.confirm(&round, 9);
         assert_eq!(answered(&mut leases, 8), 0, "what was committed when it came is not applied");
         assert_eq!((answered(&mut leases, 9), leases.waiting()), (1, 1));
-        let round = leases.ask_round(now).expect("a round for the second");
+        let round = leases.ask_round(now, LEADER).expect("a round for the second");
         leases.confirm(&round, 9);
         assert_eq!((answered(&mut leases, 9), leases.waiting()), (1, 0));
     }

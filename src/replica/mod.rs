@@ -29,7 +29,7 @@
 //!   commit       committed entries, a turn's worth          execute    one after the other, over several turns
 //!   apply        one entry's effect on the store              halt       what stops a member
 //!   read_index   reads that a quorum confirms               read_gate  what sessions may know of raft
-//!   election     election timeouts drawn from a seed        tail       the log's newest entries in memory
+//!   election     when a member stands for election          tail       the log's newest entries in memory
 //!   policy       when the store file is written             checkpoint a checkpoint from its beginning to its mark
 //!   defragment   what is given back when asked for         log_writes writes to the log that are under way
 //!   arrival      a snapshot made into a store               install    it takes the place of store and log

@@ -5,7 +5,7 @@
 //!   waiting ──(no round under way)──▶ round ──(confirmed at index i)──▶ confirmed(i) ──(applied ≥ i)──▶ ready
 //! ```
 //! raft forgets a round silently while there is no leader or the leader has not committed in its term, so a round
-//! without an answer is asked again.
+//! without an answer is asked again: now and then, and at once when another member leads or the leader can answer.
 #![forbid(unsafe_code)]
 
 use crate::limits::READS_PENDING_MAX;
@@ -14,6 +14,17 @@ use crate::stdx::time::{Duration, Instant};
 
 /// How long to wait for an answer before asking again, as etcd does.
 const RETRY: Duration = Duration::from_millis(500);
+
+/// Who leads, as far as a member knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leader {
+    /// The term.
+    pub term: u64,
+    /// The leader's id, or 0.
+    pub id: u64,
+    /// An entry of the term is known to be committed: before that a leader answers no round.
+    pub has_committed: bool,
+}
 
 /// Reads on their way, each named by a `T`.
 #[derive(Debug)]
@@ -33,7 +44,16 @@ pub struct Reads<T = Ticket> {
 struct Round<T> {
     number: u64,
     asked: Instant,
+    /// Who was asked.
+    leader: Leader,
     tickets: Vec<T>,
+}
+
+impl Leader {
+    /// Whether this one may answer where the one who was asked before has not.
+    fn is_news_to(self, asked: Self) -> bool {
+        self.id != 0 && self != asked
+    }
 }
 
 impl<T> Default for Reads<T> {
@@ -76,16 +96,23 @@ impl<T> Reads<T> {
         self.len
     }
 
+    /// Whether no read waits for a round or its answer.
+    pub fn awaits_no_round(&self) -> bool {
+        self.round.is_none() && self.waiting.is_empty()
+    }
+
     /// The context to ask raft with now, if there is something to ask.
-    pub fn ask(&mut self, now: Instant) -> Option<Vec<u8>> {
+    pub fn ask(&mut self, now: Instant, leader: Leader) -> Option<Vec<u8>> {
         match &mut self.round {
             None if self.waiting.is_empty() => return None,
             None => {
                 self.rounds += 1;
                 let tickets = std::mem::take(&mut self.waiting);
-                self.round = Some(Round { number: self.rounds, asked: now, tickets });
+                self.round = Some(Round { number: self.rounds, asked: now, leader, tickets });
             }
-            Some(round) if now.since(round.asked) >= RETRY => round.asked = now,
+            Some(round) if now.since(round.asked) >= RETRY || leader.is_news_to(round.leader) => {
+                (round.asked, round.leader) = (now, leader);
+            }
             Some(_) => return None,
         }
         Some(self.context(self.rounds))
@@ -120,13 +147,16 @@ impl<T> Reads<T> {
 mod tests {
     use super::*;
 
+    const LEADER: Leader = Leader { term: 1, id: 1, has_committed: false };
+    const NEXT: Leader = Leader { has_committed: true, ..LEADER };
+
     #[test]
     fn reads_are_refused_when_too_many_wait_for_apply_too() {
         let mut reads = Reads::<Ticket>::new(1, 1);
         let start = Instant::default();
         for _ in 0..READS_PENDING_MAX {
             assert!(reads.wait(Ticket(0)));
-            let context = reads.ask(start).unwrap();
+            let context = reads.ask(start, LEADER).unwrap();
             reads.confirm(&context, 8);
         }
         assert!(!reads.wait(Ticket(0)) && reads.ready(7).is_empty());
@@ -140,7 +170,7 @@ mod tests {
         let context = |member, process| {
             let mut reads = Reads::<Ticket>::new(member, process);
             reads.wait(Ticket(1));
-            (reads.ask(start).unwrap(), reads)
+            (reads.ask(start, LEADER).unwrap(), reads)
         };
         let (own, mut reads) = context(7, 100);
         for (member, process) in [(8, 100), (7, 99)] {
@@ -162,20 +192,23 @@ mod tests {
     fn a_round_serves_all_that_waited_and_late_answers_count_once() {
         let start = Instant::default();
         let mut reads = Reads::<Ticket>::default();
-        assert_eq!(reads.ask(start), None);
+        assert_eq!(reads.ask(start, LEADER), None);
         reads.wait(Ticket(1));
         reads.wait(Ticket(2));
-        let first = reads.ask(start).unwrap();
+        let first = reads.ask(start, LEADER).unwrap();
         reads.wait(Ticket(3));
-        assert_eq!(reads.ask(start), None);
-        assert_eq!(reads.ask(start + RETRY), Some(first.clone()));
+        assert_eq!(reads.ask(start, LEADER), None);
+        assert_eq!(reads.ask(start + RETRY, LEADER), Some(first.clone()));
+        assert_eq!(reads.ask(start + RETRY, Leader { id: 0, ..LEADER }), None, "nobody leads");
+        assert_eq!(reads.ask(start + RETRY, NEXT), Some(first.clone()), "the leader can answer now");
+        assert_eq!(reads.ask(start + RETRY, NEXT), None);
         reads.confirm(&first, 10);
         reads.confirm(&first, 10);
         assert_eq!(reads.ready(9), []);
         assert_eq!(reads.ready(10), [Ticket(1), Ticket(2)]);
-        let second = reads.ask(start).unwrap();
+        let second = reads.ask(start, LEADER).unwrap();
         reads.confirm(&second, 4);
         assert_eq!(reads.ready(10), [Ticket(3)]);
-        assert_eq!(reads.ask(start), None, "nobody waits");
+        assert_eq!(reads.ask(start, LEADER), None, "nobody waits");
     }
 }

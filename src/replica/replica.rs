@@ -29,7 +29,7 @@ use super::policy::Policy;
 use super::port::{Input, Output, Outputs, Ticket};
 use super::propose::Proposals;
 use super::read_gate::{ReadGate, Role};
-use super::read_index::Reads;
+use super::read_index::{Leader, Reads};
 use super::spill::Spill;
 use super::sweep::Sweep;
 use super::tail::Tail;
@@ -198,6 +198,10 @@ impl Replica {
                 let _ = self.node.step(*message);
             }
             Input::PeerUnreachable(id) => self.node.report_unreachable(id),
+            Input::PeerGone(id) if id == self.node.raft.leader_id => {
+                self.timeouts.on_leader_gone(&mut self.node);
+            }
+            Input::PeerGone(_) => {}
             Input::Snapshot(arrival) => self.on_snapshot(arrival),
             Input::SnapshotPlaced => self.on_snapshot_placed(),
             Input::SnapshotSent { to, is_taken } => self.on_snapshot_sent(to, is_taken),
@@ -387,14 +391,15 @@ impl Replica {
         let _ = self.node.raft.step(message);
     }
 
-    /// Whether raft would take a proposal now: it drops what comes while nobody leads or leadership is handed over.
+    /// Whether raft would take a proposal now, and somebody would hear of it: raft drops what comes while nobody leads or
+    /// leadership is handed over, and what is sent to a leader that has gone is lost.
     pub(super) fn has_proposee(&self) -> bool {
         let raft = &self.node.raft;
         match raft.state {
             StateRole::Leader => {
                 raft.lead_transferee.is_none() && raft.prs().get(self.settings.member_id).is_some()
             }
-            StateRole::Follower => raft.leader_id != 0,
+            StateRole::Follower => raft.leader_id != 0 && !self.timeouts.is_deserted(&self.node),
             StateRole::Candidate | StateRole::PreCandidate => false,
         }
     }
@@ -424,7 +429,14 @@ impl Replica {
     }
 
     fn ask_reads(&mut self, now: Instant) {
-        let rounds = [self.reads.ask(now), self.leases.ask_round(now)];
+        if self.reads.awaits_no_round() && self.leases.awaits_no_round() {
+            return;
+        }
+        let raft = &self.node.raft;
+        let committed = raft.raft_log.term(raft.raft_log.committed);
+        let has_committed = committed.is_ok_and(|term| term == raft.term);
+        let leader = Leader { term: raft.term, id: raft.leader_id, has_committed };
+        let rounds = [self.reads.ask(now, leader), self.leases.ask_round(now, leader)];
         for context in rounds.into_iter().flatten() {
             self.node.read_index(context);
         }

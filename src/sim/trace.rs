@@ -74,6 +74,7 @@ pub fn show_input(input: &Input) -> String {
         Input::Versions(others) => format!("versions {others:?}"),
         Input::PeerMessage(_) => "a message".into(),
         Input::PeerUnreachable(id) => format!("{id:x} is out of reach"),
+        Input::PeerGone(id) => format!("{id:x} has gone"),
         Input::Snapshot(arrival) => format!("snapshot up to {}", arrival.index()),
         Input::SnapshotPlaced => "the snapshot is placed".into(),
         Input::SnapshotSent { to, is_taken } => format!("snapshot sent to {to:x}: {is_taken}"),

@@ -276,3 +276,56 @@ fn the_last_voter_stays() {
     cluster.settle();
     assert!(matches!(cluster.reply(only, ticket), Some(Ok(_))));
 }
+
+/// Kills the leader: its process ends in the middle of whatever it did.
+fn kill_leader(cluster: &mut Cluster) -> u64 {
+    let leader = cluster.leader().unwrap();
+    cluster.members.remove(&leader);
+    leader
+}
+
+#[test]
+fn a_leader_that_has_gone_is_followed_within_ticks_and_no_proposal_is_lost() {
+    let mut cluster = Cluster::new(3);
+    let leader = kill_leader(&mut cluster);
+    let rest: Vec<u64> = cluster.members.keys().copied().collect();
+    for &id in &rest {
+        // Again and again, as attempts to connect fail.
+        (0..3).for_each(|_| _ = cluster.ask(id, |_| Input::PeerGone(leader)));
+    }
+    let tickets = rest.iter().map(|&id| (id, cluster.put(id))).collect::<Vec<_>>();
+    let began = cluster.now;
+    cluster.until(|cluster| tickets.iter().all(|&(id, ticket)| cluster.reply(id, ticket).is_some()));
+    assert_eq!(cluster.leader(), Some(rest[0]), "the first stands first");
+    assert!(cluster.now.since(began) <= TICK * 3, "{:?}", cluster.now.since(began));
+    for (id, ticket) in tickets {
+        assert!(matches!(cluster.reply(id, ticket), Some(Ok(Response::Put { .. }))), "through {id:x}");
+    }
+}
+
+#[test]
+fn a_leader_that_others_hear_stays_whoever_takes_it_for_gone() {
+    let mut cluster = Cluster::new(3);
+    let (leader, follower) = (cluster.leader().unwrap(), cluster.follower());
+    let term = cluster.members[&leader].0.held_term();
+    cluster.ask(follower, |_| Input::PeerGone(leader));
+    let ticket = cluster.put(follower);
+    cluster.until(|cluster| cluster.reply(follower, ticket).is_some());
+    for _ in 0..30 {
+        cluster.now = cluster.now + TICK;
+        cluster.members.values_mut().for_each(|(replica, _)| replica.step(Input::Tick));
+        cluster.settle();
+    }
+    assert_eq!((cluster.leader(), cluster.members[&leader].0.held_term()), (Some(leader), term));
+    assert!(matches!(cluster.reply(follower, ticket), Some(Ok(Response::Put { .. }))));
+}
+
+#[test]
+fn a_second_stands_where_the_first_cannot_be_elected() {
+    let mut cluster = Cluster::new(3);
+    let leader = kill_leader(&mut cluster);
+    let rest: Vec<u64> = cluster.members.keys().copied().collect();
+    // The first does not hear that the leader has gone, and so hears it still, for a while.
+    cluster.ask(rest[1], |_| Input::PeerGone(leader));
+    cluster.until(|cluster| cluster.leader().is_some());
+}

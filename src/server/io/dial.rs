@@ -65,7 +65,8 @@ mod tests {
         executor.join().unwrap();
         drop(listening);
         let run = move || async move {
-            assert!(dial("127.0.0.1", port, patience).await.is_err());
+            let refusal = dial("127.0.0.1", port, patience).await.err().map(|error| error.kind());
+            assert_eq!(refusal, Some(io::ErrorKind::ConnectionRefused));
         };
         executor::spawn("dial", None, 64, run).unwrap().join().unwrap();
     }

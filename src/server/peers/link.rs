@@ -43,6 +43,8 @@ pub struct Link {
     contact: Arc<Contact>,
     /// What was wrong when it was last logged.
     said: RefCell<String>,
+    /// Addresses that have refused a connection, one after the other.
+    refusals: Cell<usize>,
 }
 
 impl Link {
@@ -59,6 +61,7 @@ impl Link {
             gone: Cell::new(false),
             contact,
             said: RefCell::default(),
+            refusals: Cell::new(0),
         }
     }
 
@@ -122,10 +125,18 @@ impl Link {
 
     /// It answers.
     pub fn on_success(&self) {
+        self.refusals.set(0);
         if self.contact.activate(clock::now()) {
             self.said.borrow_mut().clear();
             Line::info("peer became active").id("peer-id", self.id).write();
         }
+    }
+
+    /// An attempt to connect has failed with `error`. True if nobody listens at any of its addresses.
+    pub fn is_refused(&self, error: &io::Error) -> bool {
+        let is_refusal = error.kind() == io::ErrorKind::ConnectionRefused;
+        self.refusals.set(if is_refusal { self.refusals.get() + 1 } else { 0 });
+        is_refusal && self.refusals.get() >= self.urls.borrow().len()
     }
 
     /// It does not answer, or refuses: said once as long as it goes on, but for what was never said.
@@ -170,5 +181,17 @@ mod tests {
         link.set_urls(&["unix://c:3".into()]);
         assert!(link.url().unwrap_err().to_string().contains("Unix"));
         assert!(Link::new(1, &[], Arc::default()).url().is_err());
+    }
+
+    #[test]
+    fn a_member_has_gone_when_all_its_addresses_refuse() {
+        let link = Link::new(1, &["http://a:1".into(), "http://b:2".into()], Arc::default());
+        let refused = |kind: io::ErrorKind| link.is_refused(&kind.into());
+        assert!(!refused(io::ErrorKind::ConnectionRefused));
+        assert!(!refused(io::ErrorKind::TimedOut));
+        assert!(!refused(io::ErrorKind::ConnectionRefused));
+        assert!(refused(io::ErrorKind::ConnectionRefused));
+        link.on_success();
+        assert!(!refused(io::ErrorKind::ConnectionRefused));
     }
 }

@@ -27,7 +27,12 @@ pub async fn read(switchboard: Rc<Switchboard>, link: Rc<Link>, channel: Channel
     while !link.is_gone() {
         let began = clock::now();
         match dial(&switchboard, &link, channel).await {
-            Err(error) => link.on_failure("dial", &error),
+            Err(error) => {
+                if link.is_refused(&error) {
+                    switchboard.gone(link.id);
+                }
+                link.on_failure("dial", &error);
+            }
             Ok((mut connection, mut reply)) => {
                 link.on_success();
                 let ended = follow(&switchboard, &link, channel, &mut connection, &mut reply.body).await;

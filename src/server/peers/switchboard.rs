@@ -222,6 +222,13 @@ impl Switchboard {
         self.inbox.push(Input::PeerUnreachable(id));
     }
 
+    /// Nobody listens where a member was. What raft does not follow is no news to it.
+    pub fn gone(&self, id: u64) {
+        if self.gate.leader() == id {
+            self.inbox.push(Input::PeerGone(id));
+        }
+    }
+
     /// Takes a message for raft.
     ///
     /// # Errors
