@@ -54,7 +54,7 @@
 //! | `applied-ahead` | The store claims an index one above what its trees contain, so an entry is left out. | 15 |
 //! | `tail-not-zeroed` | What a torn write left behind the end of the log stays there. | 342 |
 //! | `last-record-dropped` | Recovery takes the last whole record for torn. | 1 |
-//! | `early-checkpoint` | A checkpoint is reported durable before it is, so log and pages go too early. | 2612 |
+//! | `early-checkpoint` | A checkpoint is reported durable before it is, so log and pages go too early. | 3269 |
 //! | `skipped-store-sync` | A sync of the store file does nothing. | 8 |
 //! | `meta-before-pages` | The meta page of a checkpoint is written before the pages that it names are durable. | 10 |
 //! | `released-too-much` | The log loses one segment more than the replica released. | 1 |
@@ -96,7 +96,7 @@
 //! | `alarm-forgotten` | A restart forgets which alarms are raised. | 23 |
 //! | `alarm-revived` | A restart brings back an alarm that was cleared. | 647 |
 //! | `quota-ignored` | The member does not look at its quota. | 106 |
-//! | `quota-kept` | A quota that was raised at a restart stays what it was. | 154 |
+//! | `quota-kept` | A quota that was raised at a restart stays what it was. | 206 |
 //! | `remaining-forgotten` | A restart forgets what a checkpoint has left of a lease. | 1591 |
 //! | `ticket-reused` | A reply that comes too late answers whoever has its slot by then. | 11 |
 //! | `reply-lost` | A reply is lost between the cores. | 6 |
@@ -111,7 +111,7 @@
 //! | `cut-too-few` | Recovery leaves the first entry that was written over where its successor belongs. | 32 |
 //! | `cut-too-many` | Recovery cuts one entry too many from a log in which entries were written over. | 80 |
 //! | `removed-forgotten` | A restart forgets which members were removed. | 67 |
-//! | `hard-state-lost` | A restart takes the term of the last entry for its own, and knows of no vote. | 3 |
+//! | `hard-state-lost` | A restart takes the term of the last entry for its own, and knows of no vote. | 5 |
 //! | `laggard-forgotten` | A leader sends no entry twice, so whoever has lost one never gets it. | 533 |
 //! | `log-taken-for-gone` | A leader takes entries that its log has for gone, and wants to send a snapshot. | 2 |
 //! | `vote-forgotten` | A restart knows its term, and not whom it has voted for. | 5 |
@@ -119,9 +119,9 @@
 //! | `vote-unlogged` | A member gives its vote in a term that it knows before the vote is in its log. | 211 |
 //! | `commit-forgotten` | A restart forgets what was committed, and takes former members for the present ones. | 1 |
 //! | `cluster-stale-read` | Each member of a cluster reads without a round, as if it were the only one. | 0 |
-//! | `cluster-vote-forgotten` | A restart of a cluster's member knows its term, and not whom it has voted for. | 2440 |
+//! | `cluster-vote-forgotten` | A restart of a cluster's member knows its term, and not whom it has voted for. | 11497 |
 //! | `cluster-answer-early` | The members of a cluster answer each other before their logs are durable. | 175 |
-//! | `cluster-renewed-alone` | A leader renews leases without a round, as if nobody could have followed it. | 859 |
+//! | `cluster-renewed-alone` | A leader renews leases without a round, as if nobody could have followed it. | 1453 |
 //!
 //! A second, smaller world ([`peers`]) has several members, of which the script plays all but one: `--world peers`.
 //! A third one ([`cluster`]) has up to seven real members on a network that fails: `--world cluster`.

@@ -45,7 +45,7 @@ plants! {
     /// Recovery takes the last whole record for torn.
     LastRecordDropped = "last-record-dropped", 1;
     /// A checkpoint is reported durable before it is, so log and pages go too early.
-    EarlyCheckpoint = "early-checkpoint", 2612;
+    EarlyCheckpoint = "early-checkpoint", 3269;
     /// A sync of the store file does nothing.
     SkippedStoreSync = "skipped-store-sync", 8;
     /// The meta page of a checkpoint is written before the pages that it names are durable.
@@ -129,7 +129,7 @@ plants! {
     /// The member does not look at its quota.
     QuotaIgnored = "quota-ignored", 106;
     /// A quota that was raised at a restart stays what it was.
-    QuotaKept = "quota-kept", 154;
+    QuotaKept = "quota-kept", 206;
     /// A restart forgets what a checkpoint has left of a lease.
     RemainingForgotten = "remaining-forgotten", 1591;
     /// A reply that comes too late answers whoever has its slot by then.
@@ -159,7 +159,7 @@ plants! {
     /// A restart forgets which members were removed.
     RemovedForgotten = "removed-forgotten", 67;
     /// A restart takes the term of the last entry for its own, and knows of no vote.
-    HardStateLost = "hard-state-lost", 3;
+    HardStateLost = "hard-state-lost", 5;
     /// A leader sends no entry twice, so whoever has lost one never gets it.
     LaggardForgotten = "laggard-forgotten", 533;
     /// A leader takes entries that its log has for gone, and wants to send a snapshot.
@@ -175,11 +175,11 @@ plants! {
     /// Each member of a cluster reads without a round, as if it were the only one.
     ClusterStaleRead = "cluster-stale-read", 0;
     /// A restart of a cluster's member knows its term, and not whom it has voted for.
-    ClusterVoteForgotten = "cluster-vote-forgotten", 2440;
+    ClusterVoteForgotten = "cluster-vote-forgotten", 11497;
     /// The members of a cluster answer each other before their logs are durable.
     ClusterAnswerEarly = "cluster-answer-early", 175;
     /// A leader renews leases without a round, as if nobody could have followed it.
-    ClusterRenewedAlone = "cluster-renewed-alone", 859;
+    ClusterRenewedAlone = "cluster-renewed-alone", 1453;
 }
 
 impl Plant {
