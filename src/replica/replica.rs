@@ -391,8 +391,8 @@ impl Replica {
         let _ = self.node.raft.step(message);
     }
 
-    /// Whether raft would take a proposal now, and somebody would hear of it: raft drops what comes while nobody leads or
-    /// leadership is handed over, and what is sent to a leader that has gone is lost.
+    /// Whether raft would take a proposal now, and somebody would hear of it: raft drops what comes while nobody leads
+    /// or leadership is handed over, and what is sent to a leader that has gone is lost.
     pub(super) fn has_proposee(&self) -> bool {
         let raft = &self.node.raft;
         match raft.state {

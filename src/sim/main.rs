@@ -119,7 +119,7 @@
 //! | `vote-unlogged` | A member gives its vote in a term that it knows before the vote is in its log. | 211 |
 //! | `commit-forgotten` | A restart forgets what was committed, and takes former members for the present ones. | 1 |
 //! | `cluster-stale-read` | Each member of a cluster reads without a round, as if it were the only one. | 0 |
-//! | `cluster-vote-forgotten` | A restart of a cluster's member knows its term, and not whom it has voted for. | 11497 |
+//! | `cluster-vote-forgotten` | A restart of a cluster's member knows its term and not whom it has voted for. | 11497 |
 //! | `cluster-answer-early` | The members of a cluster answer each other before their logs are durable. | 175 |
 //! | `cluster-renewed-alone` | A leader renews leases without a round, as if nobody could have followed it. | 1453 |
 //!

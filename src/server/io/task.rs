@@ -54,8 +54,8 @@ pub async fn take_turns() {
     make_room().await;
 }
 
-/// What [`make_room`] waits for, for a task that is written as a poll. The task that begins to poll one goes on until it
-/// is ready.
+/// What [`make_room`] waits for, for a task that is written as a poll. The task that begins to poll one goes on until
+/// it is ready.
 #[derive(Debug, Default)]
 pub struct Room {
     /// The task stood in the line, and was woken.
