@@ -164,7 +164,7 @@ plants! {
     LaggardForgotten = "laggard-forgotten", 533;
     /// A leader takes entries that its log has for gone, and wants to send a snapshot.
     LogTakenForGone = "log-taken-for-gone", 2;
-    /// A restart knows its term, and not whom it has voted for.
+    /// A restart knows its term and not whom it has voted for.
     VoteForgotten = "vote-forgotten", 5;
     /// A member answers its leader and its candidates before its log is durable.
     AnswerBeforeLog = "answer-before-log", 5;
@@ -174,7 +174,7 @@ plants! {
     CommitForgotten = "commit-forgotten", 1;
     /// Each member of a cluster reads without a round, as if it were the only one.
     ClusterStaleRead = "cluster-stale-read", 0;
-    /// A restart of a cluster's member knows its term, and not whom it has voted for.
+    /// A restart of a cluster's member knows its term and not whom it has voted for.
     ClusterVoteForgotten = "cluster-vote-forgotten", 11497;
     /// The members of a cluster answer each other before their logs are durable.
     ClusterAnswerEarly = "cluster-answer-early", 175;
