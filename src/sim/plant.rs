@@ -164,7 +164,7 @@ plants! {
     LaggardForgotten = "laggard-forgotten", 533;
     /// A leader takes entries that its log has for gone, and wants to send a snapshot.
     LogTakenForGone = "log-taken-for-gone", 2;
-    /// A restart knows its term and not whom it has voted for.
+    /// A restart knows its term, and not whom it has voted for.
     VoteForgotten = "vote-forgotten", 5;
     /// A member answers its leader and its candidates before its log is durable.
     AnswerBeforeLog = "answer-before-log", 5;
