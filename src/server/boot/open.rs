@@ -8,7 +8,9 @@
 //! |---|---|---|
 //! | new, or without owner and content | none | a cluster is founded, or joined |
 //! | any | begins at or before the next entry that the store needs | recovered from |
+//! | a snapshot of the leader, and nothing beyond it | does not say so yet | begins anew behind the snapshot |
 //! | with owner or content | none, of another owner, or with other entries | refused |
+//! | older than the snapshot behind which the log begins anew | any | refused |
 //! | any | begins later, or has a gap | refused by recovery |
 #![forbid(unsafe_code)]
 
@@ -69,6 +71,9 @@ pub fn open(config: &Config, ports: &Ports) -> Result<Opened, String> {
     let wal_dir = WalDir::open(&wal_path).map_err(|error| at_path("open", wal_path.display(), &error))?;
     let wal_dir = if config.unsafe_no_fsync { wal_dir.without_sync() } else { wal_dir };
     let names = wal_dir.segments().map_err(|error| at_path("read", wal_path.display(), &error))?;
+    // A member that was joining has no log before its first snapshot, and may have left half of that.
+    reception::clean(&store_path, &config.snap_dir())
+        .map_err(|error| at_path("clean", config.snap_dir().display(), &error))?;
     let applied = store.applied();
     if names.is_empty() {
         if applied.index > 0 || store.owner().is_some() {
@@ -80,8 +85,6 @@ pub fn open(config: &Config, ports: &Ports) -> Result<Opened, String> {
         let founded: OnFounded = Box::new(move || record(&*file, owner));
         return Ok(Opened { store, opening, member_id, cluster_id, wal_dir, founded: Some(founded), known });
     }
-    reception::clean(&store_path, &config.snap_dir())
-        .map_err(|error| at_path("clean", config.snap_dir().display(), &error))?;
     let snapshot = installed::read(&store.readers().register().snapshot());
     let after = snapshot.map_or_else(|| read_after(config, &store, &names), |(index, _)| index);
     let mut recovered = read_log(&wal_dir, &names, after, snapshot)?;
@@ -180,7 +183,8 @@ fn belongs_together(owner: Option<Owner>, applied: Applied, recovered: &Recovere
     }
     if recovered.after > applied.index {
         return Err(format!(
-            "the store holds the entries up to {}, and the log begins anew behind the snapshot of a leader at entry {}",
+            "the store holds the entries up to {}, and the log begins anew behind a snapshot at entry {}: that of a \
+             leader, or the one that this member was restored from",
             applied.index, recovered.after
         ));
     }
@@ -325,7 +329,13 @@ mod tests {
     fn a_member_that_had_acknowledged_nothing_is_founded_again() {
         let member = Member::new("no-log-yet");
         drop(member.open().unwrap());
+        // One that is to join may have been killed while it took in its first snapshot.
+        let config = member.config();
+        fs::create_dir_all(config.snap_dir()).unwrap();
+        let left = [config.store_path().with_extension("next"), config.snap_dir().join("7.snap.db")];
+        left.iter().for_each(|path| fs::write(path, "half").unwrap());
         member.found();
+        assert!(left.iter().all(|path| !path.exists()), "nothing is left of it");
     }
 
     #[test]

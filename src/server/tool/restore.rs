@@ -138,7 +138,9 @@ impl Restoration {
         Ok(())
     }
 
-    /// Writes a log that begins with the founders, as that of a member which has applied all of it.
+    /// Writes a log that begins anew behind the store, like that of a member which has taken in a snapshot. The
+    /// founders count as its entries, and none of them is in it: with them, the log would be that of a member without
+    /// keys, and a start whose store is lost would make a store of it.
     fn write_log(&self, foundation: &Foundation, member_id: u64) -> Result<(), Failed> {
         let voters: Vec<u64> = foundation.founders.iter().map(|founder| founder.id).collect();
         let (index, vote) = (voters.len() as u64, voters[0]);
@@ -146,8 +148,7 @@ impl Restoration {
         let conf_state = Some(ConfState { voters, ..ConfState::default() });
         let mark = SnapshotMark { index, term: TERM, conf_state };
         let metadata = Metadata { node_id: member_id, cluster_id: foundation.cluster_id };
-        let entries = foundation.entries();
-        let write = Appender::create(metadata).append(&entries, Some(&state), Some(&mark), Vec::new());
+        let write = Appender::create(metadata).restart(&mark, &state, Vec::new());
         let folder = self.wal_dir();
         let path = folder.join(write.segment.to_string());
         let written = File::create_new(&path)
@@ -159,6 +160,9 @@ impl Restoration {
 
 fn new_store(path: &Path, owner: Owner) -> Result<Store, Failed> {
     let file = MappedFile::open(path).map_err(|error| failed("open", path.display(), error))?;
+    // The file's name has to outlive a power cut too.
+    let parent = path.parent().unwrap_or(Path::new("."));
+    dir::sync(parent).map_err(|error| failed("sync", parent.display(), error))?;
     let file = Arc::new(file);
     let mut store = Store::open(file.clone()).map_err(|error| failed("open", path.display(), error))?;
     page::claim(&*file, owner).map_err(|error| failed("write to", path.display(), error))?;

@@ -172,6 +172,25 @@ fn what_was_not_finished_is_no_member() {
 }
 
 #[test]
+fn a_restored_member_whose_store_is_lost_does_not_start_empty() {
+    let folder = Folder::new("lost");
+    let file = folder.save("file", &database(3, vec![]));
+    let founders = "--initial-cluster=default=http://localhost:2380,other=http://localhost:2480";
+    for (dir, more) in [("alone", &[][..]), ("two", &[founders][..])] {
+        let dir = folder.path(dir);
+        run(&[&["restore", &file, "--data-dir", &dir][..], more].concat()).unwrap();
+        let store = config(&dir).store_path();
+        let kept = fs::read(&store).unwrap();
+        fs::remove_file(&store).unwrap();
+        let refusal = opened(&dir).err().expect("the log has no keys");
+        assert!(refusal.contains("begins anew behind a snapshot"), "{refusal}");
+        fs::write(&store, kept).unwrap();
+        let applied = opened(&dir).unwrap().store.applied();
+        assert_eq!((applied.index, applied.revision), (1 + more.len() as u64, 4), "put back, it goes on");
+    }
+}
+
+#[test]
 fn arguments_that_make_no_sense_are_said() {
     for (line, status, text) in [
         (&["status"][..], 128, "snapshot status requires exactly one argument"),
