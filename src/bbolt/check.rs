@@ -7,8 +7,8 @@ use super::layout::{FIRST_PAGE, HEADER_BYTES, Kind};
 use super::reader::{Block, Database, ReadError, Source, damaged};
 use super::walk::Walk;
 
-/// How deep buckets may lie in buckets. etcd's have none inside.
-const NESTING_MAX: usize = 16;
+/// How deep buckets may lie: in the root, and not in one another. etcd's have none inside.
+const NESTING_MAX: usize = 1;
 /// Numbers of free pages that are read at a time.
 const FREE_AT_ONCE: usize = 512;
 /// The count of a free list that is longer than a page can say: its first number is the count.
@@ -62,7 +62,7 @@ pub fn check<S: Source + ?Sized>(database: &Database<'_, S>) -> Result<(), ReadE
 
 fn check_tree<S: Source + ?Sized>(walk: &mut Walk<'_, '_, S>, nesting: usize) -> Result<(), ReadError> {
     if nesting > NESTING_MAX {
-        return damaged("buckets lie in buckets without end");
+        return damaged("a bucket lies in a bucket, and those of etcd do not");
     }
     while walk.advance()? {
         if let Some(mut bucket) = walk.open_bucket()? {

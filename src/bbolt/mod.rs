@@ -31,8 +31,9 @@
 //! # Reading
 //!
 //! A file may be from anybody. Every page number, length and position is checked against what is there, keys have to
-//! ascend, and no walk looks at more pages than the file has; what is wrong is said with the page where it is. A value
-//! is read in pieces of the reader's choice, so memory does not depend on the file.
+//! ascend, no walk looks at more pages than the file has, and the data of a page's elements may not overlap, so that
+//! buckets inside a page are no more than it has bytes; what is wrong is said with the page where it is. A value is
+//! read in pieces of the reader's choice, or as a whole up to a bound, so memory does not depend on the file.
 //!
 //! # Absent
 //!

@@ -144,6 +144,9 @@ fn each_kind_of_damage_is_named_with_its_page() {
         error_of(&damaged)
     };
     let page = |page: usize, at: usize| page * PAGE_BYTES + at;
+    // Where the data of an element begins is counted from the element.
+    let position = page(3, 32 + 4);
+    let moved = (u32::from_le_bytes(*file[position..].first_chunk().unwrap()) - 1).to_le_bytes();
     let cases = [
         (page(3, 0), &[9][..], "page 3 says that it is page 9"),
         (page(2, 8), &[4], "page 2 is of no known kind"),
@@ -156,6 +159,7 @@ fn each_kind_of_damage_is_named_with_its_page() {
         (page(3, 16 + 4), &[0; 4], "page 3: element 0 lies outside"),
         (page(3, 16 + 8), &[255; 4], "page 3: key 0 has 4294967295 bytes"),
         (page(3, 16 + 12), &[255; 4], "page 3: element 0 lies outside"),
+        (page(3, 32 + 4), &moved, "page 3: element 1 lies within the one before it"),
         (page(4, 16 + 8), &[200], "page 200 is named"),
         (page(4, 16 + 8), &[4], "page 4 is used twice"),
         (page(4, 16 + 8), &[3], "is not above"),
@@ -170,4 +174,19 @@ fn each_kind_of_damage_is_named_with_its_page() {
     let head = page(5, bucket_head.unwrap());
     assert!(damaged(head, &[77]).contains("page 77 is named"));
     assert!(damaged(head, &[0]).contains("inside page 5"));
+}
+
+#[test]
+fn a_bucket_in_a_bucket_is_damage() {
+    // An empty leaf behind the head of a bucket, as the value of a pair in a bucket that lies on page 2.
+    let mut inner = vec![0; 2 * BUCKET_BYTES];
+    inner[BUCKET_BYTES + 8] = 2;
+    let file = file_of(&one(vec![(b"k".to_vec(), inner)]));
+    assert!(Database::open(&file[..]).and_then(|database| check::check(&database)).is_ok());
+    // On page 2: its header, the element of the bucket `key`, that name, the bucket's head, its header, the element.
+    let flags = 2 * PAGE_BYTES + 16 + 16 + 3 + BUCKET_BYTES + 16;
+    let mut nested = file;
+    assert_eq!(nested[flags], 0);
+    nested[flags] = 1;
+    assert!(error_of(&nested).contains("a bucket lies in a bucket"), "{}", error_of(&nested));
 }

@@ -5,14 +5,26 @@ use super::check::Marks;
 use super::layout::{BUCKET_FLAG, Kind};
 use super::reader::{Block, Database, Element, ReadError, Source, damaged};
 
+/// The longest value that is read as a whole.
+const READ_BYTES_MAX: u64 = 128 << 20;
 /// Levels of a tree. bbolt gives a branch two children at least, so that no file has more.
 const DEPTH_MAX: usize = 64;
+
+/// A page on the way to the pair.
+struct Level {
+    block: Block,
+    /// Elements that were taken.
+    taken: u16,
+    /// Where the data of the last one of them ends. bbolt writes the data of elements in their order, so what lies
+    /// before that belongs to no other element: a page has no more data than bytes, also in buckets that lie within.
+    end: u64,
+}
 
 /// A walk over one tree. It ends for any bytes: it counts the pages that it comes to, and a tree has no page twice.
 pub struct Walk<'d, 's, S: Source + ?Sized> {
     database: &'d Database<'s, S>,
-    /// The way to the leaf, and how many elements of each page were taken.
-    path: Vec<(Block, u16)>,
+    /// The way to the leaf.
+    path: Vec<Level>,
     /// Pages that it came to.
     seen: u64,
     /// Where each of them is to be marked.
@@ -53,7 +65,7 @@ impl<'d, 's, S: Source + ?Sized> Walk<'d, 's, S> {
     /// # Errors
     /// What is damaged.
     pub fn advance(&mut self) -> Result<bool, ReadError> {
-        while let Some((block, taken)) = self.path.last_mut() {
+        while let Some(Level { block, taken, end }) = self.path.last_mut() {
             if *taken == block.count {
                 self.path.pop();
                 continue;
@@ -62,6 +74,10 @@ impl<'d, 's, S: Source + ?Sized> Walk<'d, 's, S> {
             *taken += 1;
             let (is_leaf, page) = (block.kind == Kind::Leaf, block.page);
             let element = self.database.element(block, index)?;
+            if element.key_at < *end {
+                return damaged(format!("page {page}: element {index} lies within the one before it"));
+            }
+            *end = element.key_at + element.key_len + element.value_len;
             self.next_key.resize(element.key_len as usize, 0);
             self.database.read(block, element.key_at, &mut self.next_key)?;
             // The first pair of a leaf may have the key of the branch that led to it.
@@ -99,7 +115,7 @@ impl<'d, 's, S: Source + ?Sized> Walk<'d, 's, S> {
         if let Some(marks) = self.marks {
             marks.mark(page, block.pages)?;
         }
-        self.path.push((block, 0));
+        self.path.push(Level { block, taken: 0, end: 0 });
         Ok(())
     }
 
@@ -118,12 +134,26 @@ impl<'d, 's, S: Source + ?Sized> Walk<'d, 's, S> {
         self.element.value_len
     }
 
+    /// Reads all of the pair's value, which has to be one that a request can have brought.
+    ///
+    /// # Errors
+    /// When it is longer, and what the source answers.
+    pub fn read_value(&self, into: &mut Vec<u8>) -> Result<(), ReadError> {
+        let len = self.element.value_len;
+        if len > READ_BYTES_MAX {
+            let page = self.path.last().map_or(0, |level| level.block.page);
+            return damaged(format!("page {page}: a value has {len} bytes, and no request has so many"));
+        }
+        into.resize(len as usize, 0);
+        self.value(0, into)
+    }
+
     /// Reads a part of the pair's value: as many bytes as `into` has, `from` bytes behind its beginning.
     ///
     /// # Errors
     /// When it has no such part, and what the source answers.
     pub fn value(&self, from: u64, into: &mut [u8]) -> Result<(), ReadError> {
-        let Some((leaf, _)) = self.path.last() else {
+        let Some(Level { block: leaf, .. }) = self.path.last() else {
             return damaged("there is no pair at the end of a tree");
         };
         let end = from.checked_add(into.len() as u64);
@@ -138,7 +168,9 @@ impl<'d, 's, S: Source + ?Sized> Walk<'d, 's, S> {
     /// # Errors
     /// What is damaged.
     pub fn open_bucket(&self) -> Result<Option<Walk<'d, 's, S>>, ReadError> {
-        let Some((leaf, _)) = self.path.last().filter(|_| self.is_bucket()) else { return Ok(None) };
+        let Some(Level { block: leaf, .. }) = self.path.last().filter(|_| self.is_bucket()) else {
+            return Ok(None);
+        };
         let value_at = self.element.key_at + self.element.key_len;
         let root = self.database.bucket_at(leaf, value_at, self.element.value_len)?;
         Walk::new(self.database, root, self.marks).map(Some)

@@ -80,8 +80,7 @@ fn batch<S: Source + ?Sized>(
         if !walk.advance()? {
             return Ok(true);
         }
-        value.resize(walk.value_len() as usize, 0);
-        walk.value(0, &mut value)?;
+        walk.read_value(&mut value)?;
         import.pair(txn, bucket, walk.key(), &value)?;
         bytes += walk.key().len() + value.len() + 100;
     }

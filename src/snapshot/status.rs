@@ -100,8 +100,7 @@ pub fn each_pair<S: Source + ?Sized>(
 ) -> Result<(), ReadError> {
     let mut value = Vec::new();
     while bucket.advance()? {
-        value.resize(bucket.value_len() as usize, 0);
-        bucket.value(0, &mut value)?;
+        bucket.read_value(&mut value)?;
         look(bucket.key(), &value)?;
     }
     Ok(())
@@ -151,6 +150,60 @@ mod tests {
         ];
         let found = status_of(changes).unwrap();
         assert_eq!((found.revision, found.keys, found.bytes, &found.version[..]), (9, 3, 12_288, "3.7.0"));
+    }
+
+    /// A file that is mostly a hole: a long value of zeros on a page with overflow.
+    struct Sparse(Vec<u8>, u64);
+
+    impl Source for Sparse {
+        fn bytes(&self) -> u64 {
+            self.1
+        }
+
+        fn read_at(&self, offset: u64, into: &mut [u8]) -> std::io::Result<()> {
+            into.fill(0);
+            let from = usize::try_from(offset).unwrap_or(usize::MAX).min(self.0.len());
+            let there = &self.0[from..];
+            let len = there.len().min(into.len());
+            into[..len].copy_from_slice(&there[..len]);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_value_that_no_request_can_have_brought_is_not_read() {
+        use crate::bbolt::layout::PAGE_BYTES;
+        const LONG: u64 = 1 << 30;
+        // The file of a value that needs two pages, and the same one as if the value were a gigabyte long: the leaf is
+        // the first page, with the root behind it.
+        let buckets: Buckets = vec![(b"key".to_vec(), vec![(b"k".to_vec(), vec![7; 5000])])];
+        let file = write(&buckets, Prng::new(1)).unwrap();
+        let leaf = 2 * PAGE_BYTES;
+        let mut long = file.clone();
+        let overflow = LONG / PAGE_BYTES as u64;
+        long[leaf + 12..leaf + 16].copy_from_slice(&(overflow as u32).to_le_bytes());
+        long[leaf + 28..leaf + 32].copy_from_slice(&(LONG as u32).to_le_bytes());
+        let mut walked = None;
+        // The walk of a bucket on that leaf, as a root that is found elsewhere would lead to it.
+        let pages = overflow + 16;
+        for page in 0..2 {
+            let at = page * PAGE_BYTES + 16;
+            let meta = &mut long[at..at + 64];
+            meta[16..24].copy_from_slice(&2_u64.to_le_bytes());
+            meta[40..48].copy_from_slice(&pages.to_le_bytes());
+            let sum = meta[..56].iter().fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| {
+                (sum ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+            });
+            meta[56..64].copy_from_slice(&sum.to_le_bytes());
+        }
+        let source = Sparse(long, pages * PAGE_BYTES as u64);
+        let database = Database::open(&source).unwrap();
+        let found = each_pair(database.buckets().unwrap(), |_, value| {
+            walked = Some(value.len());
+            Ok(())
+        });
+        let said = found.unwrap_err().to_string();
+        assert!(said.contains("page 2: a value has 1073741824 bytes") && walked.is_none(), "{said}");
     }
 
     #[test]
