@@ -23,6 +23,9 @@ const SYSTEM_ROOTS: [&str; 5] = [
     "/etc/ssl/cert.pem",
 ];
 
+/// Where they keep them one by one.
+const SYSTEM_FOLDERS: [&str; 2] = ["/etc/ssl/certs", "/etc/pki/tls/certs"];
+
 /// What each block of PEM begins with.
 const BEGIN: &[u8] = b"-----BEGIN";
 
@@ -108,10 +111,33 @@ pub fn authorities(path: &str) -> Result<Authorities, String> {
 }
 
 /// The authorities that the system trusts; none if it keeps them elsewhere. What cannot be read of them is left out.
+/// `SSL_CERT_FILE` and `SSL_CERT_DIR` say where they are, as for every program in Go.
 pub fn system_authorities() -> Authorities {
-    let text = SYSTEM_ROOTS.iter().find_map(|path| fs::read(path).ok()).unwrap_or_default();
+    let text = |name| std::env::var(name).ok().filter(|text| !text.is_empty());
+    let file = text("SSL_CERT_FILE");
+    let files = file.as_deref().map_or_else(|| SYSTEM_ROOTS.to_vec(), |file| vec![file]);
+    let folders = text("SSL_CERT_DIR");
+    authorities_of(&files, folders.as_deref())
+}
+
+/// The authorities in the first of these files that is there, and in all files of folders, between which stands a
+/// colon. Without such folders, the system's are looked at where there is no file.
+fn authorities_of(files: &[&str], folders: Option<&str>) -> Authorities {
+    let found = files.iter().find_map(|path| fs::read(path).ok());
+    let folders: Vec<&str> = match folders {
+        Some(folders) => folders.split(':').collect(),
+        None if found.is_none() => SYSTEM_FOLDERS.to_vec(),
+        None => Vec::new(),
+    };
     let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&text).flatten());
+    let mut add = |text: &[u8]| {
+        roots.add_parsable_certificates(CertificateDer::pem_slice_iter(text).flatten());
+    };
+    add(&found.unwrap_or_default());
+    for folder in folders {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.filter_map(|entry| fs::read(entry.path()).ok()).for_each(|text| add(&text));
+    }
     Authorities { roots: Arc::new(roots), certificates: Vec::new() }
 }
 
@@ -124,4 +150,33 @@ pub fn revoked(path: &str) -> Result<Revoked, String> {
     let help =
         "the list of revoked certificates has to be in DER; of one in PEM, openssl crl -outform DER makes it";
     Revoked::read(&bytes).ok_or_else(|| format!("x509: malformed crl ({path}): {help}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+
+    #[test]
+    fn authorities_are_found_in_a_file_and_in_folders() {
+        let root = std::env::temp_dir().join(format!("kevel-roots-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&root);
+        let path = |name: &str| root.join(name).display().to_string();
+        for (folder, file) in [("", "bundle"), ("a", "one"), ("a", "two"), ("b", "three")] {
+            let mut params = CertificateParams::default();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            let pem = params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem();
+            fs::create_dir_all(root.join(folder)).unwrap();
+            fs::write(root.join(folder).join(file), pem).unwrap();
+        }
+        fs::write(root.join("a").join("none"), "no certificate").unwrap();
+        let (bundle, none) = (path("bundle"), path("none"));
+        let folders = format!("{}:{}:{none}", path("a"), path("b"));
+        let found = |files: &[&str], folders: Option<&str>| authorities_of(files, folders).roots.len();
+        assert_eq!(found(&[&none, &bundle], None), 1);
+        assert_eq!(found(&[&none], Some(&folders)), 3);
+        assert_eq!(found(&[&bundle], Some(&folders)), 4);
+        assert_eq!(found(&[&none], Some(&none)), 0);
+        fs::remove_dir_all(&root).unwrap();
+    }
 }

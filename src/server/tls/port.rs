@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Connections that are open keep what they began with. A file that cannot be read, or does not fit the others, changes
-//! nothing and is said in the log, once for each change.
+//! nothing and is said in the log, once for each change and each hour. It is tried again each minute: a process that
+//! has no descriptor left at that moment, or a folder that is out of reach, leaves no mark on a file.
 #![forbid(unsafe_code)]
 
 use std::os::unix::fs::MetadataExt;
@@ -73,7 +74,21 @@ pub struct Port {
 struct Seen {
     stamps: Vec<Option<Stamp>>,
     expiry: Expiry,
+    /// They could not be used. What was wrong may not be the files' fault, so they are tried again.
+    failed: Option<Failed>,
 }
+
+/// When changed files could not be used, in seconds of Unix time.
+struct Failed {
+    tried: i64,
+    said: i64,
+    why: String,
+}
+
+/// Seconds between two tries to use files that could not be used, and have not changed since.
+const RETRY_SECONDS: i64 = 60;
+/// Seconds between two lines about that.
+const SAY_SECONDS: i64 = 60 * 60;
 
 /// What tells a file from one that takes its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,7 +131,8 @@ impl Port {
         let rules = Rules::new(tls);
         let stamps = stamps(&files);
         let (live, expiry) = load(&files, side, &rules)?;
-        Ok(Self { side, files, rules, live: RwLock::new(live), seen: Mutex::new(Seen { stamps, expiry }) })
+        let seen = Mutex::new(Seen { stamps, expiry, failed: None });
+        Ok(Self { side, files, rules, live: RwLock::new(live), seen })
     }
 
     /// What secures the port now.
@@ -139,23 +155,44 @@ impl Port {
     pub fn look(&self, unix_seconds: i64) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let stamps = stamps(&self.files);
-        if stamps != seen.stamps {
+        let is_changed = stamps != seen.stamps;
+        let is_due = seen.failed.as_ref().is_some_and(|failed| unix_seconds - failed.tried >= RETRY_SECONDS);
+        if is_changed || is_due {
             seen.stamps = stamps;
             match load(&self.files, self.side, &self.rules) {
                 Ok((live, expiry)) => {
-                    *self.live.write().unwrap_or_else(PoisonError::into_inner) = live;
-                    seen.expiry = expiry;
+                    self.take(live);
+                    (seen.expiry, seen.failed) = (expiry, None);
                     self.line(Line::info("loaded changed TLS files; new connections use them")).write();
                 }
-                Err(error) => {
-                    let line = Line::warn("cannot use changed TLS files; the ones before them stay in use");
-                    self.line(line).text("error", error).write();
-                }
+                Err(why) => self.on_failure(&mut seen, is_changed, why, unix_seconds),
             }
         }
         if let Some(line) = seen.expiry.look(unix_seconds) {
             self.line(line).write();
         }
+    }
+
+    /// What was there before ends when nobody waits for the lock any more.
+    fn take(&self, live: Live) {
+        let before = {
+            let mut place = self.live.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *place, live)
+        };
+        drop(before);
+    }
+
+    fn on_failure(&self, seen: &mut Seen, is_changed: bool, why: String, now: i64) {
+        let said = seen
+            .failed
+            .take()
+            .filter(|failed| !is_changed && failed.why == why && now - failed.said < SAY_SECONDS);
+        if said.is_none() {
+            let line = Line::warn("cannot use changed TLS files; the ones before them stay in use");
+            self.line(line).text("error", &why).write();
+        }
+        let said = said.map_or(now, |failed| failed.said);
+        seen.failed = Some(Failed { tried: now, said, why });
     }
 
     fn line(&self, line: Line) -> Line {
@@ -188,6 +225,9 @@ fn load(files: &TlsFiles, side: Side, rules: &Rules) -> Result<(Live, Expiry), S
             files.client_key, files.client_cert
         ));
     }
+    if !files.is_empty() {
+        check_allowed(files)?;
+    }
     let as_client = match files.as_client() {
         ("", _) => None,
         (cert, key) => Some(files::certified_key(cert, key, &rules.provider)?),
@@ -210,6 +250,20 @@ fn own(files: &TlsFiles, rules: &Rules) -> Result<CertifiedKey, String> {
         ));
     }
     files::certified_key(&files.cert, &files.key, &rules.provider)
+}
+
+/// Whoever names both may mean that both have to fit, or that one has to: etcd starts with neither.
+fn check_allowed(files: &TlsFiles) -> Result<(), String> {
+    let (cns, hostnames) = (&files.allowed_cns, &files.allowed_hostnames);
+    if cns.is_empty() || hostnames.is_empty() {
+        return Ok(());
+    }
+    let quoted =
+        |names: &[String]| names.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(" ");
+    let [cns, hostnames] = [cns, hostnames].map(|names| quoted(names));
+    Err(format!(
+        "AllowedCNs and AllowedHostnames are mutually exclusive (cns=[{cns}], hostnames=[{hostnames}])"
+    ))
 }
 
 fn authorities(files: &TlsFiles) -> Result<Authorities, String> {
@@ -265,4 +319,45 @@ fn client(files: &TlsFiles, own: Option<CertifiedKey>, rules: &Rules) -> Result<
     };
     config.resumption = Resumption::disabled();
     Ok(Arc::new(config))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::tls::self_signed;
+    use std::fs;
+
+    #[test]
+    fn files_that_could_not_be_read_are_tried_again_though_they_have_not_changed() {
+        let folder = std::env::temp_dir().join(format!("kevel-port-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        let path = |name: &str| folder.join(name).display().to_string();
+        let files = TlsFiles { cert: path("cert.pem"), key: path("key.pem"), ..TlsFiles::default() };
+        let make = || self_signed::make(&files, vec!["localhost".into()], 1).unwrap();
+        make();
+        let peer = files.clone();
+        let (min, max) = (TlsVersion::V12, TlsVersion::V13);
+        let tls = Tls { client: files.clone(), peer, validity_years: 1, cipher_suites: Vec::new(), min, max };
+        let port = Port::open(&tls, Side::Client).unwrap();
+        let first = port.live().server.unwrap();
+        let is_first = || Arc::ptr_eq(&first, &port.live().server.unwrap());
+        // A certificate without its key is said once, and tried a minute later.
+        fs::remove_file(&files.key).unwrap();
+        port.look(1000);
+        let failed =
+            |port: &Port| port.seen.lock().unwrap().failed.as_ref().map(|failed| (failed.tried, failed.said));
+        assert_eq!(failed(&port), Some((1000, 1000)));
+        for (now, expected) in [(1059, (1000, 1000)), (1060, (1060, 1000)), (4600, (4600, 4600))] {
+            port.look(now);
+            assert_eq!(failed(&port), Some(expected));
+        }
+        // The pair is there again, and a look has failed that has seen it so.
+        make();
+        port.seen.lock().unwrap().stamps = stamps(&files);
+        port.look(4601);
+        assert!(is_first());
+        port.look(4660);
+        assert!(!is_first() && failed(&port).is_none());
+        fs::remove_dir_all(&folder).unwrap();
+    }
 }

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::SystemTime;
@@ -31,10 +31,12 @@ pub fn make(files: &TlsFiles, hosts: Vec<String>, years: u64) -> Result<(), Stri
         return Ok(());
     }
     let failed = |what: &str, error: &dyn std::fmt::Display| format!("cannot {what}: {error}");
-    if let Some(folder) = cert_path.parent() {
-        let made = dir::create(folder);
-        made.map_err(|error| failed(&format!("create {}", folder.display()), &error))?;
-    }
+    let folder = cert_path.parent().unwrap_or(Path::new("."));
+    dir::create(folder).map_err(|error| failed(&format!("create {}", folder.display()), &error))?;
+    // One without the other belongs to nothing. A process that is killed between the two files would leave it beside
+    // one that it does not fit, and the two would never be made again.
+    let removed = remove(cert_path).and_then(|()| remove(key_path)).and_then(|()| dir::sync(folder));
+    removed.map_err(|error| failed(&format!("clean {}", folder.display()), &error))?;
     let (params, end) = params(hosts, years).map_err(|error| failed("generate a certificate", &error))?;
     Line::warn("automatically generate certificates")
         .time("certificate-validity-bound-not-after", SystemTime::from(end))
@@ -46,8 +48,16 @@ pub fn make(files: &TlsFiles, hosts: Vec<String>, years: u64) -> Result<(), Stri
     Line::info("created cert file").text("path", &files.cert).write();
     let written = write(key_path, &key.serialize_pem(), 0o600);
     written.map_err(|error| failed(&format!("write {}", files.key), &error))?;
+    dir::sync(folder).map_err(|error| failed(&format!("sync {}", folder.display()), &error))?;
     Line::info("created key file").text("path", &files.key).write();
     Ok(())
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// What the certificate says, as etcd's does, and until when it is valid.
@@ -66,10 +76,39 @@ fn params(hosts: Vec<String>, years: u64) -> Result<(CertificateParams, OffsetDa
 }
 
 /// Writes a file whole or not at all.
-fn write(path: &Path, text: &str, mode: u32) -> std::io::Result<()> {
+fn write(path: &Path, text: &str, mode: u32) -> io::Result<()> {
     let unfinished = path.with_extension("tmp");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&unfinished)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     fs::rename(unfinished, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustls::crypto::ring;
+
+    use super::super::files;
+
+    #[test]
+    fn certificate_and_key_fit_though_the_process_has_ended_between_the_two() {
+        let folder = std::env::temp_dir().join(format!("kevel-self-signed-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).unwrap();
+        let path = |name: &str| folder.join(name).display().to_string();
+        let named = TlsFiles { cert: path("cert.pem"), key: path("key.pem"), ..TlsFiles::default() };
+        let make = || make(&named, vec!["localhost".into()], 1);
+        let fits = || files::certified_key(&named.cert, &named.key, &ring::default_provider()).map(drop);
+        make().unwrap();
+        fits().unwrap();
+        // The certificate has gone, and the key cannot be written again at first.
+        fs::remove_file(&named.cert).unwrap();
+        fs::create_dir(path("key.tmp")).unwrap();
+        assert!(make().unwrap_err().contains("key.pem"));
+        fs::remove_dir(path("key.tmp")).unwrap();
+        make().unwrap();
+        fits().unwrap();
+        fs::remove_dir_all(&folder).unwrap();
+    }
 }

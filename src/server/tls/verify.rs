@@ -130,39 +130,55 @@ impl ClientCertVerifier for Clients {
     }
 }
 
+/// Which chains of a server's certificate are taken.
+#[derive(Debug)]
+enum Chains {
+    /// Any, whose key must still be the server's.
+    Any,
+    /// None: no authority is known.
+    Nobody,
+    /// Those that lead to an authority.
+    Of(Arc<WebPkiServerVerifier>),
+}
+
 /// Verifies the certificates of servers.
 #[derive(Debug)]
 pub struct Servers {
-    /// None where any certificate is taken, whose key must still be the server's.
-    chains: Option<Arc<WebPkiServerVerifier>>,
+    chains: Chains,
     known: Vec<CertificateDer<'static>>,
     allowed: Allowed,
     provider: Arc<CryptoProvider>,
 }
 
 impl Servers {
-    /// A server has to show a certificate of one of these authorities for the name by which it was called.
+    /// A server has to show a certificate of one of these authorities for the name by which it was called. Without any
+    /// authority no server is taken: a member that dials nobody does without.
     ///
     /// # Errors
-    /// When there is no authority.
+    /// When the authorities cannot be used.
     pub fn new(
         authorities: Authorities,
         allowed: Allowed,
         provider: &Arc<CryptoProvider>,
     ) -> Result<Self, String> {
-        let chains = WebPkiServerVerifier::builder_with_provider(authorities.roots, provider.clone());
-        let chains = chains.build().map_err(|error| format!("cannot verify server certificates: {error}"))?;
-        Ok(Self {
-            chains: Some(chains),
-            known: authorities.certificates,
-            allowed,
-            provider: provider.clone(),
-        })
+        let chains = if authorities.roots.is_empty() {
+            Chains::Nobody
+        } else {
+            let chains = WebPkiServerVerifier::builder_with_provider(authorities.roots, provider.clone());
+            let failed = |error| format!("cannot verify server certificates: {error}");
+            Chains::Of(chains.build().map_err(failed)?)
+        };
+        Ok(Self { chains, known: authorities.certificates, allowed, provider: provider.clone() })
     }
 
     /// Any certificate is taken.
     pub fn any(provider: &Arc<CryptoProvider>) -> Self {
-        Self { chains: None, known: Vec::new(), allowed: Allowed::default(), provider: provider.clone() }
+        Self {
+            chains: Chains::Any,
+            known: Vec::new(),
+            allowed: Allowed::default(),
+            provider: provider.clone(),
+        }
     }
 }
 
@@ -175,7 +191,11 @@ impl ServerCertVerifier for Servers {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let Some(chains) = &self.chains else { return Ok(ServerCertVerified::assertion()) };
+        let chains = match &self.chains {
+            Chains::Any => return Ok(ServerCertVerified::assertion()),
+            Chains::Nobody => return Err(CertificateError::UnknownIssuer.into()),
+            Chains::Of(chains) => chains,
+        };
         if self.known.contains(end_entity) {
             let facts = check_known(end_entity, Usage::Server, now)?;
             if !facts.is_for_host(&server_name.to_str()) {
@@ -208,5 +228,23 @@ impl ServerCertVerifier for Servers {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustls::RootCertStore;
+    use rustls::crypto::ring;
+
+    #[test]
+    fn without_authorities_no_server_is_taken_and_none_is_needed_to_begin() {
+        let nobody = Authorities { roots: Arc::new(RootCertStore::empty()), certificates: Vec::new() };
+        let provider = Arc::new(ring::default_provider());
+        let servers = Servers::new(nobody, Allowed::default(), &provider).unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let any = CertificateDer::from(vec![0x30, 0]);
+        let taken = servers.verify_server_cert(&any, &[], &name, &[], UnixTime::now());
+        assert_eq!(taken.err(), Some(CertificateError::UnknownIssuer.into()));
     }
 }

@@ -1,9 +1,9 @@
 //! What certificates and lists of revoked ones say, as far as etcd's rules ask: names, serial numbers, times.
 //!
-//! A certificate is looked at here behind its verification. What cannot be read is refused.
+//! A certificate is looked at here behind its verification. One that cannot be read to its end is refused, whatever
+//! else has taken it: a name that this module does not see would not be compared, and a serial number not looked for.
 #![forbid(unsafe_code)]
 
-use std::collections::HashSet;
 use std::net::IpAddr;
 
 /// What a certificate says.
@@ -54,6 +54,7 @@ mod tag {
     pub const DNS_NAME: u8 = 0x82;
     pub const ADDRESS: u8 = 0x87;
     pub const VERSION: u8 = 0xa0;
+    pub const LIST_EXTENSIONS: u8 = 0xa0;
     pub const EXTENSIONS: u8 = 0xa3;
 }
 
@@ -62,7 +63,13 @@ mod tag {
 struct Der<'a>(&'a [u8]);
 
 impl<'a> Der<'a> {
-    /// The next element: its tag and what it holds. `None` at the end, and where nothing can be read.
+    /// Whether all elements were taken.
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The next element: its tag and what it holds. `None` where nothing can be read, as at the end: who reads until
+    /// the end asks [`Der::is_empty`] first, because what stands behind garbage must not go for absent.
     fn next(&mut self) -> Option<(u8, &'a [u8])> {
         let (&tag, rest) = self.0.split_first()?;
         let (&first, mut rest) = rest.split_first()?;
@@ -102,7 +109,7 @@ impl Facts {
         let mut signed = Der(Der(certificate).expect(tag::SEQUENCE)?);
         let mut body = Der(signed.expect(tag::SEQUENCE)?);
         body.optional(&[tag::VERSION]);
-        let mut facts = Facts { serial: serial(body.expect(tag::INTEGER)?), ..Facts::default() };
+        let mut facts = Facts { serial: serial(body.expect(tag::INTEGER)?).to_vec(), ..Facts::default() };
         body.expect(tag::SEQUENCE)?; // how it is signed
         body.expect(tag::SEQUENCE)?; // by whom
         let mut validity = Der(body.expect(tag::SEQUENCE)?);
@@ -110,7 +117,8 @@ impl Facts {
         facts.not_after = time(validity.next()?)?;
         facts.common_name = common_name(Der(body.expect(tag::SEQUENCE)?))?;
         body.expect(tag::SEQUENCE)?; // its key
-        while let Some((found, content)) = body.next() {
+        while !body.is_empty() {
+            let (found, content) = body.next()?;
             if found == tag::EXTENSIONS {
                 facts.read_extensions(Der(Der(content).expect(tag::SEQUENCE)?))?;
             }
@@ -119,17 +127,17 @@ impl Facts {
     }
 
     fn read_extensions(&mut self, mut extensions: Der<'_>) -> Option<()> {
-        while let Some((_, content)) = extensions.next() {
-            let mut extension = Der(content);
+        while !extensions.is_empty() {
+            let mut extension = Der(extensions.expect(tag::SEQUENCE)?);
             let id = extension.expect(tag::OID)?;
             extension.optional(&[tag::BOOLEAN]);
             let value = extension.expect(tag::OCTETS)?;
             match id {
-                OID_SUBJECT_NAMES => self.read_names(Der(Der(value).expect(tag::SEQUENCE)?)),
+                OID_SUBJECT_NAMES => self.read_names(Der(Der(value).expect(tag::SEQUENCE)?))?,
                 OID_USAGES => {
                     let mut usages = Der(Der(value).expect(tag::SEQUENCE)?);
-                    while let Some((_, usage)) = usages.next() {
-                        self.usages.push(usage.to_vec());
+                    while !usages.is_empty() {
+                        self.usages.push(usages.expect(tag::OID)?.to_vec());
                     }
                 }
                 _ => {}
@@ -138,14 +146,19 @@ impl Facts {
         Some(())
     }
 
-    fn read_names(&mut self, mut names: Der<'_>) {
-        while let Some((found, content)) = names.next() {
+    fn read_names(&mut self, mut names: Der<'_>) -> Option<()> {
+        while !names.is_empty() {
+            let (found, content) = names.next()?;
             match found {
-                tag::DNS_NAME => self.dns_names.push(String::from_utf8_lossy(content).into_owned()),
-                tag::ADDRESS => self.addresses.extend(address(content)),
+                tag::DNS_NAME => {
+                    let name = std::str::from_utf8(content).ok().filter(|name| name.is_ascii())?;
+                    self.dns_names.push(name.to_owned());
+                }
+                tag::ADDRESS => self.addresses.push(address(content)?),
                 _ => {}
             }
         }
+        Some(())
     }
 
     /// Whether the certificate is for this host, which is given by its name or by its address.
@@ -178,9 +191,9 @@ fn matches(pattern: &str, host: &str) -> bool {
     }
 }
 
-fn serial(integer: &[u8]) -> Vec<u8> {
+fn serial(integer: &[u8]) -> &[u8] {
     let zeros = integer.iter().take_while(|byte| **byte == 0).count();
-    integer[zeros..].to_vec()
+    &integer[zeros..]
 }
 
 fn address(bytes: &[u8]) -> Option<IpAddr> {
@@ -193,13 +206,10 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
 /// The last common name among the parts of a name.
 fn common_name(mut parts: Der<'_>) -> Option<String> {
     let mut name = String::new();
-    while let Some((found, part)) = parts.next() {
-        if found != tag::SET {
-            return None;
-        }
-        let mut attributes = Der(part);
-        while let Some((_, attribute)) = attributes.next() {
-            let mut attribute = Der(attribute);
+    while !parts.is_empty() {
+        let mut attributes = Der(parts.expect(tag::SET)?);
+        while !attributes.is_empty() {
+            let mut attribute = Der(attributes.expect(tag::SEQUENCE)?);
             if attribute.expect(tag::OID)? == OID_COMMON_NAME {
                 name = text(attribute.next()?);
             }
@@ -244,9 +254,15 @@ fn time((kind, bytes): (u8, &[u8])) -> Option<i64> {
     Some(time::PrimitiveDateTime::new(date, clock).assume_utc().unix_timestamp())
 }
 
-/// The serial numbers of certificates that are revoked.
+/// The serial numbers of certificates that are revoked, in order, in one piece of memory: a long list is let go of at
+/// once, wherever its last user is.
 #[derive(Clone, Debug, Default)]
-pub struct Revoked(HashSet<Vec<u8>>);
+pub struct Revoked {
+    /// The serial numbers, one behind the other.
+    bytes: Box<[u8]>,
+    /// Where each of them ends.
+    ends: Box<[u32]>,
+}
 
 impl Revoked {
     /// Reads a list; `None` if it is none. Who has signed it is not looked at, as in etcd.
@@ -258,16 +274,39 @@ impl Revoked {
         body.expect(tag::SEQUENCE)?; // by whom
         time(body.next()?)?;
         body.optional(&[tag::UTC_TIME, tag::TIME]);
-        let mut serials = HashSet::new();
+        let mut serials = Vec::new();
         let mut entries = Der(body.optional(&[tag::SEQUENCE]).unwrap_or_default());
-        while !entries.0.is_empty() {
-            serials.insert(serial(Der(entries.expect(tag::SEQUENCE)?).expect(tag::INTEGER)?));
+        while !entries.is_empty() {
+            serials.push(serial(Der(entries.expect(tag::SEQUENCE)?).expect(tag::INTEGER)?));
         }
-        Some(Revoked(serials))
+        body.optional(&[tag::LIST_EXTENSIONS]);
+        if !body.is_empty() {
+            return None;
+        }
+        serials.sort_unstable();
+        let (mut bytes, mut ends) = (Vec::new(), Vec::with_capacity(serials.len()));
+        for serial in serials {
+            bytes.extend_from_slice(serial);
+            ends.push(u32::try_from(bytes.len()).ok()?);
+        }
+        Some(Revoked { bytes: bytes.into(), ends: ends.into() })
     }
 
     /// Whether a certificate is revoked.
     pub fn has(&self, facts: &Facts) -> bool {
-        self.0.contains(&facts.serial)
+        let at = |number: usize| {
+            let begin = number.checked_sub(1).map_or(0, |before| self.ends[before]);
+            &self.bytes[begin as usize..self.ends[number] as usize]
+        };
+        let (mut low, mut high) = (0, self.ends.len());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match at(middle).cmp(&facts.serial) {
+                std::cmp::Ordering::Equal => return true,
+                std::cmp::Ordering::Less => low = middle + 1,
+                std::cmp::Ordering::Greater => high = middle,
+            }
+        }
+        false
     }
 }
