@@ -27,6 +27,8 @@ use crate::server::session::{Parts, Session};
 use crate::server::tls::Ports;
 use crate::server::tls::door::Door as TlsDoor;
 use crate::server::tls::handshake::Handshakes;
+use crate::server::tls::port::Port;
+use crate::server::tls::san::Addresses;
 use crate::stdx::time::Duration;
 
 /// How long connections may take to finish what is in flight when the member stops.
@@ -170,15 +172,14 @@ impl Serving {
 
     /// What secures a listener, if it is secured.
     fn security(&self, listener: &Listener) -> Option<Security> {
-        if !listener.schemes.secure {
-            return None;
-        }
+        let (port, handshakes) =
+            secured(listener.schemes.secure, &self.ports.client, self.handshakes.as_ref())?;
         let door = TlsDoor {
-            port: self.ports.client.clone()?,
-            handshakes: self.handshakes.clone()?,
+            port,
+            handshakes,
             counts: self.session.metrics.clone(),
             // etcd asks this at no port for clients but the one for metrics.
-            checks_address: listener.kind == Kind::Metrics,
+            addresses: (listener.kind == Kind::Metrics).then(Addresses::default),
         };
         // Whoever gets through TLS has called the server by a name that it knows.
         let admin = self.admin(listener.kind, Vec::new());
@@ -246,6 +247,20 @@ impl Serving {
     }
 }
 
+/// What is needed to secure a listener that is to be secured. Without it the listener would serve in plain text what
+/// the flags say is secret.
+fn secured(
+    is_secure: bool,
+    port: &Option<Arc<Port>>,
+    handshakes: Option<&Rc<Handshakes>>,
+) -> Option<(Arc<Port>, Rc<Handshakes>)> {
+    if !is_secure {
+        return None;
+    }
+    const LAW: &str = "the ports of all secured listeners are opened before a listener is";
+    Some((port.clone().expect(LAW), handshakes.expect(LAW).clone()))
+}
+
 fn grpc_settings(config: &Config) -> grpc::Settings {
     grpc::Settings {
         message_bytes_max: config.limits.request_bytes_max as usize + 512 * 1024,
@@ -254,5 +269,17 @@ fn grpc_settings(config: &Config) -> grpc::Settings {
         ping_after: config.keepalive.interval,
         ping_timeout: config.keepalive.timeout,
         ..grpc::Settings::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[should_panic(expected = "before a listener is")]
+    fn a_secured_listener_without_its_port_is_not_served_in_plain_text() {
+        assert!(secured(false, &None, None).is_none());
+        let _ = secured(true, &None, None);
     }
 }

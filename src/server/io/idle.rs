@@ -21,22 +21,17 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How many leave at once.
 const EVICTED_MAX: usize = 64;
 
-struct Entry {
-    since: Instant,
-    waker: Option<Waker>,
-}
-
-/// The waiting clients of one core, in the order they came.
+/// The waiting clients of one core, by since when they wait; a number tells those apart who came together.
 #[derive(Default)]
 pub struct IdleClients {
-    entries: RefCell<BTreeMap<u64, Entry>>,
+    entries: RefCell<BTreeMap<(Instant, u64), Option<Waker>>>,
     next: Cell<u64>,
 }
 
 /// A client among those; it is none of them any more when this is dropped.
 pub struct IdleClient {
     idle: Rc<IdleClients>,
-    key: u64,
+    key: (Instant, u64),
 }
 
 impl IdleClient {
@@ -44,7 +39,7 @@ impl IdleClient {
     pub fn is_over(&self, waker: &Waker) -> bool {
         let mut entries = self.idle.entries.borrow_mut();
         let Some(entry) = entries.get_mut(&self.key) else { return true };
-        let before = keep(&mut entry.waker, waker);
+        let before = keep(entry, waker);
         drop(entries);
         drop(before);
         false
@@ -66,7 +61,14 @@ impl IdleClients {
 
     /// Runs `future`, a client's first words, to its end; `None` when the client was sent away meanwhile.
     pub async fn wait<F: Future>(self: &Rc<Self>, future: F) -> Option<F::Output> {
-        let entry = self.enter();
+        self.wait_after(Duration::ZERO, future).await
+    }
+
+    /// Likewise, for a client that has taken so much time before.
+    pub async fn wait_after<F: Future>(self: &Rc<Self>, waited: Duration, future: F) -> Option<F::Output> {
+        let waited = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
+        let since = Instant::from_nanos(clock::now().as_nanos().saturating_sub(waited));
+        let entry = self.enter_since(since);
         let mut future = pin!(future);
         poll_fn(|cx| {
             if let Poll::Ready(output) = future.as_mut().poll(cx) {
@@ -79,8 +81,12 @@ impl IdleClients {
 
     /// A client that has not asked for anything has come.
     pub fn enter(self: &Rc<Self>) -> IdleClient {
-        let key = self.next.replace(self.next.get() + 1);
-        self.entries.borrow_mut().insert(key, Entry { since: clock::now(), waker: None });
+        self.enter_since(clock::now())
+    }
+
+    fn enter_since(self: &Rc<Self>, since: Instant) -> IdleClient {
+        let key = (since, self.next.replace(self.next.get() + 1));
+        self.entries.borrow_mut().insert(key, None);
         IdleClient { idle: self.clone(), key }
     }
 
@@ -88,9 +94,9 @@ impl IdleClients {
     pub fn evict(&self, now: Instant) -> usize {
         let mut evicted = 0;
         while evicted < EVICTED_MAX
-            && let Some(entry) = self.take_oldest(now)
+            && let Some(waker) = self.take_oldest(now)
         {
-            if let Some(waker) = entry.waker {
+            if let Some(waker) = waker {
                 waker.wake();
             }
             evicted += 1;
@@ -98,11 +104,11 @@ impl IdleClients {
         evicted
     }
 
-    /// The client that waits longest, if it may be sent away.
-    fn take_oldest(&self, now: Instant) -> Option<Entry> {
+    /// Whom to wake for the client that waits longest, if it may be sent away.
+    fn take_oldest(&self, now: Instant) -> Option<Option<Waker>> {
         let mut entries = self.entries.borrow_mut();
         let oldest = entries.first_entry()?;
-        (oldest.get().since + PATIENCE <= now).then(|| oldest.remove())
+        (oldest.key().0 + PATIENCE <= now).then(|| oldest.remove())
     }
 }
 
@@ -120,6 +126,15 @@ mod tests {
         assert!(!first.is_over(&Acts::waker(move || drop(other.take()))));
         assert_eq!(idle.evict(clock::now() + PATIENCE), 1);
         assert!(first.is_over(Waker::noop()));
+    }
+
+    #[test]
+    fn who_has_waited_before_is_sent_away_first() {
+        let idle = IdleClients::new();
+        let now = clock::now() + 2 * PATIENCE;
+        let (recent, long) = (idle.enter_since(now), idle.enter_since(clock::now()));
+        assert_eq!(idle.evict(now), 1);
+        assert!(long.is_over(Waker::noop()) && !recent.is_over(Waker::noop()));
     }
 
     #[test]

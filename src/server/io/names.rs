@@ -1,4 +1,4 @@
-//! Names of hosts and their addresses, looked up on threads because that may take long.
+//! Names of hosts and their addresses, looked up by whoever can wait: that may take long.
 //!
 //! Unsafe: `getnameinfo`, which the standard library does not offer.
 #![allow(unsafe_code)]
@@ -7,25 +7,17 @@ use std::ffi::CStr;
 use std::io;
 use std::net::{IpAddr, ToSocketAddrs};
 
-/// The addresses of a name.
+/// The addresses of a name. Blocks, for as long as the system's resolver takes.
 ///
 /// # Errors
 /// When there are none.
-pub async fn addresses(name: &str) -> io::Result<Vec<IpAddr>> {
-    let name = name.to_owned();
-    let look_up = move || {
-        let found = (name.as_str(), 0).to_socket_addrs()?;
-        Ok(found.map(|address| address.ip().to_canonical()).collect())
-    };
-    glommio::executor().spawn_blocking(look_up).await
+pub fn addresses(name: &str) -> io::Result<Vec<IpAddr>> {
+    let found = (name, 0).to_socket_addrs()?;
+    Ok(found.map(|address| address.ip().to_canonical()).collect())
 }
 
-/// The name of an address, if it has one.
-pub async fn name(address: IpAddr) -> Option<String> {
-    glommio::executor().spawn_blocking(move || look_up(address)).await
-}
-
-fn look_up(address: IpAddr) -> Option<String> {
+/// The name of an address, if it has one. Blocks likewise.
+pub fn name(address: IpAddr) -> Option<String> {
     let mut host = [0 as libc::c_char; libc::NI_MAXHOST as usize];
     let mut ask = |name: *const libc::sockaddr, length: usize| {
         // SAFETY: `name` points to a socket address of `length` bytes, `host` has as much room as is said, and no
@@ -77,13 +69,10 @@ mod tests {
 
     #[test]
     fn this_machine_is_found_by_its_name() {
-        let builder = glommio::LocalExecutorBuilder::default().io_memory(64 << 10).ring_depth(8);
-        builder.make().unwrap().run(async {
-            let found = addresses("localhost").await.unwrap();
-            assert!(found.iter().all(IpAddr::is_loopback) && !found.is_empty());
-            assert!(addresses("no-such-host.invalid").await.is_err());
-            // What loopback is called is the machine's business.
-            assert!(name(IpAddr::from([127, 0, 0, 1])).await.is_none_or(|name| !name.is_empty()));
-        });
+        let found = addresses("localhost").unwrap();
+        assert!(found.iter().all(IpAddr::is_loopback) && !found.is_empty());
+        assert!(addresses("no-such-host.invalid").is_err());
+        // What loopback is called is the machine's business.
+        assert!(name(IpAddr::from([127, 0, 0, 1])).is_none_or(|name| !name.is_empty()));
     }
 }

@@ -34,7 +34,7 @@ impl Stream {
             return Ok(Self::Plain(tcp));
         }
         let config = own.ports.peer.as_ref().and_then(|port| port.live().client);
-        let (Some(config), Some(workers)) = (config, &own.ports.workers) else {
+        let (Some(config), Some(workers)) = (config, &own.ports.peer_workers) else {
             let why = format!("{url} needs TLS, of which this member was told nothing (--peer-cert-file)");
             return Err(io::Error::other(why));
         };

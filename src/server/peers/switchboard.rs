@@ -28,6 +28,7 @@ use crate::server::metrics::contacts::Contacts;
 use crate::server::tls::Ports;
 use crate::server::tls::door::Door;
 use crate::server::tls::handshake::Handshakes;
+use crate::server::tls::san::Addresses;
 use crate::stdx::time::Duration;
 
 /// Members that are answered before it is known whether they belong to the cluster.
@@ -97,7 +98,7 @@ impl Switchboard {
     /// Begins to serve the peer listeners. No other member is known yet.
     pub fn start(beginning: Beginning) -> Rc<Self> {
         let Beginning { own, sockets, counts, gate, contacts, known, snapshots } = beginning;
-        let handshakes = own.ports.workers.clone().map(Handshakes::new);
+        let handshakes = own.ports.peer_workers.clone().map(Handshakes::new);
         let switchboard = Rc::new(Self {
             remotes: RefCell::default(),
             contacts,
@@ -121,7 +122,7 @@ impl Switchboard {
                     port: port.clone(),
                     handshakes: handshakes.clone(),
                     counts: counts.clone(),
-                    checks_address: !port.files.skips_client_san,
+                    addresses: (!port.files.skips_client_san).then(Addresses::default),
                 })),
                 _ if is_secure => continue,
                 _ => None,

@@ -6,11 +6,12 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::handshake::{Handshakes, Refusal, Welcomed};
+use super::handshake::{self, Handshakes, Refusal, Welcomed};
 use super::port::Port;
-use super::san;
+use super::san::Addresses;
 use super::stream::TlsStream;
 use crate::config::LogLevel;
+use crate::server::io::clock;
 use crate::server::io::tcp::Tcp;
 use crate::server::log::Line;
 use crate::server::metrics;
@@ -23,8 +24,8 @@ pub struct Door {
     pub handshakes: Rc<Handshakes>,
     /// What the core counts.
     pub counts: Arc<metrics::Core>,
-    /// A client's address has to be one that its certificate is for.
-    pub checks_address: bool,
+    /// Where a client's address has to be one that its certificate is for: what finds out.
+    pub addresses: Option<Addresses>,
 }
 
 impl Door {
@@ -51,14 +52,15 @@ impl Door {
     }
 
     async fn try_welcome(&self, tcp: Tcp, first: &[u8], peer: SocketAddr) -> Result<Welcomed, Refusal> {
+        let deadline = clock::now() + handshake::PATIENCE;
         let live = self.port.live();
         let Some(config) = live.server else {
             return Err(Refusal::new("tls: no certificates configured"));
         };
         let welcomed = self.handshakes.accept(tcp, first, config, live.revoked.as_deref()).await?;
-        if self.checks_address
+        if let Some(addresses) = &self.addresses
             && let Some(facts) = &welcomed.certificate
-            && let Err(why) = san::check(facts, peer.ip()).await
+            && let Err(why) = addresses.check(facts, peer.ip(), deadline).await
         {
             let Welcomed { certificate, server_name, .. } = welcomed;
             return Err(Refusal { why, is_end: false, server_name, certificate });

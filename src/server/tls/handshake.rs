@@ -5,7 +5,8 @@
 //!                          │ at most SLOTS; where others wait in line, who has been there longest is sent away
 //! ```
 //!
-//! A client that says nothing keeps its slot for ten seconds, or for one where others wait.
+//! A client that says nothing keeps its slot for ten seconds, or for one where others wait. The time that a thread
+//! takes for it is not the client's: who waits for us is not sent away.
 #![forbid(unsafe_code)]
 
 use std::cell::{Cell, RefCell};
@@ -18,7 +19,7 @@ use std::sync::Arc;
 
 use futures::channel::oneshot;
 use futures::io::AsyncRead;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use rustls::{
     ClientConfig, ClientConnection, Connection, Error, InvalidMessage, ServerConfig, ServerConnection,
 };
@@ -46,7 +47,7 @@ pub struct Handshakes {
     workers: Workers,
     under_way: Cell<usize>,
     line: RefCell<VecDeque<oneshot::Sender<Slot>>>,
-    /// Those that have a slot, the oldest first.
+    /// Those that have a slot and whose next words are waited for, who has kept us waiting longest first.
     slow: Rc<IdleClients>,
     looks: Cell<bool>,
 }
@@ -106,16 +107,10 @@ impl Handshakes {
         let late = || Refusal::new("read: i/o timeout");
         let slot = task::until(deadline, self.slot()).await.flatten().ok_or_else(late)?;
         let session = ServerConnection::new(config).map_err(|error| Refusal::new(go_text(&error, true)))?;
-        let shaking = Box::pin(shake(&self.workers, tcp, Box::new(session.into()), first));
-        let shaken = self.slow.wait(task::until(deadline, shaking)).await;
+        let shaking = shake(&self.workers, tcp, Box::new(session.into()), first, Some(&self.slow));
+        let shaken = task::until(deadline, Box::pin(shaking)).await;
         drop(slot);
-        let (stream, session) = match shaken {
-            None => {
-                return Err(Refusal::new("too many handshakes are under way, and this one took too long"));
-            }
-            Some(None) => return Err(late()),
-            Some(Some(shaken)) => shaken?,
-        };
+        let (stream, session) = shaken.unwrap_or_else(|| Err(late()))?;
         finish(stream, session, revoked)
     }
 
@@ -180,7 +175,7 @@ pub async fn connect(
     let name = name.map_err(|_| io::Error::other(format!("{host} is no name of a server")))?;
     let session = ClientConnection::new(config, name);
     let session = session.map_err(|error| io::Error::other(go_text(&error, false)))?;
-    let shaking = Box::pin(shake(workers, tcp, Box::new(session.into()), &[]));
+    let shaking = Box::pin(shake(workers, tcp, Box::new(session.into()), &[], None));
     match task::until(clock::now() + PATIENCE, shaking).await {
         Some(Ok((tcp, session))) => Ok(TlsStream::new(tcp, session)),
         Some(Err(refusal)) => Err(io::Error::other(refusal.why)),
@@ -188,22 +183,30 @@ pub async fn connect(
     }
 }
 
-/// Both sides speak in turn until they have agreed.
+/// Both sides speak in turn until they have agreed. A client may be among the `slow` while its words are waited for.
 async fn shake(
     workers: &Workers,
     mut tcp: Tcp,
     mut session: Session,
     first: &[u8],
+    slow: Option<&Rc<IdleClients>>,
 ) -> Result<(Tcp, Session), Refusal> {
     let lost = |error: io::Error| Refusal::new(error.to_string());
     session = open(workers, &mut tcp, session, first).await?;
-    let mut buffer = vec![0; READ_BYTES];
+    let (mut buffer, mut waited) = (vec![0; READ_BYTES], Duration::ZERO);
     loop {
-        poll_fn(|cx| poll_push(&mut tcp, &mut session, cx)).await.map_err(lost)?;
-        if !session.is_handshaking() {
-            return Ok((tcp, session));
-        }
-        let length = poll_fn(|cx| Pin::new(&mut tcp).poll_read(cx, &mut buffer)).await.map_err(lost)?;
+        let began = clock::now();
+        let reading = turn(&mut tcp, &mut session, &mut buffer);
+        let read = match slow {
+            None => reading.await,
+            // Whoever says a little now and then has kept us waiting all the time between.
+            Some(slow) => {
+                let sent_away = "too many handshakes are under way, and this one took too long";
+                slow.wait_after(waited, reading).await.ok_or_else(|| Refusal::new(sent_away))?
+            }
+        };
+        waited += clock::now().since(began);
+        let Some(length) = read.map_err(lost)? else { return Ok((tcp, session)) };
         if length == 0 {
             return Err(Refusal { is_end: true, ..Refusal::new("EOF") });
         }
@@ -211,8 +214,17 @@ async fn shake(
     }
 }
 
+/// Says what is to be said, and reads what comes next; none where both have agreed.
+async fn turn(tcp: &mut Tcp, session: &mut Session, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    poll_fn(|cx| poll_push(tcp, session, cx)).await?;
+    if !session.is_handshaking() {
+        return Ok(None);
+    }
+    poll_fn(|cx| Pin::new(&mut *tcp).poll_read(cx, buffer)).await.map(Some)
+}
+
 /// Has a thread look at bytes that have come.
-async fn open(
+pub(super) async fn open(
     workers: &Workers,
     tcp: &mut Tcp,
     mut session: Session,
@@ -220,7 +232,10 @@ async fn open(
 ) -> Result<Session, Refusal> {
     let broken = |error: io::Error| Refusal::new(error.to_string());
     while !bytes.is_empty() {
-        session.read_tls(&mut bytes).map_err(broken)?;
+        if session.read_tls(&mut bytes).map_err(broken)? == 0 {
+            // Nothing is read behind the word that the other side ends.
+            return Err(Refusal { is_end: true, ..Refusal::new("EOF") });
+        }
         let (stepped, result) = workers.step(session).await.map_err(broken)?;
         session = stepped;
         if let Err(error) = result {
@@ -245,26 +260,27 @@ async fn refuse(tcp: &mut Tcp, mut session: Session, error: &Error) -> Refusal {
         why: go_text(error, is_server),
         is_end: false,
         server_name: server_name(&session),
-        certificate: certificate(&session),
+        certificate: shown(&session).ok().and_then(|shown| shown.into_iter().next()).map(Box::new),
     }
 }
 
 /// Looks at who has come, behind the handshake, as etcd does.
 fn finish(tcp: Tcp, session: Session, revoked: Option<&Revoked>) -> Result<Welcomed, Refusal> {
-    let (server_name, certificate) = (server_name(&session), certificate(&session));
-    if let Some(revoked) = revoked {
-        let shown = session.peer_certificates().unwrap_or_default();
-        if let Some(serial) = shown.iter().find_map(|shown| revoked_serial(revoked, shown)) {
-            let hex: String = serial.iter().map(|byte| format!("{byte:02x}")).collect();
-            let why = format!("transport: certificate serial {hex} revoked");
-            return Err(Refusal { why, is_end: false, server_name, certificate });
-        }
+    let server_name = server_name(&session);
+    let shown = match shown(&session) {
+        Ok(shown) => shown,
+        Err(why) => return Err(Refusal { server_name, ..Refusal::new(why) }),
+    };
+    let is_revoked = |facts: &&Facts| revoked.is_some_and(|revoked| revoked.has(facts));
+    let why = shown.iter().find(is_revoked).map(|facts| {
+        let hex: String = facts.serial.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("transport: certificate serial {hex} revoked")
+    });
+    let certificate = shown.into_iter().next().map(Box::new);
+    match why {
+        Some(why) => Err(Refusal { why, is_end: false, server_name, certificate }),
+        None => Ok(Welcomed { stream: TlsStream::new(tcp, session), certificate, server_name }),
     }
-    Ok(Welcomed { stream: TlsStream::new(tcp, session), certificate, server_name })
-}
-
-fn revoked_serial(revoked: &Revoked, certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
-    Facts::read(certificate).filter(|facts| revoked.has(facts)).map(|facts| facts.serial)
 }
 
 fn server_name(session: &Session) -> String {
@@ -274,13 +290,11 @@ fn server_name(session: &Session) -> String {
     }
 }
 
-/// What the other side's certificate says, where it has shown one.
-fn certificate(session: &Session) -> Option<Box<Facts>> {
-    session
-        .peer_certificates()
-        .and_then(|shown| shown.first())
-        .and_then(|shown| Facts::read(shown))
-        .map(Box::new)
+/// What the certificates say that the other side has shown: its own, and those that lead from it to an authority.
+fn shown(session: &Session) -> Result<Vec<Facts>, &'static str> {
+    const UNREAD: &str = "tls: failed to parse client certificate: x509: malformed certificate";
+    let shown = session.peer_certificates().unwrap_or_default().iter();
+    shown.map(|certificate| Facts::read(certificate).ok_or(UNREAD)).collect()
 }
 
 #[cfg(test)]

@@ -43,7 +43,7 @@ mod files;
 pub mod handshake;
 pub mod keeper;
 pub mod port;
-mod san;
+pub mod san;
 mod self_signed;
 pub mod stream;
 #[cfg(test)]
@@ -66,14 +66,16 @@ pub struct Ports {
     pub client: Option<Arc<Port>>,
     /// The ones for other members, unless nothing was said about their security.
     pub peer: Option<Arc<Port>>,
-    /// Threads for handshakes; none where nothing is secured.
+    /// Threads for handshakes with clients; none where those are not secured.
     pub workers: Option<Workers>,
+    /// The thread for handshakes with other members, likewise.
+    pub peer_workers: Option<Workers>,
 }
 
 impl Ports {
     /// Nothing is secured.
     pub fn none() -> Self {
-        Self { client: None, peer: None, workers: None }
+        Self { client: None, peer: None, workers: None, peer_workers: None }
     }
 
     /// Reads the files of all ports that are secured, for a machine with so many CPUs.
@@ -101,9 +103,9 @@ impl Ports {
         };
         let client = is_client.then(|| open(Side::Client)).transpose()?;
         let peer = is_peer.then(|| open(Side::Peer)).transpose()?;
-        let is_any = client.is_some() || peer.is_some();
-        let started = is_any.then(|| Workers::start(cpus)).transpose();
-        let workers = started.map_err(|error| format!("cannot start a thread for handshakes: {error}"))?;
-        Ok(Self { client, peer, workers })
+        let failed = |error| format!("cannot start a thread for handshakes: {error}");
+        let workers = client.as_ref().map(|_| Workers::start(cpus)).transpose().map_err(failed)?;
+        let peer_workers = peer.as_ref().map(|_| Workers::start_for_peers()).transpose().map_err(failed)?;
+        Ok(Self { client, peer, workers, peer_workers })
     }
 }

@@ -11,6 +11,7 @@ use futures::io::{AsyncReadExt, AsyncWriteExt};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
     ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
+    SigningKey,
 };
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
@@ -20,13 +21,14 @@ use time::{Duration, OffsetDateTime};
 
 use super::door::Door;
 use super::files;
-use super::handshake::Handshakes;
+use super::handshake::{self, Handshakes};
 use super::port::{Port, Side};
+use super::san::Addresses;
 use super::stream::TlsStream;
 use super::workers::Workers;
 use super::x509::{Facts, Revoked, Usage};
 use crate::config::tls::{Tls, TlsFiles, TlsVersion};
-use crate::server::io::{executor, socket, task};
+use crate::server::io::{dial, executor, socket, task};
 use crate::server::metrics;
 
 /// A folder that is gone when this is dropped.
@@ -96,7 +98,7 @@ fn echo(port: Arc<Port>, stop: Arc<std::sync::atomic::AtomicBool>) -> (SocketAdd
     let address = listening.local_addr().unwrap();
     let run = move || async move {
         let (handshakes, counts) = (Handshakes::new(Workers::start(1).unwrap()), metrics::Core::new());
-        let door = Rc::new(Door { port, handshakes, counts, checks_address: true });
+        let door = Rc::new(Door { port, handshakes, counts, addresses: Some(Addresses::default()) });
         let listener = socket::accept_on(listening);
         while !stop.load(std::sync::atomic::Ordering::SeqCst) {
             let accepting = async { listener.accept().await.ok() };
@@ -136,6 +138,13 @@ fn client(
     ca: &str,
     leaf: Option<&Leaf>,
 ) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
+    let session = client_session(ca, leaf);
+    let socket = TcpStream::connect(address)?;
+    socket.set_read_timeout(Some(std::time::Duration::from_secs(20)))?;
+    Ok(StreamOwned::new(session, socket))
+}
+
+fn client_session(ca: &str, leaf: Option<&Leaf>) -> ClientConnection {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap()).unwrap();
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
@@ -149,11 +158,7 @@ fn client(
                 .unwrap()
         }
     };
-    let session =
-        ClientConnection::new(Arc::new(config), ServerName::try_from("localhost").unwrap()).unwrap();
-    let socket = TcpStream::connect(address)?;
-    socket.set_read_timeout(Some(std::time::Duration::from_secs(20)))?;
-    Ok(StreamOwned::new(session, socket))
+    ClientConnection::new(Arc::new(config), ServerName::try_from("localhost").unwrap()).unwrap()
 }
 
 /// By which name the server knows a client; an error where it does not let the client in.
@@ -299,6 +304,15 @@ fn a_certificate_says_who_for_whom_and_how_long() {
     assert!(Revoked::read(&list).unwrap().has(&facts));
     assert!(!Revoked::read(&crl(&ca, &[0x34])).unwrap().has(&facts));
     assert!((0..list.len()).all(|end| Revoked::read(&list[..end]).is_none()));
+    let serials = [7, 0x1234, 0x12, 0xffff_ffff, 0x0100, 0x1235];
+    let many = Revoked::read(&crl(&ca, &serials)).unwrap();
+    let has = |serial: u64| {
+        let bytes = serial.to_be_bytes();
+        let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
+        many.has(&Facts { serial: bytes[zeros..].to_vec(), ..Facts::default() })
+    };
+    assert!(serials.iter().all(|serial| has(*serial)));
+    assert!([0, 1, 0x34, 0x13, 0x1233, 0x1236, 0xffff, u64::MAX].iter().all(|serial| !has(*serial)));
     // Whatever stands there is read or refused.
     for bytes in [&der[..], &list] {
         for at in 0..bytes.len() {
@@ -313,6 +327,130 @@ fn a_certificate_says_who_for_whom_and_how_long() {
     let is_for: Vec<bool> =
         ["x.a.b", "a.b", "x.y.a.b", ".a.b", "x.a.b."].map(|host| star.is_for_host(host)).into();
     assert_eq!(is_for, [true, false, false, false, true]);
+}
+
+/// A certificate in a block of PEM.
+fn pem_of(der: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::from("-----BEGIN CERTIFICATE-----");
+    for (number, bytes) in der.chunks(3).enumerate() {
+        if number % 16 == 0 {
+            text.push('\n');
+        }
+        let bits = bytes.iter().chain(&[0; 2]).take(3).fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte));
+        for place in 0..4 {
+            let digit = DIGITS[(bits >> (18 - 6 * place)) as usize % 64] as char;
+            text.push(if place <= bytes.len() { digit } else { '=' });
+        }
+    }
+    text + "\n-----END CERTIFICATE-----\n"
+}
+
+/// A certificate in which what stands right before `mark` is damaged, signed anew by the authority.
+fn resigned(authority: &Authority, leaf: &Leaf, mark: &[u8], damage: impl Fn(&mut [u8])) -> Leaf {
+    let der = CertificateDer::from_pem_slice(leaf.cert.as_bytes()).unwrap();
+    // SEQUENCE { SEQUENCE { body }, SEQUENCE { algorithm }, BIT STRING { signature } }
+    let length = |at: usize| match der[at + 1] {
+        0x82 => 4 + usize::from(u16::from_be_bytes([der[at + 2], der[at + 3]])),
+        0x81 => 3 + usize::from(der[at + 2]),
+        short => 2 + usize::from(short),
+    };
+    let begin = der.len() - length(0) + if der[1] == 0x82 { 4 } else { 3 };
+    let body_end = begin + length(begin);
+    let mut body = der[begin..body_end].to_vec();
+    let at = body.windows(mark.len()).rposition(|window| window == mark).unwrap();
+    damage(&mut body[..at]);
+    let algorithm = &der[body_end..body_end + length(body_end)];
+    let signature = authority.key().sign(&body).unwrap();
+    let bits = [&[0x03, signature.len() as u8 + 1, 0][..], &signature].concat();
+    let content = [&body[..], algorithm, &bits].concat();
+    let head = [&[0x30, 0x82][..], &(content.len() as u16).to_be_bytes()].concat();
+    let der = [head, content].concat();
+    Leaf { cert: pem_of(&der), key: leaf.key.clone() }
+}
+
+#[test]
+fn a_certificate_that_cannot_be_read_is_refused_though_its_signature_is_good() {
+    let (folder, ca) = (Folder::new("unread"), authority("ca"));
+    let server = leaf(&ca, "server", 1, 10);
+    let pem = ca.pem();
+    for has_list in [false, true] {
+        let crl = if has_list { folder.write("ca.crl", crl(&ca, &[9])) } else { String::new() };
+        let files = TlsFiles { crl, ..files(&folder, &server, Some(&pem)) };
+        let port = Arc::new(Port::open(&tls(files), Side::Client).unwrap());
+        let stop = Arc::default();
+        let (address, executor) = echo(port, Arc::clone(&stop));
+        let alice = leaf(&ca, "alice", 2, 10);
+        assert_eq!(name_of(address, &pem, Some(&alice)).unwrap(), "alice");
+        let same = resigned(&ca, &alice, b"alice", |_| ());
+        assert_eq!(name_of(address, &pem, Some(&same)).unwrap(), "alice", "signed anew, and nothing else");
+        // SET { SEQUENCE { OBJECT IDENTIFIER 2.5.4.3, UTF8String } }: the set is none.
+        let odd = resigned(&ca, &alice, b"alice", |before| {
+            let set = before.len() - 11;
+            assert_eq!(before[set], 0x31);
+            before[set] = 0x30;
+        });
+        assert!(name_of(address, &pem, Some(&odd)).is_err(), "with a list of revoked ones: {has_list}");
+        stop.store(true, std::sync::atomic::Ordering::SeqCst);
+        executor.join().unwrap();
+    }
+}
+
+#[test]
+fn names_behind_garbage_are_not_left_out() {
+    let ca = authority("ca");
+    let alice = leaf(&ca, "alice", 2, 10);
+    let read = |leaf: &Leaf| Facts::read(&CertificateDer::from_pem_slice(leaf.cert.as_bytes()).unwrap());
+    assert_eq!(read(&alice).unwrap().dns_names, ["localhost"]);
+    // The name is said to be longer than all names are.
+    let long = resigned(&ca, &alice, b"localhost", |before| *before.last_mut().unwrap() = 0x7f);
+    assert_eq!(read(&long), None);
+    // An address of five bytes takes the place of the last four and their length.
+    let short = resigned(&ca, &alice, &[127, 0, 0, 1], |before| *before.last_mut().unwrap() = 3);
+    assert_eq!(read(&short), None);
+}
+
+#[test]
+fn bytes_behind_the_end_of_a_session_end_its_handshake() {
+    let (folder, ca) = (Folder::new("ended"), authority("ca"));
+    let files = files(&folder, &leaf(&ca, "server", 1, 10), None);
+    let port = Port::open(&tls(files), Side::Client).unwrap();
+    let mut client = client_session(&ca.pem(), None);
+    let mut server = rustls::ServerConnection::new(port.live().server.unwrap()).unwrap();
+    while client.is_handshaking() || server.is_handshaking() {
+        let mut bytes = Vec::new();
+        while client.wants_write() {
+            client.write_tls(&mut bytes).unwrap();
+        }
+        server.read_tls(&mut &bytes[..]).unwrap();
+        server.process_new_packets().unwrap();
+        bytes.clear();
+        while server.wants_write() {
+            server.write_tls(&mut bytes).unwrap();
+        }
+        if !bytes.is_empty() {
+            client.read_tls(&mut &bytes[..]).unwrap();
+            client.process_new_packets().unwrap();
+        }
+    }
+    let mut bytes = Vec::new();
+    client.send_close_notify();
+    client.write_tls(&mut bytes).unwrap();
+    server.read_tls(&mut &bytes[..]).unwrap();
+    server.process_new_packets().unwrap();
+    let listening = socket::listen("127.0.0.1:0".parse().unwrap(), false).unwrap();
+    let port = listening.local_addr().unwrap().port();
+    let run = move || async move {
+        let workers = Workers::start(1).unwrap();
+        let patience = std::time::Duration::from_secs(5);
+        let mut tcp = dial::dial("127.0.0.1", port, patience).await.unwrap();
+        let opening = handshake::open(&workers, &mut tcp, Box::new(server.into()), b"and more");
+        let opened = task::until(crate::server::io::clock::now() + patience, opening).await;
+        let Some(Err(refusal)) = opened else { panic!("nothing is read behind the end") };
+        assert!(refusal.is_end, "{}", refusal.why);
+    };
+    executor::spawn("ended", None, 64, run).unwrap().join().unwrap();
+    drop(listening);
 }
 
 #[test]
@@ -341,6 +479,14 @@ fn what_is_wrong_with_files_is_said_with_their_names() {
         (
             TlsFiles { client_key: "x".into(), ..good.clone() },
             "ClientKeyFile and ClientCertFile must both be present or both absent: key: x, cert: ]",
+        ),
+        (
+            TlsFiles {
+                allowed_cns: vec!["a".into(), "b".into()],
+                allowed_hostnames: vec!["c".into()],
+                ..good.clone()
+            },
+            "AllowedCNs and AllowedHostnames are mutually exclusive (cns=[\"a\" \"b\"], hostnames=[\"c\"])",
         ),
     ] {
         let error = open(files).unwrap_err();

@@ -1,9 +1,12 @@
 //! Threads for what is slow in a handshake: a signature with an RSA key takes a millisecond, and an executor would
 //! serve nobody meanwhile. Executors move the bytes; a thread looks at them.
 //!
-//! Each handshake has at most one step in line, and the number of handshakes is bounded, so the line is too.
+//! Each handshake has at most one step in line, and the number of handshakes is bounded, so the line is too. Handshakes
+//! that have begun go first: under more than the threads can do, some end then, where each would else wait behind the
+//! beginnings of all others until its time is over.
 #![forbid(unsafe_code)]
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,6 +31,42 @@ struct Job {
     answer: oneshot::Sender<Stepped>,
 }
 
+impl Job {
+    /// Whether a signature was made for the handshake already, or it is this member that began it.
+    fn has_begun(&self) -> bool {
+        matches!(*self.session, Connection::Client(_)) || self.session.negotiated_cipher_suite().is_some()
+    }
+}
+
+/// The steps that wait.
+struct Line {
+    inbox: Receiver<Job>,
+    begun: VecDeque<Job>,
+    new: VecDeque<Job>,
+}
+
+impl Line {
+    fn new(inbox: Receiver<Job>) -> Self {
+        Self { inbox, begun: VecDeque::new(), new: VecDeque::new() }
+    }
+
+    /// Waits for the next step. None when there will be no more.
+    fn next(&mut self) -> Option<Job> {
+        while let Ok(job) = self.inbox.try_recv() {
+            self.push(job);
+        }
+        if self.begun.is_empty() && self.new.is_empty() {
+            let job = self.inbox.recv().ok()?;
+            self.push(job);
+        }
+        self.begun.pop_front().or_else(|| self.new.pop_front())
+    }
+
+    fn push(&mut self, job: Job) {
+        if job.has_begun() { self.begun.push_back(job) } else { self.new.push_back(job) }
+    }
+}
+
 /// The threads, which end when the last of these is dropped.
 #[derive(Clone)]
 pub struct Workers(Sender<Job>);
@@ -38,11 +77,23 @@ impl Workers {
     /// # Errors
     /// When a thread cannot be started.
     pub fn start(cpus: usize) -> io::Result<Self> {
+        Self::start_threads("handshakes", (cpus / CPUS_PER_THREAD).clamp(1, THREADS_MAX))
+    }
+
+    /// Starts a thread for the handshakes with other members: clients cannot keep members from one another.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_for_peers() -> io::Result<Self> {
+        Self::start_threads("peer-handshakes", 1)
+    }
+
+    fn start_threads(name: &str, count: usize) -> io::Result<Self> {
         let (jobs, inbox) = mpsc::channel::<Job>();
-        let inbox = Arc::new(Mutex::new(inbox));
-        for number in 0..(cpus / CPUS_PER_THREAD).clamp(1, THREADS_MAX) {
-            let inbox = inbox.clone();
-            thread::Builder::new().name(format!("handshakes-{number}")).spawn(move || work(&inbox))?;
+        let line = Arc::new(Mutex::new(Line::new(inbox)));
+        for number in 0..count {
+            let line = line.clone();
+            thread::Builder::new().name(format!("{name}-{number}")).spawn(move || work(&line))?;
         }
         Ok(Self(jobs))
     }
@@ -59,10 +110,10 @@ impl Workers {
     }
 }
 
-fn work(inbox: &Mutex<Receiver<Job>>) {
+fn work(line: &Mutex<Line>) {
     loop {
-        let job = inbox.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(Job { mut session, answer }) = job else { return };
+        let job = line.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let Some(Job { mut session, answer }) = job else { return };
         // One whose client has gone meanwhile is not worth the effort.
         if !answer.is_canceled() {
             let result = session.process_new_packets().map(drop);

@@ -26,6 +26,7 @@ func refusals(dir string, p *pki) {
 	cert, key := f.put("a.crt", p.server.certPEM()), f.put("a.key", p.server.keyPEM(false))
 	otherKey, none, empty := f.put("b.key", p.alice.keyPEM(false)), filepath.Join(string(f), "none"), f.put("empty", nil)
 	pair := []string{"--cert-file=" + cert, "--key-file=" + key}
+	ca := f.put("ca.crt", p.ca.certPEM())
 	for name, flags := range map[string][]string{
 		"https without certificate": {}, "certificate without key": {"--cert-file=" + cert}, "key without certificate": {"--key-file=" + key},
 		"a key of another": {"--cert-file=" + cert, "--key-file=" + otherKey}, "no such file": {"--cert-file=" + none, "--key-file=" + key},
@@ -34,6 +35,9 @@ func refusals(dir string, p *pki) {
 		"versions the wrong way":    append(pair, "--tls-min-version=TLS1.3", "--tls-max-version=TLS1.2"),
 		"ciphers of TLS 1.3":        append(pair, "--tls-min-version=TLS1.3", "--cipher-suites=TLS_AES_128_GCM_SHA256"),
 		"peers without certificate": append(pair, "--listen-peer-urls=https://PEER"), "no validity": {"--auto-tls", "--self-signed-cert-validity=0"},
+		"names and hosts for clients": append(pair, "--trusted-ca-file="+ca, "--client-cert-auth", "--client-cert-allowed-cn=a", "--client-cert-allowed-hostname=b"),
+		"names and hosts for peers": append(pair, "--peer-cert-file="+cert, "--peer-key-file="+key, "--peer-trusted-ca-file="+ca, "--peer-client-cert-auth",
+			"--peer-cert-allowed-cn=a", "--peer-cert-allowed-hostname=b"),
 		"metrics without certificate": {"--listen-client-urls=http://CLIENT", "--listen-metrics-urls=https://127.0.0.1:0"},
 	} {
 		for side, binary := range map[string]string{"etcd": *etcd, "kevel": *kevel} {
@@ -44,7 +48,7 @@ func refusals(dir string, p *pki) {
 			}
 		}
 	}
-	fmt.Printf("%-40s 14 rows\n", "refused at start")
+	fmt.Printf("%-40s 16 rows\n", "refused at start")
 }
 
 // reload changes the files of a running server.
