@@ -78,8 +78,8 @@ pub const AWAITED_BYTES_MAX: usize = 80 << 20;
 /// Likewise, their number: each takes some hundred bytes beside its data.
 pub const AWAITED_ENTRIES_MAX: usize = 200_000;
 
-/// Snapshots that are sent to members at a time. The next begins when one has ended.
-pub const SNAPSHOTS_SENT_MAX: usize = 1;
+/// Snapshots that are sent to members at a time: one to each, and a second one beside one that takes its time.
+pub const SNAPSHOTS_SENT_MAX: usize = 2;
 
 /// Linearizable reads that may wait for a round to begin. Above it a client is told to come back.
 pub const READS_PENDING_MAX: usize = 65_536;

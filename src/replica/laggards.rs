@@ -104,7 +104,10 @@ mod tests {
         let mut transfers = Transfers { can_send: true, ..Transfers::default() };
         assert!(transfers.may_begin() && transfers.awaited().is_none());
         transfers.begin(7, 100);
+        assert!(transfers.may_begin(), "one member does not keep another one waiting");
+        transfers.begin(9, 120);
         assert!(!transfers.may_begin() && transfers.awaited() == Some(100));
+        transfers.end(9, false);
         transfers.end(7, true);
         transfers.begin(8, 50);
         transfers.end(8, false);

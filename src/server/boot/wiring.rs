@@ -13,6 +13,7 @@ use super::serving::{Door, SessionCore};
 use crate::btree::Store;
 use crate::cluster::reconfig::Rules;
 use crate::config::{Config, Url, url};
+use crate::limits::SNAPSHOTS_SENT_MAX;
 use crate::mvcc::compact_hash::CompactionDigest;
 use crate::mvcc::pin::Pins;
 use crate::page::Owner;
@@ -25,6 +26,7 @@ use crate::server::core::replica_loop::{Halt, ReplicaCore, Why};
 use crate::server::core::session_loop::FromReplica;
 use crate::server::grpc::counters::Counters;
 use crate::server::io::accept::Admission;
+use crate::server::io::threads;
 use crate::server::io::wal_dir::WalDir;
 use crate::server::io::wal_prepare::Prepared;
 use crate::server::log::lines;
@@ -147,8 +149,8 @@ pub fn wire(
     let Opened { store, opening, member_id, cluster_id, wal_dir, founded, known } = opened;
     let mut prng = Prng::new(entropy());
     let ids = RequestIds::new(member_id, sessions);
-    // One more than there are session cores: for a snapshot that is sent to another member.
-    let pins = Pins::new(sessions + 1);
+    // More than there are session cores: for snapshots that are sent to other members.
+    let pins = Pins::new(sessions + SNAPSHOTS_SENT_MAX);
     let settings = settings(config, member_id, &ids, prng.next_u64());
     let recipient = Recipient {
         owner: Owner { member_id, cluster_id },
@@ -191,11 +193,13 @@ pub fn wire(
         known,
         snapshots: peers::reception::Settings {
             readers: replica.readers(),
-            pins: pins.slot(sessions),
+            pins: (0..SNAPSHOTS_SENT_MAX).map(|number| pins.slot(sessions + number)).collect(),
             recipient,
             store: config.store_path(),
             folder: config.snap_dir(),
             is_durable: !config.unsafe_no_fsync,
+            patience: peers::reception::Patience::default(),
+            start: threads::start,
         },
     };
     let keeping = keeper::start(&ports, counts.replica());

@@ -12,6 +12,7 @@
 //!   executor one thread that runs tasks
 //!   clock    the monotonic clock as stdx::time::Instant
 //!   task     spawning, sleeping, and making room for other tasks
+//!   threads  threads for work that would hold an executor up
 //!   watchdog finds turns of tasks that last too long
 //!   turns    whose turn it is among the connections of a core
 //!   wal_dir, wal_file, log_map, page_file, file_source, ofd_lock the files of a member
@@ -56,6 +57,7 @@ pub mod socket;
 pub mod stop;
 pub mod task;
 pub mod tcp;
+pub mod threads;
 pub mod turns;
 pub mod wal_dir;
 pub mod wal_file;

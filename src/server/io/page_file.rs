@@ -19,15 +19,16 @@
 //! for.
 #![allow(unsafe_code)]
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
-use super::memory_limit;
+use super::{dir, memory_limit};
 use crate::page::{Mapping, PAGE_SIZE, PAGES_MAX, PageFile};
 
 /// The file grows and shrinks by multiples of an eighth of its size, but by no less than this, 64 KiB: the store of a
@@ -49,7 +50,10 @@ const RESERVE_MIN: usize = 64 << 30;
 /// A store file of this process alone.
 pub struct MappedFile {
     file: File,
-    name: String,
+    /// Where it was opened.
+    path: PathBuf,
+    /// Where it lies now, if it was renamed.
+    renamed: OnceLock<PathBuf>,
     base: NonNull<u8>,
     reserved: usize,
     pages: AtomicU32,
@@ -91,6 +95,17 @@ impl MappedFile {
         file
     }
 
+    /// Gives the file another name, durably, and takes that name from whichever file has it. Messages about this file
+    /// name it so from now on. Once in a file's life.
+    ///
+    /// # Errors
+    /// What the filesystem answers.
+    pub fn rename(&self, path: &Path) -> io::Result<()> {
+        fs::rename(&self.path, path)?;
+        dir::sync(path.parent().unwrap_or(Path::new(".")))?;
+        self.renamed.set(path.to_owned()).map_err(|_| io::Error::other("it was renamed before"))
+    }
+
     /// Opens a file that must be there, to look at it: writing fails.
     ///
     /// # Errors
@@ -117,7 +132,8 @@ impl MappedFile {
         let (base, reserved) = reserve(&file)?;
         Ok(Self {
             file,
-            name: path.display().to_string(),
+            path: path.to_owned(),
+            renamed: OnceLock::new(),
             base,
             reserved,
             pages: AtomicU32::new(pages),
@@ -152,7 +168,10 @@ fn extent_end(pages: u32) -> u32 {
 }
 
 /// Asks for blocks behind `length` bytes from `from` on, which read as zeros. False where a filesystem cannot do this.
-pub(super) fn preallocate(file: &File, from: u64, length: u64) -> io::Result<bool> {
+///
+/// # Errors
+/// When the disk has no room for them, or what else the filesystem answers.
+pub fn preallocate(file: &File, from: u64, length: u64) -> io::Result<bool> {
     let [from, length] = [from, length].map(|bytes| libc::off_t::try_from(bytes).unwrap_or(libc::off_t::MAX));
     loop {
         // SAFETY: the call takes numbers alone.
@@ -225,7 +244,7 @@ impl Drop for MappedFile {
 
 impl PageFile for MappedFile {
     fn name(&self) -> String {
-        self.name.clone()
+        self.renamed.get().unwrap_or(&self.path).display().to_string()
     }
 
     fn pages(&self) -> u32 {
@@ -340,6 +359,11 @@ mod tests {
         // SAFETY: page 2 lies within the file.
         let byte = unsafe { *file.base.as_ptr().add(2 * PAGE_SIZE + 9) };
         assert_eq!(byte, 7);
+        let other = path.with_extension("renamed");
+        assert_eq!(file.name(), path.display().to_string());
+        file.rename(&other).unwrap();
+        assert!(file.name() == other.display().to_string() && !path.exists(), "{}", file.name());
+        std::fs::rename(other, &path).unwrap();
         let second = MappedFile::open(&path).err().map(|error| error.to_string());
         assert!(second.is_some_and(|error| error.contains("another process")));
         drop(file);

@@ -20,6 +20,7 @@
 //!   pipeline     messages one by one, while there is no stream
 //!   transfer     a snapshot that is sent to a member that lags
 //!   reception    a snapshot that is taken in
+//!   intake       the thread that makes a store of it
 //!   client       a connection that asks
 //!   stream       its bytes, with or without TLS
 //!   service      what is answered at the peer port
@@ -43,6 +44,7 @@
 
 mod client;
 mod inbox;
+mod intake;
 pub mod join;
 mod lessor;
 mod link;

@@ -1,39 +1,39 @@
-//! A snapshot as its receiver takes it: the body of a request goes into a file beside the store, and a thread makes a
-//! store of it. The replica hears of it when that store is whole and durable.
+//! A snapshot as its receiver takes it: the body of a request goes to a thread, which makes a store of it
+//! ([`intake`](super::intake)). The replica hears of it when that store is whole and durable.
 //!
 //! ```text
 //!   POST /raft/snapshot: length 8 │ message │ file of bbolt, to the end
 //!                                              │
-//!       member/snap/INDEX.snap.db ◀────────────┘        checked, and gone when it was taken in or refused
-//!       member/kevel/store.next   ◀── taken in          renamed to store when raft has taken the snapshot
+//!                                              └──▶ thread ──▶ Input::Snapshot ──▶ raft takes it: placed, published
+//!                                                                             └──▶ or does not: removed
 //! ```
 //!
-//! Whatever a crash leaves of either file is removed at the next start. One snapshot is received at a time.
+//! Whoever has sent the snapshot is answered when its store has the store file's name, or is removed. One snapshot is
+//! received at a time, and the next one when the one before is published or removed. Whatever a crash leaves is removed
+//! at the next start.
 #![forbid(unsafe_code)]
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
-use std::fs::{self, File};
 use std::future::poll_fn;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::sync::{Arc, mpsc};
-use std::thread;
-use std::time::{Duration as StdDuration, Instant as StdInstant};
+use std::sync::mpsc;
 
 use bytes::{Bytes, BytesMut};
 use futures::channel::oneshot;
+use futures::future::{Either, select};
 use prost::Message as _;
 use raft::eraftpb::{Message, MessageType};
 
 use super::client::in_time;
-use super::service::refusal;
+use super::intake::{self, Built, Files, Intake, IntakeThread, Order, Piece, UNFINISHED};
+use super::service::{meet, refusal};
 use super::switchboard::Switchboard;
+use super::transfer::Sending;
 use crate::btree::Readers;
 use crate::mvcc::pin::PinSlot;
-use crate::page::PageFile;
 use crate::peer::frame::Frames;
 use crate::peer::greeting;
 use crate::replica::arrival::{Arrival, Recipient};
@@ -42,36 +42,31 @@ use crate::replica::port::Input;
 use crate::server::http1::answer::Answer;
 use crate::server::http1::head::Head;
 use crate::server::http1::reply::Body;
-use crate::server::io::dir;
-use crate::server::io::file_source::FileSource;
-use crate::server::io::page_file::MappedFile;
 use crate::server::io::task;
+use crate::server::io::threads::{self, Start};
 use crate::server::io::wire::ByteStream;
 use crate::server::log::Line;
-use crate::server::mesh;
 use crate::stdx::time::Duration;
+
+pub use super::transfer::Patience;
 
 /// Longest message in front of a file, etcd's own figure.
 const MESSAGE_BYTES_MAX: u64 = 64 << 20;
 /// What etcd says of a longer one.
 const TOO_LONG: &str = "rafthttp: error limit exceeded";
+/// A message that is longer than this is decoded by a thread: it would hold the executor up for milliseconds.
+const MESSAGE_BYTES_AT_ONCE: usize = 64 << 10;
 /// Bytes that are read at a time.
 const READ_BYTES: usize = 64 * 1024;
-/// Pieces of the file that wait to be written.
-const PIECES_MAX: usize = 8;
 /// Time between two looks for room for a piece.
 const LOOK: Duration = Duration::from_millis(1);
-/// The longest rest between two transactions of the thread.
-const REST_MAX: StdDuration = StdDuration::from_millis(20);
-/// Time between two looks whether a store that was replaced is still read.
-const LOOK_SHARED: StdDuration = StdDuration::from_millis(50);
 
 /// Where snapshots are kept, and what is needed to make and to take them.
 pub struct Settings {
     /// The way into the store.
     pub readers: Readers,
-    /// Where a snapshot that is sent pins its revision.
-    pub pins: PinSlot,
+    /// Where snapshots that are sent pin their revisions, one for each that may be sent at the same time.
+    pub pins: Vec<PinSlot>,
     /// What the store of a snapshot needs to know.
     pub recipient: Recipient,
     /// The store file.
@@ -80,64 +75,76 @@ pub struct Settings {
     pub folder: PathBuf,
     /// Whether files are made durable.
     pub is_durable: bool,
+    /// How long other members may take.
+    pub patience: Patience,
+    /// Starts the threads.
+    pub start: Start,
 }
 
-/// The snapshots of a member: the one that it sends, and the one that it takes.
+/// The snapshots of a member: those that it sends, and the one that it takes.
 pub struct Snapshots {
     pub(super) readers: RefCell<Readers>,
-    /// None while a snapshot is sent.
-    pub(super) pins: RefCell<Option<PinSlot>>,
+    pub(super) sending: Sending,
+    pub(super) start: Start,
     files: Files,
-    is_receiving: Cell<bool>,
-    /// Who waits to hear what raft makes of the snapshot that was received.
-    judged: RefCell<Option<oneshot::Sender<()>>>,
+    is_receiving: Rc<Cell<bool>>,
+    /// The one that the replica knows of.
+    offered: RefCell<Option<Offered>>,
 }
 
-#[derive(Clone)]
-struct Files {
-    recipient: Recipient,
-    store: PathBuf,
-    folder: PathBuf,
-    is_durable: bool,
-}
-
-impl Files {
-    /// The store of a snapshot, until it is the member's.
-    fn next(&self) -> PathBuf {
-        next_store(&self.store)
-    }
-}
-
-/// The file beside the store in which a snapshot is taken in.
-pub fn next_store(store: &Path) -> PathBuf {
-    store.with_extension("next")
+/// A snapshot that the replica has heard of: until it is published, or removed.
+struct Offered {
+    thread: IntakeThread,
+    /// The answer to the request that has brought it waits for this.
+    settled: Option<oneshot::Sender<()>>,
+    _receiving: Receiving,
 }
 
 impl Snapshots {
     /// None is under way.
     pub fn new(settings: Settings) -> Self {
-        let Settings { readers, pins, recipient, store, folder, is_durable } = settings;
+        let Settings { readers, pins, recipient, store, folder, is_durable, patience, start } = settings;
         Self {
             readers: RefCell::new(readers),
-            pins: RefCell::new(Some(pins)),
+            sending: Sending::new(pins, patience),
+            start,
             files: Files { recipient, store, folder, is_durable },
-            is_receiving: Cell::new(false),
-            judged: RefCell::default(),
+            is_receiving: Rc::default(),
+            offered: RefCell::default(),
         }
     }
+
+    /// Has the thread of the snapshot place or remove it, and says then to whoever has sent it that this is done.
+    async fn have(&self, order: Order) -> io::Result<()> {
+        let (obeyed, settled) = match self.offered.borrow_mut().as_mut() {
+            Some(offered) => (offered.thread.order(order), offered.settled.take()),
+            None => (None, None),
+        };
+        let Some(obeyed) = obeyed else { return Err(io::Error::other("no snapshot is being taken in")) };
+        let ended = |_| Err(io::Error::other("the thread that takes it in has ended"));
+        obeyed.await.unwrap_or_else(ended)?;
+        if let Some(settled) = settled {
+            // Whoever has sent the snapshot may have gone.
+            let _ = settled.send(());
+        }
+        Ok(())
+    }
+}
+
+/// Removes what a crash has left of snapshots that were not installed.
+///
+/// # Errors
+/// What the filesystem answers.
+pub fn clean(store: &Path, folder: &Path) -> io::Result<()> {
+    intake::clean(store, folder)
 }
 
 impl Switchboard {
     /// Raft has taken the snapshot that was received: its file gets the store file's name.
     pub fn place_snapshot(self: &Rc<Self>) {
-        self.on_judged();
-        let (switchboard, files) = (self.clone(), self.snapshots.files.clone());
+        let switchboard = self.clone();
         task::spawn(async move {
-            let placed = on_thread("snapshot-placer", move || {
-                let parent = files.store.parent().unwrap_or(Path::new("."));
-                fs::rename(files.next(), &files.store).and_then(|()| dir::sync(parent))
-            });
-            if let Err(error) = placed.await {
+            if let Err(error) = switchboard.snapshots.have(Order::Place).await {
                 panic!(
                     "cannot rename the store of a snapshot: {error}; the member stops because what the disk holds is \
                      unknown; check the disk, then start the member again"
@@ -148,71 +155,43 @@ impl Switchboard {
     }
 
     /// Raft has no use for the snapshot that was received.
-    pub fn refuse_snapshot(&self, arrival: Box<Arrival>) {
+    pub fn refuse_snapshot(self: &Rc<Self>, arrival: Box<Arrival>) {
         Line::info("ignored a snapshot that has nothing new")
             .value("snapshot-index", arrival.index())
             .write();
-        self.on_judged();
-        let next = self.snapshots.files.next();
-        task::spawn(on_thread("snapshot-dropper", move || {
-            drop(arrival);
-            // The next start removes what is left.
-            let _ = fs::remove_file(next);
-        }));
+        let switchboard = self.clone();
+        task::spawn(async move {
+            // What is left of it, the next start removes.
+            let _ = switchboard.snapshots.have(Order::Refuse(arrival)).await;
+            let refused = switchboard.snapshots.offered.borrow_mut().take();
+            drop(refused);
+        });
     }
 
     /// A snapshot is published.
     pub fn on_installed(&self, readers: Readers, revision: i64, replaced: Box<Replaced>) {
         *self.snapshots.readers.borrow_mut() = readers;
         Line::info("applied snapshot").value("revision", revision).write();
-        // The file ends with its last reader, and to delete a long one takes long.
-        task::spawn(on_thread("store-dropper", move || {
-            while replaced.store.is_shared() {
-                thread::sleep(LOOK_SHARED);
-            }
-            drop(replaced);
-        }));
-    }
-
-    fn on_judged(&self) {
-        let asker = self.snapshots.judged.borrow_mut().take();
-        if let Some(asker) = asker {
-            // Whoever has sent the snapshot may have gone.
-            let _ = asker.send(());
-        }
-    }
-}
-
-/// Does something on a thread of its own, and waits for it.
-async fn on_thread<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
-    let (done, lane) = mesh::lane(1);
-    let spawned = thread::Builder::new().name(name.into()).spawn(move || {
-        // The lane has room for the only result.
-        let _ = done.send(work());
-    });
-    assert!(spawned.is_ok(), "the system has no thread for {name}");
-    let mut result = VecDeque::new();
-    loop {
-        lane.ready().await;
-        lane.take(1, &mut result);
-        if let Some(result) = result.pop_front() {
-            return result;
+        let offered = self.snapshots.offered.borrow_mut().take();
+        if let Some(mut offered) = offered {
+            let _ = offered.thread.order(Order::Bury(replaced));
         }
     }
 }
 
 /// A snapshot is being received, until dropped.
-struct Receiving<'a>(&'a Snapshots);
+struct Receiving(Rc<Cell<bool>>);
 
-impl<'a> Receiving<'a> {
-    fn begin(snapshots: &'a Snapshots) -> Option<Self> {
-        (!snapshots.is_receiving.replace(true)).then_some(Self(snapshots))
+impl Receiving {
+    fn begin(snapshots: &Snapshots) -> Option<Self> {
+        let is_receiving = &snapshots.is_receiving;
+        (!is_receiving.replace(true)).then(|| Self(is_receiving.clone()))
     }
 }
 
-impl Drop for Receiving<'_> {
+impl Drop for Receiving {
     fn drop(&mut self) {
-        self.0.is_receiving.set(false);
+        self.0.set(false);
     }
 }
 
@@ -225,13 +204,18 @@ pub async fn receive<S: ByteStream>(
 ) -> Answer {
     let mut answer = match refusal(switchboard, head) {
         Some(answer) => answer,
-        None => match Receiving::begin(&switchboard.snapshots) {
-            Some(_receiving) => {
-                let body = Incoming { stream, input, body: head.body() };
-                take(switchboard, body).await.unwrap_or_else(|answer| answer)
+        None => {
+            // A member that has to catch up may not know yet who leads it.
+            meet(switchboard, head);
+            match Receiving::begin(&switchboard.snapshots) {
+                Some(receiving) => {
+                    let buffer = vec![0; READ_BYTES].into();
+                    let body = Incoming { stream, input, body: head.body(), buffer };
+                    take(switchboard, body, receiving).await.unwrap_or_else(|answer| answer)
+                }
+                None => unsaved(head.extension(greeting::SERVER_FROM), "another snapshot is being received"),
             }
-            None => unsaved(head.extension(greeting::SERVER_FROM), "another snapshot is being received"),
-        },
+        }
     };
     let cluster_id = format!("{:x}", switchboard.own().cluster_id);
     answer.headers.push((greeting::CLUSTER_ID, cluster_id.into()));
@@ -255,8 +239,9 @@ fn undecoded(why: &str) -> Answer {
 async fn take<S: ByteStream>(
     switchboard: &Rc<Switchboard>,
     mut body: Incoming<'_, S>,
+    receiving: Receiving,
 ) -> Result<Answer, Answer> {
-    let (message, rest) = read_message(&mut body).await?;
+    let (message, rest) = read_message(&mut body, switchboard.snapshots.start).await?;
     if message.msg_type() != MessageType::MsgSnapshot {
         Line::warn("unexpected Raft message type").debug("message-type", &message.msg_type()).write();
         return Err(Answer::error(400, "wrong raft message type"));
@@ -269,47 +254,38 @@ async fn take<S: ByteStream>(
         .text("remote-snapshot-sender-id", &from)
         .value("incoming-snapshot-index", index)
         .write();
-    let (pieces, to_thread) = mpsc::sync_channel(PIECES_MAX);
-    let files = switchboard.snapshots.files.clone();
-    let (done, mut built) = oneshot::channel();
-    task::spawn(async move {
-        let result = on_thread("snapshot-receiver", move || build(&files, Box::new(message), &to_thread));
-        // The other side waits for it.
-        let _ = done.send(result.await);
-    });
-    let pumped = pump(&mut body, rest, &pieces).await;
-    if pumped.is_ok() {
-        // A thread that has ended has said why.
-        let _ = push(&pieces, Piece::End).await;
-    }
-    drop(pieces);
-    let built = poll_fn(|cx| Pin::new(&mut built).poll(cx)).await;
-    let why = match (built, pumped) {
-        (Ok(Ok(arrival)), _) => {
-            Line::info("received and saved database snapshot")
-                .text("remote-snapshot-sender-id", &from)
-                .value("incoming-snapshot-index", index)
-                .write();
-            let (asker, judged) = oneshot::channel();
-            *switchboard.snapshots.judged.borrow_mut() = Some(asker);
-            switchboard.inbox().push(Input::Snapshot(arrival));
-            // What raft makes of it is no business of whoever has sent it.
-            let _ = judged.await;
-            return Ok(Answer::empty(204));
-        }
-        (_, Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => error.to_string(),
-        (Ok(Err(why)), _) => why,
-        (Err(_), _) => "the thread that takes it in has ended".to_owned(),
-    };
-    Err(unsaved(Some(&from), &why))
+    let snapshots = &switchboard.snapshots;
+    let begun = intake::begin(
+        snapshots.start,
+        snapshots.files.clone(),
+        Box::new(message),
+        body.left().map(|left| left + rest.len() as u64),
+    );
+    let no_thread = |error| unsaved(Some(&from), &format!("cannot start a thread: {error}"));
+    let Intake { pieces, built, thread } = begun.map_err(no_thread)?;
+    let arrival =
+        hand_over(&mut body, rest, pieces, built).await.map_err(|why| unsaved(Some(&from), &why))?;
+    Line::info("received and saved database snapshot")
+        .text("remote-snapshot-sender-id", &from)
+        .value("incoming-snapshot-index", index)
+        .write();
+    let (tell_settled, settled) = oneshot::channel();
+    let offered = Offered { thread, settled: Some(tell_settled), _receiving: receiving };
+    *snapshots.offered.borrow_mut() = Some(offered);
+    switchboard.inbox().push(Input::Snapshot(arrival));
+    // Whether raft has taken it or not is no business of whoever has sent it.
+    let _ = settled.await;
+    Ok(Answer::empty(204))
 }
 
-async fn read_message<S: ByteStream>(body: &mut Incoming<'_, S>) -> Result<(Message, Bytes), Answer> {
+async fn read_message<S: ByteStream>(
+    body: &mut Incoming<'_, S>,
+    start: Start,
+) -> Result<(Message, Bytes), Answer> {
     let (mut frames, mut has_begun) = (Frames::default(), false);
     loop {
         if let Some(bytes) = frames.take(MESSAGE_BYTES_MAX).map_err(|_| undecoded(TOO_LONG))? {
-            let message = Message::decode(bytes).map_err(|error| undecoded(&error.to_string()))?;
-            return Ok((message, frames.into_rest()));
+            return Ok((decode(bytes, start).await?, frames.into_rest()));
         }
         match body.next().await {
             Ok(Some(bytes)) => {
@@ -322,25 +298,46 @@ async fn read_message<S: ByteStream>(body: &mut Incoming<'_, S>) -> Result<(Mess
     }
 }
 
-/// What goes to the thread.
-enum Piece {
-    Bytes(Bytes),
-    /// The body has ended where it should.
-    End,
+async fn decode(bytes: Bytes, start: Start) -> Result<Message, Answer> {
+    let decoded = if bytes.len() <= MESSAGE_BYTES_AT_ONCE {
+        Message::decode(bytes)
+    } else {
+        let decoding = threads::run(start, "snapshot-decoder", move || Message::decode(bytes)).await;
+        decoding.map_err(|error| unsaved(None, &format!("cannot start a thread: {error}")))?
+    };
+    decoded.map_err(|error| undecoded(&error.to_string()))
 }
 
-/// Hands the rest of the body to the thread.
+/// Hands the rest of the body to the thread, and waits for what it makes of it. A thread that gives up is not waited
+/// for until the body has come.
+async fn hand_over<S: ByteStream>(
+    body: &mut Incoming<'_, S>,
+    rest: Bytes,
+    pieces: mpsc::SyncSender<Piece>,
+    mut built: oneshot::Receiver<Built>,
+) -> Built {
+    let ended = |_| Err("the thread that takes it in has ended".to_owned());
+    let pumped = match select(pin!(pump(body, rest, pieces)), &mut built).await {
+        Either::Left((pumped, _)) => pumped,
+        Either::Right((built, _)) => return built.unwrap_or_else(ended),
+    };
+    match (built.await.unwrap_or_else(ended), pumped) {
+        (Err(why), Err(error)) if why == UNFINISHED => Err(error.to_string()),
+        (built, _) => built,
+    }
+}
+
 async fn pump<S: ByteStream>(
     body: &mut Incoming<'_, S>,
     rest: Bytes,
-    pieces: &mpsc::SyncSender<Piece>,
+    pieces: mpsc::SyncSender<Piece>,
 ) -> io::Result<()> {
-    push(pieces, Piece::Bytes(rest)).await?;
+    push(&pieces, Piece::Bytes(rest)).await?;
     while let Some(bytes) = body.next().await? {
-        push(pieces, Piece::Bytes(bytes)).await?;
+        push(&pieces, Piece::Bytes(bytes)).await?;
         task::make_room().await;
     }
-    Ok(())
+    push(&pieces, Piece::End).await
 }
 
 async fn push(pieces: &mpsc::SyncSender<Piece>, mut piece: Piece) -> io::Result<()> {
@@ -359,9 +356,20 @@ struct Incoming<'a, S> {
     stream: &'a mut S,
     input: &'a mut BytesMut,
     body: Body,
+    /// Where the connection is read into.
+    buffer: Box<[u8]>,
 }
 
 impl<S: ByteStream> Incoming<'_, S> {
+    /// How many bytes have not been taken yet, if that is known.
+    fn left(&self) -> Option<u64> {
+        match self.body {
+            Body::Length(left) => Some(left),
+            Body::Done => Some(0),
+            Body::UntilEnd | Body::Chunks(_) => None,
+        }
+    }
+
     /// The next bytes; none at the end.
     async fn next(&mut self) -> io::Result<Option<Bytes>> {
         loop {
@@ -373,82 +381,12 @@ impl<S: ByteStream> Incoming<'_, S> {
             if self.body == Body::Done {
                 return Ok(None);
             }
-            let mut buffer = vec![0; READ_BYTES];
-            let stream = &mut *self.stream;
-            let read = in_time(poll_fn(|cx| Pin::new(&mut *stream).poll_read(cx, &mut buffer))).await?;
+            let (stream, buffer) = (&mut *self.stream, &mut *self.buffer);
+            let read = in_time(poll_fn(|cx| Pin::new(&mut *stream).poll_read(cx, buffer))).await?;
             if read == 0 {
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "unexpected EOF"));
             }
-            self.input.extend_from_slice(&buffer[..read]);
+            self.input.extend_from_slice(&self.buffer[..read]);
         }
     }
-}
-
-/// Writes the file, makes a store of it, and removes what is not needed any more.
-fn build(
-    files: &Files,
-    message: Box<Message>,
-    pieces: &mpsc::Receiver<Piece>,
-) -> Result<Box<Arrival>, String> {
-    let index = message.get_snapshot().get_metadata().index;
-    let saved = files.folder.join(format!("{index:016x}.snap.db"));
-    let result = save(files, &saved, pieces).and_then(|()| take_in(files, &saved, message));
-    // The next start removes what is left.
-    let _ = fs::remove_file(&saved);
-    if result.is_err() {
-        let _ = fs::remove_file(files.next());
-    }
-    result
-}
-
-fn save(files: &Files, path: &Path, pieces: &mpsc::Receiver<Piece>) -> Result<(), String> {
-    let failed = |error: io::Error| format!("cannot write {}: {error}", path.display());
-    dir::create(&files.folder).map_err(failed)?;
-    let mut file = File::create(path).map_err(failed)?;
-    loop {
-        match pieces.recv() {
-            Ok(Piece::Bytes(bytes)) => file.write_all(&bytes).map_err(failed)?,
-            Ok(Piece::End) => return Ok(()),
-            Err(mpsc::RecvError) => return Err("unexpected EOF".into()),
-        }
-    }
-}
-
-fn take_in(files: &Files, saved: &Path, message: Box<Message>) -> Result<Box<Arrival>, String> {
-    let source =
-        FileSource::open(saved).map_err(|error| format!("cannot read {}: {error}", saved.display()))?;
-    let next = files.next();
-    let failed = |error: io::Error| format!("cannot make {}: {error}", next.display());
-    match fs::remove_file(&next) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
-    }
-    let file = MappedFile::open(&next).map_err(failed)?;
-    let into: Arc<dyn PageFile> = Arc::new(if files.is_durable { file } else { file.without_sync() });
-    let mut began = StdInstant::now();
-    let rest = || {
-        thread::sleep(began.elapsed().min(REST_MAX));
-        began = StdInstant::now();
-    };
-    Arrival::build(message, &source, into, &files.recipient, rest).map(Box::new)
-}
-
-/// Removes what a crash has left of snapshots that were not installed.
-///
-/// # Errors
-/// What the filesystem answers.
-pub fn clean(store: &Path, folder: &Path) -> io::Result<()> {
-    let remove = |path: PathBuf| match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    };
-    remove(next_store(store))?;
-    let Ok(entries) = fs::read_dir(folder) else { return Ok(()) };
-    for entry in entries {
-        let path = entry?.path();
-        if path.to_string_lossy().ends_with(".snap.db") {
-            remove(path)?;
-        }
-    }
-    Ok(())
 }

@@ -27,6 +27,7 @@ use crate::server::http1::answer::{Answer, Form};
 use crate::server::http1::connection::{self, Read};
 use crate::server::http1::head::Head;
 use crate::server::io::accept::{self, Accepted, Admission, Take};
+use crate::server::io::idle::IdleClients;
 use crate::server::io::wire::{ByteStream, linger};
 use crate::server::io::{clock, socket, task};
 use crate::server::log::Line;
@@ -48,7 +49,7 @@ const SNAPSHOTS: &str = "/raft/snapshot";
 /// Serves a peer listener for as long as the executor runs.
 pub async fn listen(switchboard: Rc<Switchboard>, socket: TcpListener, door: Option<Rc<Door>>) {
     let listener = socket::accept_on(socket);
-    let desk = Desk { switchboard, door };
+    let desk = Desk { switchboard, door, idle: IdleClients::new() };
     accept::accept(&listener, &Admission::with_places(CONNECTIONS_MAX), &desk).await;
 }
 
@@ -57,18 +58,20 @@ struct Desk {
     switchboard: Rc<Switchboard>,
     /// Where they come in, if they are secured.
     door: Option<Rc<Door>>,
+    /// Those whose next request is waited for.
+    idle: Rc<IdleClients>,
 }
 
 impl Take for Desk {
     fn take(&self, accepted: Accepted) {
         let Ok((stream, peer, place)) = accepted.bind() else { return };
-        let (switchboard, door) = (self.switchboard.clone(), self.door.clone());
+        let (switchboard, door, idle) = (self.switchboard.clone(), self.door.clone(), self.idle.clone());
         task::spawn(async move {
             match door {
-                None => serve(&switchboard, stream).await,
+                None => serve(&switchboard, stream, &idle).await,
                 Some(door) => {
                     if let Some((stream, _)) = door.welcome(stream, &[], peer).await {
-                        serve(&switchboard, stream).await;
+                        serve(&switchboard, stream, &idle).await;
                     }
                 }
             }
@@ -76,8 +79,8 @@ impl Take for Desk {
         });
     }
 
-    // Who waits without a request is sent away after a while.
     fn crowded(&self) {
+        self.idle.evict(clock::now());
         if let Some(door) = &self.door {
             door.handshakes.evict();
         }
@@ -93,10 +96,10 @@ enum Outcome {
 }
 
 /// Serves one connection to its end.
-async fn serve<S: ByteStream>(switchboard: &Rc<Switchboard>, mut stream: S) {
+async fn serve<S: ByteStream>(switchboard: &Rc<Switchboard>, mut stream: S, idle: &Rc<IdleClients>) {
     let mut input = BytesMut::new();
     loop {
-        match serve_one(switchboard, &mut stream, &mut input).await {
+        match serve_one(switchboard, &mut stream, &mut input, idle).await {
             Ok(Next::Request) => task::make_room().await,
             Ok(Next::Stream(link, channel)) => {
                 return writer::write(switchboard, &link, channel, stream).await;
@@ -118,9 +121,11 @@ async fn serve_one<S: ByteStream>(
     switchboard: &Rc<Switchboard>,
     stream: &mut S,
     input: &mut BytesMut,
+    idle: &Rc<IdleClients>,
 ) -> io::Result<Next> {
-    let reading = connection::read_head(stream, input);
-    let Some(read) = task::until(clock::now() + IDLE, reading).await else { return Ok(Next::End) };
+    let reading = task::until(clock::now() + IDLE, connection::read_head(stream, input));
+    // Whoever waits without a request makes room where others find no place.
+    let Some(read) = idle.wait(reading).await.flatten() else { return Ok(Next::End) };
     let head = match read? {
         Read::Head(head, _) => head,
         Read::Gone => return Ok(Next::End),
@@ -245,7 +250,7 @@ pub(super) fn refusal(switchboard: &Switchboard, head: &Head) -> Option<Answer> 
 }
 
 /// A member that asks, and says where it is, can be answered: it may be one that this member has yet to learn of.
-fn meet(switchboard: &Switchboard, head: &Head) {
+pub(super) fn meet(switchboard: &Switchboard, head: &Head) {
     let id = head.extension(greeting::SERVER_FROM).and_then(parse_id);
     let urls = head.extension(greeting::PEER_URLS).unwrap_or_default();
     if let Some(id) = id {

@@ -1,6 +1,8 @@
 //! Two members in one executor, on loopback.
 #![forbid(unsafe_code)]
 
+mod snapshots;
+
 use std::collections::VecDeque;
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -8,15 +10,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use prost::Message as _;
-use raft::eraftpb::{ConfState, Entry, Message, MessageType, Snapshot, SnapshotMetadata};
+use raft::eraftpb::{Entry, Message, MessageType};
 
 use super::client::{Ask, Connection};
+use super::reception::Patience;
 use super::{Beginning, Own, Switchboard, reception};
 use crate::btree::{Applied, Read as _, Store};
 use crate::cluster::Cluster;
 use crate::config::Url;
 use crate::error::Error;
-use crate::mvcc::View;
+use crate::limits::SNAPSHOTS_SENT_MAX;
 use crate::mvcc::pin::Pins;
 use crate::mvcc::write::initialize;
 use crate::page::Owner;
@@ -25,10 +28,9 @@ use crate::proto::membershippb::{Member, RaftAttributes};
 use crate::replica::arrival::Recipient;
 use crate::replica::port::{Input, LeaseCall, Ticket};
 use crate::replica::read_gate::ReadGate;
-use crate::server::io::{clock, executor, socket, task};
+use crate::server::io::{clock, executor, socket, task, threads};
 use crate::server::metrics;
 use crate::server::tls::Ports;
-use crate::snapshot::{Gathering, SnapshotFile};
 use crate::stdx::time::Duration;
 
 const WITHIN: Duration = Duration::from_secs(20);
@@ -46,9 +48,9 @@ fn own(member_id: u64) -> Own {
     }
 }
 
-/// Where a member of these tests keeps snapshots.
-fn folder(member_id: u64) -> PathBuf {
-    std::env::temp_dir().join(format!("kevel-peers-{}-{member_id}", std::process::id()))
+/// Where a member of a test keeps snapshots.
+fn folder(test: &str, member_id: u64) -> PathBuf {
+    std::env::temp_dir().join(format!("kevel-peers-{test}-{}-{member_id}", std::process::id()))
 }
 
 /// A store of the members 1 and 2 that has applied the entries up to 7, of term 3.
@@ -69,15 +71,18 @@ fn store() -> Store {
 }
 
 /// The snapshots of a member with that store.
-fn snapshots(member_id: u64) -> reception::Settings {
+fn snapshots(test: &str, member_id: u64) -> reception::Settings {
     let owner = Owner { member_id, cluster_id: 0xc1 };
+    let pins = Pins::new(SNAPSHOTS_SENT_MAX);
     reception::Settings {
         readers: store().readers(),
-        pins: Pins::new(1).slot(0),
+        pins: (0..SNAPSHOTS_SENT_MAX).map(|number| pins.slot(number)).collect(),
         recipient: Recipient { owner, lease_ttl_min: 2, secret: 1 },
-        store: folder(member_id).join("store"),
-        folder: folder(member_id),
+        store: folder(test, member_id).join("store"),
+        folder: folder(test, member_id),
         is_durable: false,
+        patience: Patience { pause: Duration::ZERO, ..Patience::default() },
+        start: threads::start,
     }
 }
 
@@ -92,16 +97,30 @@ fn cluster(urls: &[(u64, String)]) -> Cluster {
     cluster
 }
 
-fn beginning(id: u64, sockets: Vec<TcpListener>) -> Beginning {
+fn beginning(id: u64, sockets: Vec<TcpListener>, snapshots: reception::Settings) -> Beginning {
     let (gate, contacts) = (Arc::new(ReadGate::default()), Arc::default());
     let sockets = sockets.into_iter().map(|socket| (socket, false)).collect();
     let counts = metrics::Core::new();
-    Beginning { own: own(id), sockets, counts, gate, contacts, known: Vec::new(), snapshots: snapshots(id) }
+    Beginning { own: own(id), sockets, counts, gate, contacts, known: Vec::new(), snapshots }
 }
 
 /// Runs `test` with two members that know each other, and one that does not answer.
 fn run<F: Future<Output = ()>>(
     test: impl FnOnce(Rc<Switchboard>, Rc<Switchboard>, Url) -> F + Send + 'static,
+) {
+    run_with(
+        |id| snapshots("run", id),
+        |a, b, url, third| {
+            drop(third);
+            test(a, b, url)
+        },
+    );
+}
+
+/// Runs `test` with two members that know each other, the URL of the second one, and the socket of a third.
+fn run_with<F: Future<Output = ()>>(
+    settings: impl Fn(u64) -> reception::Settings + Send + 'static,
+    test: impl FnOnce(Rc<Switchboard>, Rc<Switchboard>, Url, TcpListener) -> F + Send + 'static,
 ) {
     let listen = || socket::listen("127.0.0.1:0".parse().unwrap(), false).unwrap();
     let sockets = [listen(), listen(), listen()];
@@ -109,14 +128,13 @@ fn run<F: Future<Output = ()>>(
     let urls = [1, 2, 3].map(|id| (id, url(&sockets[id as usize - 1])));
     let main = move || async move {
         let [first, second, third] = sockets;
-        drop(third);
         let start = |id, socket| {
-            let member = Switchboard::start(beginning(id, vec![socket]));
+            let member = Switchboard::start(beginning(id, vec![socket], settings(id)));
             member.follow(&cluster(&urls));
             member
         };
         let (a, b) = (start(1, first), start(2, second));
-        test(a, b, Url::parse(&urls[1].1).unwrap()).await;
+        test(a, b, Url::parse(&urls[1].1).unwrap(), third).await;
     };
     executor::spawn("peers", None, 64, main).unwrap().join().unwrap();
 }
@@ -270,102 +288,6 @@ fn requests_are_answered_and_refused_as_etcd_does() {
         assert!(text.starts_with("[{\"id\":1,\"peerURLs\":[\"http://127.0.0.1:"), "{text}");
         let (_, text) = ask(&own(1), &url, "GET", "/version", 2, b"").await;
         assert!(text.contains("\"etcdcluster\":\"not_decided\""), "{text}");
-    });
-}
-
-/// The body of a request with a snapshot: a message of this kind to that member, and the file.
-fn snapshot_body(kind: MessageType, to: u64, index: u64, file: &[u8]) -> Vec<u8> {
-    let conf_state = Some(ConfState { voters: vec![1, 2], ..ConfState::default() });
-    let metadata = Some(SnapshotMetadata { conf_state, index, term: 3 });
-    let snapshot = Some(Snapshot { metadata, ..Snapshot::default() });
-    let message = Message { msg_type: kind.into(), from: 1, to, term: 3, snapshot, ..Message::default() };
-    let message = message.encode_to_vec();
-    [&(message.len() as u64).to_be_bytes()[..], &message, file].concat()
-}
-
-/// The file of the state that members of these tests have.
-fn snapshot_file() -> Vec<u8> {
-    let store = store();
-    let mut reader = store.readers().register();
-    let state = reader.snapshot();
-    let mut gathering = Gathering::new(&state).unwrap();
-    while !gathering.step(1000).unwrap() {}
-    let mut file = SnapshotFile::new(gathering.finish());
-    while file.count(&View::new(&state), 1000).unwrap().is_none() {}
-    file.write(&View::new(&state), usize::MAX, usize::MAX).unwrap().0.to_vec()
-}
-
-/// One after the other, as both use the folder.
-#[test]
-fn a_snapshot_goes_from_member_to_member_and_nothing_else_is_taken_for_one() {
-    refuse_what_is_no_snapshot();
-    send_a_snapshot();
-}
-
-fn refuse_what_is_no_snapshot() {
-    run(|_, b, url| async move {
-        use MessageType::{MsgHeartbeat, MsgSnapshot};
-        let file = snapshot_file();
-        let stranger = Own { cluster_id: 0xc2, ..own(1) };
-        let whole = snapshot_body(MsgSnapshot, 2, 7, &file);
-        let mut damaged = file.clone();
-        damaged[2 * 4096] ^= 0xff;
-        let unsaved = "failed to save KV snapshot (";
-        let refusals: [(&Own, &[u8], u16, &str); 10] = [
-            (&stranger, &whole, 412, "cluster ID mismatch\n"),
-            (&own(1), b"", 400, "failed to decode raft message (EOF)\n"),
-            (&own(1), &whole[..15], 400, "failed to decode raft message (unexpected EOF)\n"),
-            (&own(1), &[0xff; 9], 400, "failed to decode raft message (rafthttp: error limit exceeded)\n"),
-            (&own(1), &snapshot_body(MsgHeartbeat, 2, 7, &file), 400, "wrong raft message type\n"),
-            (&own(1), &snapshot_body(MsgSnapshot, 5, 7, &file), 403, "{\"message\":\"cannot process"),
-            (&own(1), &snapshot_body(MsgSnapshot, 2, 7, b"garbage"), 500, unsaved),
-            (&own(1), &whole[..whole.len() - 1], 500, unsaved),
-            (&own(1), &snapshot_body(MsgSnapshot, 2, 7, &damaged), 500, unsaved),
-            (&own(1), &snapshot_body(MsgSnapshot, 2, 8, &file), 500, unsaved),
-        ];
-        for (number, (own, body, status, text)) in refusals.into_iter().enumerate() {
-            let answer = ask(own, &url, "POST", "/raft/snapshot", 2, body).await;
-            assert!(answer.0 == status && answer.1.starts_with(text), "{number}: {answer:?}");
-        }
-        assert!(b.inbox().is_empty());
-        let left: Vec<_> = std::fs::read_dir(folder(2)).unwrap().map(|file| file.unwrap().path()).collect();
-        assert!(left.is_empty(), "{left:?}");
-        std::fs::remove_dir_all(folder(2)).unwrap();
-    });
-}
-
-fn send_a_snapshot() {
-    run(|a, b, _| async move {
-        let message = Message {
-            msg_type: MessageType::MsgSnapshot.into(),
-            from: 1,
-            to: 2,
-            term: 3,
-            ..Message::default()
-        };
-        a.send_snapshot(2, Box::new(message.clone()));
-        a.send_snapshot(2, Box::new(message));
-        let mut heard = VecDeque::new();
-        a.inbox().take(9, &mut heard);
-        let refused = matches!(heard.make_contiguous(), [Input::SnapshotSent { to: 2, is_taken: false }]);
-        assert!(refused, "one at a time");
-        let mut arrived = VecDeque::new();
-        until("the snapshot", || {
-            b.inbox().take(9, &mut arrived);
-            !arrived.is_empty()
-        })
-        .await;
-        let Some(Input::Snapshot(arrival)) = arrived.pop_front() else { panic!("something else has come") };
-        assert_eq!(arrival.index(), 7);
-        b.refuse_snapshot(arrival);
-        until("the end", || {
-            a.inbox().take(9, &mut heard);
-            heard.len() == 2
-        })
-        .await;
-        assert!(matches!(heard[1], Input::SnapshotSent { to: 2, is_taken: true }));
-        until("the file to be removed", || std::fs::read_dir(folder(2)).unwrap().next().is_none()).await;
-        std::fs::remove_dir_all(folder(2)).unwrap();
     });
 }
 

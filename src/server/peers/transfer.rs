@@ -4,15 +4,19 @@
 //! The thread looks at a slice of the store at a time and rests as long as the slice took, so it takes half a CPU at
 //! most. Between two slices it holds a revision and no page, but for the leases, which it copies first. What it has
 //! made waits in a short lane, so memory does not depend on the store.
+//!
+//! A member that is slow, or that does not answer, holds up its own snapshot alone: each transfer has an end by the
+//! clock ([`Patience`]), there is a place for a second one, and after one that has failed other members come first.
 #![forbid(unsafe_code)]
 
-use std::collections::VecDeque;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
-use std::time::{Duration as StdDuration, Instant as StdInstant};
+use std::time::Instant as StdInstant;
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -25,11 +29,12 @@ use crate::btree::{Read as _, Readers};
 use crate::mvcc::View;
 use crate::mvcc::pin::PinSlot;
 use crate::replica::port::Input;
+use crate::server::io::threads::Start;
 use crate::server::io::{clock, task};
 use crate::server::log::Line;
 use crate::server::mesh::{self, Receiver, Sender};
 use crate::snapshot::{Gathering, SnapshotFile};
-use crate::stdx::time::Duration;
+use crate::stdx::time::{Duration, Instant};
 
 /// Pieces that wait to be sent.
 const PIECES_MAX: usize = 8;
@@ -40,13 +45,93 @@ const SLICE: usize = 512;
 /// Bytes of copied leases.
 const LEASES_BYTES_MAX: usize = 64 << 20;
 /// The shortest rest between two slices.
-const REST_MIN: StdDuration = StdDuration::from_micros(50);
-/// How long the member may be gone from its streams while it makes a store of what it was sent.
+const REST_MIN: Duration = Duration::from_micros(50);
+/// How long the member may be gone from its streams while it makes a store of what it was sent. A member that never had
+/// streams has no longer for all of that.
 const GONE: Duration = Duration::from_secs(10);
 /// Time between two looks whether it is.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long the rest of an answer may take once the member has refused to read on.
 const REFUSAL: Duration = Duration::from_secs(1);
+
+/// How long a member may take for a snapshot.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// What a snapshot of any length may take to be sent, and again to be made a store of.
+    pub base: Duration,
+    /// Bytes that a member takes in a second at least, beyond that.
+    pub sent_bytes: u64,
+    /// Bytes of which a member makes a store in a second at least, beyond that.
+    pub built_bytes: u64,
+    /// How long a member gets no other snapshot after one that has failed. Each further failure doubles it.
+    pub pause: Duration,
+    /// The longest pause.
+    pub pause_max: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            base: Duration::from_secs(60),
+            sent_bytes: 128 << 10,
+            built_bytes: 1 << 20,
+            pause: Duration::from_secs(1),
+            pause_max: Duration::from_secs(16),
+        }
+    }
+}
+
+impl Patience {
+    /// When so many bytes are to be done with that come at `rate` at least.
+    fn end(&self, bytes: u64, rate: u64) -> Instant {
+        clock::now() + self.base + Duration::from_secs(bytes / rate.max(1))
+    }
+}
+
+/// The snapshots that are sent.
+pub(super) struct Sending {
+    /// Where further ones may pin their revisions.
+    pins: RefCell<Vec<PinSlot>>,
+    /// The members for whom one is under way.
+    to: RefCell<BTreeSet<u64>>,
+    /// Members whose last one has failed: until when they get no other, and how long the next pause is.
+    paused: RefCell<BTreeMap<u64, (Instant, Duration)>>,
+    patience: Patience,
+}
+
+impl Sending {
+    /// None is under way.
+    pub(super) fn new(pins: Vec<PinSlot>, patience: Patience) -> Self {
+        Self { pins: RefCell::new(pins), to: RefCell::default(), paused: RefCell::default(), patience }
+    }
+
+    /// A place for a snapshot to a member. None if there is none for that member now.
+    fn begin(&self, to: u64) -> Option<PinSlot> {
+        let is_paused = self.paused.borrow().get(&to).is_some_and(|(until, _)| clock::now() < *until);
+        if is_paused || self.to.borrow().contains(&to) {
+            return None;
+        }
+        let slot = self.pins.borrow_mut().pop()?;
+        self.to.borrow_mut().insert(to);
+        Some(slot)
+    }
+
+    /// The snapshot to a member was sent, or not.
+    fn on_sent(&self, to: u64, is_taken: bool) {
+        let before = self.paused.borrow_mut().remove(&to);
+        if !is_taken {
+            let pause = before.map_or(self.patience.pause, |(_, pause)| pause);
+            let next = (pause * 2).min(self.patience.pause_max);
+            self.paused.borrow_mut().insert(to, (clock::now() + pause, next));
+        }
+    }
+
+    /// The place is free again.
+    fn end(&self, to: u64, slot: PinSlot) {
+        self.to.borrow_mut().remove(&to);
+        self.pins.borrow_mut().push(slot);
+    }
+}
 
 /// What the thread has made.
 enum Made {
@@ -61,42 +146,33 @@ enum Made {
 
 /// Sends the newest state to a member. `message` is what raft wants to go with it.
 pub fn begin(switchboard: &Rc<Switchboard>, to: u64, message: Box<Message>) {
-    let slot = switchboard.snapshots.pins.borrow_mut().take();
-    let (link, slot) = match (switchboard.link(to), slot) {
-        (Some(link), Some(slot)) => (link, slot),
-        (_, slot) => {
-            // One at a time. Raft asks again.
-            *switchboard.snapshots.pins.borrow_mut() = slot;
-            return switchboard.inbox().push(Input::SnapshotSent { to, is_taken: false });
-        }
+    let link = switchboard.link(to);
+    let place = link.and_then(|link| Some((link, switchboard.snapshots.sending.begin(to)?)));
+    let Some((link, slot)) = place else {
+        // Raft asks again.
+        return switchboard.inbox().push(Input::SnapshotSent { to, is_taken: false });
     };
     let switchboard = switchboard.clone();
     task::spawn(async move {
-        let (out, made) = mesh::lane(PIECES_MAX);
-        let is_wanted = Arc::new(AtomicBool::new(true));
-        let readers = switchboard.snapshots.readers.borrow().clone();
-        let (wanted, began) = (is_wanted.clone(), clock::now());
-        let started = thread::Builder::new().name("snapshot-sender".into()).spawn(move || {
-            let mut slot = slot;
-            if let Err(why) = make(&readers, &mut slot, &out, &wanted) {
-                _ = put(&out, Made::Failed(why), &AtomicBool::new(true));
-            }
-            _ = put(&out, Made::End(slot), &AtomicBool::new(true));
-        });
-        let result = match started {
-            Ok(_) => {
-                let mut made = Pieces { lane: made, taken: VecDeque::new() };
-                let result = send(&switchboard, &link, message, &mut made).await;
-                is_wanted.store(false, Ordering::Release);
-                let slot = made.end().await;
-                *switchboard.snapshots.pins.borrow_mut() = Some(slot);
-                result
-            }
-            Err(error) => Err(error),
+        let (snapshots, began) = (&switchboard.snapshots, clock::now());
+        let end = |result: io::Result<(u64, u64)>| {
+            tell(&link, clock::now().since(began), &result);
+            let is_taken = result.is_ok();
+            snapshots.sending.on_sent(to, is_taken);
+            switchboard.inbox().push(Input::SnapshotSent { to, is_taken });
         };
-        tell(&link, clock::now().since(began), &result);
-        let is_taken = result.is_ok();
-        switchboard.inbox().push(Input::SnapshotSent { to, is_taken });
+        let readers = snapshots.readers.borrow().clone();
+        let slot = match Maker::start(snapshots.start, readers, slot) {
+            Ok(mut maker) => {
+                end(send(&switchboard, &link, message, &mut maker).await);
+                maker.end().await
+            }
+            Err((error, slot)) => {
+                end(Err(error));
+                slot
+            }
+        };
+        snapshots.sending.end(to, slot);
     });
 }
 
@@ -122,13 +198,36 @@ fn tell(link: &Link, took: Duration, result: &io::Result<(u64, u64)>) {
     }
 }
 
-/// What the thread has made, piece by piece.
-struct Pieces {
+/// The thread that makes a snapshot, and what it has made, piece by piece.
+struct Maker {
     lane: Receiver<Made>,
     taken: VecDeque<Made>,
+    is_wanted: Arc<AtomicBool>,
 }
 
-impl Pieces {
+impl Maker {
+    /// Starts the thread. Where there is none, the slot comes back.
+    fn start(start: Start, readers: Readers, slot: PinSlot) -> Result<Self, (io::Error, PinSlot)> {
+        let (out, lane) = mesh::lane(PIECES_MAX);
+        let is_wanted = Arc::new(AtomicBool::new(true));
+        let wanted = is_wanted.clone();
+        let (hand_over, handed_over) = mpsc::channel();
+        let work = move || {
+            let Ok(mut slot) = handed_over.recv() else { return };
+            if let Err(why) = make(&readers, &mut slot, &out, &wanted) {
+                put_last(&out, Made::Failed(why));
+            }
+            put_last(&out, Made::End(slot));
+        };
+        if let Err(error) = start("snapshot-sender", Box::new(work)) {
+            return Err((error, slot));
+        }
+        match hand_over.send(slot) {
+            Ok(()) => Ok(Self { lane, taken: VecDeque::new(), is_wanted }),
+            Err(mpsc::SendError(slot)) => Err((io::Error::other("the thread has ended"), slot)),
+        }
+    }
+
     async fn next(&mut self) -> Made {
         loop {
             if let Some(made) = self.taken.pop_front() {
@@ -139,8 +238,9 @@ impl Pieces {
         }
     }
 
-    /// Waits for the end of the thread.
+    /// Ends the thread, and waits for that.
     async fn end(&mut self) -> PinSlot {
+        self.is_wanted.store(false, Ordering::Release);
         loop {
             if let Made::End(slot) = self.next().await {
                 return slot;
@@ -155,10 +255,9 @@ async fn send(
     switchboard: &Switchboard,
     link: &Link,
     mut message: Box<Message>,
-    made: &mut Pieces,
+    maker: &mut Maker,
 ) -> io::Result<(u64, u64)> {
-    let failed = |why: String| io::Error::other(format!("cannot make the snapshot: {why}"));
-    let (metadata, bytes) = match made.next().await {
+    let (metadata, bytes) = match maker.next().await {
         Made::Head(metadata, bytes) => (metadata, bytes),
         Made::Failed(why) => return Err(failed(why)),
         Made::Piece(_) | Made::End(_) => return Err(failed("it has no head".into())),
@@ -176,16 +275,39 @@ async fn send(
     let ask = Ask { method: "POST", path: "/raft/snapshot", to: Some(link.id), content: None };
     let length = size_of::<u64>() as u64 + head.len() as u64 + bytes;
     connection.begin(own, &ask, "application/octet-stream", length).await?;
-    let mut part = Bytes::from([&(head.len() as u64).to_be_bytes()[..], &head].concat());
-    let mut left = bytes;
+    let begin = Bytes::from([&(head.len() as u64).to_be_bytes()[..], &head].concat());
+    let patience = switchboard.snapshots.sending.patience;
+    let sending = send_file(&mut connection, begin, bytes, maker);
+    let sent = task::until(patience.end(bytes, patience.sent_bytes), sending).await;
+    sent.unwrap_or_else(|| Err(timed_out("the member takes it too slowly")))?;
+    accepted(link, &mut connection, patience.end(bytes, patience.built_bytes)).await?;
+    Ok((index, bytes))
+}
+
+fn failed(why: String) -> io::Error {
+    io::Error::other(format!("cannot make the snapshot: {why}"))
+}
+
+fn timed_out(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, why)
+}
+
+/// Sends the `begin` of a body, and the file of so many `bytes`.
+async fn send_file(
+    connection: &mut Connection,
+    begin: Bytes,
+    bytes: u64,
+    maker: &mut Maker,
+) -> io::Result<()> {
+    let (mut part, mut left) = (begin, bytes);
     loop {
         if let Err(error) = connection.write(&part).await {
-            return Err(why_not(&mut connection, error).await);
+            return Err(why_not(connection, error).await);
         }
         if left == 0 {
-            break;
+            return Ok(());
         }
-        part = match made.next().await {
+        part = match maker.next().await {
             Made::Piece(piece) => piece,
             Made::Failed(why) => return Err(failed(why)),
             Made::Head(..) | Made::End(_) => return Err(failed("it ends too early".into())),
@@ -193,7 +315,6 @@ async fn send(
         left = left.checked_sub(part.len() as u64).ok_or_else(|| failed("it is too long".into()))?;
         task::make_room().await;
     }
-    accepted(link, &mut connection).await.map(|()| (index, bytes))
 }
 
 /// Whoever stops to read may have said why.
@@ -209,17 +330,22 @@ fn refused(status: u16, text: &[u8]) -> io::Error {
     io::Error::other(format!("the member answers {status}: {text}"))
 }
 
-/// Waits for the answer for as long as the member lives.
-async fn accepted(link: &Link, connection: &mut Connection) -> io::Result<()> {
+/// Waits for the answer for as long as the member lives, and no longer than until `end`.
+async fn accepted(link: &Link, connection: &mut Connection, end: Instant) -> io::Result<()> {
     let mut seen = clock::now();
     let reply = loop {
-        if let Some(reply) = task::until(clock::now() + LOOK, connection.reply()).await {
+        let look = end.min(clock::now() + LOOK);
+        if let Some(reply) = task::until(look, connection.reply()).await {
             break reply?;
         }
+        let now = clock::now();
+        if now >= end {
+            return Err(timed_out("the member has it, and does not say in time that it has taken it in"));
+        }
         if link.append.is_open() || link.message.is_open() {
-            seen = clock::now();
-        } else if clock::now().since(seen) > GONE {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "the member is gone"));
+            seen = now;
+        } else if now.since(seen) > GONE {
+            return Err(timed_out("the member is gone"));
         }
     };
     if reply.status == 204 {
@@ -232,13 +358,21 @@ async fn accepted(link: &Link, connection: &mut Connection) -> io::Result<()> {
 /// Waits until there is room for what was made. An error when nobody wants it any more.
 fn put(out: &Sender<Made>, mut made: Made, is_wanted: &AtomicBool) -> Result<(), String> {
     while let Err(back) = out.send(made) {
-        if !is_wanted.load(Ordering::Acquire) {
-            return Err("nobody wants it".into());
-        }
+        wanted(is_wanted)?;
         made = back;
-        thread::sleep(StdDuration::from_millis(1));
+        thread::sleep(Duration::from_millis(1));
     }
     Ok(())
+}
+
+/// Waits until there is room for the thread's last words, which somebody always waits for.
+fn put_last(out: &Sender<Made>, made: Made) {
+    // Nothing but a loss of interest is an error.
+    let _ = put(out, made, &AtomicBool::new(true));
+}
+
+fn wanted(is_wanted: &AtomicBool) -> Result<(), String> {
+    if is_wanted.load(Ordering::Acquire) { Ok(()) } else { Err("nobody wants it".into()) }
 }
 
 /// Makes the file of the newest state.
@@ -268,6 +402,7 @@ fn make_pinned(
         let state = reader.snapshot();
         let mut gathering = Gathering::new(&state).map_err(unread)?;
         loop {
+            wanted(is_wanted)?;
             let began = StdInstant::now();
             if gathering.step(SLICE).map_err(unread)? {
                 break SnapshotFile::new(gathering.finish());
@@ -279,17 +414,17 @@ fn make_pinned(
         }
     };
     let layout = loop {
+        wanted(is_wanted)?;
         let began = StdInstant::now();
         if let Some(layout) = file.count(&View::new(&reader.snapshot()), SLICE).map_err(unread)? {
             break layout;
-        }
-        if !is_wanted.load(Ordering::Acquire) {
-            return Err("nobody wants it".into());
         }
         rest(began);
     };
     put(out, Made::Head(file.metadata().clone(), layout.bytes()), is_wanted)?;
     loop {
+        // The lane has room all the time once nobody sends what is in it.
+        wanted(is_wanted)?;
         let began = StdInstant::now();
         let (piece, is_last) =
             file.write(&View::new(&reader.snapshot()), PIECE_BYTES, SLICE).map_err(unread)?;
@@ -305,4 +440,74 @@ fn make_pinned(
 
 fn rest(began: StdInstant) {
     thread::sleep(began.elapsed().max(REST_MIN));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::btree::Store;
+    use crate::mvcc::pin::Pins;
+    use crate::mvcc::write::{Writer, initialize};
+    use crate::proto::etcdserverpb::PutRequest;
+    use crate::server::io::threads;
+
+    /// A store of so many values of 60 KB.
+    fn store(values: u64) -> Store {
+        let mut store = Store::in_memory();
+        let mut txn = store.write();
+        initialize(&mut txn);
+        txn.commit();
+        for number in 0..values {
+            let (key, value) = (number.to_be_bytes().to_vec().into(), vec![7; 60_000].into());
+            let mut txn = store.write();
+            let mut writer = Writer::begin(&mut txn);
+            writer.put(&PutRequest { key, value, ..PutRequest::default() }).unwrap();
+            writer.finish();
+            txn.commit();
+        }
+        store
+    }
+
+    #[test]
+    fn a_transfer_that_has_ended_makes_no_more_of_its_file() {
+        let store = store(300);
+        let slot = Pins::new(1).slot(0);
+        futures::executor::block_on(async {
+            let mut maker = Maker::start(threads::start, store.readers(), slot).ok().unwrap();
+            assert!(matches!(maker.next().await, Made::Head(..)));
+            assert!(matches!(maker.next().await, Made::Piece(_)));
+            maker.is_wanted.store(false, Ordering::Release);
+            let mut pieces = 0;
+            loop {
+                match maker.next().await {
+                    Made::Piece(_) => pieces += 1,
+                    Made::End(_) => break,
+                    Made::Head(..) | Made::Failed(_) => {}
+                }
+            }
+            assert!(pieces < 4 * PIECES_MAX, "{pieces} pieces were made for nobody");
+        });
+    }
+
+    #[test]
+    fn a_member_whose_snapshot_has_failed_lets_others_go_first() {
+        let pins = Pins::new(1);
+        let hour = Duration::from_secs(3600);
+        let patience = Patience { pause: hour, pause_max: 3 * hour, ..Patience::default() };
+        let sending = Sending::new(vec![pins.slot(0)], patience);
+        let slot = sending.begin(7).unwrap();
+        assert!(sending.begin(7).is_none() && sending.begin(8).is_none(), "there is one place");
+        sending.on_sent(7, false);
+        sending.end(7, slot);
+        assert!(sending.begin(7).is_none(), "it is the turn of somebody else");
+        let next = |id| sending.paused.borrow().get(&id).map(|(_, next)| *next);
+        assert_eq!(next(7), Some(2 * hour));
+        sending.on_sent(7, false);
+        assert_eq!(next(7), Some(3 * hour));
+        let slot = sending.begin(8).unwrap();
+        sending.on_sent(8, true);
+        sending.end(8, slot);
+        sending.on_sent(7, true);
+        assert!(sending.begin(7).is_some());
+    }
 }

@@ -28,7 +28,7 @@
 //!   entry would do;
 //! - once all is calm, everybody catches up.
 //!
-//! Snapshots are not sent by the member yet. Where it says that a peer needs one, the script hands the peer what the
+//! No snapshot is made in this world. Where the member says that a peer needs one, the script hands the peer what the
 //! snapshot would contain ([`network`]), so nothing is excused: the cluster has to agree all the same.
 //!
 //! ```text
