@@ -56,18 +56,20 @@ func main() {
 	other := flag.String("other", "", "another server's binary, to compare with")
 	rounds := flag.Int("rounds", 5, "how often to kill each leader")
 	ratio := flag.Float64("ratio", 0, "fail when the server's median is longer than so much of the other's; 0 judges no times")
+	level := flag.String("log-level", "warn", "what the servers log")
+	keep := flag.Bool("keep", false, "keep the members' folders, with their logs")
 	flag.Parse()
 
 	dir, err := os.MkdirTemp("", "failover-")
 	fail(err)
-	clusters := []*cluster{found("server", *server, dir)}
+	clusters := []*cluster{found("server", *server, dir, *level)}
 	if *other != "" {
-		clusters = append(clusters, found("other", *other, dir))
+		clusters = append(clusters, found("other", *other, dir, *level))
 	}
 	for round := range *rounds {
 		for _, c := range clusters {
 			puts, reads := c.round()
-			fmt.Printf("round %d, %s: %v without a put, %v without a read\n", round+1, c.name, puts.Round(time.Millisecond), reads.Round(time.Millisecond))
+			fmt.Printf("%s round %d, %s: %v without a put, %v without a read\n", time.Now().Format("15:04:05"), round+1, c.name, puts.Round(time.Millisecond), reads.Round(time.Millisecond))
 		}
 	}
 	for _, c := range clusters {
@@ -77,7 +79,11 @@ func main() {
 			m.Kill()
 		}
 	}
-	fail(os.RemoveAll(dir))
+	if *keep {
+		fmt.Println("logs are in", dir)
+	} else {
+		fail(os.RemoveAll(dir))
+	}
 	if *ratio > 0 && len(clusters) == 2 {
 		for _, gaps := range [][2][]time.Duration{{clusters[0].putGaps, clusters[1].putGaps}, {clusters[0].readGaps, clusters[1].readGaps}} {
 			if float64(median(gaps[0])) > *ratio*float64(median(gaps[1])) {
@@ -88,10 +94,10 @@ func main() {
 	fmt.Println("ok")
 }
 
-func found(name, binary, dir string) *cluster {
+func found(name, binary, dir, level string) *cluster {
 	c := &cluster{name: name, acked: map[string]bool{}}
 	for n := range 3 {
-		m, err := member.New(binary, fmt.Sprintf("%s%d", name, n+1), dir)
+		m, err := member.New(binary, fmt.Sprintf("%s%d", name, n+1), dir, "--log-level="+level)
 		fail(err)
 		conn, err := member.Dial(m.Client, grpc.WithConnectParams(quickly))
 		fail(err)
