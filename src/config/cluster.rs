@@ -47,7 +47,8 @@ impl InitialCluster {
     }
 
     /// What a founding member must fulfil: it is listed, with just the peer URLs it advertises, and no URL is used
-    /// twice. Host names count as equal when `same_place` says they lead to one place.
+    /// twice. Host names count as equal when `same_place` says they lead to one place, which is asked only where they
+    /// are not written alike.
     pub fn check(
         &self,
         name: &str,
@@ -55,25 +56,41 @@ impl InitialCluster {
         same_place: impl Fn(&Url, &Url) -> bool,
     ) -> Result<(), String> {
         let listed = self.check_joiner(name)?;
-        let lacks = |these: &[Url], those: &[Url]| {
-            let missing = these.iter().find(|url| !those.iter().any(|other| same_place(url, other)));
-            missing.map(Url::to_string)
+        let Some(why) = difference(advertised, listed, same_place) else { return Ok(()) };
+        let all = url::join(advertised);
+        let lacking = |these: &[Url], those: &[Url]| -> Vec<String> {
+            these.iter().filter(|url| !those.contains(url)).map(Url::to_string).collect()
         };
-        if let Some(url) = lacks(advertised, listed) {
-            let all = url::join(advertised);
+        let (extra, missing) = (lacking(listed, advertised), lacking(advertised, listed));
+        let named =
+            |urls: &[String]| urls.iter().map(|url| format!("{name}={url}")).collect::<Vec<_>>().join(",");
+        if !extra.is_empty() {
             return Err(format!(
-                "--initial-cluster must include {name}={url} given --initial-advertise-peer-urls={all}"
+                "--initial-cluster has {} but missing from --initial-advertise-peer-urls={all} ({why})",
+                named(&extra)
             ));
         }
-        match lacks(listed, advertised) {
-            None => Ok(()),
-            Some(url) => {
-                let all = url::join(advertised);
-                let line = format!("{name}={url} but missing from --initial-advertise-peer-urls={all}");
-                Err(format!("--initial-cluster has {line}"))
-            }
-        }
+        let own = InitialCluster::alone(name, advertised);
+        Err(format!(
+            "--initial-advertise-peer-urls has {} but missing from --initial-cluster={own}",
+            missing.join(",")
+        ))
     }
+}
+
+/// What differs between the places to which two lists of URLs lead.
+fn difference(these: &[Url], those: &[Url], same_place: impl Fn(&Url, &Url) -> bool) -> Option<String> {
+    if these.len() != those.len() {
+        let shown = |urls: &[Url]| {
+            let quoted: Vec<String> = urls.iter().map(|url| format!("{:?}", url.to_string())).collect();
+            quoted.join(" ")
+        };
+        return Some(format!("len([{}]) != len([{}])", shown(these), shown(those)));
+    }
+    let leads = |url: &Url, to: &[Url]| to.contains(url) || to.iter().any(|other| same_place(url, other));
+    let mut pairs = these.iter().zip(those);
+    let (this, that) = pairs.find(|(this, that)| !leads(this, those) || !leads(that, these))?;
+    Some(format!("resolved urls: {:?} != {:?}", this.to_string(), that.to_string()))
 }
 
 impl fmt::Display for InitialCluster {
@@ -108,13 +125,22 @@ mod tests {
                 "a=http://h:1",
                 "a",
                 "http://h:1,http://h:2",
-                "--initial-cluster must include a=http://h:2 given --initial-advertise-peer-urls=http://h:1,http://h:2",
+                "--initial-advertise-peer-urls has http://h:2 but missing from \
+                 --initial-cluster=a=http://h:1,a=http://h:2",
             ),
             (
                 "a=http://h:1,a=http://h:2",
                 "a",
                 "http://h:1",
-                "--initial-cluster has a=http://h:2 but missing from --initial-advertise-peer-urls=http://h:1",
+                "--initial-cluster has a=http://h:2 but missing from --initial-advertise-peer-urls=http://h:1 \
+                 (len([\"http://h:1\"]) != len([\"http://h:1\" \"http://h:2\"]))",
+            ),
+            (
+                "a=http://h:1",
+                "a",
+                "http://h:2",
+                "--initial-cluster has a=http://h:1 but missing from --initial-advertise-peer-urls=http://h:2 \
+                 (resolved urls: \"http://h:2\" != \"http://h:1\")",
             ),
             (
                 "a=http://h:1,b=http://h:1",

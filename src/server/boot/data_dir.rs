@@ -3,12 +3,12 @@
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, ToSocketAddrs};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::failure::{Failure, at_path, to};
-use crate::config::{Config, Url};
+use super::places::Places;
+use crate::config::Config;
 use crate::page;
 use crate::server::io::dir;
 use crate::server::io::page_file::MappedFile;
@@ -43,7 +43,8 @@ fn may_begin(config: &Config) -> Result<(), String> {
     if config.founding.join_existing {
         return cluster.check_joiner(&config.name).map(drop);
     }
-    cluster.check(&config.name, &config.advertise.peer, same_place)
+    let places = Places::new();
+    cluster.check(&config.name, &config.advertise.peer, |one, other| places.are_same(one, other))
 }
 
 /// Whether a member of ours lives in the data directory. Looks only.
@@ -93,7 +94,7 @@ fn first_segment(folder: &Path) -> Option<SegmentName> {
 
 /// Whether a member of Kevel has begun to live in the store at `path`. A file of that name that cannot be read is
 /// Kevel's all the same, and opening it says what is wrong with it.
-fn is_ours(path: &Path) -> bool {
+pub fn is_ours(path: &Path) -> bool {
     match MappedFile::open_existing(path) {
         Ok(file) => page::is_claimed(&file).unwrap_or(true),
         Err(error) => error.kind() != io::ErrorKind::NotFound,
@@ -103,11 +104,11 @@ fn is_ours(path: &Path) -> bool {
 /// What is said of a directory that belongs to etcd.
 fn etcds(dir: &Path, bolt: &Path) -> String {
     format!(
-        "{} holds a member of etcd ({}), and Kevel does not live on etcd's store. Nothing in it was touched: save a \
-         snapshot of the running etcd with `etcdctl snapshot save`, and make another --data-dir from the snapshot with \
-         `kevel snapshot restore`",
-        dir.display(),
-        bolt.display()
+        "{dir} holds a member of etcd ({}), and Kevel does not live on etcd's store. Nothing in it was touched: stop \
+         etcd and make a member of Kevel of it with `kevel migrate --from {dir}`, or save a snapshot of the running \
+         etcd with `etcdctl snapshot save` and found a new cluster from it with `kevel snapshot restore`",
+        bolt.display(),
+        dir = dir.display()
     )
 }
 
@@ -132,30 +133,6 @@ pub fn no_store(dir: &Path, store: &Path) -> String {
         dir.display(),
         store.display()
     )
-}
-
-/// Whether two URLs lead to one place: the same host, or names that stand for the same addresses, and the same port.
-/// `localhost` stands for itself alone, as it does to etcd.
-pub fn same_place(one: &Url, other: &Url) -> bool {
-    if one.scheme != other.scheme || one.port() != other.port() {
-        return false;
-    }
-    if one.host == other.host {
-        return true;
-    }
-    let (one, other) = (addresses(one), addresses(other));
-    !one.is_empty() && one == other
-}
-
-fn addresses(url: &Url) -> Vec<IpAddr> {
-    if url.host == "localhost" {
-        return Vec::new();
-    }
-    let found = url.port().and_then(|port| (url.host.as_str(), port).to_socket_addrs().ok());
-    let mut addresses: Vec<IpAddr> =
-        found.into_iter().flatten().map(|address| address.ip().to_canonical()).collect();
-    addresses.sort_unstable();
-    addresses
 }
 
 #[cfg(test)]
@@ -190,7 +167,7 @@ mod tests {
         assert!(unlisted.starts_with("couldn't find local name"), "{unlisted}");
         assert!(!dir.exists(), "refused before anything was made");
         let other = prepare(&config(&dir, "--initial-cluster=m=http://localhost:1")).unwrap_err().why;
-        assert!(other.starts_with("--initial-cluster must include m=http://localhost:2380"), "{other}");
+        assert!(other.starts_with("--initial-cluster has m=http://localhost:1 but missing from"), "{other}");
 
         assert_eq!(prepare(&config(&dir, "--initial-cluster=m=http://localhost:2380,")), Ok(false));
         assert_eq!(fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o700);
@@ -255,18 +232,5 @@ mod tests {
         assert!(dir.join("member/snap").is_dir());
         assert_eq!(prepare(&config(&dir, "")), Ok(false), "an empty folder is no member of etcd");
         fs::remove_dir_all(&dir).unwrap();
-    }
-
-    #[test]
-    fn names_and_addresses_of_one_place_are_equal() {
-        let url = |text| Url::parse(text).unwrap();
-        assert!(same_place(&url("http://localhost:1"), &url("http://localhost:1")));
-        assert!(!same_place(&url("http://localhost:1"), &url("http://127.0.0.1:1")));
-        assert!(same_place(&url("http://127.0.0.1:1"), &url("http://127.0.0.1:1")));
-        assert!(!same_place(&url("http://localhost:1"), &url("http://127.0.0.1:2")));
-        assert!(!same_place(&url("http://127.0.0.1:1"), &url("http://127.0.0.2:1")));
-        assert!(same_place(&url("http://127.0.0.1:1"), &url("http://[::ffff:127.0.0.1]:01")));
-        assert!(same_place(&url("http://u@localhost:1?a"), &url("http://localhost:1#b")));
-        assert!(!same_place(&url("http://127.0.0.1:1"), &url("http://127.0.0.1:65537")));
     }
 }

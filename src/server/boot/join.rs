@@ -2,7 +2,7 @@
 //! its members tell of, and which of its members this one is.
 #![forbid(unsafe_code)]
 
-use super::data_dir::same_place;
+use super::places::Places;
 use crate::cluster::member::MemberContext;
 use crate::cluster::version::minor;
 use crate::config::{Config, ETCD_VERSION, InitialCluster, Url};
@@ -32,7 +32,9 @@ pub fn find(config: &Config, ports: &Ports) -> Result<Place, String> {
     let skip = own.iter().map(Url::to_string).collect();
     let (told, versions) = look(others(&cluster, &config.name), skip, ports.clone())
         .map_err(|why| format!("cannot fetch cluster info from peer urls: {why}"))?;
-    let member_id = place_of(&config.name, &cluster, &told.members, same_place)
+    let places = Places::new();
+    let same = |one: &Url, other: &Url| places.are_same(one, other);
+    let member_id = place_of(&config.name, &cluster, &told.members, same)
         .map_err(|why| format!("error validating peerURLs {}: {why}", shown(&told)))?;
     if !is_compatible(&versions) {
         return Err("incompatible with current running cluster".to_owned());
@@ -65,14 +67,18 @@ fn place_of(
     let mut own = None;
     for member in existing {
         let mut last = String::new();
-        let fits = cluster.members.iter().find(|(_, urls)| match are_equal(&member.peer_urls, urls, &same) {
-            Ok(()) => true,
-            Err(why) => {
-                last = why;
-                false
-            }
-        });
-        let Some((known_as, _)) = fits else {
+        let mut fit = |same: &dyn Fn(&Url, &Url) -> bool| {
+            cluster.members.iter().find(|(_, urls)| match are_equal(&member.peer_urls, urls, same) {
+                Ok(()) => true,
+                Err(why) => {
+                    last = why;
+                    false
+                }
+            })
+        };
+        // Names are looked up for a member whose URLs are written otherwise alone: a look-up may have to be waited for.
+        let found = fit(&|one, other| one == other).or_else(|| fit(&same));
+        let Some((known_as, _)) = found else {
             return Err(format!(
                 "PeerURLs: no match found for existing member ({:x}, [{}]), last resolver error ({last})",
                 member.id,
@@ -87,7 +93,7 @@ fn place_of(
 }
 
 /// Whether two lists of URLs lead to the same places, and what differs if not.
-fn are_equal(theirs: &[String], ours: &[Url], same: impl Fn(&Url, &Url) -> bool) -> Result<(), String> {
+fn are_equal(theirs: &[String], ours: &[Url], same: &dyn Fn(&Url, &Url) -> bool) -> Result<(), String> {
     let quoted = |urls: &[String]| {
         let quoted: Vec<String> = urls.iter().map(|url| format!("{url:?}")).collect();
         format!("[{}]", quoted.join(" "))
@@ -98,13 +104,16 @@ fn are_equal(theirs: &[String], ours: &[Url], same: impl Fn(&Url, &Url) -> bool)
     }
     let mut sorted = theirs.to_vec();
     sorted.sort();
-    for (their, our) in sorted.iter().zip(ours) {
-        let is_same = Url::parse(their).is_ok_and(|their| same(&their, our));
-        if !is_same {
-            return Err(format!("resolved urls: {their:?} != {:?}", our.to_string()));
-        }
+    let read: Vec<Option<Url>> = sorted.iter().map(|url| Url::parse(url).ok()).collect();
+    let mut pairs = sorted.iter().zip(&read).zip(ours);
+    // Addresses have another order than the names that stand for them.
+    let leads = |url: &Url| ours.iter().any(|our| same(url, our));
+    let is_led_to = |our: &Url| read.iter().flatten().any(|url| same(url, our));
+    let differs = |read: &Option<Url>, our: &Url| !read.as_ref().is_some_and(leads) || !is_led_to(our);
+    match pairs.find(|((_, read), our)| differs(read, our)) {
+        Some(((their, _), our)) => Err(format!("resolved urls: {their:?} != {:?}", our.to_string())),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// Whether a member of this version may join: some other member has told the version of its cluster, and all that have

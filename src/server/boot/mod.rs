@@ -6,6 +6,7 @@
 //!   listeners     every listening socket, claimed before anything is opened
 //!   open          the store and the log, opened or founded, and whether they belong together
 //!   join          the cluster that a new member joins, and its place there
+//!   places        whether two URLs lead to one place, names that are not known yet being waited for
 //!   wiring        what each core owns, the lanes between cores, the threads beside them
 //!   executors     one thread for each core, or one for both parts
 //!   publish       a follower tells the cluster its name and its URLs
@@ -30,6 +31,7 @@ pub mod listener;
 pub mod listeners;
 pub mod notify;
 pub mod open;
+pub mod places;
 pub mod publish;
 pub mod serving;
 pub mod signals;

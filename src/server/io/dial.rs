@@ -2,37 +2,52 @@
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use glommio::net::TcpStream;
 
-use super::socket;
 use super::tcp::Tcp;
+use super::{names, socket};
 use crate::stdx::time::Duration;
 
-/// Connects to a host, given by name or address, within so much time behind the look-up of its name.
+/// Addresses of a host that are tried, at most.
+const ADDRESSES_MAX: usize = 8;
+
+/// Connects to a host, given by name or address, within so much time behind the look-up of its name. A name is looked
+/// up each time, because what it stands for may change.
 ///
 /// # Errors
 /// When the host has no address, or nobody answers there.
 pub async fn dial(host: &str, port: u16, patience: Duration) -> io::Result<Tcp> {
-    let address = resolve(host, port).await?;
-    let stream = TcpStream::connect_timeout(address, patience).await.map_err(io::Error::from)?;
-    socket::tune(&stream)?;
-    Ok(Tcp::new(stream))
+    connect(&resolve(host, port).await?, patience).await
 }
 
-/// The first address of a host. A name is looked up on a thread, because that may take long.
-async fn resolve(host: &str, port: u16) -> io::Result<SocketAddr> {
-    if let Ok(address) = host.parse::<IpAddr>() {
-        return Ok(SocketAddr::new(address, port));
+/// The addresses of a host.
+async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    let found = if let Ok(address) = host.parse::<IpAddr>() {
+        vec![address]
+    } else if host == "localhost" {
+        vec![Ipv4Addr::LOCALHOST.into()]
+    } else {
+        names::find_addresses(host).await?
+    };
+    Ok(found.into_iter().take(ADDRESSES_MAX).map(|address| SocketAddr::new(address, port)).collect())
+}
+
+/// Connects to the first of these addresses that answers. Each has its share of the time.
+async fn connect(addresses: &[SocketAddr], patience: Duration) -> io::Result<Tcp> {
+    let share = patience / addresses.len().max(1) as u32;
+    let mut refused = io::Error::other("the host has no address");
+    for &address in addresses {
+        match TcpStream::connect_timeout(address, share).await {
+            Ok(stream) => {
+                socket::tune(&stream)?;
+                return Ok(Tcp::new(stream));
+            }
+            Err(error) => refused = error.into(),
+        }
     }
-    if host == "localhost" {
-        return Ok(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port));
-    }
-    let name = host.to_owned();
-    let look_up = move || (name, port).to_socket_addrs().map(|mut found| found.next());
-    let found = glommio::executor().spawn_blocking(look_up).await?;
-    found.ok_or_else(|| io::Error::other(format!("lookup {host}: no such host")))
+    Err(refused)
 }
 
 #[cfg(test)]
@@ -69,5 +84,20 @@ mod tests {
             assert_eq!(refusal, Some(io::ErrorKind::ConnectionRefused));
         };
         executor::spawn("dial", None, 64, run).unwrap().join().unwrap();
+    }
+
+    #[test]
+    fn a_host_with_several_addresses_is_reached_at_the_one_that_answers() {
+        let [closed, open] = [0, 1].map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let addresses = [&closed, &open].map(|listener| listener.local_addr().unwrap());
+        drop(closed);
+        let run = move || async move {
+            let patience = Duration::from_secs(5);
+            connect(&addresses, patience).await.unwrap().close().await.unwrap();
+            assert!(connect(&addresses[..1], patience).await.is_err());
+            assert!(connect(&[], patience).await.is_err());
+        };
+        executor::spawn("dial", None, 64, run).unwrap().join().unwrap();
+        open.accept().unwrap();
     }
 }

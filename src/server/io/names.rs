@@ -6,6 +6,9 @@
 use std::ffi::CStr;
 use std::io;
 use std::net::{IpAddr, ToSocketAddrs};
+use std::thread;
+
+use futures::channel::oneshot;
 
 /// The addresses of a name. Blocks, for as long as the system's resolver takes.
 ///
@@ -14,6 +17,22 @@ use std::net::{IpAddr, ToSocketAddrs};
 pub fn addresses(name: &str) -> io::Result<Vec<IpAddr>> {
     let found = (name, 0).to_socket_addrs()?;
     Ok(found.map(|address| address.ip().to_canonical()).collect())
+}
+
+/// The addresses of a name, looked up on a thread of its own, so that a name whose server does not answer holds up no
+/// other name. Whoever asks bounds how many look-ups are under way.
+///
+/// # Errors
+/// When there are none.
+pub async fn find_addresses(name: &str) -> io::Result<Vec<IpAddr>> {
+    let name = name.to_owned();
+    let (tell, told) = oneshot::channel();
+    let work = move || {
+        // Whoever asked may have gone.
+        let _ = tell.send(addresses(&name));
+    };
+    thread::Builder::new().name("names".into()).spawn(work)?;
+    told.await.unwrap_or_else(|_| Err(io::Error::other("a look-up has ended without an answer")))
 }
 
 /// The name of an address, if it has one. Blocks likewise.
