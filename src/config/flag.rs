@@ -211,7 +211,6 @@ const ROTATION: &str = "log rotation";
 const NO_DISCOVERY: &str = "no member is found by discovery, which is not built yet";
 const NO_TRACING: &str = "traces are not sent, which is not built yet";
 const NO_ROTATION: &str = "log files are not rotated, which is not built yet";
-const NO_FORCED_CLUSTER: &str = "a member of a cluster cannot be made to go on alone yet";
 const NO_CHECKS: &str = "members do not compare their data yet";
 const PEER_TIMEOUT: &str = "connections between members have five seconds";
 const NO_BBOLT: &str = "Kevel's store has no such knob";
@@ -325,8 +324,7 @@ pub static FLAGS: &[Flag] = &[
     flag(Clustering, "discovery-fallback", OneOf(&["exit", "proxy"]), "exit",
         "What to do when discovery fails; only exit is left.")
         .not_in_file(),
-    flag(Clustering, "force-new-cluster", Bool, "false", "Restart alone, forgetting the other members.")
-        .no_effect(NO_FORCED_CLUSTER),
+    flag(Clustering, "force-new-cluster", Bool, "false", "Restart alone, forgetting the other members."),
 
     flag(Security, "cert-file", Text, "", "Server certificate of the client port.")
         .inside(&["client-transport-security", "cert-file"]),

@@ -115,7 +115,7 @@ pub struct Advertise {
     pub peer: Vec<Url>,
 }
 
-/// How a member without data finds its cluster. All of it is ignored once there is data.
+/// How a member without data finds its cluster. All of it but the last is ignored once there is data.
 #[derive(Clone, Debug)]
 pub struct Founding {
     /// Members of a new cluster, as text: see [`Config::founders`].
@@ -124,6 +124,9 @@ pub struct Founding {
     pub join_existing: bool,
     /// Enters the ids of cluster and members.
     pub token: String,
+    /// True for a member with data that is to go on alone, without the other members of its cluster. Of these flags
+    /// the only one that counts where there is data.
+    pub goes_on_alone: bool,
 }
 
 /// The pace of raft, and its log.

@@ -284,6 +284,7 @@ fn founding(settings: &Settings, name: &str, peer_urls: &[Url]) -> Founding {
         initial_cluster,
         join_existing: settings.text("initial-cluster-state") == "existing",
         token: settings.text("initial-cluster-token").to_owned(),
+        goes_on_alone: settings.bool("force-new-cluster"),
     }
 }
 

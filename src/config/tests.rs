@@ -219,7 +219,6 @@ fn who_asks_for_nothing_is_served_and_warned() {
         "--log-rotation-config-json=",
         "--log-rotation-config-json={",
         "--feature-gates=AllAlpha=true",
-        "--force-new-cluster=true",
         "--distributed-tracing-sampling-rate=-1",
         "--distributed-tracing-service-name=",
         "--discovery-dial-timeout=1s",

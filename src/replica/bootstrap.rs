@@ -69,7 +69,7 @@ impl Foundation {
 }
 
 /// All fields are always written: etcd's tools take none of them for granted.
-fn encode_change(change: &ConfChange) -> Vec<u8> {
+pub(super) fn encode_change(change: &ConfChange) -> Vec<u8> {
     let mut out = Vec::new();
     uint64::encode(1, &change.id, &mut out);
     int32::encode(2, &change.change_type, &mut out);

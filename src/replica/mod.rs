@@ -39,7 +39,7 @@
 //!   leadership   what a leader does once in its term        leases     what a leader does about leases
 //!   quota        the second look at the quota               laggards   members that need a snapshot
 //!   configure    changes of the members                   handover   leadership that goes to another member
-//!   messages     what other members may say
+//!   messages     what other members may say               force      a member that goes on alone
 //!   fault        faults that tests plant: with debug assertions, or the feature `faults`
 //!   bucket_hash  the hash of all that etcd would store      tally      counts for the metrics
 //!   bounds       what a simulation makes smaller
@@ -51,6 +51,7 @@ pub mod arrival;
 pub mod bootstrap;
 pub mod bucket_hash;
 pub mod configure;
+pub mod force;
 pub mod port;
 pub mod read_gate;
 pub mod tally;

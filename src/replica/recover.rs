@@ -15,6 +15,7 @@ use super::defragment::Defragmentation;
 use super::digest::Digests;
 use super::election::Timeouts;
 use super::execute;
+use super::force::Forced;
 use super::halt::{ADVICE, Halted};
 use super::handover::Handover;
 use super::heavy::Heavy;
@@ -52,6 +53,8 @@ pub enum Opening {
     },
     /// This was read back, from these segments. Entries that the store has applied may be among it.
     Recover(Box<Recovered>, Vec<SegmentName>),
+    /// This was read back, from these segments, and the member goes on alone.
+    Force(Box<Forced>, Vec<SegmentName>),
 }
 
 /// What a replica begins with.
@@ -99,6 +102,22 @@ impl Opening {
                 lacks_mark: recovered.lacks_mark,
                 entries: recovered.entries,
             },
+            Opening::Force(forced, segments) => {
+                let commit = forced.commit();
+                let Forced { recovered, entries, .. } = *forced;
+                Beginning {
+                    log: Appender::resume(&recovered, segments),
+                    founding: if entries.is_empty() {
+                        Founding::Done
+                    } else {
+                        Founding::Due(entries.clone())
+                    },
+                    hard_state: HardState { commit, ..recovered.state },
+                    marked: recovered.mark.index,
+                    lacks_mark: false,
+                    entries: [recovered.entries, entries].concat(),
+                }
+            }
         }
     }
 }
@@ -260,9 +279,23 @@ fn raft_config(settings: &Settings, applied: u64) -> Config {
 
 /// Why this member cannot serve what was found, and what to do. `entries` follow what `store` has applied.
 pub fn refusal(member_id: u64, store: &Store, entries: &[LogEntry]) -> Option<String> {
-    let Ok(mut cluster) = Cluster::restore(&store.readers().register().snapshot()) else {
-        return Some(damaged());
+    let cluster = match cluster_behind(store, entries) {
+        Ok(cluster) => cluster,
+        Err(why) => return Some(why),
     };
+    if cluster.removed.contains(&member_id) {
+        return Some(removed(member_id));
+    }
+    entries.iter().find_map(execute::refuse)
+}
+
+/// The cluster when these entries, which follow what `store` has applied, are applied too.
+///
+/// # Errors
+/// When the store has a record that cannot be read.
+pub(super) fn cluster_behind(store: &Store, entries: &[LogEntry]) -> Result<Cluster, String> {
+    let restored = Cluster::restore(&store.readers().register().snapshot());
+    let mut cluster = restored.map_err(|_| damaged())?;
     for entry in entries.iter().filter(|entry| entry.entry_type() == EntryType::EntryConfChange) {
         let change = ConfChange::decode(entry.data.clone()).unwrap_or_default();
         // A log that has been applied elsewhere is not refused for what a flag says now.
@@ -270,13 +303,14 @@ pub fn refusal(member_id: u64, store: &Store, entries: &[LogEntry]) -> Option<St
             cluster.foresee(change);
         }
     }
-    if cluster.removed.contains(&member_id) {
-        return Some(format!(
-            "member {member_id:x} was removed from its cluster for good: \
-             start a new member with an empty data directory"
-        ));
-    }
-    entries.iter().find_map(execute::refuse)
+    Ok(cluster)
+}
+
+/// What is said of a member that its cluster has removed.
+pub(super) fn removed(member_id: u64) -> String {
+    format!(
+        "member {member_id:x} was removed from its cluster for good: start a new member with an empty data directory"
+    )
 }
 
 #[cfg(test)]

@@ -80,8 +80,8 @@ pub struct Settings {
     pub seed: u64,
 }
 
-/// How far a new cluster's first entries have got. Raft takes them for durable, so it is not asked for anything
-/// before they are.
+/// How far the first entries of a new cluster have got, or those by which a member goes on alone. Raft takes them for
+/// durable, so it is not asked for anything before they are.
 pub(super) enum Founding {
     /// To be written to the log.
     Due(Vec<LogEntry>),

@@ -59,6 +59,14 @@ pub fn first_needed(names: &[SegmentName], index: u64) -> Option<usize> {
     names.iter().rposition(|name| name.index <= index + 1)
 }
 
+/// The entry behind which a log is read, for a store that has applied the entries up to `applied`, so that up to
+/// `entries` of those are read too, for members that lag. They are from two segments at most.
+pub fn reach_back(names: &[SegmentName], applied: u64, entries: u64) -> u64 {
+    let Some(segment) = first_needed(names, applied) else { return applied };
+    let begin = names[segment.saturating_sub(1)].index.saturating_sub(1);
+    applied.saturating_sub(entries).max(begin).min(applied)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,5 +104,17 @@ mod tests {
         assert_eq!(first_needed(&names, 0), Some(0));
         assert_eq!(first_needed(&names, 9), Some(1));
         assert_eq!(first_needed(&names[1..], 8), None);
+    }
+
+    #[test]
+    fn entries_of_the_past_are_read_from_two_segments_at_most() {
+        let name = |sequence, index| SegmentName { sequence, index };
+        let names = [name(3, 10), name(4, 20), name(5, 30)];
+        for (applied, entries, after) in
+            [(35, 3, 32), (35, 9, 26), (35, 100, 19), (15, 100, 9), (8, 5, 8), (29, 2, 27)]
+        {
+            assert_eq!(reach_back(&names, applied, entries), after, "{applied} {entries}");
+        }
+        assert_eq!(reach_back(&[name(0, 0)], 7, 100), 0);
     }
 }

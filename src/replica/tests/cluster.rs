@@ -20,18 +20,21 @@ use crate::replica::{Opening, Replica, Settings};
 use crate::request::{Entry, Request};
 use crate::response::Response;
 use crate::stdx::time::{Duration, Instant};
+use crate::wal::fuzz::Files;
 
 /// What a member said that its world does nothing about.
 #[derive(Default)]
-struct Said {
+pub(super) struct Said {
     replies: BTreeMap<Ticket, Result<Response, Error>>,
     promotions: Vec<u64>,
     removed: bool,
 }
 
-struct Cluster {
+pub(super) struct Cluster {
     cluster_id: u64,
-    members: BTreeMap<u64, (Replica, Said)>,
+    pub(super) members: BTreeMap<u64, (Replica, Said)>,
+    /// The log of each member.
+    pub(super) logs: BTreeMap<u64, Files>,
     now: Instant,
     tickets: u128,
 }
@@ -57,12 +60,13 @@ fn settings(member_id: u64) -> Settings {
 
 impl Cluster {
     /// So many founders, one of which leads.
-    fn new(founders: u64) -> Self {
+    pub(super) fn new(founders: u64) -> Self {
         let name = |n| (format!("m{n}"), vec![format!("http://m{n}:2380")]);
         let foundation = Foundation::new((0..founders).map(name), "token");
         let mut cluster = Self {
             cluster_id: foundation.cluster_id,
             members: BTreeMap::new(),
+            logs: BTreeMap::new(),
             now: Instant::default(),
             tickets: 0,
         };
@@ -73,22 +77,22 @@ impl Cluster {
         cluster
     }
 
-    fn start(&mut self, id: u64, opening: Opening) {
+    pub(super) fn start(&mut self, id: u64, opening: Opening) {
         let replica = Replica::open(settings(id), Store::in_memory(), opening, Pins::new(1)).unwrap();
         self.members.insert(id, (replica, Said::default()));
     }
 
-    fn leader(&self) -> Option<u64> {
+    pub(super) fn leader(&self) -> Option<u64> {
         self.members.iter().find(|(_, (replica, _))| replica.held_term().is_some()).map(|(&id, _)| id)
     }
 
-    fn follower(&self) -> u64 {
+    pub(super) fn follower(&self) -> u64 {
         let leader = self.leader();
         *self.members.keys().find(|id| Some(**id) != leader).expect("a follower")
     }
 
     /// All that members have to do, until nobody has more.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         let ids: Vec<u64> = self.members.keys().copied().collect();
         let mut is_quiet = false;
         while !is_quiet {
@@ -108,7 +112,8 @@ impl Cluster {
         for output in outputs {
             acts = true;
             match output {
-                Output::AppendWal { ready, .. } => {
+                Output::AppendWal { ready, write } => {
+                    self.logs.entry(id).or_default().write(&write);
                     replica.step(Input::WalSynced { ready, buffer: Vec::new(), took: Duration::ZERO });
                 }
                 Output::Send { to, message } => messages.push((to, message)),
@@ -127,7 +132,7 @@ impl Cluster {
     }
 
     /// Time passes until `is_so`.
-    fn until(&mut self, is_so: impl Fn(&Self) -> bool) {
+    pub(super) fn until(&mut self, is_so: impl Fn(&Self) -> bool) {
         for _ in 0..200 {
             self.settle();
             if is_so(self) {
@@ -139,6 +144,16 @@ impl Cluster {
         panic!("it does not happen in twenty election timeouts");
     }
 
+    /// So many ticks pass.
+    pub(super) fn pass(&mut self, ticks: usize) {
+        for _ in 0..ticks {
+            self.settle();
+            self.now = self.now + TICK;
+            self.members.values_mut().for_each(|(replica, _)| replica.step(Input::Tick));
+        }
+        self.settle();
+    }
+
     fn ask(&mut self, id: u64, question: impl FnOnce(Ticket) -> Input) -> Ticket {
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
@@ -146,7 +161,7 @@ impl Cluster {
         ticket
     }
 
-    fn put(&mut self, id: u64) -> Ticket {
+    pub(super) fn put(&mut self, id: u64) -> Ticket {
         let request = PutRequest { key: "key".into(), ..PutRequest::default() };
         let number = self.tickets as u64 + 1;
         let request_id = id << 48 | number;
@@ -154,7 +169,7 @@ impl Cluster {
         self.ask(id, |ticket| Input::Propose { ticket, id: request_id, entry })
     }
 
-    fn change(&mut self, id: u64, change: ConfChange) -> Result<usize, Error> {
+    pub(super) fn change(&mut self, id: u64, change: ConfChange) -> Result<usize, Error> {
         let ticket = self.ask(id, |ticket| Input::Configure { ticket, change: Box::new(change) });
         self.until(|cluster| cluster.reply(id, ticket).is_some());
         match self.reply(id, ticket).cloned().unwrap() {
@@ -164,15 +179,23 @@ impl Cluster {
         }
     }
 
-    fn reply(&self, id: u64, ticket: Ticket) -> Option<&Result<Response, Error>> {
+    pub(super) fn reply(&self, id: u64, ticket: Ticket) -> Option<&Result<Response, Error>> {
         self.members[&id].1.replies.get(&ticket)
     }
 
     fn join(&mut self, id: u64, kind: ConfChangeType) -> Result<usize, Error> {
+        self.join_through(self.follower(), id, kind)
+    }
+
+    pub(super) fn join_through(
+        &mut self,
+        through: u64,
+        id: u64,
+        kind: ConfChangeType,
+    ) -> Result<usize, Error> {
         let is_learner = kind == ConfChangeType::AddLearnerNode;
         let peer_urls = vec![format!("http://joiner{id}:2380")];
         let context = MemberContext { id, peer_urls, is_learner, ..MemberContext::default() };
-        let through = self.follower();
         let members = self.change(through, added(kind, &context))?;
         let cluster_id = self.cluster_id;
         self.start(id, Opening::Join { cluster_id });

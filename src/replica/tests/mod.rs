@@ -5,12 +5,13 @@
 //! test of its name: what is asked, and what the member then wants done. `UPDATE=1 cargo test --lib replica::tests`
 //! writes the answers anew, to be read as a change is read. [`lives`] has random lives with crashes, [`entries`] what
 //! single entries lead to, [`damage`] a store whose records cannot be read, [`messages`] messages of other members that
-//! no correct member sends, and [`cluster`] several members.
+//! no correct member sends, [`cluster`] several members, and [`force`] one that goes on without them.
 #![forbid(unsafe_code)]
 
 mod cluster;
 mod damage;
 mod entries;
+mod force;
 mod lives;
 mod messages;
 mod transcript;

@@ -27,14 +27,16 @@ use crate::config::{Config, InitialCluster, Url};
 use crate::page::{self, Applied, Owner, PageFile};
 use crate::replica::Opening;
 use crate::replica::bootstrap::Foundation;
+use crate::replica::force::Forced;
 use crate::server::io::dir;
 use crate::server::io::page_file::MappedFile;
 use crate::server::io::wal_dir::WalDir;
 use crate::server::io::wal_file::OnFounded;
+use crate::server::log::lines;
 use crate::server::peers::reception;
 use crate::server::tls::Ports;
 use crate::snapshot::installed;
-use crate::wal::segment::first_needed;
+use crate::wal::segment::reach_back;
 use crate::wal::{self, Metadata, Recovered, SegmentName};
 
 /// A member's files, open, and what they hold.
@@ -100,8 +102,27 @@ pub fn open(config: &Config, ports: &Ports) -> Result<Opened, String> {
         store.set_owner(owner);
     }
     wal_dir.mend_tail(&recovered.tail).map_err(|error| at_path("mend", wal_path.display(), &error))?;
-    let opening = Opening::Recover(Box::new(recovered), names);
+    let recovered = Box::new(recovered);
+    let opening = match config.founding.goes_on_alone {
+        true => force(config, &store, recovered, names, owner)?,
+        false => Opening::Recover(recovered, names),
+    };
     Ok(Opened { store, opening, member_id, cluster_id, wal_dir, founded: None, known: Vec::new() })
+}
+
+/// A member that goes on alone, with what its log is known to have in common with the others.
+fn force(
+    config: &Config,
+    store: &Store,
+    recovered: Box<Recovered>,
+    names: Vec<SegmentName>,
+    Owner { member_id, cluster_id }: Owner,
+) -> Result<Opening, String> {
+    let peer_urls = config.advertise.peer.iter().map(Url::to_string).collect();
+    let own = MemberContext { id: member_id, peer_urls, ..MemberContext::default() };
+    let forced = Forced::new(recovered, store, &own)?;
+    lines::forced(member_id, cluster_id, &forced);
+    Ok(Opening::Force(Box::new(forced), names))
 }
 
 /// The entry behind which the log is read. Those that the store has applied are for other members that lag, as many as
@@ -112,9 +133,7 @@ fn read_after(config: &Config, store: &Store, names: &[SegmentName]) -> u64 {
     if members.iter().filter(|(_, member)| member.is_some()).count() < 2 {
         return applied;
     }
-    let Some(segment) = first_needed(names, applied) else { return applied };
-    let begin = names[segment.saturating_sub(1)].index.saturating_sub(1);
-    applied.saturating_sub(config.catchup_entries()).max(begin).min(applied)
+    reach_back(names, applied, config.catchup_entries())
 }
 
 /// The log behind the entry `after`, which is the last one in `snapshot` if the store is the snapshot of a leader.
@@ -171,12 +190,16 @@ fn store_file(config: &Config, path: &Path) -> Result<Arc<dyn PageFile>, String>
     Ok(Arc::new(if config.unsafe_no_fsync { file.without_sync() } else { file }))
 }
 
-fn owner_of(metadata: &Metadata) -> Owner {
+/// The member whose log it is.
+pub fn owner_of(metadata: &Metadata) -> Owner {
     Owner { member_id: metadata.node_id, cluster_id: metadata.cluster_id }
 }
 
 /// Says why a log is not the one that a store follows.
-fn belongs_together(owner: Option<Owner>, applied: Applied, recovered: &Recovered) -> Result<(), String> {
+///
+/// # Errors
+/// What does not fit.
+pub fn belongs_together(owner: Option<Owner>, applied: Applied, recovered: &Recovered) -> Result<(), String> {
     let found = owner_of(&recovered.metadata);
     if let Some(owner) = owner.filter(|&owner| owner != found) {
         return Err(format!("the store is that of {owner}, the log that of {found}"));
@@ -296,6 +319,7 @@ mod tests {
         fn entries(&self) -> usize {
             match self.open().unwrap().opening {
                 Opening::Recover(recovered, _) => recovered.entries.len(),
+                Opening::Force(forced, _) => forced.recovered.entries.len(),
                 Opening::Found(_) | Opening::Join { .. } => panic!("founded anew"),
             }
         }

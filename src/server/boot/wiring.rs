@@ -226,7 +226,12 @@ pub fn wire(
 
 /// The replica on what was found, unless the member cannot serve that.
 fn replica(settings: Settings, store: Store, opening: Opening, pins: Pins) -> Result<Replica, String> {
-    if let Opening::Recover(recovered, _) = &opening
+    let recovered = match &opening {
+        Opening::Recover(recovered, _) => Some(recovered),
+        Opening::Force(forced, _) => Some(&forced.recovered),
+        Opening::Found(_) | Opening::Join { .. } => None,
+    };
+    if let Some(recovered) = recovered
         && let Some(reason) = refusal(settings.member_id, &store, unapplied(&store, &recovered.entries))
     {
         return Err(reason);

@@ -10,6 +10,7 @@ use super::Line;
 use crate::config::go;
 use crate::config::tls::TlsFiles;
 use crate::config::{Config, Cores, ETCD_VERSION, GIT_SHA, LogLevel, Notice, TOOLCHAIN, Url};
+use crate::replica::force::Forced;
 use crate::server::grpc::STREAMS_MAX;
 use crate::server::io::probe::Rings;
 
@@ -211,7 +212,7 @@ pub fn starting(config: &Config, initialized: bool, cores_used: usize, cores_ava
         .text("wal-dir", config.wal_dir().display().to_string())
         .text("wal-dir-dedicated", dedicated(config))
         .text("member-dir", config.member_dir().display().to_string())
-        .value("force-new-cluster", false)
+        .value("force-new-cluster", config.founding.goes_on_alone)
         .duration("heartbeat-interval", config.raft.heartbeat_interval)
         .duration("election-timeout", config.election_ticks() as u32 * config.raft.heartbeat_interval)
         .value("initial-election-tick-advance", true)
@@ -287,6 +288,24 @@ fn dedicated(config: &Config) -> String {
 #[track_caller]
 pub fn local_member(member: u64, cluster: u64) {
     Line::info("starting local member").id("local-member-id", member).id("cluster-id", cluster).write();
+}
+
+/// The member goes on alone: from which commit index in the log, what was dropped behind that, and where the log ends.
+#[track_caller]
+pub fn forced(member: u64, cluster: u64, forced: &Forced) {
+    if forced.dropped > 0 {
+        Line::info("discarding uncommitted WAL entries")
+            .value("entry-index", forced.committed + 1)
+            .value("commit-index-from-wal", forced.committed)
+            .value("number-of-discarded-entries", forced.dropped)
+            .write();
+    }
+    Line::info("forcing restart member")
+        .id("cluster-id", cluster)
+        .id("local-member-id", member)
+        .value("wal-commit-index", forced.logged_commit)
+        .value("commit-index", forced.commit())
+        .write();
 }
 
 /// The member's name and URLs are in the log.
