@@ -36,6 +36,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok(Command::Snapshot(args)) => tool::snapshot::run(&args),
+        Ok(Command::Migrate(args)) => tool::migrate::command::run(&args),
         Ok(Command::Check(dir)) => check(&dir),
         Err(Failure::Usage(message)) => {
             eprint!("{message}\n{}", config::help::USAGE);

@@ -23,6 +23,8 @@ pub enum Command {
     Print(String),
     /// Do something with a snapshot's file, as these arguments say.
     Snapshot(Vec<String>),
+    /// Make the data directory of a member of etcd that of a member of Kevel, or the other way, as these arguments say.
+    Migrate(Vec<String>),
     /// Prove the store in this data directory.
     Check(PathBuf),
 }
@@ -42,6 +44,7 @@ pub fn parse(args: &[String], surroundings: &Surroundings<'_>) -> Result<Command
     match args.first().map(String::as_str) {
         Some("check") => return check(args),
         Some("snapshot") => return Ok(Command::Snapshot(args[1..].to_vec())),
+        Some("migrate") => return Ok(Command::Migrate(args[1..].to_vec())),
         Some(name @ ("gateway" | "grpc-proxy")) => {
             let error = format!("the sub command {name} is not built yet");
             return Err(Failure::Invalid { error, notices: Vec::new() });

@@ -12,6 +12,7 @@ Usage:
   kevel [flags]            run a member
   kevel check DATA_DIR     prove the store of a stopped member whole
   kevel snapshot --help    look at a snapshot, or make a member's data directory from it
+  kevel migrate --help     make a member of etcd one of Kevel, or the other way
   kevel --version          print the version
   kevel -h | --help        print all flags
 ";

@@ -19,6 +19,7 @@
 //!   memory_limit  the memory that control groups leave the process
 //!   wal_prepare  the thread that makes the next log segment, and waits for room on a full disk
 //!   dir      directories that outlive a power cut
+//!   exchange two names that change places in one step
 //!   fault    says why the process ends when a mapped page cannot be read
 //!   rings    how the rings of io_uring are made
 //!   process  what a process settles with the kernel before its first executor: signals, descriptors
@@ -41,6 +42,7 @@ pub mod accept;
 pub mod clock;
 pub mod dial;
 pub mod dir;
+pub mod exchange;
 pub mod executor;
 pub mod fault;
 pub mod file_source;

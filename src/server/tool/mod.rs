@@ -1,8 +1,9 @@
-//! What `kevel snapshot` does: the work of `etcdutl snapshot` on files, with its flags, its output and its texts. No
-//! member runs meanwhile.
+//! What `kevel snapshot` does, the work of `etcdutl snapshot` on files, with its flags, its output and its texts; and
+//! what `kevel migrate` does, on the data directories of etcd and of Kevel. No member runs meanwhile.
 //!
 //! ```text
-//!   snapshot   the subcommands
+//!   migrate    a member of etcd made one of Kevel, and the other way
+//!   snapshot   the subcommands of snapshot
 //!   restore    a data directory from a file
 //!   flags      a command line as cobra reads it
 //!   print      the forms of output
@@ -14,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 mod flags;
+pub mod migrate;
 mod print;
 mod restore;
 pub mod snapshot;

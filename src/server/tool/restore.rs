@@ -58,7 +58,7 @@ pub(super) struct Restoration {
     pub(super) mark_compacted: bool,
 }
 
-fn failed(what: &str, path: impl Display, error: impl Display) -> Failed {
+pub(super) fn failed(what: &str, path: impl Display, error: impl Display) -> Failed {
     Failed::error(format!("cannot {what} {path}: {error}"))
 }
 
@@ -158,7 +158,8 @@ impl Restoration {
     }
 }
 
-fn new_store(path: &Path, owner: Owner) -> Result<Store, Failed> {
+/// An empty store that is a member's.
+pub(super) fn new_store(path: &Path, owner: Owner) -> Result<Store, Failed> {
     let file = MappedFile::open(path).map_err(|error| failed("open", path.display(), error))?;
     // The file's name has to outlive a power cut too.
     let parent = path.parent().unwrap_or(Path::new("."));

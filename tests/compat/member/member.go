@@ -93,6 +93,16 @@ func freeAddress() (string, error) {
 	return "", fmt.Errorf("no free port on loopback")
 }
 
+// Becomes has another binary run the member from the next start on.
+func (m *Member) Becomes(binary string) error {
+	path, err := filepath.Abs(binary)
+	m.binary = path
+	return err
+}
+
+// Data is the member's data directory.
+func (m *Member) Data() string { return filepath.Join(m.Dir, "data") }
+
 // Flags adds flags. Of two that say the same the later one counts.
 func (m *Member) Flags(flags ...string) { m.flags = append(m.flags, flags...) }
 
@@ -117,7 +127,7 @@ func (m *Member) Launch() error {
 	client, peer := "http://"+m.Client, "http://"+m.Peer
 	// Every member is called "default" inside: clients compare member names, and two sides must not differ by ours.
 	m.cmd = exec.Command(m.binary, append([]string{
-		"--name=default", "--data-dir=" + filepath.Join(m.Dir, "data"),
+		"--name=default", "--data-dir=" + m.Data(),
 		"--listen-client-urls=" + client, "--advertise-client-urls=" + client,
 		"--listen-peer-urls=" + peer, "--initial-advertise-peer-urls=" + peer,
 		"--initial-cluster=default=" + peer, "--log-level=warn",

@@ -1,0 +1,115 @@
+// Migrate turns stopped members of etcd into members of Kevel and back, by `kevel migrate`, and looks whether anything is lost or
+// different: first a member alone, then one member after the other of a cluster of three, while puts go on through the others.
+//
+//	go run ./migrate -etcd ETCD -kevel KEVEL
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"kevel/compat/member"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+)
+
+const callWithin = 20 * time.Second
+
+var quickly = grpc.ConnectParams{
+	Backoff:           backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1, MaxDelay: 100 * time.Millisecond},
+	MinConnectTimeout: 5 * time.Second,
+}
+
+// binaries are the two servers; the second also migrates.
+type binaries struct{ etcd, kevel string }
+
+// side is one member and a client's way to it.
+type side struct {
+	*member.Member
+	conn *grpc.ClientConn
+	// kevel tells which of the two servers it is.
+	kevel bool
+}
+
+func main() {
+	etcd := flag.String("etcd", "", "etcd's binary")
+	kevel := flag.String("kevel", "", "Kevel's binary")
+	keys := flag.Int("keys", 10000, "keys of the member alone")
+	rounds := flag.Int("rounds", 1, "how often the cluster goes to Kevel and back")
+	keep := flag.Bool("keep", false, "keep the members' folders")
+	flag.Parse()
+
+	dir, err := os.MkdirTemp("", "migrate-")
+	fail(err)
+	path, err := filepath.Abs(*kevel)
+	fail(err)
+	both := binaries{*etcd, path}
+	both.alone(dir, *keys)
+	both.cluster(dir, *rounds)
+	if !*keep {
+		fail(os.RemoveAll(dir))
+	}
+	fmt.Println("ok")
+}
+
+// lay makes a member of etcd.
+func (b binaries) lay(name, dir string) *side {
+	m, err := member.New(b.etcd, name, dir)
+	fail(err)
+	conn, err := member.Dial(m.Client, grpc.WithConnectParams(quickly))
+	fail(err)
+	return &side{Member: m, conn: conn}
+}
+
+// migrate makes a stopped member one of the other server, in place.
+func (b binaries) migrate(s *side) {
+	way, binary := "--from", b.kevel
+	if s.kevel {
+		way, binary = "--to-etcd", b.etcd
+	}
+	began := time.Now()
+	said, err := exec.Command(b.kevel, "migrate", way, s.Data()).CombinedOutput()
+	if err != nil {
+		fail(fmt.Errorf("migrate %s %s: %w: %s", way, s.Data(), err, said))
+	}
+	fmt.Printf("migrate %s took %v: %s", way, time.Since(began).Round(time.Millisecond), said)
+	fail(s.Becomes(binary))
+	s.kevel = !s.kevel
+	// What was replaced would be in the way of the next migration.
+	for _, kept := range []string{"member.etcd", "member.kevel"} {
+		fail(os.RemoveAll(filepath.Join(s.Data(), kept)))
+	}
+}
+
+// start runs a member until it serves.
+func (s *side) start() {
+	fail(s.Start())
+	s.conn.ResetConnectBackoff()
+}
+
+// call asks a member that serves.
+func call[Q, A any](ask func(ctx context.Context, question Q, options ...grpc.CallOption) (A, error), question Q) A {
+	ctx, cancel := context.WithTimeout(context.Background(), callWithin)
+	defer cancel()
+	answer, err := ask(ctx, question, grpc.WaitForReady(true))
+	fail(err)
+	return answer
+}
+
+func (s *side) kv() pb.KVClient                   { return pb.NewKVClient(s.conn) }
+func (s *side) lease() pb.LeaseClient             { return pb.NewLeaseClient(s.conn) }
+func (s *side) maintenance() pb.MaintenanceClient { return pb.NewMaintenanceClient(s.conn) }
+
+func fail(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "failed:", err)
+		os.Exit(1)
+	}
+}
