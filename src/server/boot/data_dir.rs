@@ -43,7 +43,7 @@ fn may_begin(config: &Config) -> Result<(), String> {
     if config.founding.join_existing {
         return cluster.check_joiner(&config.name).map(drop);
     }
-    let places = Places::new();
+    let places = Places::begin();
     cluster.check(&config.name, &config.advertise.peer, |one, other| places.are_same(one, other))
 }
 

@@ -32,7 +32,7 @@ pub fn find(config: &Config, ports: &Ports) -> Result<Place, String> {
     let skip = own.iter().map(Url::to_string).collect();
     let (told, versions) = look(others(&cluster, &config.name), skip, ports.clone())
         .map_err(|why| format!("cannot fetch cluster info from peer urls: {why}"))?;
-    let places = Places::new();
+    let places = Places::begin();
     let same = |one: &Url, other: &Url| places.are_same(one, other);
     let member_id = place_of(&config.name, &cluster, &told.members, same)
         .map_err(|why| format!("error validating peerURLs {}: {why}", shown(&told)))?;

@@ -28,8 +28,8 @@ pub struct Places {
 }
 
 impl Places {
-    /// Nothing was looked up.
-    pub fn new() -> Self {
+    /// Nothing was looked up, and the time begins.
+    pub fn begin() -> Self {
         Self {
             look_up: names::addresses,
             retry_interval: RETRY_INTERVAL,
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn names_and_addresses_of_one_place_are_equal() {
-        let same = |one: &str, other: &str| Places::new().are_same(&url(one), &url(other));
+        let same = |one: &str, other: &str| Places::begin().are_same(&url(one), &url(other));
         assert!(same("http://localhost:1", "http://localhost:1"));
         assert!(!same("http://localhost:1", "http://127.0.0.1:1"));
         assert!(same("http://127.0.0.1:1", "http://127.0.0.1:1"));
