@@ -63,7 +63,8 @@ pub struct Patience {
     pub sent_bytes: u64,
     /// Bytes of which a member makes a store in a second at least, beyond that.
     pub built_bytes: u64,
-    /// How long a member gets no other snapshot after one that has failed. Each further failure doubles it.
+    /// How long a member gets no other snapshot after one that has failed. Each further one that was made for nothing
+    /// doubles it.
     pub pause: Duration,
     /// The longest pause.
     pub pause_max: Duration,
@@ -116,14 +117,17 @@ impl Sending {
         Some(slot)
     }
 
-    /// The snapshot to a member was sent, or not.
-    fn on_sent(&self, to: u64, is_taken: bool) {
+    /// The snapshot to a member was sent, or not. One of which nothing `was_made` is soon tried again.
+    fn on_sent(&self, to: u64, is_taken: bool, was_made: bool) {
+        let Patience { pause: shortest, pause_max, .. } = self.patience;
         let before = self.paused.borrow_mut().remove(&to);
-        if !is_taken {
-            let pause = before.map_or(self.patience.pause, |(_, pause)| pause);
-            let next = (pause * 2).min(self.patience.pause_max);
-            self.paused.borrow_mut().insert(to, (clock::now() + pause, next));
-        }
+        let pause = before.map_or(shortest, |(_, pause)| pause);
+        let paused = match (is_taken, was_made) {
+            (true, _) => return,
+            (false, true) => (clock::now() + pause, (pause * 2).min(pause_max)),
+            (false, false) => (clock::now() + shortest, pause),
+        };
+        self.paused.borrow_mut().insert(to, paused);
     }
 
     /// The place is free again.
@@ -155,25 +159,37 @@ pub fn begin(switchboard: &Rc<Switchboard>, to: u64, message: Box<Message>) {
     let switchboard = switchboard.clone();
     task::spawn(async move {
         let (snapshots, began) = (&switchboard.snapshots, clock::now());
-        let end = |result: io::Result<(u64, u64)>| {
+        let end = |result: io::Result<(u64, u64)>, was_made: bool| {
             tell(&link, clock::now().since(began), &result);
             let is_taken = result.is_ok();
-            snapshots.sending.on_sent(to, is_taken);
+            snapshots.sending.on_sent(to, is_taken, was_made);
             switchboard.inbox().push(Input::SnapshotSent { to, is_taken });
         };
-        let readers = snapshots.readers.borrow().clone();
-        let slot = match Maker::start(snapshots.start, readers, slot) {
+        let started = match reach(&switchboard, &link).await {
+            Ok(()) => {
+                let readers = snapshots.readers.borrow().clone();
+                Maker::start(snapshots.start, readers, slot)
+            }
+            Err(error) => Err((error, slot)),
+        };
+        let slot = match started {
             Ok(mut maker) => {
-                end(send(&switchboard, &link, message, &mut maker).await);
+                end(send(&switchboard, &link, message, &mut maker).await, true);
                 maker.end().await
             }
             Err((error, slot)) => {
-                end(Err(error));
+                end(Err(error), false);
                 slot
             }
         };
         snapshots.sending.end(to, slot);
     });
+}
+
+/// Finds out whether a member answers, for whom all of the store would be read else. What is sent goes on a connection
+/// of its own: that is begun when the length of the file is known, and until then this one may have ended.
+async fn reach(switchboard: &Switchboard, link: &Link) -> io::Result<()> {
+    Connection::dial(switchboard.own(), &link.url()?).await.map(drop)
 }
 
 fn tell(link: &Link, took: Duration, result: &io::Result<(u64, u64)>) {
@@ -497,17 +513,18 @@ mod tests {
         let sending = Sending::new(vec![pins.slot(0)], patience);
         let slot = sending.begin(7).unwrap();
         assert!(sending.begin(7).is_none() && sending.begin(8).is_none(), "there is one place");
-        sending.on_sent(7, false);
+        sending.on_sent(7, false, true);
         sending.end(7, slot);
         assert!(sending.begin(7).is_none(), "it is the turn of somebody else");
         let next = |id| sending.paused.borrow().get(&id).map(|(_, next)| *next);
-        assert_eq!(next(7), Some(2 * hour));
-        sending.on_sent(7, false);
+        sending.on_sent(7, false, false);
+        assert_eq!(next(7), Some(2 * hour), "it was not reached, and nothing was made");
+        sending.on_sent(7, false, true);
         assert_eq!(next(7), Some(3 * hour));
         let slot = sending.begin(8).unwrap();
-        sending.on_sent(8, true);
+        sending.on_sent(8, true, true);
         sending.end(8, slot);
-        sending.on_sent(7, true);
+        sending.on_sent(7, true, true);
         assert!(sending.begin(7).is_some());
     }
 }

@@ -238,6 +238,24 @@ fn without_a_thread_a_snapshot_is_not_sent_or_not_taken_and_the_next_one_is() {
 }
 
 #[test]
+fn nothing_is_made_for_a_member_that_cannot_be_reached() {
+    static STARTED: AtomicUsize = AtomicUsize::new(0);
+    fn counted(name: &'static str, work: Work) -> io::Result<()> {
+        STARTED.fetch_add(1, Ordering::SeqCst);
+        threads::start(name, work)
+    }
+    run_with(
+        |id| reception::Settings { start: counted, ..snapshots("unreached", id) },
+        move |a, _, _, third| async move {
+            drop(third);
+            a.send_snapshot(3, bare(3));
+            assert!(matches!(next_input(&a).await, Input::SnapshotSent { to: 3, is_taken: false }));
+            assert_eq!(STARTED.load(Ordering::SeqCst), 0);
+        },
+    );
+}
+
+#[test]
 fn a_member_that_does_not_say_what_became_of_a_snapshot_is_not_waited_for_without_end() {
     let at = folder("silent", 2);
     let hasty = Patience { base: Duration::from_millis(500), pause: Duration::ZERO, ..Patience::default() };
@@ -281,9 +299,8 @@ fn take_at(socket: &TcpListener) {
     loop {
         let mut connection = socket.accept().unwrap().0;
         let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            connection.read_exact(&mut byte).unwrap();
+        let mut byte = [0];
+        while !head.ends_with(b"\r\n\r\n") && connection.read_exact(&mut byte).is_ok() {
             head.push(byte[0]);
         }
         let head = String::from_utf8(head).unwrap();
