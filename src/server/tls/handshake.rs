@@ -299,8 +299,46 @@ fn shown(session: &Session) -> Result<Vec<Facts>, &'static str> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::workers::tests::{client, server_config, stuck};
     use super::*;
-    use crate::server::io::executor;
+    use crate::server::io::{dial, executor, socket};
+
+    #[test]
+    fn who_waits_for_a_thread_is_not_sent_away_and_who_says_nothing_is() {
+        let listening = socket::listen("127.0.0.1:0".parse().unwrap(), false).unwrap();
+        let port = listening.local_addr().unwrap().port();
+        let run = move || async move {
+            let (workers, steps) = stuck();
+            let handshakes = Handshakes::new(workers);
+            let mut hello = Vec::new();
+            client().write_tls(&mut hello).unwrap();
+            let shake = async |first: Vec<u8>| {
+                let tcp = dial::dial("127.0.0.1", port, PATIENCE).await.unwrap();
+                let handshakes = handshakes.clone();
+                task::spawn(async move {
+                    let _ = handshakes.accept(tcp, &first, server_config(), None).await;
+                });
+            };
+            let later = || clock::now() + Duration::from_secs(5);
+            shake(hello).await;
+            let waits = loop {
+                match steps.try_recv() {
+                    Ok(step) => break step,
+                    Err(_) => task::sleep(Duration::from_millis(1)).await,
+                }
+            };
+            assert_eq!(handshakes.slow.evict(later()), 0);
+            shake(Vec::new()).await;
+            let end = clock::now() + PATIENCE;
+            while handshakes.slow.evict(later()) == 0 {
+                assert!(clock::now() < end, "it says nothing");
+                task::sleep(Duration::from_millis(1)).await;
+            }
+            drop(waits);
+        };
+        executor::spawn("slow", None, 64, run).unwrap().join().unwrap();
+        drop(listening);
+    }
 
     #[test]
     fn who_finds_no_place_waits_until_somebody_leaves() {

@@ -121,3 +121,56 @@ fn work(line: &Mutex<Line>) {
         }
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use rustls::crypto::ring;
+    use rustls::pki_types::ServerName;
+    use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
+
+    /// Threads that take no step, and the steps that wait for them.
+    pub fn stuck() -> (Workers, Receiver<impl Send>) {
+        let (jobs, inbox) = mpsc::channel::<Job>();
+        (Workers(jobs), inbox)
+    }
+
+    /// A client that trusts nobody.
+    pub fn client() -> ClientConnection {
+        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let builder = builder.with_safe_default_protocol_versions().unwrap();
+        let config = builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth();
+        ClientConnection::new(Arc::new(config), ServerName::try_from("localhost").unwrap()).unwrap()
+    }
+
+    /// What a server needs that has made its certificate for itself.
+    pub fn server_config() -> Arc<ServerConfig> {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = made.signing_key.serialize_der().try_into().unwrap();
+        let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let builder = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+        Arc::new(builder.with_single_cert(vec![made.cert.der().clone()], key).unwrap())
+    }
+
+    fn job(session: impl Into<Connection>) -> Job {
+        Job { session: Box::new(session.into()), answer: oneshot::channel().0 }
+    }
+
+    #[test]
+    fn handshakes_that_have_begun_go_before_new_ones() {
+        let new = || ServerConnection::new(server_config()).unwrap();
+        let (mut begun, mut hello) = (new(), Vec::new());
+        client().write_tls(&mut hello).unwrap();
+        begun.read_tls(&mut &hello[..]).unwrap();
+        begun.process_new_packets().unwrap();
+        assert!(begun.is_handshaking(), "the client's last words have not come");
+        let (jobs, inbox) = mpsc::channel();
+        let mut line = Line::new(inbox);
+        for job in [job(new()), job(new()), job(begun), job(client())] {
+            jobs.send(job).unwrap();
+        }
+        drop(jobs);
+        let order: Vec<bool> = std::iter::from_fn(|| line.next()).map(|job| job.has_begun()).collect();
+        assert_eq!(order, [true, true, false, false]);
+    }
+}
