@@ -122,6 +122,8 @@ impl Replica {
         let readers = self.store.readers();
         let replaced = Box::new(Replaced { store, state });
         outputs.push(Output::Installed { readers, revision: applied.revision, replaced });
+        // This turn may end before it shows what raft says, and whoever reads the new store goes by that.
+        self.show_gate();
     }
 
     /// The log begins anew behind `mark`, in the write of raft's ready `number`.

@@ -165,7 +165,7 @@ impl Replica {
             .map_err(|error| format!("raft does not take the flags of this member: {error}"))?;
         let tick = settings.tick.as_millis().max(1);
         let timeout = PROPOSAL_TIMEOUT.as_millis().div_ceil(tick) as u64 + 2 * settings.election_ticks as u64;
-        Ok(Self {
+        let replica = Self {
             timeouts: Timeouts::new(settings.election_ticks, Prng::new(settings.seed).fork()),
             reads: Reads::new(settings.member_id, secrets.next_u64()),
             proposals: Proposals::new(settings.request_ids, timeout),
@@ -200,7 +200,10 @@ impl Replica {
             log,
             store,
             state,
-        })
+        };
+        // The first turn may end before it shows what raft says.
+        replica.show_gate();
+        Ok(replica)
     }
 }
 

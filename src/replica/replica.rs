@@ -480,7 +480,8 @@ impl Replica {
         }
     }
 
-    fn show_gate(&mut self) {
+    /// Shows what sessions may know of raft and of what is published.
+    pub(super) fn show_gate(&self) {
         let applied = self.store.applied();
         let raft = &self.node.raft;
         self.gate.set(raft.term, raft.leader_id, raft.raft_log.committed, applied.index);

@@ -3,22 +3,27 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use raft::eraftpb::{ConfChange, ConfChangeType};
+use raft::eraftpb::{ConfChange, ConfChangeType, Message, MessageType, Snapshot};
 
 use super::world::TICK;
 use crate::btree::Store;
 use crate::cluster::member::MemberContext;
 use crate::cluster::reconfig::Rules;
 use crate::error::Error;
+use crate::mvcc::View;
 use crate::mvcc::pin::Pins;
+use crate::page::{MemoryFile, Owner};
 use crate::proto::etcdserverpb::PutRequest;
+use crate::replica::arrival::{Arrival, Recipient};
 use crate::replica::bootstrap::Foundation;
 use crate::replica::configure::{added, removed};
 use crate::replica::port::{Input, Output, Outputs, Ticket};
 use crate::replica::{Opening, Replica, Settings};
 use crate::request::{Entry, Request};
 use crate::response::Response;
+use crate::snapshot::{Gathering, SnapshotFile};
 use crate::stdx::time::{Duration, Instant};
 use crate::wal::fuzz::Files;
 
@@ -181,6 +186,31 @@ impl Cluster {
 
     pub(super) fn reply(&self, id: u64, ticket: Ticket) -> Option<&Result<Response, Error>> {
         self.members[&id].1.replies.get(&ticket)
+    }
+
+    /// The state of one member as a snapshot that it has sent to another one.
+    fn snapshot(&self, from: u64, to: u64) -> Box<Arrival> {
+        let replica = &self.members[&from].0;
+        let mut reader = replica.readers().register();
+        let state = reader.snapshot();
+        let mut gathering = Gathering::new(&state).unwrap();
+        while !gathering.step(1000).unwrap() {}
+        let mut file = SnapshotFile::new(gathering.finish());
+        while file.count(&View::new(&state), 1000).unwrap().is_none() {}
+        let (bytes, _) = file.write(&View::new(&state), usize::MAX, usize::MAX).unwrap();
+        let snapshot = Snapshot { metadata: Some(file.metadata().clone()), ..Snapshot::default() };
+        let message = Message {
+            msg_type: MessageType::MsgSnapshot.into(),
+            term: replica.gate().term(),
+            snapshot: Some(snapshot),
+            from,
+            to,
+            ..Message::default()
+        };
+        let owner = Owner { member_id: to, cluster_id: self.cluster_id };
+        let recipient = Recipient { owner, lease_ttl_min: 2, secret: 1 };
+        let into = Arc::new(MemoryFile::default());
+        Box::new(Arrival::build(Box::new(message), &bytes[..], into, &recipient, || {}).unwrap())
     }
 
     fn join(&mut self, id: u64, kind: ConfChangeType) -> Result<usize, Error> {
@@ -351,4 +381,35 @@ fn a_second_stands_where_the_first_cannot_be_elected() {
     // The first does not hear that the leader has gone, and so hears it still, for a while.
     cluster.ask(rest[1], |_| Input::PeerGone(leader));
     cluster.until(|cluster| cluster.leader().is_some());
+}
+
+#[test]
+fn whoever_reads_a_snapshot_that_was_taken_in_knows_how_much_is_committed() {
+    let mut cluster = Cluster::new(3);
+    let (leader, follower) = (cluster.leader().unwrap(), cluster.follower());
+    let (mut replica, _) = cluster.members.remove(&follower).unwrap();
+    cluster.put(leader);
+    cluster.settle();
+    let everything = cluster.members[&leader].0.applied().index;
+    assert!(replica.applied().index < everything);
+    replica.step(Input::Snapshot(cluster.snapshot(leader, follower)));
+    let mut outputs = Outputs::new();
+    replica.drain(cluster.now, &mut outputs);
+    assert!(matches!(outputs[..], [Output::PlaceSnapshot]));
+    replica.step(Input::SnapshotPlaced);
+    // The log begins anew, and the turn ends so that this write can go first.
+    replica.turn_size.beside_min = 0;
+    assert!(replica.drain(cluster.now, &mut outputs), "the turn has not ended early");
+    assert!(outputs.iter().any(|output| matches!(output, Output::Installed { .. })));
+    let shown = (replica.gate().committed(), replica.gate().applied());
+    assert_eq!((shown, replica.applied().index), ((everything, everything), everything));
+}
+
+#[test]
+fn a_start_shows_what_it_finds_before_its_first_turn() {
+    let foundation = Foundation::new([("m".to_owned(), vec!["http://m:2380".to_owned()])], "token");
+    let id = foundation.founders[0].id;
+    let opening = Opening::Found(foundation);
+    let replica = Replica::open(settings(id), Store::in_memory(), opening, Pins::new(1)).unwrap();
+    assert_eq!((replica.gate().term(), replica.gate().committed()), (1, 1));
 }
