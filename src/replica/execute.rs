@@ -227,7 +227,7 @@ impl Replica {
             }
             if judged == Change::Remove(self.settings.member_id) {
                 draft.told.push(Output::Removed);
-                self.resign();
+                self.leave(entry.index);
             }
             let mut txn = self.store.resume();
             self.state.cluster.change(&mut txn, judged);

@@ -102,6 +102,16 @@ impl Replica {
         change.node_id == self.settings.member_id && change.change_type() == ConfChangeType::RemoveNode
     }
 
+    /// This member has applied its own removal, which is the entry `index`. Raft keeps no progress of a leader that was
+    /// removed, and would end the process if entries behind that one were committed: then it leads no longer.
+    pub(super) fn leave(&mut self, index: u64) {
+        if self.is_leader() && self.node.raft.raft_log.last_index() > index {
+            let term = self.node.raft.term;
+            self.node.raft.become_follower(term, 0);
+        }
+        self.resign();
+    }
+
     /// A leader that was removed leads nobody for longer than it has to.
     pub(super) fn resign_if_removed(&mut self) {
         let is_removed = self.state.cluster.removed.contains(&self.settings.member_id);

@@ -413,3 +413,22 @@ fn a_start_shows_what_it_finds_before_its_first_turn() {
     let replica = Replica::open(settings(id), Store::in_memory(), opening, Pins::new(1)).unwrap();
     assert_eq!((replica.gate().term(), replica.gate().committed()), (1, 1));
 }
+
+#[test]
+fn a_leader_that_is_removed_with_more_on_its_way_leads_no_longer() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.leader().unwrap();
+    let others: Vec<u64> = cluster.members.keys().copied().filter(|id| *id != leader).collect();
+    // As if there had been nobody to hand leadership to.
+    let replica = &mut cluster.members.get_mut(&leader).unwrap().0;
+    replica.node.propose_conf_change(Vec::new(), removed(leader)).unwrap();
+    cluster.turn(leader);
+    for &id in others.iter().chain(&others) {
+        cluster.turn(id);
+    }
+    // The removal is committed, and this is on its way to the log when it is applied.
+    cluster.put(leader);
+    cluster.settle();
+    assert!(cluster.members[&leader].1.removed && !cluster.members[&leader].0.is_leader());
+    cluster.until(|cluster| cluster.leader().is_some_and(|next| next != leader));
+}
