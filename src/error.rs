@@ -136,7 +136,8 @@ errors! {
     /// Should be `ResourceExhausted`; leaves etcd as `Unknown`.
     TooManyRequests = Unknown, "etcdserver: too many requests";
     NotPrimaryLessor = Unknown, "not a primary lessor";
-    LeaderTransferTimeout = Unknown, "request timed out, leader transfer took too long";
+    LeaderTransferTimeout = Unknown,
+        "etcdserver: request timed out, leader transfer took too long";
     ElectionNotLeader = Unknown, "election: not leader";
     ElectionNoLeader = Unknown, "election: no leader";
     LeaderKeyMissing = Unknown, "\"leader\" field must be provided";

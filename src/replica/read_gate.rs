@@ -106,12 +106,14 @@ impl ReadGate {
         self.published.store(true, Ordering::Release);
     }
 
-    pub(super) fn set_vote(&self, role: Role, vote: u64) {
+    /// Shows what raft makes of this member, and whom it has voted for.
+    pub fn set_vote(&self, role: Role, vote: u64) {
         self.role.store(role as u8, Ordering::Relaxed);
         self.vote.store(vote, Ordering::Relaxed);
     }
 
-    pub(super) fn set(&self, term: u64, leader: u64, committed: u64, applied: u64) {
+    /// Shows the term, who leads in it, and how far entries have come.
+    pub fn set(&self, term: u64, leader: u64, committed: u64, applied: u64) {
         self.term.store(term, Ordering::Relaxed);
         self.leader.store(leader, Ordering::Relaxed);
         self.committed.store(committed, Ordering::Relaxed);

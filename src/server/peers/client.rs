@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
+use std::task::Poll;
 
 use bytes::BytesMut;
 use futures::io::{AsyncRead, AsyncWriteExt};
@@ -73,6 +74,15 @@ impl Connection {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
+    }
+
+    /// Whether a connection on which nothing is asked is as it was left: the other side has neither ended it nor said
+    /// anything.
+    pub async fn is_quiet(&mut self) -> bool {
+        let Self { stream, buffer, input, .. } = self;
+        let looked =
+            poll_fn(|cx| Poll::Ready(Pin::new(&mut *stream).poll_read(cx, buffer).is_pending())).await;
+        input.is_empty() && looked
     }
 
     /// Begins a request whose body, of so many bytes, follows in [`Connection::write`].

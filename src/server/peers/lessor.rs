@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use futures::channel::oneshot;
+use glommio::sync::Semaphore;
 use prost::Message as _;
 
 use super::client::Ask;
@@ -42,9 +43,12 @@ const BEHIND: &str = "waiting for node to catch up its applied index has timed o
 /// How long a question waits for entries to be applied.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time between two attempts to reach the leader.
-pub(super) const BACK_OFF: Duration = Duration::from_millis(50);
+const BACK_OFF: Duration = Duration::from_millis(50);
 /// Questions of clients of this member that are under way.
 const FORWARDED_MAX: usize = 1024;
+/// Questions that are with the leader at a time. Each has a connection of its own, and the leader's peer port has
+/// places for some hundred.
+const ASKED_MAX: u64 = 32;
 
 pub(super) type Answered = Result<Response, Error>;
 
@@ -54,12 +58,18 @@ pub struct Questions {
     tickets: RefCell<Tickets<oneshot::Sender<Answered>>>,
     /// Of clients of this member to the leader.
     forwarded: Cell<usize>,
+    /// The places of those that are with the leader.
+    places: Semaphore,
 }
 
 impl Questions {
     /// None yet; `core` stands in the tickets.
     pub fn new(core: u16, timeout: Duration) -> Self {
-        Self { tickets: RefCell::new(Tickets::new(core, timeout)), forwarded: Cell::new(0) }
+        Self {
+            tickets: RefCell::new(Tickets::new(core, timeout)),
+            forwarded: Cell::new(0),
+            places: Semaphore::new(ASKED_MAX),
+        }
     }
 }
 
@@ -94,15 +104,24 @@ impl Switchboard {
 
     /// Asks the leader for a client of this member, whose `ticket` that is. `revision` is what the answer shows.
     pub fn forward(self: &Rc<Self>, ticket: Ticket, call: LeaseCall, revision: i64) {
-        let switchboard = self.clone();
-        self.answer_later(ticket, async move { switchboard.ask_leader(&call, revision).await });
+        let (switchboard, again) = (self.clone(), Input::Lease { ticket, call: call.clone() });
+        let answer = async move {
+            switchboard
+                .ask_leader(async |link| {
+                    ask_at(&switchboard, link, &call, revision).await.ok().flatten().map(Ok)
+                })
+                .await
+        };
+        self.answer_later(ticket, again, answer);
     }
 
-    /// Answers a client of this member when there is an answer.
+    /// Answers a client of this member when there is an answer. Where there is none because this member leads by then,
+    /// its replica is asked `again`.
     pub(super) fn answer_later(
         self: &Rc<Self>,
         ticket: Ticket,
-        answer: impl Future<Output = Answered> + 'static,
+        again: Input,
+        answer: impl Future<Output = Option<Answered>> + 'static,
     ) {
         let switchboard = self.clone();
         let under_way = self.questions.forwarded.get();
@@ -113,26 +132,33 @@ impl Switchboard {
         task::spawn(async move {
             let result = answer.await;
             switchboard.questions.forwarded.set(switchboard.questions.forwarded.get() - 1);
-            switchboard.inbox().answer((ticket, result));
+            match result {
+                Some(result) => switchboard.inbox().answer((ticket, result)),
+                None => switchboard.inbox().push(again),
+            }
         });
     }
 
-    /// Asks whoever leads, until there is an answer or the time is over.
-    async fn ask_leader(self: &Rc<Self>, call: &LeaseCall, revision: i64) -> Answered {
+    /// Asks whoever leads, until there is an answer or the time is over. None if this member leads by then.
+    pub(super) async fn ask_leader(&self, ask: impl AsyncFn(&Link) -> Option<Answered>) -> Option<Answered> {
         let deadline = clock::now() + self.own().request_timeout;
         while clock::now() < deadline {
-            let leader = self.link(self.gate.leader());
-            if let Some(link) = leader
-                && let Ok(Some(response)) = ask_at(self, &link, call, revision).await
-            {
-                return Ok(response);
+            if let Some(answered) = task::until(deadline, self.ask_once(&ask)).await.flatten() {
+                return Some(answered);
             }
             if self.gate.role() == Role::Leader {
-                return Err(Error::LeaderChanged);
+                return None;
             }
             task::sleep(BACK_OFF).await;
         }
-        Err(if self.gate.leader() == 0 { Error::NoLeader } else { Error::Timeout })
+        Some(Err(if self.gate.leader() == 0 { Error::NoLeader } else { Error::Timeout }))
+    }
+
+    /// Asks whoever leads, when a place is free. None if there is no answer.
+    async fn ask_once(&self, ask: &impl AsyncFn(&Link) -> Option<Answered>) -> Option<Answered> {
+        let _place = self.questions.places.acquire_permit(1).await.ok()?;
+        let leader = self.link(self.gate.leader())?;
+        ask(&leader).await
     }
 
     /// Waits until this member has applied what is committed now.

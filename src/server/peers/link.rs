@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 
@@ -18,6 +18,8 @@ use crate::stdx::time::{Duration, Instant};
 
 /// Connections kept for further requests.
 const IDLE_MAX: usize = 4;
+/// Different failures that are said of a member before it answers again.
+const SAID_MAX: usize = 8;
 /// How long a connection is kept: the other side closes one that is silent for five seconds.
 const IDLE: Duration = Duration::from_secs(3);
 
@@ -41,8 +43,8 @@ pub struct Link {
     gone: Cell<bool>,
     /// What other cores know of it.
     contact: Arc<Contact>,
-    /// What was wrong when it was last logged.
-    said: RefCell<String>,
+    /// What was said to be wrong since it last answered.
+    said: RefCell<BTreeSet<String>>,
     /// Addresses that have refused a connection, one after the other.
     refusals: Cell<usize>,
 }
@@ -105,6 +107,12 @@ impl Link {
         drop(oldest);
     }
 
+    /// Connections that are kept.
+    #[cfg(test)]
+    pub fn kept(&self) -> usize {
+        self.idle.borrow().len()
+    }
+
     /// What other cores know of it.
     pub fn contact(&self) -> &Contact {
         &self.contact
@@ -139,7 +147,8 @@ impl Link {
         is_refusal && self.refusals.get() >= self.urls.borrow().len()
     }
 
-    /// It does not answer, or refuses: said once as long as it goes on, but for what was never said.
+    /// It does not answer, or refuses: each failure is said once as long as that goes on, however many tasks and
+    /// addresses take turns.
     pub fn on_failure(&self, what: &str, error: &io::Error) {
         // Another address may do.
         if self.urls.borrow().len() > 1 {
@@ -151,13 +160,21 @@ impl Link {
                 .id("peer-id", self.id)
                 .text("error", &said)
                 .write();
-        } else if *self.said.borrow() != said {
+        } else if !self.is_news(&said) {
+            return;
+        } else {
             Line::warn("cannot reach a member of the cluster; trying on")
                 .id("peer-id", self.id)
                 .text("error", &said)
                 .write();
         }
-        *self.said.borrow_mut() = said;
+        self.said.borrow_mut().insert(said);
+    }
+
+    /// Whether a failure was not said since the member last answered.
+    fn is_news(&self, said: &str) -> bool {
+        let known = self.said.borrow();
+        known.len() < SAID_MAX && !known.contains(said)
     }
 }
 
@@ -168,6 +185,28 @@ fn parse(urls: &[String]) -> VecDeque<Url> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_failure_is_said_once_until_the_member_answers() {
+        let link = Link::new(1, &["http://a:1".into(), "http://b:2".into()], Arc::default());
+        let fail = |what: &str, why: &str| {
+            let before = link.said.borrow().len();
+            link.on_failure(what, &io::Error::other(why.to_owned()));
+            link.said.borrow().len() - before
+        };
+        link.on_success();
+        let mut lines = 0;
+        for _ in 0..10 {
+            lines += fail("dial", "a refuses")
+                + fail("post a message to", "b refuses")
+                + fail("dial", "b refuses");
+        }
+        assert_eq!(lines, 3);
+        let many: usize = (0..100).map(|number| fail("dial", &number.to_string())).sum();
+        assert_eq!(many, SAID_MAX - 3);
+        link.on_success();
+        assert_eq!(fail("dial", "a refuses"), 1);
+    }
 
     #[test]
     fn a_member_is_tried_at_all_its_addresses() {

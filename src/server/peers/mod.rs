@@ -35,9 +35,13 @@
 //!
 //! - All queues are bounded by number and bytes. A message that finds its queue full is dropped and raft is told that
 //!   the member is unreachable, as it is about messages whose connection ends before they are written.
-//! - No link waits for another one. A member that does not answer costs two attempts to connect each tenth of a second,
-//!   and the messages that its queues hold.
-//! - What a peer sends is taken no faster than the replica takes it: a reader waits while the inbox is full.
+//! - No message waits for another link. A member that does not answer costs an attempt to connect in a tenth of a
+//!   second for each of its two streams and for each of four posts, and the messages that its queues hold. Snapshots
+//!   are sent to one member at a time.
+//! - A message is sent once. Whether a connection that ends has delivered what was written is not known, and a proposal
+//!   that arrives twice is applied twice.
+//! - What a peer sends is taken no faster than the replica takes it: a reader waits while the inbox is full, and so
+//!   does whoever posts.
 //!
 //! All of it lives on the replica core.
 #![forbid(unsafe_code)]

@@ -75,19 +75,19 @@ async fn post(switchboard: &Switchboard, link: &Link, message: &Message) -> io::
     }
 }
 
-/// Asks a member and reads the whole answer: status and body.
+/// Asks a member and reads the whole answer: status and body. The request is sent once: whether a member that goes in
+/// the middle has taken it is not known, and a proposal that is taken twice is applied twice.
 ///
 /// # Errors
 /// When the member cannot be reached.
 pub async fn exchange(switchboard: &Switchboard, link: &Link, ask: &Ask<'_>) -> io::Result<(u16, Vec<u8>)> {
-    let own = switchboard.own();
-    if let Some(used) = link.take_idle()
-        && let Ok(answer) = exchange_on(switchboard, link, used, ask).await
-    {
-        return Ok(answer);
+    while let Some(mut used) = link.take_idle() {
+        // The member may have ended it meanwhile.
+        if used.is_quiet().await {
+            return exchange_on(switchboard, link, used, ask).await;
+        }
     }
-    // A connection that was kept may have ended meanwhile, and each request may be repeated.
-    let fresh = Connection::dial(own, &link.url()?).await?;
+    let fresh = Connection::dial(switchboard.own(), &link.url()?).await?;
     exchange_on(switchboard, link, fresh, ask).await
 }
 

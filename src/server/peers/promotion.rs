@@ -6,7 +6,7 @@ use std::io;
 use std::rc::Rc;
 
 use super::client::Ask;
-use super::lessor::{Answered, BACK_OFF};
+use super::lessor::Answered;
 use super::link::Link;
 use super::pipeline::exchange;
 use super::service::json_line;
@@ -14,10 +14,8 @@ use super::switchboard::Switchboard;
 use crate::cluster::member::MemberContext;
 use crate::error::Error;
 use crate::replica::port::{Input, Ticket};
-use crate::replica::read_gate::Role;
 use crate::response::Response;
 use crate::server::http1::answer::Answer;
-use crate::server::io::{clock, task};
 use crate::server::log::Line;
 
 /// What the path of a promotion begins with; the learner's id follows, in decimal.
@@ -32,25 +30,10 @@ impl Switchboard {
     /// Asks the leader for a client of this member, whose `ticket` that is.
     pub fn forward_promotion(self: &Rc<Self>, ticket: Ticket, id: u64) {
         let switchboard = self.clone();
-        self.answer_later(ticket, async move { switchboard.promote_at_leader(id).await });
-    }
-
-    /// Asks whoever leads, until there is an answer or the time is over.
-    async fn promote_at_leader(self: &Rc<Self>, id: u64) -> Answered {
-        let deadline = clock::now() + self.own().request_timeout;
-        while clock::now() < deadline {
-            let leader = self.link(self.gate.leader());
-            if let Some(link) = leader
-                && let Ok(Some(answered)) = promote_at(self, &link, id).await
-            {
-                return answered;
-            }
-            if self.gate.role() == Role::Leader {
-                return Err(Error::LeaderChanged);
-            }
-            task::sleep(BACK_OFF).await;
-        }
-        Err(if self.gate.leader() == 0 { Error::NoLeader } else { Error::Timeout })
+        let answer = async move {
+            switchboard.ask_leader(async |link| promote_at(&switchboard, link, id).await.ok().flatten()).await
+        };
+        self.answer_later(ticket, Input::Promote { ticket, id }, answer);
     }
 }
 

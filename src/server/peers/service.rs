@@ -196,7 +196,7 @@ fn stream_head(cluster_id: u64) -> String {
 async fn answer(switchboard: &Rc<Switchboard>, head: &Head, body: Bytes) -> Outcome {
     let path = head.target.split('?').next().unwrap_or_default();
     Outcome::Answer(match path {
-        "/raft" => only("POST", head, async { post(switchboard, head, body) }).await,
+        "/raft" => only("POST", head, post(switchboard, head, body)).await,
         "/raft/probing" => probing(),
         SNAPSHOTS => not_allowed("POST"),
         "/members" => only("GET", head, async { members(switchboard) }).await,
@@ -259,19 +259,27 @@ pub(super) fn meet(switchboard: &Switchboard, head: &Head) {
     }
 }
 
-/// One message.
-fn post(switchboard: &Switchboard, head: &Head, body: Bytes) -> Answer {
-    let answer = refusal(switchboard, head).unwrap_or_else(|| {
-        meet(switchboard, head);
-        match Message::decode(body) {
-            Err(_) => Answer::error(400, "error unmarshalling raft message"),
-            Ok(message) => match switchboard.deliver(message) {
-                Ok(()) => Answer::empty(204),
-                Err(why) => Answer::json(403, serde_json::json!({ "message": why }).to_string()),
-            },
+/// One message. It waits until the replica has room for it, and its body counts among those that are being read.
+async fn post(switchboard: &Switchboard, head: &Head, body: Bytes) -> Answer {
+    let answer = match refusal(switchboard, head) {
+        Some(refusal) => refusal,
+        None => {
+            meet(switchboard, head);
+            match Message::decode(body) {
+                Err(_) => Answer::error(400, "error unmarshalling raft message"),
+                Ok(message) => take_in(switchboard, message).await,
+            }
         }
-    });
+    };
     with_cluster_id(answer, switchboard)
+}
+
+async fn take_in(switchboard: &Switchboard, message: Message) -> Answer {
+    switchboard.inbox().room().await;
+    match switchboard.deliver(message) {
+        Ok(()) => Answer::empty(204),
+        Err(why) => Answer::json(403, serde_json::json!({ "message": why }).to_string()),
+    }
 }
 
 /// Which stream of which member is asked for; `rest` stands behind the streams' common path.

@@ -57,8 +57,7 @@ pub struct Own {
 pub struct Beginning {
     /// What this member is to others.
     pub own: Own,
-    /// The sockets of the peer listeners.
-    /// Whether each is secured stands beside it.
+    /// The sockets of the peer listeners, and whether each is secured.
     pub sockets: Vec<(TcpListener, bool)>,
     /// What the replica core counts.
     pub counts: Arc<metrics::Core>,

@@ -4,10 +4,12 @@
 mod snapshots;
 
 use std::collections::VecDeque;
-use std::net::TcpListener;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use prost::Message as _;
 use raft::eraftpb::{Entry, Message, MessageType};
@@ -27,7 +29,7 @@ use crate::proto::etcdserverpb::LeaseKeepAliveRequest;
 use crate::proto::membershippb::{Member, RaftAttributes};
 use crate::replica::arrival::Recipient;
 use crate::replica::port::{Input, LeaseCall, Ticket};
-use crate::replica::read_gate::ReadGate;
+use crate::replica::read_gate::{ReadGate, Role};
 use crate::server::io::{clock, executor, socket, task, threads};
 use crate::server::metrics;
 use crate::server::tls::Ports;
@@ -314,5 +316,161 @@ fn a_member_that_has_gone_is_asked_no_more() {
         a.follow(&cluster(&[(1, "http://127.0.0.1:1".into())]));
         assert!(a.link(2).is_none() && link.is_gone());
         until("the other side notices", || !b.link(1).unwrap().append.is_open()).await;
+    });
+}
+
+/// Reads one request. False at the end of the connection.
+fn read_request(stream: &mut TcpStream) -> bool {
+    let (mut request, mut byte) = (Vec::new(), [0]);
+    while !request.ends_with(b"\r\n\r\n") {
+        if stream.read(&mut byte).unwrap_or(0) == 0 {
+            return false;
+        }
+        request.push(byte[0]);
+    }
+    let head = String::from_utf8(request).unwrap().to_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+    let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
+    head.starts_with("post /raft ") && stream.read_exact(&mut body).is_ok()
+}
+
+/// A member that answers the first message of each connection. It ends the connection then, or when it has read the
+/// second. Counts messages.
+fn fickle(socket: TcpListener, ends_at_once: bool) -> Arc<AtomicUsize> {
+    let posts = Arc::new(AtomicUsize::new(0));
+    let count = posts.clone();
+    std::thread::spawn(move || {
+        for stream in socket.incoming() {
+            let (mut stream, count) = (stream.unwrap(), count.clone());
+            std::thread::spawn(move || {
+                if read_request(&mut stream) {
+                    count.fetch_add(1, Ordering::Relaxed);
+                    stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
+                    if !ends_at_once && read_request(&mut stream) {
+                        count.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    posts
+}
+
+#[test]
+fn a_message_that_may_have_been_taken_is_not_sent_again() {
+    for ends_at_once in [false, true] {
+        run(move |a, _, _| async move {
+            let socket = socket::listen("127.0.0.1:0".parse().unwrap(), false).unwrap();
+            socket.set_nonblocking(false).unwrap();
+            let url = format!("http://{}", socket.local_addr().unwrap());
+            let posts = fickle(socket, ends_at_once);
+            a.follow(&cluster(&[(3, url)]));
+            let link = a.link(3).unwrap();
+            a.send(3, Box::new(message(MessageType::MsgPropose, 1, 3, 0)));
+            until("the first message", || link.kept() == 1).await;
+            task::sleep(Duration::from_millis(100)).await;
+            taken(&a);
+            a.send(3, Box::new(message(MessageType::MsgPropose, 1, 3, 0)));
+            until("the second message", || posts.load(Ordering::Relaxed) == 2).await;
+            if !ends_at_once {
+                let is_lost = |input: &Input| matches!(input, Input::PeerUnreachable(3));
+                until("raft hears that it may be lost", || taken(&a).iter().any(is_lost)).await;
+            }
+            task::sleep(Duration::from_millis(200)).await;
+            assert_eq!((posts.load(Ordering::Relaxed), taken(&a).len()), (2, 0));
+        });
+    }
+}
+
+#[test]
+fn a_message_that_was_taken_from_its_queue_and_not_written_is_reported() {
+    run(|_, b, url| async move {
+        let mut stream = TcpStream::connect((&*url.host, url.port().unwrap())).unwrap();
+        let request = "GET /raft/stream/message/3 HTTP/1.1\r\nHost: b\r\nX-Server-From: 3\r\n\
+                       X-Server-Version: 3.7.3\r\nX-Min-Cluster-Version: 3.0.0\r\nX-Etcd-Cluster-ID: c1\r\n\
+                       X-Raft-To: 2\r\n\r\n";
+        stream.write_all(request.as_bytes()).unwrap();
+        let link = b.link(3).unwrap();
+        until("the stream", || link.message.is_open()).await;
+        while stream.peek(&mut [0]).unwrap() == 0 {}
+        // What was not read has the kernel reset the connection.
+        drop(stream);
+        task::sleep(Duration::from_millis(100)).await;
+        b.send(3, Box::new(message(MessageType::MsgHeartbeatResponse, 2, 3, 0)));
+        let is_lost = |input: &Input| matches!(input, Input::PeerUnreachable(3));
+        until("raft hears of it", || taken(&b).iter().any(is_lost)).await;
+    });
+}
+
+#[test]
+fn a_message_that_is_posted_waits_until_the_replica_has_room() {
+    run(|_, b, url| async move {
+        let entries = vec![Entry { data: vec![7; 4 << 20].into(), ..Entry::default() }];
+        let content = Message { entries, ..message(MessageType::MsgPropose, 1, 2, 0) }.encode_to_vec();
+        let sender = own(1);
+        let post = || ask(&sender, &url, "POST", "/raft", 2, &content);
+        let mut posted = 0;
+        while let Some((204, _)) = task::until(clock::now() + Duration::from_secs(2), post()).await {
+            posted += 1;
+            assert!(posted <= 8, "more than 32 MB wait");
+        }
+        assert_eq!(posted, 8);
+        assert_eq!(taken(&b).len(), 8);
+        until("the one that waited", || taken(&b).len() == 1).await;
+    });
+}
+
+#[test]
+fn a_question_for_the_leader_goes_to_the_replica_where_this_member_leads_by_then() {
+    run(|a, _, _| async move {
+        a.gate.set_vote(Role::Leader, 1);
+        a.forward(Ticket(7), LeaseCall::KeepAlive { id: 5 }, 3);
+        a.forward_promotion(Ticket(8), 4);
+        let mut inputs = Vec::new();
+        until("both", || {
+            inputs.extend(taken(&a));
+            inputs.len() == 2
+        })
+        .await;
+        assert!(matches!(
+            inputs[0],
+            Input::Lease { ticket: Ticket(7), call: LeaseCall::KeepAlive { id: 5 } }
+        ));
+        assert!(matches!(inputs[1], Input::Promote { ticket: Ticket(8), id: 4 }));
+        assert_eq!(a.take_answers(), []);
+    });
+}
+
+#[test]
+fn questions_for_the_leader_have_so_many_connections_and_no_more() {
+    run(|a, _, _| async move {
+        let socket = socket::listen("127.0.0.1:0".parse().unwrap(), false).unwrap();
+        socket.set_nonblocking(false).unwrap();
+        a.follow(&cluster(&[(3, format!("http://{}", socket.local_addr().unwrap()))]));
+        let connections = Arc::new(AtomicUsize::new(0));
+        let count = connections.clone();
+        // A leader that answers nothing.
+        std::thread::spawn(move || {
+            let mut open = Vec::new();
+            for stream in socket.incoming() {
+                count.fetch_add(1, Ordering::Relaxed);
+                open.push(stream);
+            }
+        });
+        a.gate.set(1, 3, 0, 0);
+        for ticket in 0..100 {
+            a.forward(Ticket(ticket), LeaseCall::KeepAlive { id: 5 }, 3);
+        }
+        until("connections", || connections.load(Ordering::Relaxed) >= 32).await;
+        task::sleep(Duration::from_millis(200)).await;
+        // Two more are for the streams, and one finds out how long the member takes to answer.
+        assert!(connections.load(Ordering::Relaxed) <= 32 + 3);
+        let mut answers = Vec::new();
+        until("all to be given up", || {
+            answers.extend(a.take_answers());
+            answers.len() == 100
+        })
+        .await;
+        assert!(answers.iter().all(|(_, result)| *result == Err(Error::Timeout)));
     });
 }

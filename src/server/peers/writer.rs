@@ -36,13 +36,15 @@ pub async fn write<S: ByteStream>(
         switchboard.unreachable(link.id);
     }
     link.on_success();
-    if let Err(error) = write_all(link, (outgoing, number), channel, &mut stream).await {
+    let mut batch = Batch::default();
+    if let Err(error) = write_all(link, (outgoing, number), channel, &mut stream, &mut batch).await {
         Line::warn("lost TCP streaming connection with remote peer")
             .text("stream-writer-type", name(channel))
             .id("remote-peer-id", link.id)
             .text("error", error.to_string())
             .write();
-        if outgoing.close(number) {
+        // What was being written is lost too, also if another connection counts by now.
+        if outgoing.close(number) || batch.carries {
             switchboard.unreachable(link.id);
         }
     }
@@ -53,14 +55,15 @@ pub fn name(channel: Channel) -> &'static str {
     if channel == Channel::Append { "stream MsgApp v2" } else { "stream Message" }
 }
 
-/// Writes until the connection counts no more.
+/// Writes until the connection counts no more. What is not written is in `batch` at an error.
 async fn write_all<S: ByteStream>(
     link: &Link,
     (outgoing, number): (&Outgoing, u64),
     channel: Channel,
     stream: &mut S,
+    batch: &mut Batch,
 ) -> io::Result<()> {
-    let (mut batch, mut encoder) = (Batch::default(), Encoder::default());
+    let mut encoder = Encoder::default();
     loop {
         match task::until(clock::now() + PATIENCE / 3, outgoing.ready(number)).await {
             Some(false) => return Ok(()),
@@ -68,6 +71,7 @@ async fn write_all<S: ByteStream>(
                 while batch.len() < BATCH_BYTES
                     && let Some(message) = outgoing.take()
                 {
+                    batch.carries = true;
                     match channel {
                         Channel::Append => encoder.encode(&message, batch.room()),
                         _ => message_stream::encode(&message, batch.room()),
@@ -89,19 +93,23 @@ async fn write_all<S: ByteStream>(
 
 /// Bytes that become a chunk.
 #[derive(Default)]
-struct Batch(Vec<u8>);
+struct Batch {
+    bytes: Vec<u8>,
+    /// There is a message in it that raft has sent.
+    carries: bool,
+}
 
 impl Batch {
     fn len(&self) -> usize {
-        self.0.len().saturating_sub(CHUNK_HEAD)
+        self.bytes.len().saturating_sub(CHUNK_HEAD)
     }
 
     /// Where to append.
     fn room(&mut self) -> &mut Vec<u8> {
-        if self.0.is_empty() {
-            self.0.resize(CHUNK_HEAD, 0);
+        if self.bytes.is_empty() {
+            self.bytes.resize(CHUNK_HEAD, 0);
         }
-        &mut self.0
+        &mut self.bytes
     }
 
     /// All of it as a chunk.
@@ -114,14 +122,15 @@ impl Batch {
         let length = CHUNK_HEAD - rest.len();
         let begin = CHUNK_HEAD - length;
         self.room()[begin..CHUNK_HEAD].copy_from_slice(&head[..length]);
-        self.0.extend_from_slice(b"\r\n");
-        &self.0[begin..]
+        self.bytes.extend_from_slice(b"\r\n");
+        &self.bytes[begin..]
     }
 
     /// Begins anew. What one long message has taken is given back.
     fn clear(&mut self) {
-        self.0.clear();
-        self.0.shrink_to(2 * BATCH_BYTES);
+        self.carries = false;
+        self.bytes.clear();
+        self.bytes.shrink_to(2 * BATCH_BYTES);
     }
 }
 
