@@ -71,7 +71,8 @@ impl Replica {
             return false;
         }
         let sweep = turn.sweeps && self.may_sweep(now);
-        if self.committed.is_empty() && self.executing.is_none() && !sweep {
+        let is_idle = self.executing.is_none() && (self.committed.is_empty() || self.awaits_commit());
+        if is_idle && !sweep {
             return false;
         }
         // At the end of a turn the next entry may have begun, and then no checkpoint can begin.

@@ -55,7 +55,7 @@ impl Replica {
         let is_own_end = change.node_id == self.settings.member_id
             && change.change_type == ConfChangeType::RemoveNode as i32;
         let (id, is_leader) = (change.id, self.is_leader());
-        if is_own_end && is_leader && self.handover.begin_for(id) && self.resign() {
+        if is_own_end && is_leader && self.resign_for(id) {
             // Whoever leads next removes this member: then no proposal meets a leader that belongs to nobody.
             return;
         }

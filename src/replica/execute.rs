@@ -65,11 +65,16 @@ const JOINT_CHANGE: &str = "it changes several members at once, which no version
 
 /// Why this version cannot apply an entry, and what to do; none if it can.
 pub(super) fn refuse(entry: &LogEntry) -> Option<String> {
+    flaw(entry).map(|why| unknown(entry, &why))
+}
+
+/// What is wrong with an entry that this version cannot apply.
+pub(super) fn flaw(entry: &LogEntry) -> Option<String> {
     match entry.entry_type() {
         EntryType::EntryNormal if entry.data.is_empty() => None,
-        EntryType::EntryNormal => decode(entry).err(),
+        EntryType::EntryNormal => Entry::decode(entry.data.clone()).err().map(|error| error.to_string()),
         EntryType::EntryConfChange => None,
-        EntryType::EntryConfChangeV2 => Some(unknown(entry, JOINT_CHANGE)),
+        EntryType::EntryConfChangeV2 => Some(JOINT_CHANGE.to_owned()),
     }
 }
 
@@ -88,6 +93,9 @@ impl Replica {
     pub(super) fn execute_next(&mut self, now: Instant, slice: &mut Slice, draft: &mut Draft) -> bool {
         if let Some(executing) = self.executing.take() {
             return self.execute(now, executing, slice, draft);
+        }
+        if self.awaits_commit() {
+            return false;
         }
         let Some(entry) = self.committed.pop_front() else { return false };
         assert_eq!(entry.index, self.draft_applied().index + 1, "entries are applied one after the other");

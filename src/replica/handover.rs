@@ -7,7 +7,7 @@
 
 use prost::Message as _;
 use raft::eraftpb::{ConfChange, ConfChangeType, Entry, EntryType, Message};
-use raft::{ProgressState, StateRole};
+use raft::{Progress, ProgressState, StateRole};
 
 use super::port::{Output, Outputs, Ticket};
 use super::replica::Replica;
@@ -21,20 +21,14 @@ use crate::response::Response;
 pub(super) struct Handover {
     /// Clients that wait for leadership to have moved: to whom, and in which term it was asked for.
     waiting: Vec<(Ticket, u64, u64)>,
-    /// The change for which leadership was handed over last, whatever came of it; `u64::MAX` stands for one that
-    /// another member has forwarded.
-    begun_for: u64,
+    /// The change for which leadership was handed over last, whatever came of it.
+    begun_for: Option<u64>,
     /// Proposals of other members, and the bytes of their entries.
     held: Vec<Message>,
     held_bytes: usize,
 }
 
 impl Handover {
-    /// True the first time that it is asked about a change.
-    pub(super) fn begin_for(&mut self, change: u64) -> bool {
-        std::mem::replace(&mut self.begun_for, change) != change
-    }
-
     fn hold(&mut self, message: Message) {
         let bytes: usize = message.entries.iter().map(|entry| entry.data.len()).sum();
         if self.held.len() < PROPOSALS_HELD_MAX && self.held_bytes + bytes <= PROPOSALS_HELD_BYTES_MAX {
@@ -66,7 +60,18 @@ impl Replica {
         self.handover.waiting.push((ticket, target, self.node.raft.term));
     }
 
-    /// Hands leadership to the voter that has most of the log. False if there is nobody to hand it to.
+    /// Hands leadership over before this leader is removed by a change: once for each change. False if that was done
+    /// before, or if there is nobody to hand it to.
+    pub(super) fn resign_for(&mut self, change: u64) -> bool {
+        let begins = self.handover.begun_for != Some(change) && self.resign();
+        if begins {
+            self.handover.begun_for = Some(change);
+        }
+        begins
+    }
+
+    /// Hands leadership to the voter that has most of the log: one that has answered lately, or, as raft forgets all
+    /// answers once in an election timeout, one that takes what it is sent. False if there is nobody to hand it to.
     pub(super) fn resign(&mut self) -> bool {
         if !self.is_leader() {
             return false;
@@ -74,9 +79,13 @@ impl Replica {
         let raft = &self.node.raft;
         let voters = raft.prs().conf().voters();
         let others = raft.prs().iter().filter(|(id, _)| **id != raft.id && voters.contains(**id));
-        let reachable = others
-            .filter(|(_, progress)| progress.recent_active && progress.state == ProgressState::Replicate);
-        let best = reachable.map(|(&id, progress)| (progress.matched, std::cmp::Reverse(id))).max();
+        let reachable = others.filter(|(_, progress)| match progress.state {
+            ProgressState::Replicate => true,
+            ProgressState::Probe => progress.recent_active,
+            ProgressState::Snapshot => false,
+        });
+        let rank = |progress: &Progress| (progress.recent_active, progress.matched);
+        let best = reachable.map(|(&id, progress)| (rank(progress), std::cmp::Reverse(id))).max();
         if let Some((_, std::cmp::Reverse(id))) = best {
             self.node.transfer_leader(id);
         }
@@ -93,13 +102,14 @@ impl Replica {
         self.is_leader() && !self.has_proposee()
     }
 
-    /// Whether an entry is one that removes this member.
-    fn is_own_removal(&self, entry: &Entry) -> bool {
+    /// The id of the change by which an entry removes this member; none if it does not.
+    fn own_removal(&self, entry: &Entry) -> Option<u64> {
         if entry.entry_type() != EntryType::EntryConfChange {
-            return false;
+            return None;
         }
         let change = ConfChange::decode(entry.data.clone()).unwrap_or_default();
-        change.node_id == self.settings.member_id && change.change_type() == ConfChangeType::RemoveNode
+        let is_own = change.node_id == self.settings.member_id;
+        (is_own && change.change_type() == ConfChangeType::RemoveNode).then_some(change.id)
     }
 
     /// This member has applied its own removal, which is the entry `index`. Raft keeps no progress of a leader that was
@@ -123,10 +133,8 @@ impl Replica {
     /// Another member proposes something. What removes this leader is for the next one, so that no proposal meets a
     /// leader that belongs to nobody.
     pub(super) fn on_forwarded(&mut self, message: Message) {
-        let ends_this_leader = self.is_leader()
-            && message.entries.iter().any(|entry| self.is_own_removal(entry))
-            && self.handover.begin_for(u64::MAX)
-            && self.resign();
+        let removal = message.entries.iter().find_map(|entry| self.own_removal(entry));
+        let ends_this_leader = self.is_leader() && removal.is_some_and(|change| self.resign_for(change));
         if ends_this_leader || self.drops_proposals() {
             return self.handover.hold(message);
         }

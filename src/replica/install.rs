@@ -21,6 +21,7 @@ use raft::eraftpb::{Message, Snapshot};
 use super::apply::State;
 use super::arrival::Arrival;
 use super::log_writes::LogWrite;
+use super::messages::is_far;
 use super::port::{Output, Outputs};
 use super::replica::Replica;
 use crate::btree::Store;
@@ -93,7 +94,9 @@ impl Replica {
     /// Raft takes the snapshot if it is of the leader, and has what this member lacks.
     fn offer_to_raft(&mut self, arrival: Box<Arrival>, outputs: &mut Outputs) {
         // raft says by its pending snapshot what it has come to.
-        let _ = self.node.step((*arrival.message).clone());
+        if !is_far(self.node.raft.term, arrival.message.term) {
+            let _ = self.node.step((*arrival.message).clone());
+        }
         let index = arrival.index();
         let takes = |snapshot: &Snapshot| snapshot.get_metadata().index == index;
         let is_taken = self.node.snap().is_some_and(takes);
@@ -137,8 +140,8 @@ impl Replica {
         let buffer = self.writes.take_buffer();
         let state = self.node.raft.hard_state();
         let write = self.log.restart(mark, &state, buffer);
-        let (mark, segment) = (Some(mark.index), write.segment);
-        self.writes.begin(LogWrite { number, persisted, mark, segment });
+        let (mark, segment, commit) = (Some(mark.index), write.segment, self.log.state().commit);
+        self.writes.begin(LogWrite { number, persisted, mark, segment, commit, promise: true });
         outputs.push(Output::AppendWal { ready: number, write });
     }
 

@@ -11,21 +11,29 @@ use raft::{SnapshotStatus, Storage as _};
 
 use super::replica::Replica;
 use crate::limits::SNAPSHOTS_SENT_MAX;
+use crate::stdx::time::Duration;
 
-/// Ticks for which entries are kept for a member that has taken a snapshot; of a tenth of a second each, half a minute,
-/// as etcd waits.
-const KEPT_TICKS: u32 = 300;
+/// How long entries are kept for a member that has taken a snapshot, as etcd waits.
+const KEPT: Duration = Duration::from_secs(30);
 
 /// Snapshots on their way.
 #[derive(Debug, Default)]
 pub(super) struct Transfers {
     /// The world can send snapshots.
     can_send: bool,
+    /// [`KEPT`] in ticks.
+    kept_ticks: u32,
     /// By member: the last entry that is surely in the snapshot, and how long what follows is kept, once it was sent.
     to: BTreeMap<u64, (u64, Option<u32>)>,
 }
 
 impl Transfers {
+    /// None yet, of a member whose ticks take so long.
+    pub(super) fn new(tick: Duration) -> Self {
+        let kept_ticks = KEPT.as_nanos().div_ceil(tick.as_nanos().max(1));
+        Self { kept_ticks: u32::try_from(kept_ticks).unwrap_or(u32::MAX), ..Self::default() }
+    }
+
     /// A snapshot with the entries up to `index` goes to a member.
     pub(super) fn begin(&mut self, to: u64, index: u64) {
         self.to.insert(to, (index, None));
@@ -34,7 +42,7 @@ impl Transfers {
     /// It was sent, or not.
     fn end(&mut self, to: u64, is_taken: bool) {
         match self.to.get_mut(&to) {
-            Some((_, kept)) if is_taken => *kept = Some(KEPT_TICKS),
+            Some((_, kept)) if is_taken => *kept = Some(self.kept_ticks),
             _ => _ = self.to.remove(&to),
         }
     }
@@ -101,7 +109,13 @@ mod tests {
 
     #[test]
     fn entries_are_kept_while_a_snapshot_is_sent_and_for_some_time_after_it() {
-        let mut transfers = Transfers { can_send: true, ..Transfers::default() };
+        for (tick, ticks) in [(10, 3_000), (100, 300), (500, 60)] {
+            are_kept_for(Duration::from_millis(tick), ticks);
+        }
+    }
+
+    fn are_kept_for(tick: Duration, ticks: u32) {
+        let mut transfers = Transfers { can_send: true, ..Transfers::new(tick) };
         assert!(transfers.may_begin() && transfers.awaited().is_none());
         transfers.begin(7, 100);
         assert!(transfers.may_begin(), "one member does not keep another one waiting");
@@ -112,7 +126,7 @@ mod tests {
         transfers.begin(8, 50);
         transfers.end(8, false);
         assert!(transfers.may_begin());
-        (1..KEPT_TICKS).for_each(|_| transfers.tick());
+        (1..ticks).for_each(|_| transfers.tick());
         assert_eq!(transfers.awaited(), Some(100));
         transfers.tick();
         assert_eq!(transfers.awaited(), None);

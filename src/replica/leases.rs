@@ -14,7 +14,7 @@
 //! that was renewed meanwhile.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::port::{LeaseCall, Output, Outputs, Ticket};
 use super::propose::Proposals;
@@ -42,13 +42,20 @@ pub(super) enum LessorPlace {
 /// Questions and revocations on their way.
 #[derive(Debug)]
 pub(super) struct Leases {
-    /// Questions to the lessor that have come in this turn, oldest first. In all three places there are
+    /// Questions to the lessor that have come in this turn, oldest first. In all four places there are
     /// [`LEASE_CALLS_PENDING_MAX`] at most.
     calls: Vec<(Ticket, LeaseCall)>,
     /// Questions that wait until a quorum has confirmed this leader.
     unconfirmed: Reads<(Ticket, LeaseCall)>,
     /// Questions that may be answered. What a whole turn leaves are renewals of leases in `clearing`.
     confirmed: Vec<(Ticket, LeaseCall)>,
+    /// Questions that wait for the lessor to run somewhere, and in which tick they were found to; oldest first.
+    homeless: VecDeque<(u64, (Ticket, LeaseCall))>,
+    /// Who has waited for that for too long.
+    given_up: Vec<Ticket>,
+    ticks: u64,
+    /// How long a question waits for that: about as long as whoever asked.
+    patience: u64,
     /// Leases whose checkpoint is being taken back through the log, so that they can be renewed.
     clearing: BTreeSet<i64>,
     /// Request ids of the revocations of expired leases that are proposed and not applied: two batches at most.
@@ -60,9 +67,14 @@ pub(super) struct Leases {
 }
 
 impl Leases {
-    /// Nobody asks yet. The rounds of questions are those of `unconfirmed`.
-    pub(super) fn new(unconfirmed: Reads<(Ticket, LeaseCall)>) -> Self {
+    /// Nobody asks yet. The rounds of questions are those of `unconfirmed`, and a question waits for a lessor for
+    /// `patience` ticks.
+    pub(super) fn new(unconfirmed: Reads<(Ticket, LeaseCall)>, patience: u64) -> Self {
         Self {
+            homeless: VecDeque::new(),
+            given_up: Vec::new(),
+            ticks: 0,
+            patience,
             calls: Vec::new(),
             unconfirmed,
             confirmed: Vec::new(),
@@ -85,7 +97,18 @@ impl Leases {
 
     /// Questions that wait.
     pub(super) fn waiting(&self) -> usize {
-        self.calls.len() + self.unconfirmed.len() + self.confirmed.len()
+        self.calls.len() + self.unconfirmed.len() + self.confirmed.len() + self.homeless.len()
+    }
+
+    /// A tick has passed.
+    pub(super) fn tick(&mut self) {
+        self.ticks += 1;
+        while let Some((since, (ticket, _))) = self.homeless.front()
+            && since + self.patience <= self.ticks
+        {
+            self.given_up.push(*ticket);
+            self.homeless.pop_front();
+        }
     }
 
     /// Whether no question waits for a round.
@@ -145,7 +168,10 @@ impl Leases {
     /// Lets questions on that have waited for a round, or need none.
     pub(super) fn let_on(&mut self, is_sole_voter: bool, place: LessorPlace, applied: u64) {
         let needs_round = self.needs_round(is_sole_voter);
-        for (ticket, call) in std::mem::take(&mut self.calls) {
+        let is_nowhere = place == LessorPlace::Nowhere;
+        let waited = if is_nowhere { VecDeque::new() } else { std::mem::take(&mut self.homeless) };
+        let waited = waited.into_iter().map(|(_, question)| question);
+        for (ticket, call) in waited.chain(std::mem::take(&mut self.calls)) {
             let is_local = matches!(call, LeaseCall::Expiries { .. });
             if needs_round && !is_local && matches!(place, LessorPlace::Here(_)) {
                 self.unconfirmed.wait((ticket, call));
@@ -158,7 +184,7 @@ impl Leases {
 
     /// Answers the questions that may be answered, at this `revision` of the store. A renewal whose lease has a
     /// checkpoint waits until the log says that the lease has its full TTL again. Where the lessor runs on another
-    /// member, that one is asked.
+    /// member, that one is asked. While it runs nowhere, as during an election, questions wait, as they do in etcd.
     pub(super) fn answer(
         &mut self,
         now: Instant,
@@ -168,6 +194,8 @@ impl Leases {
         proposals: &mut Proposals,
         outputs: &mut Outputs,
     ) {
+        let given_up = self.given_up.drain(..);
+        outputs.extend(given_up.map(|ticket| Output::Reply { ticket, result: Err(Error::NoLeader) }));
         for (ticket, call) in std::mem::take(&mut self.confirmed) {
             let result = match (&call, place) {
                 (LeaseCall::Expiries { ids }, _) => {
@@ -178,7 +206,10 @@ impl Leases {
                     outputs.push(Output::AskLessor { leader, ticket, call, revision });
                     continue;
                 }
-                (_, LessorPlace::Nowhere) => Err(Error::NoLeader),
+                (_, LessorPlace::Nowhere) => {
+                    self.homeless.push_back((self.ticks, (ticket, call)));
+                    continue;
+                }
                 (&LeaseCall::KeepAlive { id }, LessorPlace::Here(term)) if lessor.is_checkpointed(id) => {
                     self.clear_checkpoint(term, id, proposals);
                     self.confirmed.push((ticket, call));
@@ -266,7 +297,7 @@ mod tests {
     }
 
     fn leases() -> Leases {
-        Leases::new(Reads::new(1, 1))
+        Leases::new(Reads::new(1, 1), 20)
     }
 
     #[test]
@@ -335,14 +366,40 @@ mod tests {
                 answer(&call, LessorPlace::At(3)),
                 Output::AskLessor { leader: 3, ticket: Ticket(5), call: asked, revision: 7 } if asked == call
             ));
-            assert!(matches!(
-                answer(&call, LessorPlace::Nowhere),
-                Output::Reply { result: Err(Error::NoLeader), .. }
-            ));
             assert!(matches!(answer(&call, LessorPlace::Here(4)), Output::Reply { result: Ok(_), .. }));
         }
         let expiries = LeaseCall::Expiries { ids: vec![1] };
         assert!(matches!(answer(&expiries, LessorPlace::At(3)), Output::Reply { result: Ok(_), .. }));
+    }
+
+    #[test]
+    fn a_question_waits_for_a_lessor_and_not_for_ever() {
+        let (mut lessor, mut proposals) = leader(1..2);
+        let mut leases = leases();
+        let mut answers = |leases: &mut Leases, place| {
+            let mut outputs = Outputs::new();
+            leases.let_on(true, place, 0);
+            leases.answer(Instant::default(), 7, place, &mut lessor, &mut proposals, &mut outputs);
+            outputs
+        };
+        let nowhere = LessorPlace::Nowhere;
+        for (place, ticks) in [(LessorPlace::Here(4), 19), (LessorPlace::At(3), 19), (nowhere, 20)] {
+            leases.ask(Ticket(1), LeaseCall::KeepAlive { id: 1 });
+            leases.ask(Ticket(2), LeaseCall::TimeToLive { id: 1 });
+            assert!(answers(&mut leases, nowhere).is_empty() && leases.waiting() == 2);
+            (0..ticks).for_each(|_| leases.tick());
+            assert_eq!(leases.waiting(), if ticks < 20 { 2 } else { 0 });
+            let said: Vec<_> = answers(&mut leases, place)
+                .into_iter()
+                .map(|output| match output {
+                    Output::Reply { ticket, result } => (ticket.0, result.err()),
+                    Output::AskLessor { leader: 3, ticket, .. } => (ticket.0, None),
+                    _ => panic!("something else is said"),
+                })
+                .collect();
+            let error = (place == nowhere).then_some(Error::NoLeader);
+            assert_eq!((said, leases.waiting()), (vec![(1, error), (2, error)], 0));
+        }
     }
 
     #[test]

@@ -24,6 +24,10 @@ pub(super) struct LogWrite {
     pub(super) mark: Option<u64>,
     /// Where it goes to.
     pub(super) segment: SegmentName,
+    /// What the log says to be committed once this is durable.
+    pub(super) commit: u64,
+    /// It has a term, a vote, or a commit index of which nobody may hear before it is durable.
+    pub(super) promise: bool,
 }
 
 /// All writes under way.
@@ -31,6 +35,10 @@ pub(super) struct LogWrite {
 pub(super) struct LogWrites {
     /// Not durable, in the order in which they were begun, which is the order in which they become durable.
     unsynced: VecDeque<LogWrite>,
+    /// Those of them that make a promise.
+    promises: usize,
+    /// What the log says durably to be committed.
+    committed: u64,
     /// The number of raft's last ready. Not below that of any write.
     last_ready: u64,
     /// Messages whose write is durable, to be sent at the next turn.
@@ -44,6 +52,21 @@ pub(super) struct LogWrites {
 }
 
 impl LogWrites {
+    /// None yet, to a log that says that everything up to `committed` is committed.
+    pub(super) fn new(committed: u64) -> Self {
+        Self { committed, ..Self::default() }
+    }
+
+    /// What the log says durably to be committed.
+    pub(super) fn committed(&self) -> u64 {
+        self.committed
+    }
+
+    /// Whether a write under way makes a promise.
+    pub(super) fn has_promise(&self) -> bool {
+        self.promises > 0
+    }
+
     /// Whether nothing is on its way to the log.
     pub(super) fn is_idle(&self) -> bool {
         self.unsynced.is_empty()
@@ -79,6 +102,7 @@ impl LogWrites {
     pub(super) fn begin(&mut self, write: LogWrite) {
         self.is_busy = true;
         self.is_tidy_due = false;
+        self.promises += usize::from(write.promise);
         self.unsynced.push_back(write);
     }
 
@@ -98,6 +122,8 @@ impl LogWrites {
     pub(super) fn end(&mut self, number: u64, buffer: Vec<u8>) -> (Option<u64>, u64) {
         let write = self.unsynced.pop_front().expect("only what was written becomes durable");
         assert_eq!(write.number, number, "log writes become durable in their order");
+        self.promises -= usize::from(write.promise);
+        self.committed = self.committed.max(write.commit);
         // Memory that a large request has made longer than a full batch is given back.
         if self.buffers.len() < BUFFERS_MAX && buffer.capacity() <= 2 * APPEND_BYTES_MAX {
             self.buffers.push(buffer);
@@ -124,7 +150,8 @@ mod tests {
 
     fn write(number: u64, mark: Option<u64>) -> LogWrite {
         let persisted = vec![Message { index: number, ..Message::default() }];
-        LogWrite { number, persisted, mark, segment: SegmentName { sequence: number, index: 0 } }
+        let segment = SegmentName { sequence: number, index: 0 };
+        LogWrite { number, persisted, mark, segment, commit: 10 * number, promise: number == 1 }
     }
 
     fn sent(writes: &mut LogWrites) -> Vec<u64> {
@@ -143,8 +170,10 @@ mod tests {
             assert!(writes.hold(held(number + 1)).is_none());
         }
         assert_eq!(writes.segment().map(|segment| segment.sequence), Some(1));
+        assert_eq!((writes.has_promise(), writes.committed()), (true, 0));
         assert_eq!(writes.end(1, Vec::new()), (None, 2));
         assert_eq!(sent(&mut writes), [1, 2]);
+        assert_eq!((writes.has_promise(), writes.committed()), (false, 10));
         assert_eq!((writes.end(3, Vec::new()), writes.is_idle()), ((Some(7), 4), true));
         assert_eq!(sent(&mut writes), [3, 4]);
     }

@@ -232,6 +232,14 @@ pub enum Output {
         /// The ticket of the request.
         ticket: Ticket,
     },
+    /// A member has sent a message that no correct member sends, and that was dropped. Said once for each fault of a
+    /// member.
+    Unsound {
+        /// Id of that member.
+        from: u64,
+        /// What is wrong with the message.
+        why: String,
+    },
     /// Tell all watchers.
     Publish(Arc<EventBatch>),
     /// Stop: the next entry of the log cannot be applied, or a record of the store cannot be read. Nothing more is

@@ -2,13 +2,15 @@
 //!
 //! | in a ready | may leave | must wait for |
 //! |---|---|---|
-//! | messages | at once | |
+//! | messages of a leader | at once | a write under way that makes a promise |
 //! | entries, term, vote | to the log, at once | the write before it (the log is one stream) |
 //! | a change of members behind another, and what follows | to the log, in a write of its own | the write before it |
 //! | commit index alone | with the next entries, or when the log is quiet | nothing: it is only a hint |
+//! | commit index of a change of members | to the log, at once | the write before it |
 //! | persisted messages (votes, append responses) | | the write of the same ready |
 //! | a leader's messages to a member whose removal is applied | never | |
 //! | committed entries | to apply | raft hands them out only when committed and persisted here |
+//! | a committed change of members | to apply | the write that says that it is committed |
 //! | read states | | apply to have reached their index |
 //!
 //! A start takes the members from what the log says to be committed. A leader proposes a change of the members when the
@@ -16,6 +18,13 @@
 //! two quorums may have nobody in common. A write says of the entries before it whether they are committed, so a second
 //! change begins a write of its own, in which the state comes first: wherever a crash cuts the log, all changes in it
 //! but the last are known to be committed.
+//!
+//! Two kinds of writes make a promise, and a leader says nothing before they are durable. A term with this member's
+//! vote: among several voters it is durable before the member can win, but a member that is the only voter leads in the
+//! step in which it campaigns. A learner that heard of such a term would have entries of it that a crash here undoes,
+//! and the next entries would be of the same term. The other kind is a commit index that covers a change of the
+//! members: a member that hears of its removal stops for good, and then those that are left need to know of it even
+//! after a crash. So such a change is applied when the log says that it is committed, as etcd does with all entries.
 #![forbid(unsafe_code)]
 
 use raft::eraftpb::{Entry, EntryType, HardState, Message, MessageType};
@@ -31,16 +40,23 @@ impl Replica {
             let mut ready = self.node.ready();
             let number = ready.number();
             self.writes.on_ready(number);
-            self.send(ready.take_messages(), outputs);
+            let messages = ready.take_messages();
             for state in ready.take_read_states() {
                 self.reads.confirm(&state.request_ctx, state.index);
                 self.leases.confirm(&state.request_ctx, state.index);
             }
-            self.committed.extend(ready.take_committed_entries());
-            let persisted = ready.take_persisted_messages();
+            let committed = ready.take_committed_entries();
+            let ends_change = self.ends_change(&committed);
+            self.committed.extend(committed);
+            let mut persisted = ready.take_persisted_messages();
             let entries = ready.take_entries();
             let state = ready.hs().cloned();
-            let promise = state.as_ref().is_some_and(|state| !self.is_promised(state));
+            let promise = ends_change || state.as_ref().is_some_and(|state| !self.is_promised(state));
+            if promise || self.writes.has_promise() {
+                persisted.extend(messages);
+            } else {
+                self.send(messages, outputs);
+            }
             if !ready.snapshot().is_empty() {
                 // What raft says may be about entries behind the snapshot too.
                 let (first, last) =
@@ -48,12 +64,12 @@ impl Replica {
                 self.log_snapshot(number, ready.snapshot(), first, outputs);
                 if !entries.is_empty() {
                     self.node.mut_store().append(&entries);
-                    self.write_ready(number, &entries, last, outputs);
+                    self.write_ready((number, promise), &entries, last, outputs);
                 }
                 self.node.advance_append_async(ready);
             } else if !entries.is_empty() || promise {
                 self.node.mut_store().append(&entries);
-                self.write_ready(number, &entries, persisted, outputs);
+                self.write_ready((number, promise), &entries, persisted, outputs);
                 self.node.advance_append_async(ready);
             } else {
                 self.node.advance_append_async(ready);
@@ -62,10 +78,28 @@ impl Replica {
         }
     }
 
-    /// The writes of a ready: one, but for changes of members behind the first.
+    /// Whether a change of the members is among these committed entries of which the log does not say that it is
+    /// committed.
+    fn ends_change(&self, committed: &[Entry]) -> bool {
+        let logged = self.log.state().commit;
+        let is_change = |entry: &Entry| entry.entry_type() != EntryType::EntryNormal && entry.index > logged;
+        committed.iter().any(is_change)
+    }
+
+    /// Whether the entry whose turn it is has to wait for the log: it changes the members, and nothing durable says
+    /// that it is committed.
+    pub(super) fn awaits_commit(&self) -> bool {
+        self.executing.is_none()
+            && self.committed.front().is_some_and(|entry| {
+                entry.entry_type() != EntryType::EntryNormal && entry.index > self.writes.committed()
+            })
+    }
+
+    /// The writes of a ready: one, but for changes of members behind the first. Whether the ready makes a promise
+    /// stands beside its number.
     fn write_ready(
         &mut self,
-        number: u64,
+        (number, promise): (u64, bool),
         entries: &[Entry],
         persisted: Vec<Message>,
         outputs: &mut Outputs,
@@ -73,23 +107,30 @@ impl Replica {
         let mut rest = entries;
         while let Some(at) = second_change(rest) {
             let (first, later) = rest.split_at(at);
-            self.write_log(number, first, Vec::new(), outputs);
+            self.write_log((number, promise), first, Vec::new(), outputs);
             rest = later;
         }
-        self.write_log(number, rest, persisted, outputs);
+        self.write_log((number, promise), rest, persisted, outputs);
     }
 
     /// One write: `entries`, the hard state, and a mark if one is due.
-    fn write_log(&mut self, number: u64, entries: &[Entry], persisted: Vec<Message>, outputs: &mut Outputs) {
+    fn write_log(
+        &mut self,
+        (number, promise): (u64, bool),
+        entries: &[Entry],
+        persisted: Vec<Message>,
+        outputs: &mut Outputs,
+    ) {
         let buffer = self.writes.take_buffer();
         let state = self.node.raft.hard_state();
         let mark = self.marks.take_due();
         let before = self.log.length();
-        let write = self.log.append(entries, Some(&state), mark.as_ref(), buffer);
+        let mut write = self.log.append(entries, Some(&state), mark.as_ref(), buffer);
+        write.sync |= promise;
         let before = if write.create { 0 } else { before };
         self.checkpoints.logged(self.log.length() - before, entries.len());
-        let (mark, segment) = (mark.map(|mark| mark.index), write.segment);
-        self.writes.begin(LogWrite { number, persisted, mark, segment });
+        let (mark, segment, commit) = (mark.map(|mark| mark.index), write.segment, self.log.state().commit);
+        self.writes.begin(LogWrite { number, persisted, mark, segment, commit, promise });
         outputs.push(Output::AppendWal { ready: number, write });
     }
 
@@ -98,7 +139,7 @@ impl Replica {
     pub(super) fn found(&mut self, outputs: &mut Outputs) -> bool {
         match std::mem::replace(&mut self.founding, Founding::Written) {
             Founding::Due(entries) => {
-                self.write_log(0, &entries, Vec::new(), outputs);
+                self.write_log((0, true), &entries, Vec::new(), outputs);
                 false
             }
             Founding::Behind(mark) => {
@@ -118,7 +159,7 @@ impl Replica {
     pub(super) fn tidy_log(&mut self, outputs: &mut Outputs) {
         let behind = self.marks.is_due() || self.node.raft.raft_log.committed > self.log.state().commit;
         if self.writes.is_tidy_due() && behind && self.writes.is_idle() {
-            self.write_log(self.writes.last_ready(), &[], Vec::new(), outputs);
+            self.write_log((self.writes.last_ready(), false), &[], Vec::new(), outputs);
         }
     }
 
@@ -284,9 +325,12 @@ mod tests {
             ..Message::default()
         };
         replica.step(Input::PeerMessage(Box::new(append)));
-        let (writes, messages) = turn(&mut replica);
+        let (mut writes, messages) = turn(&mut replica);
         assert_eq!(messages, 0, "the leader is answered before the log has its entries");
-        for (number, (ready, write)) in writes.iter().enumerate() {
+        let last_part = writes.len() - 1;
+        let mut number = 0;
+        while number < writes.len() {
+            let (ready, write) = &writes[number];
             let mut torn = files.clone();
             torn.write_sectors(write, |sector| sector < landing);
             files.write(write);
@@ -300,9 +344,15 @@ mod tests {
                 assert!(unsure.len() <= 1, "for all a start knows, changes {unsure:?} are not committed");
             }
             replica.step(Input::WalSynced { ready: *ready, buffer: Vec::new(), took: Duration::ZERO });
-            let (_, messages) = turn(&mut replica);
-            assert_eq!(messages, usize::from(number + 1 == writes.len()), "after write {number}");
+            let (more, messages) = turn(&mut replica);
+            assert_eq!(messages, usize::from(number == last_part), "after write {number}");
+            writes.extend(more);
+            number += 1;
         }
+        assert!(
+            writes.len() > last_part + 1,
+            "that the last change is committed is written before it is applied"
+        );
         assert_eq!(files.recover(0).unwrap().last_index, last);
         assert_eq!(replica.applied().index, last);
     }

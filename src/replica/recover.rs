@@ -25,6 +25,7 @@ use super::leadership::Leadership;
 use super::leases::Leases;
 use super::log_writes::LogWrites;
 use super::marks::Marks;
+use super::messages::Complaints;
 use super::policy::Policy;
 use super::propose::Proposals;
 use super::read_gate::ReadGate;
@@ -157,6 +158,7 @@ impl Replica {
         let mut checkpoints = Policy::default();
         // Replayed entries count towards the next checkpoint, or a second crash replays them again.
         checkpoints.logged(entries.iter().map(|entry| entry.data.len() as u64).sum(), entries.len());
+        let writes = LogWrites::new(hard_state.commit);
         let replayed = entries.last().map_or(applied.index, |last| last.index);
         let (compacted, entries) = with_kept(&applied, kept, entries);
         let tail = Tail::new(compacted, entries, hard_state, state.cluster.conf_state());
@@ -165,17 +167,19 @@ impl Replica {
             .map_err(|error| format!("raft does not take the flags of this member: {error}"))?;
         let tick = settings.tick.as_millis().max(1);
         let timeout = PROPOSAL_TIMEOUT.as_millis().div_ceil(tick) as u64 + 2 * settings.election_ticks as u64;
+        // Who asks about a lease is told that nobody leads before the session core gives up.
+        let patience = timeout.saturating_sub(3).max(1);
         let replica = Self {
             timeouts: Timeouts::new(settings.election_ticks, Prng::new(settings.seed).fork()),
             reads: Reads::new(settings.member_id, secrets.next_u64()),
             proposals: Proposals::new(settings.request_ids, timeout),
-            leases: Leases::new(Reads::new(settings.member_id, secrets.next_u64())),
+            leases: Leases::new(Reads::new(settings.member_id, secrets.next_u64()), patience),
             defragmentation: Defragmentation::default(),
             promotions: Vec::new(),
             handover: Handover::default(),
             cluster_changes: 0,
             founding,
-            writes: LogWrites::default(),
+            writes,
             committed: VecDeque::new(),
             executing: None,
             halted: Halted::No,
@@ -189,9 +193,10 @@ impl Replica {
             digests: Digests::new(replayed),
             sweep: Sweep::new(applied),
             pins,
+            complaints: Complaints::default(),
             installing: Installing::default(),
             refused_arrivals: Vec::new(),
-            transfers: Transfers::default(),
+            transfers: Transfers::new(settings.tick),
             leadership: Leadership::default(),
             gate: Arc::new(ReadGate::default()),
             tally: Tally::default(),
@@ -280,8 +285,10 @@ fn raft_config(settings: &Settings, applied: u64) -> Config {
     }
 }
 
-/// Why this member cannot serve what was found, and what to do. `entries` follow what `store` has applied.
-pub fn refusal(member_id: u64, store: &Store, entries: &[LogEntry]) -> Option<String> {
+/// Why this member cannot serve what was found, and what to do. `entries` follow what `store` has applied, and those up
+/// to `commit` are known to be committed: the others may be replaced by what another member has.
+pub fn refusal(member_id: u64, store: &Store, entries: &[LogEntry], commit: u64) -> Option<String> {
+    let entries = &entries[..entries.partition_point(|entry| entry.index <= commit)];
     let cluster = match cluster_behind(store, entries) {
         Ok(cluster) => cluster,
         Err(why) => return Some(why),
@@ -332,14 +339,15 @@ mod tests {
         let pair = founders(2);
         let [first, second] = [0, 1].map(|at| pair.founders[at].id);
         let mut entries = pair.entries();
-        assert_eq!((refusal(first, &store, &entries), refusal(second, &store, &entries)), (None, None));
+        let refused = |id, entries: &[LogEntry], commit| refusal(id, &store, entries, commit);
+        assert_eq!((refused(first, &entries, 2), refused(second, &entries, 2)), (None, None));
         let remove = ConfChange { node_id: second, ..ConfChange::default() };
         let remove = ConfChange { change_type: raft::eraftpb::ConfChangeType::RemoveNode as i32, ..remove };
         let data = remove.encode_to_vec().into();
         let entry_type = EntryType::EntryConfChange as i32;
         entries.push(LogEntry { entry_type, data, index: 3, ..LogEntry::default() });
-        assert_eq!(refusal(first, &store, &entries), None);
-        assert!(refusal(second, &store, &entries).unwrap().contains("removed"));
+        assert_eq!((refused(first, &entries, 3), refused(second, &entries, 2)), (None, None));
+        assert!(refused(second, &entries, 3).unwrap().contains("removed"));
     }
 
     #[test]
@@ -354,7 +362,9 @@ mod tests {
                 ..LogEntry::default()
             };
             let entries = [alone.entries(), vec![entry]].concat();
-            refusal(alone.founders[0].id, &store, &entries)
+            let refused = |commit| refusal(alone.founders[0].id, &store, &entries, commit);
+            assert_eq!(refused(1), None, "it may never be committed");
+            refused(2)
         };
         // An AuthEnable, which is not built; bytes that end inside a field; nothing at all.
         for data in [&[0xc2, 0x3e, 0x00][..], &[0x22, 0x05, 0x00]] {

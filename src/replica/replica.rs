@@ -24,7 +24,7 @@ use super::leadership::{Leadership, introduction};
 use super::leases::{Leases, LessorPlace};
 use super::log_writes::LogWrites;
 use super::marks::Marks;
-use super::messages::is_sound;
+use super::messages::Complaints;
 use super::policy::Policy;
 use super::port::{Input, Output, Outputs, Ticket};
 use super::propose::Proposals;
@@ -152,6 +152,9 @@ pub struct Replica {
     /// Revisions that sessions still read.
     pub(super) pins: Pins,
 
+    // What other members say.
+    /// What was wrong with messages.
+    pub(super) complaints: Complaints,
     // Snapshots of the leader, and to members that lag.
     pub(super) installing: Installing,
     /// Snapshots that came while another one was under way.
@@ -189,14 +192,7 @@ impl Replica {
             Input::MoveLeader { ticket, target } => self.on_move_leader(ticket, target),
             Input::Resign => _ = self.resign(),
             Input::Versions(others) => self.on_versions(others),
-            Input::PeerMessage(message) if !is_sound(&self.node.raft.raft_log, &message) => {}
-            Input::PeerMessage(message) if message.msg_type() == MessageType::MsgPropose => {
-                self.on_forwarded(*message);
-            }
-            Input::PeerMessage(message) => {
-                // raft refuses messages of strangers and of the past; nothing else is to be done about them.
-                let _ = self.node.step(*message);
-            }
+            Input::PeerMessage(message) => self.on_message(*message),
             Input::PeerUnreachable(id) => self.node.report_unreachable(id),
             Input::PeerGone(id) if id == self.node.raft.leader_id => {
                 self.timeouts.on_leader_gone(&mut self.node);
@@ -246,6 +242,7 @@ impl Replica {
         }
         self.apply_committed(now, outputs);
         self.tell_halt(outputs);
+        self.tell_complaints(outputs);
         self.digest_compaction(outputs);
         self.campaign_if_alone(outputs);
         self.follow_leadership(now);
@@ -338,10 +335,13 @@ impl Replica {
 
     fn on_tick(&mut self) {
         self.timeouts.draw(&mut self.node);
-        self.node.tick();
+        if !self.bars_election() {
+            self.node.tick();
+        }
         self.store.tidy();
         self.transfers.tick();
         self.proposals.tick();
+        self.leases.tick();
         self.writes.tick();
         self.resign_if_removed();
     }
@@ -429,7 +429,7 @@ impl Replica {
     }
 
     fn ask_reads(&mut self, now: Instant) {
-        if self.reads.awaits_no_round() && self.leases.awaits_no_round() {
+        if self.leads_nobody() || self.reads.awaits_no_round() && self.leases.awaits_no_round() {
             return;
         }
         let raft = &self.node.raft;
@@ -474,6 +474,7 @@ impl Replica {
 
     fn lessors_place(&self) -> LessorPlace {
         match self.node.raft.leader_id {
+            _ if self.leads_nobody() => LessorPlace::Nowhere,
             _ if self.leadership.is_held() => LessorPlace::Here(self.leadership.term()),
             leader if leader == 0 || leader == self.settings.member_id => LessorPlace::Nowhere,
             leader => LessorPlace::At(leader),
@@ -505,7 +506,8 @@ impl Replica {
 
     /// Whether the next drain has something to do without input.
     fn has_more(&self, now: Instant) -> bool {
-        let applies = !self.committed.is_empty() || self.executing.is_some() || self.may_sweep(now);
+        let has_entry = !self.committed.is_empty() && !self.awaits_commit();
+        let applies = has_entry || self.executing.is_some() || self.may_sweep(now);
         self.may_propose()
             || (applies && self.may_apply())
             || self.may_revoke(now)

@@ -116,6 +116,7 @@ pub fn show_output(output: &Output) -> String {
         Output::Publish(batch) => format!("publish {}, {} events", batch.revision, batch.events.len()),
         Output::DigestCompaction(_) => "digest a compaction".into(),
         Output::Halt { reason } => format!("halt: {reason}"),
+        Output::Unsound { from, why } => format!("{from:x} has sent {why}"),
         Output::Compacted { revision, removed } => format!("compacted {revision}, {removed} removed"),
     }
 }

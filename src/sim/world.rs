@@ -552,6 +552,7 @@ impl World {
             }
             Output::Compacted { .. } => {}
             Output::Halt { reason } => judge!(false, "a member stops: {reason}"),
+            Output::Unsound { from, .. } => judge!(false, "{from:x} has sent something to a lone member"),
             Output::AskPromotion { .. } => judge!(false, "a lone member asks about a promotion"),
             Output::Removed => judge!(false, "a lone member was removed"),
             Output::PlaceSnapshot | Output::RefuseSnapshot(_) | Output::Installed { .. } => {

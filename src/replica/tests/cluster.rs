@@ -1,244 +1,25 @@
-//! Several members with disks and a network that are as fast as memory and lose nothing: members that come and go, and
-//! leadership that is handed over.
+//! Members that come and go, and leadership that is handed over.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use raft::eraftpb::ConfChangeType;
 
-use raft::eraftpb::{ConfChange, ConfChangeType, Message, MessageType, Snapshot};
-
+use super::network::{Cluster, settings};
 use super::world::TICK;
 use crate::btree::Store;
-use crate::cluster::member::MemberContext;
-use crate::cluster::reconfig::Rules;
 use crate::error::Error;
-use crate::mvcc::View;
 use crate::mvcc::pin::Pins;
-use crate::page::{MemoryFile, Owner};
-use crate::proto::etcdserverpb::PutRequest;
-use crate::replica::arrival::{Arrival, Recipient};
 use crate::replica::bootstrap::Foundation;
-use crate::replica::configure::{added, removed};
-use crate::replica::port::{Input, Output, Outputs, Ticket};
-use crate::replica::{Opening, Replica, Settings};
-use crate::request::{Entry, Request};
+use crate::replica::configure::removed;
+use crate::replica::port::{Input, Output, Outputs};
+use crate::replica::{Opening, Replica};
 use crate::response::Response;
-use crate::snapshot::{Gathering, SnapshotFile};
-use crate::stdx::time::{Duration, Instant};
-use crate::wal::fuzz::Files;
-
-/// What a member said that its world does nothing about.
-#[derive(Default)]
-pub(super) struct Said {
-    replies: BTreeMap<Ticket, Result<Response, Error>>,
-    promotions: Vec<u64>,
-    removed: bool,
-}
-
-pub(super) struct Cluster {
-    cluster_id: u64,
-    pub(super) members: BTreeMap<u64, (Replica, Said)>,
-    /// The log of each member.
-    pub(super) logs: BTreeMap<u64, Files>,
-    now: Instant,
-    tickets: u128,
-}
-
-fn settings(member_id: u64) -> Settings {
-    Settings {
-        member_id,
-        name: format!("m{member_id}"),
-        client_urls: vec![],
-        election_ticks: 10,
-        tick: TICK,
-        pre_vote: true,
-        catchup_entries: 1000,
-        segments_kept: 0,
-        lease_ttl_min: 2,
-        quota_bytes: None,
-        rules: Rules { learners_max: 1, is_strict: false },
-        asks_versions: false,
-        request_ids: (member_id << 48 | 1 << 32, 1),
-        seed: member_id,
-    }
-}
-
-impl Cluster {
-    /// So many founders, one of which leads.
-    pub(super) fn new(founders: u64) -> Self {
-        let name = |n| (format!("m{n}"), vec![format!("http://m{n}:2380")]);
-        let foundation = Foundation::new((0..founders).map(name), "token");
-        let mut cluster = Self {
-            cluster_id: foundation.cluster_id,
-            members: BTreeMap::new(),
-            logs: BTreeMap::new(),
-            now: Instant::default(),
-            tickets: 0,
-        };
-        for founder in &foundation.founders {
-            cluster.start(founder.id, Opening::Found(foundation.clone()));
-        }
-        cluster.until(|cluster| cluster.leader().is_some());
-        cluster
-    }
-
-    pub(super) fn start(&mut self, id: u64, opening: Opening) {
-        let replica = Replica::open(settings(id), Store::in_memory(), opening, Pins::new(1)).unwrap();
-        self.members.insert(id, (replica, Said::default()));
-    }
-
-    pub(super) fn leader(&self) -> Option<u64> {
-        self.members.iter().find(|(_, (replica, _))| replica.held_term().is_some()).map(|(&id, _)| id)
-    }
-
-    pub(super) fn follower(&self) -> u64 {
-        let leader = self.leader();
-        *self.members.keys().find(|id| Some(**id) != leader).expect("a follower")
-    }
-
-    /// All that members have to do, until nobody has more.
-    pub(super) fn settle(&mut self) {
-        let ids: Vec<u64> = self.members.keys().copied().collect();
-        let mut is_quiet = false;
-        while !is_quiet {
-            is_quiet = true;
-            for id in &ids {
-                is_quiet &= !self.turn(*id);
-            }
-        }
-    }
-
-    /// A turn of one member. True if something came of it.
-    fn turn(&mut self, id: u64) -> bool {
-        let mut outputs = Outputs::new();
-        let (replica, said) = self.members.get_mut(&id).expect("a member");
-        let more = replica.drain(self.now, &mut outputs);
-        let (mut acts, mut messages) = (more, Vec::new());
-        for output in outputs {
-            acts = true;
-            match output {
-                Output::AppendWal { ready, write } => {
-                    self.logs.entry(id).or_default().write(&write);
-                    replica.step(Input::WalSynced { ready, buffer: Vec::new(), took: Duration::ZERO });
-                }
-                Output::Send { to, message } => messages.push((to, message)),
-                Output::Reply { ticket, result } => _ = said.replies.insert(ticket, result),
-                Output::AskPromotion { id, .. } => said.promotions.push(id),
-                Output::Removed => said.removed = true,
-                _ => {}
-            }
-        }
-        for (to, message) in messages {
-            if let Some((replica, _)) = self.members.get_mut(&to) {
-                replica.step(Input::PeerMessage(message));
-            }
-        }
-        acts
-    }
-
-    /// Time passes until `is_so`.
-    pub(super) fn until(&mut self, is_so: impl Fn(&Self) -> bool) {
-        for _ in 0..200 {
-            self.settle();
-            if is_so(self) {
-                return;
-            }
-            self.now = self.now + TICK;
-            self.members.values_mut().for_each(|(replica, _)| replica.step(Input::Tick));
-        }
-        panic!("it does not happen in twenty election timeouts");
-    }
-
-    /// So many ticks pass.
-    pub(super) fn pass(&mut self, ticks: usize) {
-        for _ in 0..ticks {
-            self.settle();
-            self.now = self.now + TICK;
-            self.members.values_mut().for_each(|(replica, _)| replica.step(Input::Tick));
-        }
-        self.settle();
-    }
-
-    fn ask(&mut self, id: u64, question: impl FnOnce(Ticket) -> Input) -> Ticket {
-        self.tickets += 1;
-        let ticket = Ticket(self.tickets);
-        self.members.get_mut(&id).expect("a member").0.step(question(ticket));
-        ticket
-    }
-
-    pub(super) fn put(&mut self, id: u64) -> Ticket {
-        let request = PutRequest { key: "key".into(), ..PutRequest::default() };
-        let number = self.tickets as u64 + 1;
-        let request_id = id << 48 | number;
-        let entry = Entry::new(request_id, Request::Put(request)).encode();
-        self.ask(id, |ticket| Input::Propose { ticket, id: request_id, entry })
-    }
-
-    pub(super) fn change(&mut self, id: u64, change: ConfChange) -> Result<usize, Error> {
-        let ticket = self.ask(id, |ticket| Input::Configure { ticket, change: Box::new(change) });
-        self.until(|cluster| cluster.reply(id, ticket).is_some());
-        match self.reply(id, ticket).cloned().unwrap() {
-            Ok(Response::Members { members }) => Ok(members.len()),
-            Ok(other) => panic!("{other:?}"),
-            Err(error) => Err(error),
-        }
-    }
-
-    pub(super) fn reply(&self, id: u64, ticket: Ticket) -> Option<&Result<Response, Error>> {
-        self.members[&id].1.replies.get(&ticket)
-    }
-
-    /// The state of one member as a snapshot that it has sent to another one.
-    fn snapshot(&self, from: u64, to: u64) -> Box<Arrival> {
-        let replica = &self.members[&from].0;
-        let mut reader = replica.readers().register();
-        let state = reader.snapshot();
-        let mut gathering = Gathering::new(&state).unwrap();
-        while !gathering.step(1000).unwrap() {}
-        let mut file = SnapshotFile::new(gathering.finish());
-        while file.count(&View::new(&state), 1000).unwrap().is_none() {}
-        let (bytes, _) = file.write(&View::new(&state), usize::MAX, usize::MAX).unwrap();
-        let snapshot = Snapshot { metadata: Some(file.metadata().clone()), ..Snapshot::default() };
-        let message = Message {
-            msg_type: MessageType::MsgSnapshot.into(),
-            term: replica.gate().term(),
-            snapshot: Some(snapshot),
-            from,
-            to,
-            ..Message::default()
-        };
-        let owner = Owner { member_id: to, cluster_id: self.cluster_id };
-        let recipient = Recipient { owner, lease_ttl_min: 2, secret: 1 };
-        let into = Arc::new(MemoryFile::default());
-        Box::new(Arrival::build(Box::new(message), &bytes[..], into, &recipient, || {}).unwrap())
-    }
-
-    fn join(&mut self, id: u64, kind: ConfChangeType) -> Result<usize, Error> {
-        self.join_through(self.follower(), id, kind)
-    }
-
-    pub(super) fn join_through(
-        &mut self,
-        through: u64,
-        id: u64,
-        kind: ConfChangeType,
-    ) -> Result<usize, Error> {
-        let is_learner = kind == ConfChangeType::AddLearnerNode;
-        let peer_urls = vec![format!("http://joiner{id}:2380")];
-        let context = MemberContext { id, peer_urls, is_learner, ..MemberContext::default() };
-        let members = self.change(through, added(kind, &context))?;
-        let cluster_id = self.cluster_id;
-        self.start(id, Opening::Join { cluster_id });
-        Ok(members)
-    }
-}
 
 #[test]
 fn a_leader_that_stops_hands_over_and_no_proposal_is_lost() {
     let mut cluster = Cluster::new(3);
     let (leader, follower) = (cluster.leader().unwrap(), cluster.follower());
     cluster.ask(leader, |_| Input::Resign);
-    assert!(cluster.members[&leader].0.is_handing_over());
+    assert!(cluster.members[&leader].replica.is_handing_over());
     // One is proposed at the member that hands over, one is forwarded to it.
     let tickets = [(leader, cluster.put(leader)), (follower, cluster.put(follower))];
     // No tick: nobody waits for an election timeout.
@@ -288,17 +69,17 @@ fn a_member_that_joins_learns_everything_and_gets_its_vote_when_it_has() {
     cluster.turn(leader);
     assert_eq!(cluster.reply(leader, early), Some(&Err(Error::LearnerNotReady)));
     assert_eq!(cluster.join(8, ConfChangeType::AddLearnerNode), Err(Error::TooManyLearners));
-    let all = cluster.members[&leader].0.applied();
-    cluster.until(|cluster| cluster.members[&7].0.applied().index >= all.index);
-    assert!(cluster.members[&7].0.is_learner() && cluster.members[&7].0.gate().is_learner());
+    let all = cluster.members[&leader].replica.applied();
+    cluster.until(|cluster| cluster.members[&7].replica.applied().index >= all.index);
+    assert!(cluster.members[&7].replica.is_learner() && cluster.members[&7].replica.gate().is_learner());
     let follower = cluster.follower();
     promote(&mut cluster, follower);
     cluster.settle();
-    assert_eq!(cluster.members[&follower].1.promotions, [7], "the leader has to be asked");
+    assert_eq!(cluster.members[&follower].said.promotions, [7], "the leader has to be asked");
     let promoted = promote(&mut cluster, leader);
     cluster.until(|cluster| cluster.reply(leader, promoted).is_some());
     assert!(matches!(cluster.reply(leader, promoted), Some(Ok(Response::Members { .. }))));
-    cluster.until(|cluster| !cluster.members[&7].0.is_learner());
+    cluster.until(|cluster| !cluster.members[&7].replica.is_learner());
     let again = promote(&mut cluster, leader);
     cluster.until(|cluster| cluster.reply(leader, again).is_some());
     assert_eq!(cluster.reply(leader, again), Some(&Err(Error::MemberNotLearner)));
@@ -314,7 +95,7 @@ fn a_leader_that_is_removed_has_handed_over_before_and_hears_of_its_end() {
         let ticket = cluster.put(follower);
         cluster.settle();
         assert!(matches!(cluster.reply(follower, ticket), Some(Ok(Response::Put { .. }))));
-        cluster.until(|cluster| cluster.members[&leader].1.removed);
+        cluster.until(|cluster| cluster.members[&leader].said.removed);
         assert!(cluster.leader().is_some_and(|next| next != leader));
         assert_eq!(cluster.change(follower, removed(leader)), Err(Error::MemberNotFound));
     }
@@ -360,16 +141,15 @@ fn a_leader_that_has_gone_is_followed_within_ticks_and_no_proposal_is_lost() {
 fn a_leader_that_others_hear_stays_whoever_takes_it_for_gone() {
     let mut cluster = Cluster::new(3);
     let (leader, follower) = (cluster.leader().unwrap(), cluster.follower());
-    let term = cluster.members[&leader].0.held_term();
+    let term = cluster.members[&leader].replica.held_term();
     cluster.ask(follower, |_| Input::PeerGone(leader));
     let ticket = cluster.put(follower);
     cluster.until(|cluster| cluster.reply(follower, ticket).is_some());
     for _ in 0..30 {
-        cluster.now = cluster.now + TICK;
-        cluster.members.values_mut().for_each(|(replica, _)| replica.step(Input::Tick));
+        cluster.tick();
         cluster.settle();
     }
-    assert_eq!((cluster.leader(), cluster.members[&leader].0.held_term()), (Some(leader), term));
+    assert_eq!((cluster.leader(), cluster.members[&leader].replica.held_term()), (Some(leader), term));
     assert!(matches!(cluster.reply(follower, ticket), Some(Ok(Response::Put { .. }))));
 }
 
@@ -387,10 +167,10 @@ fn a_second_stands_where_the_first_cannot_be_elected() {
 fn whoever_reads_a_snapshot_that_was_taken_in_knows_how_much_is_committed() {
     let mut cluster = Cluster::new(3);
     let (leader, follower) = (cluster.leader().unwrap(), cluster.follower());
-    let (mut replica, _) = cluster.members.remove(&follower).unwrap();
+    let mut replica = cluster.members.remove(&follower).unwrap().replica;
     cluster.put(leader);
     cluster.settle();
-    let everything = cluster.members[&leader].0.applied().index;
+    let everything = cluster.members[&leader].replica.applied().index;
     assert!(replica.applied().index < everything);
     replica.step(Input::Snapshot(cluster.snapshot(leader, follower)));
     let mut outputs = Outputs::new();
@@ -420,7 +200,7 @@ fn a_leader_that_is_removed_with_more_on_its_way_leads_no_longer() {
     let leader = cluster.leader().unwrap();
     let others: Vec<u64> = cluster.members.keys().copied().filter(|id| *id != leader).collect();
     // As if there had been nobody to hand leadership to.
-    let replica = &mut cluster.members.get_mut(&leader).unwrap().0;
+    let replica = &mut cluster.members.get_mut(&leader).unwrap().replica;
     replica.node.propose_conf_change(Vec::new(), removed(leader)).unwrap();
     cluster.turn(leader);
     for &id in others.iter().chain(&others) {
@@ -429,6 +209,6 @@ fn a_leader_that_is_removed_with_more_on_its_way_leads_no_longer() {
     // The removal is committed, and this is on its way to the log when it is applied.
     cluster.put(leader);
     cluster.settle();
-    assert!(cluster.members[&leader].1.removed && !cluster.members[&leader].0.is_leader());
+    assert!(cluster.members[&leader].said.removed && !cluster.members[&leader].replica.is_leader());
     cluster.until(|cluster| cluster.leader().is_some_and(|next| next != leader));
 }

@@ -3,7 +3,7 @@
 
 use raft::eraftpb::ConfChangeType;
 
-use super::cluster::Cluster;
+use super::network::Cluster;
 use crate::btree::Store;
 use crate::cluster::member::MemberContext;
 use crate::replica::Opening;
@@ -12,7 +12,7 @@ use crate::response::Response;
 
 /// The member `id` starts again from its log alone.
 fn force(cluster: &mut Cluster, id: u64) -> (u64, usize) {
-    let files = cluster.logs.get_mut(&id).unwrap();
+    let files = &mut cluster.members.get_mut(&id).unwrap().files;
     let recovered = Box::new(files.recover(0).unwrap());
     let own = MemberContext { id, peer_urls: vec!["http://own:2380".into()], ..MemberContext::default() };
     let forced = Forced::new(recovered, &Store::in_memory(), &own).unwrap();
@@ -29,11 +29,11 @@ fn bereaved(led: bool) -> (Cluster, u64, u64) {
     let tickets: Vec<_> = (0..5).map(|_| cluster.put(leader)).collect();
     cluster.until(|cluster| tickets.iter().all(|&ticket| cluster.reply(leader, ticket).is_some()));
     let left = if led { leader } else { cluster.follower() };
-    let index = cluster.members[&leader].0.applied().index;
-    cluster.until(|cluster| cluster.members[&left].0.applied().index >= index);
+    let index = cluster.members[&leader].replica.applied().index;
+    cluster.until(|cluster| cluster.members[&left].replica.applied().index >= index);
     // A quiet log gets to know what is committed.
     cluster.pass(3);
-    let index = cluster.members[&left].0.applied().index;
+    let index = cluster.members[&left].replica.applied().index;
     cluster.members.retain(|id, _| *id == left);
     let unanswered = cluster.put(left);
     cluster.settle();
@@ -45,25 +45,25 @@ fn bereaved(led: bool) -> (Cluster, u64, u64) {
 fn the_only_member_left_goes_on_with_all_that_was_answered_and_grows_again() {
     for led in [true, false] {
         let (mut cluster, left, index) = bereaved(led);
-        let revision = cluster.members[&left].0.applied().revision;
+        let revision = cluster.members[&left].replica.applied().revision;
         let (commit, dropped) = force(&mut cluster, left);
         assert_eq!(dropped, usize::from(led), "a follower forwards what it is asked");
         assert_eq!(commit, index + 2, "two members go");
         cluster.until(|cluster| cluster.leader() == Some(left));
-        assert_eq!(cluster.members[&left].0.applied().revision, revision);
+        assert_eq!(cluster.members[&left].replica.applied().revision, revision);
         let put = cluster.put(left);
         cluster.settle();
         assert!(matches!(cluster.reply(left, put), Some(Ok(Response::Put { .. }))));
         // What was dropped is not in the log any more, so an ordinary start has the same.
-        let recovered = cluster.logs.get_mut(&left).unwrap().recover(0).unwrap();
-        let names = cluster.logs[&left].names();
+        let recovered = cluster.members.get_mut(&left).unwrap().files.recover(0).unwrap();
+        let names = cluster.members[&left].files.names();
         cluster.start(left, Opening::Recover(Box::new(recovered), names));
         cluster.until(|cluster| cluster.leader() == Some(left));
-        assert_eq!(cluster.members[&left].0.applied().revision, revision + 1);
+        assert_eq!(cluster.members[&left].replica.applied().revision, revision + 1);
         assert_eq!(cluster.join_through(left, 7, ConfChangeType::AddNode), Ok(2));
-        let index = cluster.members[&left].0.applied().index;
-        cluster.until(|cluster| cluster.members[&7].0.applied().index >= index);
-        assert_eq!(cluster.members[&7].0.applied().revision, revision + 1);
+        let index = cluster.members[&left].replica.applied().index;
+        cluster.until(|cluster| cluster.members[&7].replica.applied().index >= index);
+        assert_eq!(cluster.members[&7].replica.applied().revision, revision + 1);
     }
 }
 
@@ -73,7 +73,7 @@ fn a_member_that_goes_on_alone_twice_changes_nothing_the_second_time() {
     force(&mut cluster, left);
     cluster.until(|cluster| cluster.leader() == Some(left));
     cluster.pass(3);
-    let index = cluster.members[&left].0.applied().index;
+    let index = cluster.members[&left].replica.applied().index;
     assert_eq!(force(&mut cluster, left), (index, 0));
     cluster.until(|cluster| cluster.leader() == Some(left));
 }

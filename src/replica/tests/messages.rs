@@ -1,10 +1,13 @@
 //! Messages that no correct member sends.
 #![forbid(unsafe_code)]
 
-use raft::eraftpb::{Entry, Message, MessageType, Snapshot};
+use raft::eraftpb::{Entry, EntryType, Message, MessageType, Snapshot};
 
+use super::network::Cluster;
 use super::world::World;
-use crate::replica::port::Input;
+use crate::limits::UNAPPLIED_BYTES_MAX;
+use crate::replica::port::{Input, Output};
+use crate::request::{Entry as Command, Request};
 
 /// A member that is done with its first entries, and the term of messages that the member looks at.
 fn follower() -> (World, u64) {
@@ -27,17 +30,25 @@ fn entry(index: u64, term: u64) -> Entry {
     Entry { index, term, ..Entry::default() }
 }
 
-/// The member goes on after the message, and has nothing of it.
+/// The member goes on after the message, has nothing of it, and says so once.
 fn is_dropped(world: &mut World, message: Message) {
     let applied = world.replica().applied();
-    world.step(Input::PeerMessage(Box::new(message)));
-    world.settle(|_| ());
+    let mut said = Vec::new();
+    for _ in 0..2 {
+        world.step(Input::PeerMessage(Box::new(message.clone())));
+        world.settle(|output| match output {
+            Output::Unsound { from, why } => said.push((*from, why.clone())),
+            Output::Halt { reason } => panic!("{reason}"),
+            _ => {}
+        });
+    }
+    assert!(said.len() <= 1 && said.iter().all(|(from, why)| *from == 77 && !why.is_empty()), "{said:?}");
     assert_eq!(world.replica().applied(), applied);
     assert_eq!(world.get("key"), Some("value".to_owned()));
 }
 
 #[test]
-fn a_snapshot_that_nobody_can_take_in_is_dropped() {
+fn a_snapshot_without_its_file_is_dropped() {
     let (mut world, term) = follower();
     let mut snapshot = Snapshot::default();
     let metadata = snapshot.mut_metadata();
@@ -101,4 +112,100 @@ fn what_has_a_term_and_should_have_none_or_the_other_way_round_is_dropped() {
 fn a_proposal_of_nothing_is_dropped() {
     let (mut world, _) = follower();
     is_dropped(&mut world, message(MessageType::MsgPropose, 0));
+}
+
+#[test]
+fn a_term_that_no_election_comes_to_is_dropped() {
+    let (mut world, term) = follower();
+    let message = message(MessageType::MsgHeartbeat, u64::MAX);
+    world.step(Input::PeerMessage(Box::new(message.clone())));
+    world.settle(|_| ());
+    assert!(world.replica().gate().term() < term);
+    is_dropped(&mut world, message);
+}
+
+/// What goes to a leader, and what the other members have of it.
+fn at_leader(mut spoil: impl FnMut(&mut Cluster, u64, u64)) {
+    let mut cluster = Cluster::new(3);
+    let (leader, follower) = (cluster.leader().unwrap(), cluster.follower());
+    cluster.complaints = Some(Vec::new());
+    spoil(&mut cluster, leader, follower);
+    cluster.settle();
+    assert_eq!(cluster.complaints.as_ref().map(Vec::len), Some(1), "{:?}", cluster.complaints);
+    let put = cluster.put(follower);
+    cluster.until(|cluster| cluster.reply(follower, put).is_some_and(Result::is_ok));
+    assert_eq!(cluster.leader(), Some(leader));
+}
+
+#[test]
+fn a_leader_takes_no_answer_about_what_it_does_not_have() {
+    for (index, reject_hint, reject) in [(1_000, 0, false), (u64::MAX, 0, false), (1, u64::MAX, true)] {
+        at_leader(|cluster, leader, follower| {
+            let term = cluster.members[&leader].replica.gate().term();
+            let mut message = Message { from: follower, to: leader, term, index, ..Message::default() };
+            (message.reject, message.reject_hint) = (reject, reject_hint);
+            message.set_msg_type(MessageType::MsgAppendResponse);
+            cluster.say(leader, message);
+        });
+    }
+}
+
+#[test]
+fn a_forwarded_entry_that_stops_members_gets_into_no_log() {
+    let joint = Entry { entry_type: EntryType::EntryConfChangeV2.into(), ..Entry::default() };
+    // Bytes that end inside a field.
+    let broken = Entry { data: vec![0x22, 0x05, 0x00].into(), ..Entry::default() };
+    let good = Entry { data: Command::new(9, Request::DowngradeVersionTest).encode(), ..Entry::default() };
+    for bad in [joint, broken] {
+        for to_leader in [true, false] {
+            at_leader(|cluster, leader, follower| {
+                let to = if to_leader { leader } else { follower };
+                let mut message =
+                    Message { from: if to_leader { follower } else { leader }, to, ..Message::default() };
+                message.set_msg_type(MessageType::MsgPropose);
+                message.entries = vec![good.clone(), bad.clone()];
+                cluster.say(to, message);
+            });
+        }
+    }
+}
+
+#[test]
+fn a_member_that_has_lost_what_it_acknowledged_stops_and_says_what_to_do() {
+    let mut cluster = Cluster::new(3);
+    let (leader, follower) = (cluster.leader().unwrap(), cluster.follower());
+    let term = cluster.members[&leader].replica.gate().term();
+    let mut message = Message { from: leader, to: follower, term, commit: 1_000, ..Message::default() };
+    message.set_msg_type(MessageType::MsgHeartbeat);
+    cluster.complaints = Some(Vec::new());
+    cluster.say(follower, message);
+    cluster.settle();
+    let said = cluster.complaints.unwrap().concat();
+    assert!(
+        said.contains("Was the raft log corrupted, truncated, or lost?") && said.contains("add a new one"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_follower_that_cannot_apply_takes_no_more_than_its_memory_holds() {
+    let (mut world, term) = follower();
+    let applied = world.replica().applied();
+    let data = vec![b'x'; 1 << 20];
+    let data = bytes::Bytes::from(data);
+    let mut log_term = applied.term;
+    for index in applied.index..applied.index + 200 {
+        let entries = vec![Entry { data: data.clone(), ..entry(index + 1, term) }];
+        let append = Message { index, log_term, entries, ..message(MessageType::MsgAppend, term) };
+        log_term = term;
+        world.step(Input::PeerMessage(Box::new(append)));
+        // The disk is not done with any of them.
+        world.drain(|_| ());
+        world.writes.iter_mut().for_each(|(_, write)| write.bytes = Vec::new());
+    }
+    let held = world.replica().node.store().bytes();
+    assert!(held > UNAPPLIED_BYTES_MAX / 2 && held < UNAPPLIED_BYTES_MAX + (2 << 20), "{held} bytes");
+    // Heartbeats are heard all the same.
+    world.step(Input::PeerMessage(Box::new(message(MessageType::MsgHeartbeat, term))));
+    assert_eq!(world.replica().node.raft.leader_id, 77);
 }

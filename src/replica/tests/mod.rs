@@ -5,7 +5,8 @@
 //! test of its name: what is asked, and what the member then wants done. `UPDATE=1 cargo test --lib replica::tests`
 //! writes the answers anew, to be read as a change is read. [`lives`] has random lives with crashes, [`entries`] what
 //! single entries lead to, [`damage`] a store whose records cannot be read, [`messages`] messages of other members that
-//! no correct member sends, [`cluster`] several members, and [`force`] one that goes on without them.
+//! no correct member sends. [`network`] is a world of several members: in [`cluster`] they come and go, and in
+//! [`trouble`] disks and messages fail them at the wrong moment, and in [`force`] one goes on without the others.
 #![forbid(unsafe_code)]
 
 mod cluster;
@@ -14,7 +15,9 @@ mod entries;
 mod force;
 mod lives;
 mod messages;
+mod network;
 mod transcript;
+mod trouble;
 mod world;
 
 /// A test for each transcript.

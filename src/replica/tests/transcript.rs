@@ -108,6 +108,7 @@ impl Script {
             }
             Output::DigestCompaction(_) => "digest a compaction".into(),
             Output::Halt { reason } => format!("halt: {reason}"),
+            Output::Unsound { from, why } => format!("{from:x} has sent {why}"),
             Output::Compacted { revision, removed } => format!("compacted to {revision}, {removed} removed"),
         }
     }

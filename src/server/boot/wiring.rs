@@ -232,7 +232,8 @@ fn replica(settings: Settings, store: Store, opening: Opening, pins: Pins) -> Re
         Opening::Found(_) | Opening::Join { .. } => None,
     };
     if let Some(recovered) = recovered
-        && let Some(reason) = refusal(settings.member_id, &store, unapplied(&store, &recovered.entries))
+        && let entries = unapplied(&store, &recovered.entries)
+        && let Some(reason) = refusal(settings.member_id, &store, entries, recovered.state.commit)
     {
         return Err(reason);
     }

@@ -318,6 +318,7 @@ impl Running {
                 self.peers.on_installed(readers, revision, replaced);
             }
             Output::Halt { reason } => (self.halt)(Why::Halted(reason)),
+            Output::Unsound { from, why } => lines::unsound(from, &why),
         }
     }
 

@@ -381,6 +381,15 @@ pub fn closing(config: &Config) {
     end_line("closing etcd server", config).write();
 }
 
+/// A message of another member was dropped; `why` says what it has.
+#[track_caller]
+pub fn unsound(from: u64, why: &str) {
+    Line::warn("dropped a message of another member that no correct member sends")
+        .id("from", from)
+        .text("error", why)
+        .write();
+}
+
 /// The disk has no room for the last checkpoint, or for the log before it.
 #[track_caller]
 pub fn no_last_checkpoint(entries: u64) {

@@ -276,6 +276,7 @@ impl World {
             }
             Output::WriteCheckpoint(_) => judge!(false, "a checkpoint is begun in a world without any"),
             Output::Halt { reason } => judge!(false, "a member stops: {reason}"),
+            Output::Unsound { from, why } => judge!(false, "{from:x} has sent {why}"),
             Output::Removed => judge!(false, "a member was removed"),
             Output::ReleaseWal { .. } => judge!(false, "a log without a checkpoint is released"),
             Output::SendSnapshot { to, .. } => judge!(false, "a snapshot to {to:x} was never offered"),

@@ -243,8 +243,11 @@ impl World {
             Output::PlaceSnapshot | Output::RefuseSnapshot(_) | Output::Installed { .. } => {
                 judge!(false, "nobody has sent a snapshot")
             }
-            Output::Removed | Output::DigestCompaction(_) | Output::Publish(_) | Output::Compacted { .. } => {
-            }
+            Output::Removed
+            | Output::DigestCompaction(_)
+            | Output::Publish(_)
+            | Output::Compacted { .. }
+            | Output::Unsound { .. } => {}
         }
     }
 

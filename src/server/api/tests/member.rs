@@ -240,6 +240,7 @@ fn carry_out(output: Output, session: &mut Outbox<FromReplica>) -> Option<Input>
         | Output::RefuseSnapshot(_)
         | Output::ReleaseWal { .. }
         | Output::Send { .. }
+        | Output::Unsound { .. }
         | Output::Compacted { .. } => {}
     }
     None

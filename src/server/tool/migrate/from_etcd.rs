@@ -176,7 +176,7 @@ fn check_content(store: &Store, recovered: &Recovered, owner: Owner) -> Result<C
     let state = State::restore(&store.readers().register().snapshot(), 1, 0);
     let state = state
         .map_err(|_| Failed::error("the database has a member, an alarm or a lease that cannot be read"))?;
-    if let Some(why) = refusal(owner.member_id, store, unapplied(store, &recovered.entries)) {
+    if let Some(why) = refusal(owner.member_id, store, unapplied(store, &recovered.entries), u64::MAX) {
         return Err(Failed::error(format!(
             "the log has what Kevel cannot apply: {why}. If etcd was killed, start it once more, let it come up, and \
              stop it with SIGTERM; then migrate again"
