@@ -258,7 +258,8 @@ pub(crate) fn read(file: &dyn PageFile) -> Result<Option<Meta>, OpenError> {
         Err((a, b)) => Err(OpenError::Refused(format!(
             "{}: neither meta page can be used (page 0: {a}; page 1: {b}). This is not what a crash leaves behind: the \
              file was overwritten, is of another kind, or the disk lost it. Put back a copy of the data \
-             directory",
+             directory if this is the only member; otherwise remove it from its cluster, and add a new one with an \
+             empty data directory",
             file.name()
         ))),
     }

@@ -626,7 +626,9 @@ pub(super) fn read_free(file: &dyn PageFile, meta: &meta::Meta) -> Result<PageSe
     let Some(run) = meta.free else { return Ok(PageSet::default()) };
     let refused = |what: &str| {
         OpenError::Refused(format!(
-            "{}: the list of free pages at page {} {what}. Put back a copy of the data directory",
+            "{}: the list of free pages at page {} {what}. Put back a copy of the data directory if \
+             this is the only member; otherwise remove it from its cluster, and add a new one with an empty data \
+             directory",
             file.name(),
             run.id.0
         ))

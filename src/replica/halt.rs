@@ -5,8 +5,10 @@
 
 use raft::eraftpb::Entry as LogEntry;
 
-/// How a member comes back whose store is not what it should be.
-pub(super) const ADVICE: &str = "Put back a copy of the data directory";
+/// How a member comes back whose store is not what it should be. A copy has forgotten the votes and entries that the
+/// member has acknowledged since, on which others rely.
+pub(super) const ADVICE: &str = "Put back a copy of the data directory if this is the only member; otherwise remove it \
+                                 from its cluster, and add a new one with an empty data directory";
 
 /// Whether the member is to stop.
 #[derive(Debug, Default)]
@@ -60,7 +62,7 @@ pub(super) fn damaged(what: &str) -> String {
 pub(super) fn unknown(entry: &LogEntry, what: &str) -> String {
     format!(
         "log entry {} cannot be applied: {what}. Another version has written it: start the member with that \
-         version, or put back a copy of the data directory",
+         version. {ADVICE}",
         entry.index
     )
 }

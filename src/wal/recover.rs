@@ -92,8 +92,10 @@ pub enum WalError {
     },
 }
 
-const ADVICE: &str = "nothing was changed. Set this data directory aside, and put back a copy of the data directory \
-                      that was made before";
+/// A copy has forgotten the votes and entries that the member has acknowledged since, on which other members rely.
+const ADVICE: &str = "nothing was changed. Set this data directory aside. If this is the only member, put back a copy \
+                      of the data directory that was made before; otherwise remove it from its cluster, and add a \
+                      new one with an empty data directory";
 
 impl fmt::Display for WalError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

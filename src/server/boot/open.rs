@@ -225,7 +225,8 @@ fn log_gone(store: &Path, log: &Path, owner: Option<Owner>) -> String {
     let whose = owner.map(|owner| format!(" of {owner}")).unwrap_or_default();
     format!(
         "{} is the store{whose}, but the log in {} is gone: put it back, name its folder with --wal-dir if it lies \
-         elsewhere, or put back a copy of the data directory",
+         elsewhere, or put back a copy of the data directory if this is the only member. A member of several that has \
+         lost its log is removed from its cluster, and a new one with an empty data directory is added",
         store.display(),
         log.display()
     )
@@ -234,7 +235,8 @@ fn log_gone(store: &Path, log: &Path, owner: Option<Owner>) -> String {
 fn apart(store: &Path, log: &Path, why: &str) -> String {
     format!(
         "{} and the log in {} do not belong together: {why}. Nothing was changed: put back the one that was here \
-         before, or a copy of the data directory",
+         before, or a copy of the data directory if this is the only member; otherwise remove it from its cluster, \
+         and add a new one with an empty data directory",
         store.display(),
         log.display()
     )

@@ -9,7 +9,8 @@
 
 const WORDS: &[u8] = b"{\"level\":\"fatal\",\"caller\":\"server/io/fault.rs\",\"msg\":\"a page of the store or of \
 the log could not be read: the disk has failed, or a file was cut short while in use; check the disk and the kernel's \
-log, then put back a copy of the data directory if the file is damaged\"}\n";
+log; if the file is damaged, put back a copy of the data directory if this is the only member, otherwise remove it \
+from its cluster and add a new one with an empty data directory\"}\n";
 
 /// Sees to it that the process says why when it ends for an unreadable page.
 pub fn explain() {
