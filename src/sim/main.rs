@@ -110,7 +110,7 @@
 //! | `overwritten-kept` | Recovery hands on entries that a later leader has cut off. | 315 |
 //! | `cut-too-few` | Recovery leaves the first entry that was written over where its successor belongs. | 32 |
 //! | `cut-too-many` | Recovery cuts one entry too many from a log in which entries were written over. | 80 |
-//! | `removed-forgotten` | A restart forgets which members were removed. | 67 |
+//! | `removed-forgotten` | A restart forgets which members were removed. | 13 |
 //! | `hard-state-lost` | A restart takes the term of the last entry for its own, and knows of no vote. | 5 |
 //! | `laggard-forgotten` | A leader sends no entry twice, so whoever has lost one never gets it. | 533 |
 //! | `log-taken-for-gone` | A leader takes entries that its log has for gone, and wants to send a snapshot. | 2 |

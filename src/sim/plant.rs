@@ -157,7 +157,7 @@ plants! {
     /// Recovery cuts one entry too many from a log in which entries were written over.
     CutTooMany = "cut-too-many", 80;
     /// A restart forgets which members were removed.
-    RemovedForgotten = "removed-forgotten", 67;
+    RemovedForgotten = "removed-forgotten", 13;
     /// A restart takes the term of the last entry for its own, and knows of no vote.
     HardStateLost = "hard-state-lost", 5;
     /// A leader sends no entry twice, so whoever has lost one never gets it.
