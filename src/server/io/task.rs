@@ -4,6 +4,9 @@
 //! is wrapped in `catch_unwind` (glommio would otherwise lose the executor's thread and leave the process alive).
 #![forbid(unsafe_code)]
 
+/// Places that tasks of one executor take and give back.
+pub use glommio::sync::Semaphore;
+
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};

@@ -7,7 +7,6 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use futures::channel::oneshot;
-use glommio::sync::Semaphore;
 use prost::Message as _;
 
 use super::client::Ask;
@@ -59,7 +58,7 @@ pub struct Questions {
     /// Of clients of this member to the leader.
     forwarded: Cell<usize>,
     /// The places of those that are with the leader.
-    places: Semaphore,
+    places: task::Semaphore,
 }
 
 impl Questions {
@@ -68,7 +67,7 @@ impl Questions {
         Self {
             tickets: RefCell::new(Tickets::new(core, timeout)),
             forwarded: Cell::new(0),
-            places: Semaphore::new(ASKED_MAX),
+            places: task::Semaphore::new(ASKED_MAX),
         }
     }
 }
