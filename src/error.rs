@@ -5,6 +5,11 @@
 //! (locks, elections, a demoted lessor) keep their plain text and are `Unknown` too.
 #![forbid(unsafe_code)]
 
+/// How a member comes back whose data are damaged or gone: the end of messages about that.
+pub const RECOVERY: &str = "if this member is alone, put back a copy of the data directory; in a cluster, have the \
+    others rebuild it: stop it, run kevel rebuild --data-dir DIR --endpoints URLS (client URLs of other members), and \
+    start it again";
+
 /// The codes of gRPC, by their numbers on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]

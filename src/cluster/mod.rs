@@ -12,12 +12,14 @@
 //! [`stored`] is how the records of members and alarms are read, here and by those who answer from a published state.
 //! A membership entry takes effect or not by the rules of [`membership`]; [`member`] is what such an entry carries.
 //! [`reconfig`] says whether such an entry may be proposed, [`version`] what the cluster's version is to be.
+//! [`corruption`] says what the members' hashes mean, and whom to accuse of data that differ.
 //! [`cost`] is here because the alarm NOSPACE forbids what costs something.
 //!
 //! Absent on purpose: who leads and how far anybody is. That is raft's, and changes without the log.
 #![forbid(unsafe_code)]
 
 pub mod alarms;
+pub mod corruption;
 pub mod cost;
 pub mod member;
 pub mod members;

@@ -211,7 +211,6 @@ const ROTATION: &str = "log rotation";
 const NO_DISCOVERY: &str = "no member is found by discovery, which is not built yet";
 const NO_TRACING: &str = "traces are not sent, which is not built yet";
 const NO_ROTATION: &str = "log files are not rotated, which is not built yet";
-const NO_CHECKS: &str = "members do not compare their data yet";
 const PEER_TIMEOUT: &str = "connections between members have five seconds";
 const NO_BBOLT: &str = "Kevel's store has no such knob";
 const V2_STAGES: &[&str] = &["write-only", "write-only-skip-check", "write-only-drop-data", "gone"];
@@ -386,10 +385,9 @@ pub static FLAGS: &[Flag] = &[
         .no_effect("compactions go in small steps between requests"),
     flag(Store, "compaction-sleep-interval", Duration, "0", "Pause between such steps.")
         .no_effect("steps are taken between requests, without a pause of their own"),
-    flag(Store, "corrupt-check-time", Duration, "0", "Interval of comparing the members' data.")
-        .no_effect(NO_CHECKS),
-    flag(Store, "compact-hash-check-time", Duration, "1m", "Interval of comparing the members' compactions.")
-        .no_effect(NO_CHECKS),
+    flag(Store, "corrupt-check-time", Duration, "0", "Interval of comparing the members' data (0: never)."),
+    flag(Store, "compact-hash-check-time", Duration, "1m",
+        "Interval of comparing the members' compactions, with the feature gate CompactHashCheck."),
     flag(Store, "watch-progress-notify-interval", Duration, "0",
         "Interval of progress notifications (0: 10m)."),
     flag(Store, "downgrade-check-time", Duration, "5s", "Interval of checking on a downgrade.")

@@ -30,6 +30,8 @@ struct Gate {
 
 const ALL_ALPHA: &str = "AllAlpha";
 const ALL_BETA: &str = "AllBeta";
+const COMPACT_HASH_CHECK: &str = "CompactHashCheck";
+const INITIAL_CORRUPT_CHECK: &str = "InitialCorruptCheck";
 const CHECKPOINT: &str = "LeaseCheckpoint";
 const CHECKPOINT_PERSIST: &str = "LeaseCheckpointPersist";
 
@@ -41,9 +43,9 @@ const fn gate(name: &'static str, stage: Stage) -> Gate {
 static GATES: [Gate; 11] = [
     gate(ALL_ALPHA, Stage::Alpha),
     gate(ALL_BETA, Stage::Beta),
-    gate("CompactHashCheck", Stage::Alpha),
+    gate(COMPACT_HASH_CHECK, Stage::Alpha),
     gate("FastLeaseKeepAlive", Stage::Beta),
-    gate("InitialCorruptCheck", Stage::Alpha),
+    gate(INITIAL_CORRUPT_CHECK, Stage::Alpha),
     gate(CHECKPOINT, Stage::Alpha),
     gate(CHECKPOINT_PERSIST, Stage::Alpha),
     gate("PriorityRequest", Stage::Alpha),
@@ -97,6 +99,16 @@ impl Gates {
         at.is_some_and(|at| self.on[at])
     }
 
+    /// Whether a member compares its data with the others' before it serves.
+    pub fn checks_initially(&self) -> bool {
+        self.enabled(INITIAL_CORRUPT_CHECK)
+    }
+
+    /// Whether a leader compares the hashes of compactions.
+    pub fn checks_compactions(&self) -> bool {
+        self.enabled(COMPACT_HASH_CHECK)
+    }
+
     /// What speaks against this combination.
     pub fn check(&self) -> Result<(), String> {
         if self.enabled(CHECKPOINT_PERSIST) && !self.enabled(CHECKPOINT) {
@@ -107,11 +119,12 @@ impl Gates {
         Ok(())
     }
 
-    /// The gates that were moved from where they are by default. This version has nothing that one of them could
-    /// change: lease checkpoints are applied, and none are sent.
-    pub fn moved(&self) -> impl Iterator<Item = (&'static str, bool)> + '_ {
+    /// The gates that were moved from where they are by default, and that switch nothing in this version: lease
+    /// checkpoints are applied, and none are sent.
+    pub fn moved_in_vain(&self) -> impl Iterator<Item = (&'static str, bool)> + '_ {
+        const WORKING: [&str; 2] = [COMPACT_HASH_CHECK, INITIAL_CORRUPT_CHECK];
         let default = Gates::default();
-        let moved = move |&at: &usize| self.on[at] != default.on[at];
+        let moved = move |&at: &usize| self.on[at] != default.on[at] && !WORKING.contains(&GATES[at].name);
         (0..GATES.len()).filter(moved).map(|at| (GATES[at].name, self.on[at]))
     }
 
@@ -136,6 +149,17 @@ mod tests {
     }
 
     #[test]
+    fn the_gates_of_the_checks_switch_the_checks() {
+        let off = Gates::default();
+        assert!(!off.checks_initially() && !off.checks_compactions());
+        let gates = Gates::parse("InitialCorruptCheck=true").unwrap();
+        assert!(gates.checks_initially() && !gates.checks_compactions());
+        let gates = Gates::parse("CompactHashCheck=true,PriorityRequest=true").unwrap();
+        assert!(!gates.checks_initially() && gates.checks_compactions());
+        assert_eq!(gates.moved_in_vain().collect::<Vec<_>>(), [("PriorityRequest", true)]);
+    }
+
+    #[test]
     fn what_is_not_a_gate_is_named() {
         assert_eq!(Gates::parse("Foo=true").unwrap_err(), "unrecognized feature gate: Foo");
         assert_eq!(Gates::parse("AllBeta").unwrap_err(), "missing bool value for feature gate AllBeta");
@@ -152,8 +176,8 @@ mod tests {
         {
             let gates = Gates::parse(open).unwrap();
             assert_eq!(gates.check(), Ok(()), "{open}");
-            assert!(gates.moved().any(|moved| moved == ("LeaseCheckpoint", true)), "{open}");
+            assert!(gates.moved_in_vain().any(|moved| moved == ("LeaseCheckpoint", true)), "{open}");
         }
-        assert_eq!(Gates::default().moved().count(), 0);
+        assert_eq!(Gates::default().moved_in_vain().count(), 0);
     }
 }

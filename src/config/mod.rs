@@ -14,8 +14,8 @@
 //! flag with status 2.
 //!
 //! A flag whose feature is not built is refused by name rather than ignored: a member that was told to check
-//! passwords must not come up without them. A flag that has nothing to act upon (etcd's store tuning, checks between
-//! members) is accepted with a warning. Names that older releases had are mapped to their successors, with a warning.
+//! passwords must not come up without them. A flag that has nothing to act upon (etcd's store tuning) is
+//! accepted with a warning. Names that older releases had are mapped to their successors, with a warning.
 //!
 //! ```text
 //!   command   the command line as a whole     args       flags and variables, by Go's rules
@@ -196,6 +196,17 @@ pub struct Reporting {
     pub extensive_metrics: bool,
 }
 
+/// How often a leader compares the data of the members.
+#[derive(Clone, Debug)]
+pub struct Checks {
+    /// Time between two comparisons of all data; none where there are no such comparisons.
+    pub corrupt: Option<Duration>,
+    /// Time between two comparisons of the hashes of compactions; none where there are no such comparisons.
+    pub compact_hash: Option<Duration>,
+    /// What the previous one is, or would be.
+    pub compact_hash_time: Duration,
+}
+
 /// One member's configuration, checked.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -227,6 +238,8 @@ pub struct Config {
     pub tls: tls::Tls,
     /// Log lines and metrics.
     pub reporting: Reporting,
+    /// Comparisons with the other members.
+    pub checks: Checks,
     /// Named switches.
     pub gates: Gates,
     /// The mode of automatic compaction as given, for the log.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::flag::{self, FLAGS, Standing};
 use super::settings::{Notice, Settings};
 use super::{
-    Advertise, Config, Founding, Gates, HttpAccess, InitialCluster, Keepalive, Limits, Listen, Raft,
+    Advertise, Checks, Config, Founding, Gates, HttpAccess, InitialCluster, Keepalive, Limits, Listen, Raft,
     Reporting, Url, go, logging, tls, url,
 };
 
@@ -48,7 +48,7 @@ pub(super) fn resolve(
     auth_token(settings)?;
     let gates = Gates::parse(&settings.gates())?;
     gates.check()?;
-    let moved: Vec<String> = gates.moved().map(|(gate, on)| format!("{gate}={on}")).collect();
+    let moved: Vec<String> = gates.moved_in_vain().map(|(gate, on)| format!("{gate}={on}")).collect();
     if !moved.is_empty() {
         let moved = moved.join(",");
         notices.push(Notice::warn(format!(
@@ -109,6 +109,11 @@ pub(super) fn resolve(
             },
             // Any other word means basic, to etcd too.
             extensive_metrics: settings.text("metrics") == "extensive",
+        },
+        checks: Checks {
+            corrupt: Some(duration(settings, "corrupt-check-time")).filter(|time| !time.is_zero()),
+            compact_hash: gates.checks_compactions().then(|| duration(settings, "compact-hash-check-time")),
+            compact_hash_time: duration(settings, "compact-hash-check-time"),
         },
         gates,
         auto_compaction_mode: settings.text("auto-compaction-mode").to_owned(),

@@ -196,20 +196,39 @@ fn every_flag_that_is_not_built_is_refused_by_its_own_name() {
 
 #[test]
 fn what_has_no_effect_warns() {
-    let (_, notices) =
-        run("--name=x --backend-batch-limit=5 --max-snapshots=9 --experimental-initial-corrupt-check=true \
-         --enable-v2=true -v --corrupt-check-time=1s --feature-gates=CompactHashCheck=true");
+    let (_, notices) = run(
+        "--name=x --backend-batch-limit=5 --max-snapshots=9 --experimental-enable-lease-checkpoint=true \
+         --enable-v2=true -v --feature-gates=SetMemberLocalAddr=true,CompactHashCheck=true",
+    );
     let text: Vec<&str> = notices.iter().map(|notice| notice.message.as_str()).collect();
     for part in [
         "--backend-batch-limit has no effect",
         "--max-snapshots has no effect",
-        "--corrupt-check-time has no",
-        "--feature-gates=CompactHashCheck=true,InitialCorruptCheck=true has no effect",
+        "--feature-gates=LeaseCheckpoint=true,SetMemberLocalAddr=true has no effect",
     ] {
         assert!(text.iter().any(|line| line.starts_with(part)), "{part}: {text:?}");
     }
     assert!(text.contains(&"flag is no longer supported - ignoring: --enable-v2"));
     assert!(text.contains(&"flag is no longer supported - ignoring: --v"));
+}
+
+#[test]
+fn checks_between_members_are_as_asked_for() {
+    let (config, _) = run("--name=x");
+    assert_eq!((config.checks.corrupt, config.checks.compact_hash), (None, None));
+    assert_eq!((config.checks.compact_hash_time.as_secs(), config.gates.checks_initially()), (60, false));
+    let (config, notices) = run("--name=x --corrupt-check-time=1s --compact-hash-check-time=3s \
+         --feature-gates=CompactHashCheck=true,InitialCorruptCheck=true");
+    let seconds = |time: Option<std::time::Duration>| time.map(|time| time.as_secs());
+    assert_eq!((seconds(config.checks.corrupt), seconds(config.checks.compact_hash)), (Some(1), Some(3)));
+    assert!(config.gates.checks_initially());
+    let in_vain = notices.iter().find(|notice| notice.message.contains("has no effect"));
+    assert!(in_vain.is_none(), "{in_vain:?}");
+    let (config, _) = run("--name=x --experimental-corrupt-check-time=2s \
+         --experimental-compact-hash-check-enabled --experimental-compact-hash-check-time=4s \
+         --experimental-initial-corrupt-check");
+    assert_eq!((seconds(config.checks.corrupt), seconds(config.checks.compact_hash)), (Some(2), Some(4)));
+    assert!(config.gates.checks_initially());
 }
 
 /// Each of these flags shapes something that another flag has to ask for.

@@ -57,6 +57,11 @@ impl CompactionHashes {
         hashes.drain(..forgotten);
     }
 
+    /// All of them, in the order of their revisions.
+    pub fn list(&self) -> Vec<KvHash> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// The hash of the compaction to `revision`, which is compared as a request has it: zero is the compaction to
     /// zero, if there was one. `current` is the store's revision.
     pub fn get(&self, revision: i64, current: i64) -> Option<KvHash> {
@@ -80,5 +85,7 @@ mod tests {
         let expected = KvHash { hash: 2, compact_revision: 1, hash_revision: 2, revision: 20 };
         assert_eq!(hashes.get(2, 20), Some(expected));
         assert_eq!(hashes.get(11, 20).map(|hash| hash.hash), Some(11));
+        let revisions: Vec<_> = hashes.list().iter().map(|hash| hash.hash_revision).collect();
+        assert_eq!(revisions, [2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
     }
 }

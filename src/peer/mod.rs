@@ -14,6 +14,7 @@
 //!
 //! The same goes on in the other direction. [`channel`] says which way a message takes, [`greeting`] what a request
 //! says of who asks and what it is refused for, [`frame`](mod@frame) takes lengths and bytes off the front of a stream.
+//! [`hash_kv`] is the question by which members compare their data.
 //!
 //! Decoders take bytes as they come, in pieces of any size, and remember no more than the message under way. What a
 //! peer sends may be anything: a decoder answers with an error and never asks for memory before the bytes have come.
@@ -28,4 +29,5 @@ pub mod channel;
 pub mod frame;
 pub mod fuzz;
 pub mod greeting;
+pub mod hash_kv;
 pub mod message_stream;

@@ -7,7 +7,8 @@
 //! ```text
 //!   run        a member's life: open, recover, serve, stop
 //!   boot       what happens once at start: the data directory, listening sockets, signals
-//!   tool       what is done with snapshot files, without a member
+//!   tool       what is done with snapshot files and data directories, without a member
+//!   check      members compare their data
 //!   core       the loops of the replica core and of a session core, and the threads beside them
 //!   peers      the other members: streams to and from them, and what is served at the peer port
 //!   api        etcd's API, one file per service: decode, check, ask the core, translate back
@@ -29,6 +30,7 @@ pub mod admin;
 pub mod api;
 pub mod boot;
 pub mod call;
+pub mod check;
 pub mod core;
 pub mod grpc;
 pub mod gzip;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use super::boot::failure::{Failure, to};
 use super::boot::wiring::{self, Ending};
 use super::boot::{data_dir, executors, listeners, open, signals};
+use super::check;
 use super::core::plan::Plan;
 use super::io::{probe, process};
 use super::log::{self, lines};
@@ -62,11 +63,17 @@ fn try_run(config: &Config) -> Result<Option<Ending>, Failure> {
     lines::quota(config.limits.quota_backend_bytes, config.quota_bytes());
     lines::local_member(opened.member_id, opened.cluster_id);
 
-    // 5. The cores, the lanes between them and the threads beside them.
+    // 5. The data, compared with those of the other members.
+    if initialized && config.gates.checks_initially() {
+        let own = wiring::own(config, (opened.cluster_id, opened.member_id), 0, &ports);
+        check::initial::check(&opened.store, own).map_err(to("the initial corruption check failed"))?;
+    }
+
+    // 6. The cores, the lanes between them and the threads beside them.
     let wired = wiring::wire(config, opened, listeners, ports, plan.sessions());
     let wiring::Member { replica, sessions, end } = wired.map_err(to("cannot set the member up"))?;
 
-    // 6. A signal ends what begins now.
+    // 7. A signal ends what begins now.
     let ending = end.clone();
     signals::watch(move |signal| {
         lines::signal(signals::name(signal));
@@ -74,7 +81,7 @@ fn try_run(config: &Config) -> Result<Option<Ending>, Failure> {
     })
     .map_err(to("cannot watch for signals"))?;
 
-    // 7. The executors run until every client is gone and the last checkpoint is written.
+    // 8. The executors run until every client is gone and the last checkpoint is written.
     executors::run(plan, depth, replica, sessions).map_err(to("cannot run the member"))?;
     Ok(end.ending())
 }

@@ -9,10 +9,10 @@ use prost::Message;
 use super::answer::{Answer, Outcome};
 use super::cluster::header;
 use super::decode::{decode, decode_kept};
-use super::long::pinned;
+use super::digest::{self, HASH_SLICE};
 use crate::config::ETCD_VERSION;
 use crate::error::Error;
-use crate::mvcc::hash::{HashKv, KvHash};
+use crate::mvcc::hash::KvHash;
 use crate::proto::etcdserverpb::alarm_request::AlarmAction;
 use crate::proto::etcdserverpb::{
     AlarmMember, AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse,
@@ -26,9 +26,6 @@ use crate::server::io::{clock, task};
 use crate::server::session::Session;
 use crate::server::session::member_health::{alarms, is_learner};
 use crate::snapshot::buckets::STORAGE_VERSION;
-
-/// Changes digested before other tasks of the core run.
-const HASH_SLICE: usize = 2048;
 
 /// `Maintenance/Status`: this member's own view, without asking anybody.
 pub fn status(session: &Rc<Session>, message: Bytes) -> Outcome {
@@ -128,14 +125,13 @@ pub fn move_leader(message: Bytes) -> Outcome {
 /// `Maintenance/HashKV`.
 pub fn hash_kv(session: &Rc<Session>, message: Bytes) -> Outcome {
     let request = decode::<HashKvRequest>(message)?;
-    let current = session.view(|view| view.revision());
-    if let Some(hash) = session.member.compaction_hashes.get(request.revision, current) {
+    if let Some(hash) = digest::of_compaction(session, request.revision) {
         return Ok(now(&hash_response(session, hash)));
     }
     Ok(Answer::later(move |session, reply| {
         let session = session.clone();
         task::spawn(async move {
-            match digest_history(&session, request.revision, &reply).await {
+            match digest::history(&session, request.revision, || reply.is_wanted()).await {
                 Ok(Some(hash)) => reply.send(Ok(hash_response(&session, hash).encode_to_vec().into())),
                 Ok(None) => {}
                 Err(error) => reply.fail(&error.into()),
@@ -150,36 +146,6 @@ fn hash_response(session: &Session, hash: KvHash) -> HashKvResponse {
         hash: hash.hash,
         compact_revision: hash.compact_revision,
         hash_revision: hash.hash_revision,
-    }
-}
-
-/// Hashes in slices, because a large store takes seconds and other clients must not wait. Nothing when the client has
-/// gone.
-async fn digest_history(
-    session: &Rc<Session>,
-    revision: i64,
-    reply: &Responder,
-) -> Result<Option<KvHash>, Error> {
-    let place = session.digests.place();
-    place.turn().await;
-    if !reply.is_wanted() {
-        return Ok(None);
-    }
-    let began = clock::now();
-    let begin = || session.view(|view| HashKv::new(view, revision));
-    let (mut digest, pin) = pinned(begin()?, HashKv::pin, |revision| session.pin(revision), begin)?;
-    loop {
-        if pin.is_lost() {
-            return Err(Error::Compacted);
-        }
-        if let Some(hash) = session.view(|view| digest.step(view, HASH_SLICE))? {
-            session.metrics.hashed(true, clock::now().since(began));
-            return Ok(Some(hash));
-        }
-        task::yield_now().await;
-        if !reply.is_wanted() {
-            return Ok(None);
-        }
     }
 }
 

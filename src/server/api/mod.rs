@@ -14,6 +14,7 @@
 //!   long       answers too long to assemble, written as the client takes them
 //!   gathered   answers from trees without revisions, gathered first and then written
 //!   patience   how long a client that takes nothing may hold up a compaction
+//!   digest     HashKV, taken in slices
 //!   snapshot   the store as a file of etcd
 //!   tests      transcripts of all this, and the member in memory that they are played with
 //! ```
@@ -24,6 +25,7 @@ pub mod answer;
 pub mod cluster;
 pub mod decode;
 mod decode_txn;
+pub mod digest;
 mod expected;
 mod gathered;
 pub mod health;

@@ -9,11 +9,12 @@ use std::sync::Arc;
 use super::arrivals::{self, Arrival, Dealer};
 use super::listener::{self, Desk, Security, Services};
 use super::listeners::{Kind, Listener};
-use super::wiring::{End, Ending};
+use super::wiring::{self, End, Ending};
 use super::{notify, publish};
 use crate::config::Config;
 use crate::server::admin::{self, Admin};
 use crate::server::api::Api;
+use crate::server::check;
 use crate::server::core::session_loop::{self, FromReplica};
 use crate::server::grpc;
 use crate::server::io::accept::Admission;
@@ -102,6 +103,8 @@ impl SessionCore {
         task::spawn(session_loop::run_timers(session.clone()));
         if first {
             task::spawn(publish::run(session.clone(), config.clone()));
+            let ids = (session.member.cluster_id, session.member.member_id);
+            check::start(&session, wiring::own(&config, ids, 0, &ports), &config.checks);
         }
         while !session.gate().is_published() && end.ending().is_none() {
             task::sleep(Duration::from_millis(1)).await;

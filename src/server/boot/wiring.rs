@@ -149,8 +149,8 @@ pub fn wire(
     let Opened { store, opening, member_id, cluster_id, wal_dir, founded, known } = opened;
     let mut prng = Prng::new(entropy());
     let ids = RequestIds::new(member_id, sessions);
-    // More than there are session cores: for snapshots that are sent to other members.
-    let pins = Pins::new(sessions + SNAPSHOTS_SENT_MAX);
+    // More than there are session cores: for snapshots, and for a hash, that are sent to other members.
+    let pins = Pins::new(sessions + SNAPSHOTS_SENT_MAX + 1);
     let settings = settings(config, member_id, &ids, prng.next_u64());
     let recipient = Recipient {
         owner: Owner { member_id, cluster_id },
@@ -185,7 +185,7 @@ pub fn wire(
         counters: counts.rpc[core].clone(),
     });
     let peers = peers::Beginning {
-        own: own(config, (cluster_id, member_id), sessions, &ports),
+        own: own(config, (cluster_id, member_id), sessions as u16, &ports),
         counts: counts.replica().clone(),
         sockets: listeners::share_peers(&listeners)?,
         gate: replica.gate().clone(),
@@ -200,6 +200,10 @@ pub fn wire(
             is_durable: !config.unsafe_no_fsync,
             patience: peers::reception::Patience::default(),
             start: threads::start,
+        },
+        hashes: peers::hash_kv::Settings {
+            pins: pins.slot(sessions + SNAPSHOTS_SENT_MAX),
+            compactions: replica.compaction_hashes().clone(),
         },
     };
     let keeping = keeper::start(&ports, counts.replica());
@@ -324,15 +328,15 @@ fn member(
     }
 }
 
-/// What this member is to others.
-fn own(config: &Config, (cluster_id, member_id): (u64, u64), sessions: usize, ports: &Ports) -> peers::Own {
+/// What this member is to others. `core` is what tickets of questions have in place of a session core's number.
+pub fn own(config: &Config, (cluster_id, member_id): (u64, u64), core: u16, ports: &Ports) -> peers::Own {
     peers::Own {
         member_id,
         cluster_id,
         peer_urls: url::join(&config.advertise.peer),
         dial_timeout: Duration::from_secs(1) + config.raft.election_timeout,
         request_timeout: config.request_timeout(),
-        core: sessions as u16,
+        core,
         ports: ports.clone(),
     }
 }

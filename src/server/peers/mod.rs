@@ -24,6 +24,7 @@
 //!   client       a connection that asks
 //!   stream       its bytes, with or without TLS
 //!   service      what is answered at the peer port
+//!   hash_kv      the hash of this member's data, and of others'
 //!   lessor       questions about leases, to the leader and from followers
 //!   promotion    learners that are to get their vote, likewise
 //!   join         what a new member asks before it starts
@@ -47,6 +48,7 @@
 #![forbid(unsafe_code)]
 
 mod client;
+pub mod hash_kv;
 mod inbox;
 mod intake;
 pub mod join;
@@ -59,7 +61,7 @@ mod promotion;
 mod reader;
 pub mod reception;
 mod service;
-mod stream;
+pub mod stream;
 mod switchboard;
 #[cfg(test)]
 mod tests;

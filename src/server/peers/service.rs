@@ -23,6 +23,7 @@ use crate::cluster::member::MemberContext;
 use crate::config::ETCD_VERSION;
 use crate::peer::channel::Channel;
 use crate::peer::greeting::{self, parse_id};
+use crate::peer::hash_kv;
 use crate::server::http1::answer::{Answer, Form};
 use crate::server::http1::connection::{self, Read};
 use crate::server::http1::head::Head;
@@ -201,6 +202,7 @@ async fn answer(switchboard: &Rc<Switchboard>, head: &Head, body: Bytes) -> Outc
         SNAPSHOTS => not_allowed("POST"),
         "/members" => only("GET", head, async { members(switchboard) }).await,
         "/downgrade/enabled" => only("GET", head, async { downgrade(switchboard) }).await,
+        hash_kv::PATH => only("GET", head, super::hash_kv::answer(switchboard, head, body)).await,
         "/version" => only("GET", head, async { version(switchboard) }).await,
         lessor::RENEWALS if head.method == "POST" => lessor::renew(switchboard, body).await,
         lessor::QUESTIONS if head.method == "POST" => lessor::time_to_live(switchboard, body).await,
@@ -230,7 +232,7 @@ fn not_allowed(method: &'static str) -> Answer {
     answer
 }
 
-fn with_cluster_id(mut answer: Answer, switchboard: &Switchboard) -> Answer {
+pub(super) fn with_cluster_id(mut answer: Answer, switchboard: &Switchboard) -> Answer {
     let id = format!("{:x}", switchboard.own().cluster_id);
     answer.headers.push((greeting::CLUSTER_ID, Cow::Owned(id)));
     answer

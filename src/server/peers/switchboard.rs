@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 
 use raft::eraftpb::Message;
 
+use super::hash_kv::{self, Hashes};
 use super::inbox::{Answered, Inbox};
 use super::lessor::Questions;
 use super::link::Link;
@@ -69,6 +70,8 @@ pub struct Beginning {
     pub known: Vec<MemberContext>,
     /// What is needed for snapshots.
     pub snapshots: reception::Settings,
+    /// What is needed for hashes.
+    pub hashes: hash_kv::Settings,
 }
 
 /// The ways to all other members.
@@ -89,6 +92,9 @@ pub struct Switchboard {
     pub(super) questions: Questions,
     pub(super) gate: Arc<ReadGate>,
     pub(super) snapshots: Snapshots,
+    pub(super) hashes: Hashes,
+    /// What the replica core counts.
+    pub(super) counts: Arc<metrics::Core>,
     /// Bytes of requests' bodies that are being read.
     pub(super) body_bytes: Cell<usize>,
 }
@@ -96,7 +102,7 @@ pub struct Switchboard {
 impl Switchboard {
     /// Begins to serve the peer listeners. No other member is known yet.
     pub fn start(beginning: Beginning) -> Rc<Self> {
-        let Beginning { own, sockets, counts, gate, contacts, known, snapshots } = beginning;
+        let Beginning { own, sockets, counts, gate, contacts, known, snapshots, hashes } = beginning;
         let handshakes = own.ports.peer_workers.clone().map(Handshakes::new);
         let switchboard = Rc::new(Self {
             remotes: RefCell::default(),
@@ -109,6 +115,8 @@ impl Switchboard {
             inbox: Inbox::default(),
             gate,
             snapshots: Snapshots::new(snapshots),
+            hashes: Hashes::new(hashes),
+            counts: counts.clone(),
             body_bytes: Cell::new(0),
             known,
         });

@@ -15,13 +15,17 @@ use prost::Message as _;
 use raft::eraftpb::{Entry, Message, MessageType};
 
 use super::client::{Ask, Connection};
+use super::hash_kv::Other;
 use super::reception::Patience;
-use super::{Beginning, Own, Switchboard, reception};
+use super::{Beginning, Own, Switchboard, hash_kv, reception};
 use crate::btree::{Applied, Read as _, Store};
 use crate::cluster::Cluster;
+use crate::cluster::corruption::{NoHash, Told};
 use crate::config::Url;
 use crate::error::Error;
 use crate::limits::SNAPSHOTS_SENT_MAX;
+use crate::mvcc::compact_hash::CompactionHashes;
+use crate::mvcc::hash::KvHash;
 use crate::mvcc::pin::Pins;
 use crate::mvcc::write::initialize;
 use crate::page::Owner;
@@ -103,7 +107,8 @@ fn beginning(id: u64, sockets: Vec<TcpListener>, snapshots: reception::Settings)
     let (gate, contacts) = (Arc::new(ReadGate::default()), Arc::default());
     let sockets = sockets.into_iter().map(|socket| (socket, false)).collect();
     let counts = metrics::Core::new();
-    Beginning { own: own(id), sockets, counts, gate, contacts, known: Vec::new(), snapshots }
+    let hashes = hash_kv::Settings { pins: Pins::new(1).slot(0), compactions: CompactionHashes::default() };
+    Beginning { own: own(id), sockets, counts, gate, contacts, known: Vec::new(), snapshots, hashes }
 }
 
 /// Runs `test` with two members that know each other, and one that does not answer.
@@ -290,6 +295,60 @@ fn requests_are_answered_and_refused_as_etcd_does() {
         assert!(text.starts_with("[{\"id\":1,\"peerURLs\":[\"http://127.0.0.1:"), "{text}");
         let (_, text) = ask(&own(1), &url, "GET", "/version", 2, b"").await;
         assert!(text.contains("\"etcdcluster\":\"not_decided\""), "{text}");
+    });
+}
+
+/// Asks for a hash as another member does, with this cluster's id in the head or with another one.
+async fn ask_hash(url: &Url, cluster_id: u64, question: &[u8]) -> (u16, String) {
+    let own = Own { cluster_id, ..own(1) };
+    let mut connection = Connection::dial(&own, url).await.unwrap();
+    let content = Some(("application/json", question));
+    let ask = Ask { method: "GET", path: "/members/hashkv", to: None, content };
+    let reply = connection.ask(&own, &ask).await.unwrap();
+    if reply.status == 200 {
+        assert_eq!(reply.cluster_id, "c1");
+    }
+    let body = connection.read_whole(reply.body).await.unwrap();
+    (reply.status, String::from_utf8(body).unwrap())
+}
+
+#[test]
+fn members_tell_one_another_the_hash_of_their_data() {
+    run(|a, b, url| async move {
+        let new = KvHash { hash: 1_084_519_789, compact_revision: -1, hash_revision: 1, revision: 1 };
+        let text = r#"{"header":{"revision":1},"hash":1084519789,"compact_revision":-1,"hash_revision":1}"#;
+        for question in ["{}", "null", r#"{"revision":1}"#] {
+            assert_eq!(ask_hash(&url, 0xc1, question.as_bytes()).await, (200, text.to_owned()), "{question}");
+        }
+        let taken = KvHash { hash: 7, compact_revision: 3, hash_revision: 5, revision: 0 };
+        b.hashes.compactions.add(taken);
+        let (_, of_compaction) = ask_hash(&url, 0xc1, br#"{"revision":5}"#).await;
+        let expected = r#"{"header":{"revision":1},"hash":7,"compact_revision":3,"hash_revision":5}"#;
+        assert_eq!(of_compaction, expected);
+        let long = [&br#"{"revision":1"#[..], &[b' '; 5000], b"}"].concat();
+        for (cluster_id, question, status, said) in [
+            (0xc2, &b"{}"[..], 412, "cluster ID mismatch\n"),
+            (0xc1, b"", 400, "error unmarshalling request\n"),
+            (0xc1, b"{", 400, "error unmarshalling request\n"),
+            (0xc1, &long, 400, "error unmarshalling request\n"),
+            (0xc1, br#"{"revision":2}"#, 400, "mvcc: required revision is a future revision\n"),
+        ] {
+            assert_eq!(ask_hash(&url, cluster_id, question).await, (status, said.to_owned()));
+        }
+        let refused = ask(&own(1), &url, "POST", "/members/hashkv", 2, b"{}").await;
+        assert_eq!(refused, (405, "Method Not Allowed\n".to_owned()));
+
+        let other = |id, url: &str| Other { id, urls: vec![url.to_owned()] };
+        let nobody = other(3, "http://127.0.0.1:1");
+        let twice = Other { id: 2, urls: vec![nobody.urls[0].clone(), url.to_string()] };
+        let told = hash_kv::ask(a.own(), &[twice, nobody], 1).await;
+        let silent = Told { id: 3, hash: Err(NoHash::Silent) };
+        assert_eq!(told, [Told { id: 2, hash: Ok(new) }, silent], "all URLs of a member are tried");
+        let there = [other(2, &url.to_string())];
+        let ahead = hash_kv::ask(a.own(), &there, 2).await;
+        assert_eq!(ahead[0].hash, Err(NoHash::Future));
+        let stranger = Own { cluster_id: 0xc2, ..own(1) };
+        assert_eq!(hash_kv::ask(&stranger, &there, 1).await[0].hash, Err(NoHash::OtherCluster));
     });
 }
 
