@@ -25,6 +25,8 @@ pub enum Command {
     Snapshot(Vec<String>),
     /// Make the data directory of a member of etcd that of a member of Kevel, or the other way, as these arguments say.
     Migrate(Vec<String>),
+    /// Have the cluster rebuild a damaged member, as these arguments say.
+    Rebuild(Vec<String>),
     /// Prove the store in this data directory.
     Check(PathBuf),
 }
@@ -43,6 +45,7 @@ pub struct Surroundings<'a> {
 pub fn parse(args: &[String], surroundings: &Surroundings<'_>) -> Result<Command, Failure> {
     match args.first().map(String::as_str) {
         Some("check") => return check(args),
+        Some("rebuild") => return Ok(Command::Rebuild(args[1..].to_vec())),
         Some("snapshot") => return Ok(Command::Snapshot(args[1..].to_vec())),
         Some("migrate") => return Ok(Command::Migrate(args[1..].to_vec())),
         Some(name @ ("gateway" | "grpc-proxy")) => {

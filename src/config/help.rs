@@ -11,6 +11,7 @@ pub const USAGE: &str = "\
 Usage:
   kevel [flags]            run a member
   kevel check DATA_DIR     prove the store of a stopped member whole
+  kevel rebuild --help     have the others rebuild a member whose data are damaged
   kevel snapshot --help    look at a snapshot, or make a member's data directory from it
   kevel migrate --help     make a member of etcd one of Kevel, or the other way
   kevel --version          print the version

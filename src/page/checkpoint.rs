@@ -367,7 +367,7 @@ mod tests {
         let read = || store.readers().register().snapshot().get(Tree::Kv, b"key").map(<[u8]>::to_vec);
         let said = catch_unwind(AssertUnwindSafe(read)).expect_err("an older page was served");
         let said = said.downcast_ref::<String>().unwrap();
-        assert!(said.contains("is of generation") && said.contains("copy of its data directory"), "{said}");
+        assert!(said.contains("is of generation") && said.contains("copy of the data directory"), "{said}");
     }
 
     #[test]

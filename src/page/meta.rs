@@ -5,6 +5,7 @@
 
 use super::file::PageFile;
 use super::layout::{self, Kind, PAGE_SIZE, Page, PageId, PageRef, RunRef, u32_at, u64_at};
+use crate::error::RECOVERY;
 use std::fmt;
 use std::io;
 
@@ -257,9 +258,7 @@ pub(crate) fn read(file: &dyn PageFile) -> Result<Option<Meta>, OpenError> {
         Err(_) if half_made(&slots) && blank_behind_meta(file)? => Ok(None),
         Err((a, b)) => Err(OpenError::Refused(format!(
             "{}: neither meta page can be used (page 0: {a}; page 1: {b}). This is not what a crash leaves behind: the \
-             file was overwritten, is of another kind, or the disk lost it. Put back a copy of the data \
-             directory if this is the only member; otherwise remove it from its cluster, and add a new one with an \
-             empty data directory",
+             file was overwritten, is of another kind, or the disk lost it; {RECOVERY}",
             file.name()
         ))),
     }
@@ -330,6 +329,14 @@ pub fn claim(file: &dyn PageFile, owner: Owner) -> Result<(), OpenError> {
         file.sync()?;
     }
     Ok(())
+}
+
+/// Whose the store is; none if nobody's.
+///
+/// # Errors
+/// What the file answers, and when it is no store.
+pub fn owner(file: &dyn PageFile) -> Result<Option<Owner>, OpenError> {
+    Ok(read(file)?.and_then(|meta| meta.owner))
 }
 
 /// Whether a member has begun to live in the store: it has an owner, or something was applied to it.

@@ -90,7 +90,7 @@ pub use checkpoint::{CheckpointError, CheckpointJob};
 pub use file::{MemoryFile, PageFile};
 pub use layout::{PAGE_SIZE, PageId};
 pub use mapping::Mapping;
-pub use meta::{Applied, OpenError, Owner, TREES, claim, is_claimed};
+pub use meta::{Applied, OpenError, Owner, TREES, claim, is_claimed, owner};
 pub use table::PAGES_MAX;
 
 pub(crate) use layout::{Kind, Page, PageRef, RunRef};

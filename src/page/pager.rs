@@ -28,6 +28,7 @@ use super::readers::{PinWatch, Pins};
 use super::set::PageSet;
 use super::spill::Spilling;
 use super::table::{Birth, Frame, FrozenPages, PAGES_MAX, Table, View, verify};
+use crate::error::RECOVERY;
 use crate::stdx::sync::Arc;
 use std::collections::VecDeque;
 use std::sync::Arc as FileArc;
@@ -626,9 +627,7 @@ pub(super) fn read_free(file: &dyn PageFile, meta: &meta::Meta) -> Result<PageSe
     let Some(run) = meta.free else { return Ok(PageSet::default()) };
     let refused = |what: &str| {
         OpenError::Refused(format!(
-            "{}: the list of free pages at page {} {what}. Put back a copy of the data directory if \
-             this is the only member; otherwise remove it from its cluster, and add a new one with an empty data \
-             directory",
+            "{}: the list of free pages at page {} {what}; {RECOVERY}",
             file.name(),
             run.id.0
         ))
@@ -647,8 +646,7 @@ fn check_extent(file: &dyn PageFile, meta: &meta::Meta, free: &PageSet) -> Resul
     match (file.pages()..meta.page_count).find(|&id| !free.contains(PageId(id))) {
         None => Ok(()),
         Some(id) => Err(OpenError::Refused(format!(
-            "{}: page {id} is in use but lies beyond the end of the file, which was cut off. Put back a copy \
-             of the data directory",
+            "{}: page {id} is in use but lies beyond the end of the file, which was cut off; {RECOVERY}",
             file.name()
         ))),
     }

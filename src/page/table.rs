@@ -22,6 +22,7 @@ use super::file::PageFile;
 use super::layout::{self, HEADER, Kind, PAGE_SIZE, Page, PageId, PageRef, RunRef};
 use super::mapping::Mapping;
 use super::witness;
+use crate::error::RECOVERY;
 use crate::stdx::sync::{Arc, AtomicBool, AtomicPtr, Mutex, Ordering, PoisonError};
 use std::alloc::{Layout, alloc, alloc_zeroed, handle_alloc_error};
 use std::ptr::{NonNull, null_mut};
@@ -349,8 +350,7 @@ impl Table {
 
     fn broken(&self, id: PageId, what: &str) -> String {
         format!(
-            "page {} of {} {what}: the disk does not hold what was written, and it is not served. Stop this member; \
-             then put back a copy of its data directory",
+            "page {} of {} {what}: the disk does not hold what was written, and it is not served; {RECOVERY}",
             id.0,
             self.file.name()
         )

@@ -5,10 +5,7 @@
 
 use raft::eraftpb::Entry as LogEntry;
 
-/// How a member comes back whose store is not what it should be. A copy has forgotten the votes and entries that the
-/// member has acknowledged since, on which others rely.
-pub(super) const ADVICE: &str = "Put back a copy of the data directory if this is the only member; otherwise remove it \
-                                 from its cluster, and add a new one with an empty data directory";
+use crate::error::RECOVERY;
 
 /// Whether the member is to stop.
 #[derive(Debug, Default)]
@@ -54,7 +51,7 @@ impl Halted {
 pub(super) fn damaged(what: &str) -> String {
     format!(
         "{what}: the store has a record that cannot be read, or lacks one that another record is about, though its \
-         pages are those that were written. {ADVICE}"
+         pages are those that were written; {RECOVERY}"
     )
 }
 
@@ -62,7 +59,7 @@ pub(super) fn damaged(what: &str) -> String {
 pub(super) fn unknown(entry: &LogEntry, what: &str) -> String {
     format!(
         "log entry {} cannot be applied: {what}. Another version has written it: start the member with that \
-         version. {ADVICE}",
+         version. Otherwise, {RECOVERY}",
         entry.index
     )
 }

@@ -16,7 +16,7 @@ use super::digest::Digests;
 use super::election::Timeouts;
 use super::execute;
 use super::force::Forced;
-use super::halt::{ADVICE, Halted};
+use super::halt::Halted;
 use super::handover::Handover;
 use super::heavy::Heavy;
 use super::install::Installing;
@@ -37,6 +37,7 @@ use super::tail::Tail;
 use super::tally::Tally;
 use crate::btree::{Applied, Store};
 use crate::cluster::Cluster;
+use crate::error::RECOVERY;
 use crate::limits::{MESSAGE_BYTES_MAX, MESSAGES_INFLIGHT_MAX, PROPOSAL_TIMEOUT};
 use crate::mvcc::pin::Pins;
 use crate::mvcc::write::initialize;
@@ -214,7 +215,7 @@ impl Replica {
 
 /// Says what is wrong where a record of members, alarms or leases cannot be read.
 fn damaged() -> String {
-    format!("the store has a record of a member, an alarm or a lease that cannot be read. {ADVICE}")
+    format!("the store has a record of a member, an alarm or a lease that cannot be read; {RECOVERY}")
 }
 
 /// Says what is wrong where the store's revisions contradict each other.
@@ -223,7 +224,7 @@ pub(super) fn check_revisions(applied: &Applied) -> Result<(), String> {
     if revision < 1 || compact_revision > revision || swept_revision > compact_revision {
         return Err(format!(
             "the store says that it is at revision {revision}, compacted to {compact_revision} and swept to \
-             {swept_revision}, which cannot be. {ADVICE}"
+             {swept_revision}, which cannot be; {RECOVERY}"
         ));
     }
     Ok(())
@@ -236,7 +237,7 @@ fn check_log(applied: &Applied, entries: &[LogEntry], hard_state: &HardState) ->
     if !indices.eq(applied.index + 1..=last) || hard_state.commit > last {
         return Err(format!(
             "the store holds the entries up to {}, the log has {} behind them and says that all up to {} are \
-             committed. {ADVICE}",
+             committed; {RECOVERY}",
             applied.index,
             entries.len(),
             hard_state.commit

@@ -10,6 +10,7 @@ use super::record::{
     has_zero_sector, is_sector_rest_zero, read_frame,
 };
 use super::segment::{BLOCK_BYTES, SegmentName};
+use crate::error::RECOVERY;
 
 /// What a log says.
 #[derive(Debug)]
@@ -92,42 +93,44 @@ pub enum WalError {
     },
 }
 
-/// A copy has forgotten the votes and entries that the member has acknowledged since, on which other members rely.
-const ADVICE: &str = "nothing was changed. Set this data directory aside. If this is the only member, put back a copy \
-                      of the data directory that was made before; otherwise remove it from its cluster, and add a \
-                      new one with an empty data directory";
-
 impl fmt::Display for WalError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Missing { index } => {
-                write!(
-                    f,
-                    "the write-ahead log has no segment for entry {index}, the next one that the store needs: the \
-                     store file was lost or is older than the log, or segments were; {ADVICE}"
-                )
-            }
+            Self::Missing { index } => write!(
+                f,
+                "the write-ahead log has no segment for entry {index}, the next one that the store needs: the store \
+                 file was lost or is older than the log, or segments were"
+            ),
             Self::SegmentGap { before, after } => {
-                write!(f, "the write-ahead log lacks the segments between {before} and {after}; {ADVICE}")
+                write!(f, "the write-ahead log lacks the segments between {before} and {after}")
             }
             Self::EntryGap { segment, expected, found } => {
-                write!(
-                    f,
-                    "{segment} in the write-ahead log holds entry {found} where {expected} belongs; {ADVICE}"
-                )
+                write!(f, "{segment} in the write-ahead log holds entry {found} where {expected} belongs")
             }
             Self::Damaged { segment, offset, what } => {
-                write!(f, "{segment} in the write-ahead log is damaged at offset {offset} ({what}); {ADVICE}")
+                write!(f, "{segment} in the write-ahead log is damaged at offset {offset} ({what})")
             }
-            Self::CommitLost { commit, last } => write!(
-                f,
-                "the write-ahead log ends at entry {last} though entry {commit} was committed; {ADVICE}"
-            ),
-        }
+            Self::CommitLost { commit, last } => {
+                write!(f, "the write-ahead log ends at entry {last} though entry {commit} was committed")
+            }
+        }?;
+        write!(f, "; nothing was changed. Set this data directory aside; {RECOVERY}")
     }
 }
 
 impl std::error::Error for WalError {}
+
+/// Whose log a segment is of; none where its head cannot be read.
+pub fn metadata(segment: &[u8]) -> Option<Metadata> {
+    let mut offset = 0;
+    while let Frame::Record(record) = read_frame(segment, offset) {
+        if record.kind == Kind::Metadata {
+            return Metadata::decode(record.data);
+        }
+        offset = record.end;
+    }
+    None
+}
 
 /// Reads the segments of a log, oldest first, for the entries after `after`.
 ///

@@ -4,6 +4,7 @@
 use std::ops::ControlFlow;
 
 use crate::btree::Read;
+use crate::error::RECOVERY;
 pub use crate::mvcc::{Event, EventBatch};
 use crate::mvcc::{Revision, View};
 use crate::wire::KeyValue;
@@ -74,11 +75,6 @@ impl<R: Read> History for View<'_, R> {
 
 /// What was read from the store. A watcher must not miss what cannot be read, so that ends the process.
 fn whole<T>(read: Option<T>) -> T {
-    let Some(read) = read else {
-        panic!(
-            "the store has an event that cannot be read. Stop this member; then restore its data directory from a \
-             snapshot, or remove the member from the cluster and add it anew with an empty one"
-        )
-    };
+    let Some(read) = read else { panic!("the store has an event that cannot be read; {RECOVERY}") };
     read
 }

@@ -7,6 +7,7 @@
 //!   open          the store and the log, opened or founded, and whether they belong together
 //!   join          the cluster that a new member joins, and its place there
 //!   places        whether two URLs lead to one place, names that are not known yet being waited for
+//!   newborn       whether a founder has lived in its cluster before
 //!   wiring        what each core owns, the lanes between cores, the threads beside them
 //!   executors     one thread for each core, or one for both parts
 //!   publish       a follower tells the cluster its name and its URLs
@@ -29,6 +30,7 @@ pub mod failure;
 pub mod join;
 pub mod listener;
 pub mod listeners;
+pub mod newborn;
 pub mod notify;
 pub mod open;
 pub mod places;

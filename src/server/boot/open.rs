@@ -19,11 +19,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::failure::at_path;
-use super::join;
+use super::{join, newborn};
 use crate::btree::Store;
 use crate::cluster::member::MemberContext;
 use crate::cluster::stored;
 use crate::config::{Config, InitialCluster, Url};
+use crate::error::RECOVERY;
 use crate::page::{self, Applied, Owner, PageFile};
 use crate::replica::Opening;
 use crate::replica::bootstrap::Foundation;
@@ -164,6 +165,7 @@ fn beginning(config: &Config, ports: &Ports) -> Result<Begun, String> {
     }
     let (foundation, member_id) = foundation(config)?;
     let cluster_id = foundation.cluster_id;
+    newborn::check(&foundation, member_id, ports)?;
     Ok((Opening::Found(foundation), (member_id, cluster_id), Vec::new()))
 }
 
@@ -224,9 +226,8 @@ pub fn belongs_together(owner: Option<Owner>, applied: Applied, recovered: &Reco
 fn log_gone(store: &Path, log: &Path, owner: Option<Owner>) -> String {
     let whose = owner.map(|owner| format!(" of {owner}")).unwrap_or_default();
     format!(
-        "{} is the store{whose}, but the log in {} is gone: put it back, name its folder with --wal-dir if it lies \
-         elsewhere, or put back a copy of the data directory if this is the only member. A member of several that has \
-         lost its log is removed from its cluster, and a new one with an empty data directory is added",
+        "{} is the store{whose}, but the log in {} is gone: put it back, or name its folder with --wal-dir if it lies \
+         elsewhere; otherwise, {RECOVERY}",
         store.display(),
         log.display()
     )
@@ -235,8 +236,7 @@ fn log_gone(store: &Path, log: &Path, owner: Option<Owner>) -> String {
 fn apart(store: &Path, log: &Path, why: &str) -> String {
     format!(
         "{} and the log in {} do not belong together: {why}. Nothing was changed: put back the one that was here \
-         before, or a copy of the data directory if this is the only member; otherwise remove it from its cluster, \
-         and add a new one with an empty data directory",
+         before; otherwise, {RECOVERY}",
         store.display(),
         log.display()
     )

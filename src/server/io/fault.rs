@@ -9,8 +9,9 @@
 
 const WORDS: &[u8] = b"{\"level\":\"fatal\",\"caller\":\"server/io/fault.rs\",\"msg\":\"a page of the store or of \
 the log could not be read: the disk has failed, or a file was cut short while in use; check the disk and the kernel's \
-log; if the file is damaged, put back a copy of the data directory if this is the only member, otherwise remove it \
-from its cluster and add a new one with an empty data directory\"}\n";
+log; if the file is damaged and this member is alone, put back a copy of the data directory; in a cluster, have the \
+others rebuild it: run kevel rebuild --data-dir DIR --endpoints URLS (client URLs of other members), and start the \
+member again\"}\n";
 
 /// Sees to it that the process says why when it ends for an unreadable page.
 pub fn explain() {

@@ -4,6 +4,7 @@
 use std::io;
 use std::sync::mpsc;
 
+use futures::future::join_all;
 use serde::Deserialize;
 
 use super::client::{Ask, Connection};
@@ -18,6 +19,8 @@ use crate::stdx::time::Duration;
 
 /// How long one member may take to answer, etcd's own figure.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// How long those may take of whom nobody knows whether they are there, etcd's own figure.
+const GLANCE: Duration = Duration::from_secs(1);
 /// Requests to the kernel that are under way at a time, at most.
 const RING_DEPTH: usize = 64;
 
@@ -58,6 +61,28 @@ pub fn look(urls: Vec<Url>, skip: Vec<String>, ports: Ports) -> Result<Found, St
     };
     executor::spawn("join", None, RING_DEPTH, main)?.join()?;
     told.recv().unwrap_or_else(|_| Err("the members of the cluster were not asked".to_owned()))
+}
+
+/// Asks the members at these URLs, all at once and for no longer than a second, who belongs to their cluster; none if
+/// nobody answers.
+///
+/// # Errors
+/// When no executor can be started.
+pub fn glance(urls: Vec<Url>, ports: Ports) -> Result<Option<Told>, String> {
+    let (tell, told) = mpsc::channel();
+    let main = move || async move {
+        let own = nobody(ports);
+        let asks = urls.iter().map(|url| glance_at(&own, url));
+        // Whoever started this waits for it.
+        let _ = tell.send(join_all(asks).await.into_iter().flatten().next());
+    };
+    executor::spawn("join", None, RING_DEPTH, main)?.join()?;
+    Ok(told.recv().ok().flatten())
+}
+
+async fn glance_at(own: &Own, url: &Url) -> Option<Told> {
+    let (id, body) = task::until(clock::now() + GLANCE, ask(own, url, "/members")).await?.ok()?;
+    understood(&id, &body).ok()
 }
 
 async fn ask_all(own: &Own, urls: &[Url], skip: &[String]) -> Result<Found, String> {
@@ -174,6 +199,10 @@ mod tests {
         assert_eq!((told.cluster_id, told.members[0].id, told.members[1].id), (0xab, 7, 9));
         // The same body is no answer to a question about versions.
         assert_eq!(versions, [(7, None)]);
+        assert_eq!(glance(vec![nobody.clone()], Ports::none()), Ok(None));
+        let lived = member(1, "X-Etcd-Cluster-ID: ab\r\n", body.to_owned());
+        let told = glance(vec![nobody.clone(), lived], Ports::none()).unwrap().unwrap();
+        assert_eq!((told.cluster_id, told.members.len()), (0xab, 2));
         let refused = look(vec![nobody], vec![], Ports::none()).unwrap_err();
         assert_eq!(refused, "could not retrieve cluster information from the given URLs");
         let empty = member(1, "X-Etcd-Cluster-ID: ab\r\n", "[]".to_owned());

@@ -1,13 +1,16 @@
-//! What `kevel snapshot` does, the work of `etcdutl snapshot` on files, with its flags, its output and its texts; and
-//! what `kevel migrate` does, on the data directories of etcd and of Kevel. No member runs meanwhile.
+//! What is done with the data directory of a member that does not run. `kevel snapshot` does the work of `etcdutl
+//! snapshot` on files, with its flags, its output and its texts; `kevel migrate` makes a member of etcd one of Kevel,
+//! or the other way; `kevel rebuild` has the cluster of a damaged member rebuild it.
 //!
 //! ```text
-//!   migrate    a member of etcd made one of Kevel, and the other way
-//!   snapshot   the subcommands of snapshot
-//!   restore    a data directory from a file
-//!   flags      a command line as cobra reads it
-//!   print      the forms of output
-//!   tests      all of it on files
+//!   migrate      a member of etcd made one of Kevel, and the other way
+//!   snapshot     the subcommands of kevel snapshot
+//!   restore      a data directory from a file, or an empty one
+//!   rebuild      a damaged member removed, added again, and begun anew
+//!   grpc_client  calls to the other members
+//!   flags        a command line as cobra reads it
+//!   print        the forms of output
+//!   tests        snapshots and what is made of them
 //! ```
 //!
 //! Statuses are etcdutl's: 1 for what goes wrong, 4 for a form of output that does not exist, 128 for arguments that
@@ -15,8 +18,10 @@
 #![forbid(unsafe_code)]
 
 mod flags;
+mod grpc_client;
 pub mod migrate;
 mod print;
+pub mod rebuild;
 mod restore;
 pub mod snapshot;
 #[cfg(test)]

@@ -25,7 +25,7 @@ use crate::server::io::dir;
 use crate::server::io::file_source::FileSource;
 use crate::server::io::page_file::MappedFile;
 use crate::snapshot::fill::{FillError, checkpoint, fill};
-use crate::wal::{Appender, Metadata, SnapshotMark};
+use crate::wal::{Appender, Metadata, SnapshotMark, Write};
 
 /// Bytes that are read at a time for the checksum.
 const PIECE_BYTES: usize = 1 << 20;
@@ -82,7 +82,8 @@ impl Restoration {
         let damaged = |error: ReadError| Failed::error(format!("{shown}: {error}"));
         let database = Database::open(&source).map_err(damaged)?;
         let path = self.data_dir.join("member").join("kevel").join("store");
-        self.make_folders(&path)?;
+        let snap = self.data_dir.join("member").join("snap");
+        make_folders(path.parent().unwrap_or(Path::new(".")), &snap, &self.wal_dir())?;
         let mut store = new_store(&path, Owner { member_id, cluster_id: foundation.cluster_id })?;
         let unfilled = |error: FillError| match error {
             FillError::File(error) => damaged(error),
@@ -129,15 +130,6 @@ impl Restoration {
         Ok(())
     }
 
-    fn make_folders(&self, store: &Path) -> Result<(), Failed> {
-        let snap = self.data_dir.join("member").join("snap");
-        let parent = store.parent().unwrap_or(Path::new("."));
-        for folder in [parent, &snap, &self.wal_dir()] {
-            dir::create(folder).map_err(|error| failed("create", folder.display(), error))?;
-        }
-        Ok(())
-    }
-
     /// Writes a log that begins anew behind the store, like that of a member which has taken in a snapshot. The
     /// founders count as its entries, and none of them is in it: with them, the log would be that of a member without
     /// keys, and a start whose store is lost would make a store of it.
@@ -149,13 +141,38 @@ impl Restoration {
         let mark = SnapshotMark { index, term: TERM, conf_state };
         let metadata = Metadata { node_id: member_id, cluster_id: foundation.cluster_id };
         let write = Appender::create(metadata).restart(&mark, &state, Vec::new());
-        let folder = self.wal_dir();
-        let path = folder.join(write.segment.to_string());
-        let written = File::create_new(&path)
-            .and_then(|mut file| file.write_all(&write.bytes).and_then(|()| file.sync_all()))
-            .and_then(|()| dir::sync(&folder));
-        written.map_err(|error| failed("write", path.display(), error))
+        put_log(&self.wal_dir(), &write)
     }
+}
+
+/// Makes the folders of a member that has joined its cluster and knows nothing yet: a store and a log that say whose
+/// they are.
+///
+/// # Errors
+/// What is wrong with the disk.
+pub(super) fn make_empty(member: &Path, wal: &Path, owner: Owner) -> Result<(), Failed> {
+    let kevel = member.join("kevel");
+    make_folders(&kevel, &member.join("snap"), wal)?;
+    new_store(&kevel.join("store"), owner)?;
+    let Owner { member_id, cluster_id } = owner;
+    let mut log = Appender::create(Metadata { node_id: member_id, cluster_id });
+    put_log(wal, &log.append(&[], Some(&HardState::default()), None, Vec::new()))
+}
+
+fn make_folders(store: &Path, snap: &Path, wal: &Path) -> Result<(), Failed> {
+    for folder in [store, snap, wal] {
+        dir::create(folder).map_err(|error| failed("create", folder.display(), error))?;
+    }
+    Ok(())
+}
+
+/// Writes the beginning of a log.
+fn put_log(folder: &Path, write: &Write) -> Result<(), Failed> {
+    let path = folder.join(write.segment.to_string());
+    let written = File::create_new(&path)
+        .and_then(|mut file| file.write_all(&write.bytes).and_then(|()| file.sync_all()))
+        .and_then(|()| dir::sync(folder));
+    written.map_err(|error| failed("write", path.display(), error))
 }
 
 /// An empty store that is a member's.
