@@ -125,7 +125,7 @@ fn a_flipped_bit_is_refused_with_advice() {
     let error = files.recover(0).unwrap_err();
     assert!(matches!(error, WalError::Damaged { .. }), "{error:?}");
     assert!(error.to_string().contains("put back a copy of the data directory"), "{error}");
-    assert!(error.to_string().contains("otherwise remove it from its cluster"), "{error}");
+    assert!(error.to_string().contains("in a cluster, have the others rebuild it"), "{error}");
 }
 
 #[test]

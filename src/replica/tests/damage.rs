@@ -83,7 +83,7 @@ fn stops(why: &str, request: Request, damage: impl FnOnce(&mut WriteTxn<'_>)) {
     });
     let [reason] = &reasons[..] else { panic!("{reasons:?}") };
     assert!(reason.contains(why) && reason.contains("copy of the data directory"), "{reason}");
-    assert!(reason.contains("otherwise remove it from its cluster"), "{reason}");
+    assert!(reason.contains("in a cluster, have the others rebuild it"), "{reason}");
     assert_eq!(world.replica().applied().swept_revision, before.swept_revision);
     if !compacts {
         assert_eq!((world.replica().applied(), replies), (before, Vec::new()));
