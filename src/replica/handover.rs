@@ -26,9 +26,17 @@ pub(super) struct Handover {
     /// Proposals of other members, and the bytes of their entries.
     held: Vec<Message>,
     held_bytes: usize,
+    /// Ticks for which this member, which stops and has handed leadership over, goes on at most.
+    leaving: usize,
 }
 
 impl Handover {
+    /// A tick has passed. Once another member leads, one whole tick more is enough.
+    fn tick(&mut self, is_over: bool) {
+        let left = self.leaving.saturating_sub(1);
+        self.leaving = if is_over { left.min(1) } else { left };
+    }
+
     fn hold(&mut self, message: Message) {
         let bytes: usize = message.entries.iter().map(|entry| entry.data.len()).sum();
         if self.held.len() < PROPOSALS_HELD_MAX && self.held_bytes + bytes <= PROPOSALS_HELD_BYTES_MAX {
@@ -92,6 +100,26 @@ impl Replica {
         best.is_some()
     }
 
+    /// This member is about to stop. If it leads, another one is to lead, and this one goes on until others have heard of
+    /// that: what they send to this one meanwhile is for the next leader.
+    pub(super) fn on_resign(&mut self) {
+        if self.resign() {
+            self.handover.leaving = self.settings.election_ticks;
+        }
+    }
+
+    /// A tick has passed.
+    pub(super) fn tick_handover(&mut self) {
+        let leader = self.node.raft.leader_id;
+        let is_over = leader != 0 && leader != self.settings.member_id && self.handover.held.is_empty();
+        self.handover.tick(is_over);
+    }
+
+    /// Whether a member that stops is still needed for handing leadership over.
+    pub fn is_leaving(&self) -> bool {
+        self.is_handing_over() || self.handover.leaving > 0
+    }
+
     /// Whether leadership is on its way to another member.
     pub fn is_handing_over(&self) -> bool {
         self.is_leader() && self.node.raft.lead_transferee.is_some()
@@ -99,7 +127,7 @@ impl Replica {
 
     /// Whether raft would drop what another member proposes.
     fn drops_proposals(&self) -> bool {
-        self.is_leader() && !self.has_proposee()
+        (self.is_leader() || self.handover.leaving > 0) && !self.has_proposee()
     }
 
     /// The id of the change by which an entry removes this member; none if it does not.

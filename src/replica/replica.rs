@@ -190,7 +190,7 @@ impl Replica {
             Input::Configure { ticket, change } => self.proposals.queue_change(ticket, *change),
             Input::Promote { ticket, id } => self.on_promote(ticket, id),
             Input::MoveLeader { ticket, target } => self.on_move_leader(ticket, target),
-            Input::Resign => _ = self.resign(),
+            Input::Resign => self.on_resign(),
             Input::Versions(others) => self.on_versions(others),
             Input::PeerMessage(message) => self.on_message(*message),
             Input::PeerUnreachable(id) => self.node.report_unreachable(id),
@@ -344,6 +344,7 @@ impl Replica {
         self.leases.tick();
         self.writes.tick();
         self.resign_if_removed();
+        self.tick_handover();
     }
 
     fn on_propose(&mut self, ticket: Ticket, id: u64, entry: Bytes) {

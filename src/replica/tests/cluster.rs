@@ -1,17 +1,19 @@
 //! Members that come and go, and leadership that is handed over.
 #![forbid(unsafe_code)]
 
-use raft::eraftpb::ConfChangeType;
+use raft::eraftpb::{ConfChangeType, Entry as LogEntry, Message, MessageType};
 
 use super::network::{Cluster, settings};
 use super::world::TICK;
 use crate::btree::Store;
 use crate::error::Error;
 use crate::mvcc::pin::Pins;
+use crate::proto::etcdserverpb::PutRequest;
 use crate::replica::bootstrap::Foundation;
 use crate::replica::configure::removed;
 use crate::replica::port::{Input, Output, Outputs};
 use crate::replica::{Opening, Replica};
+use crate::request::{Entry, Request};
 use crate::response::Response;
 
 #[test]
@@ -27,6 +29,30 @@ fn a_leader_that_stops_hands_over_and_no_proposal_is_lost() {
     assert!(cluster.leader().is_some_and(|next| next != leader));
     for (id, ticket) in tickets {
         assert!(matches!(cluster.reply(id, ticket), Some(Ok(Response::Put { .. }))), "through {id:x}");
+    }
+}
+
+#[test]
+fn a_leader_that_stops_goes_on_until_others_have_heard_who_leads() {
+    let mut cluster = Cluster::new(3);
+    let (leader, follower) = (cluster.leader().unwrap(), cluster.follower());
+    cluster.ask(leader, |_| Input::Resign);
+    cluster.settle();
+    assert!(cluster.leader().is_some_and(|next| next != leader));
+    // What was on its way to it comes late.
+    let before = cluster.members[&follower].replica.applied().revision;
+    let put = PutRequest { key: "late".into(), ..PutRequest::default() };
+    let data = Entry::new(7, Request::Put(put)).encode();
+    let mut message = Message { from: follower, to: leader, ..Message::default() };
+    message.set_msg_type(MessageType::MsgPropose);
+    message.entries = vec![LogEntry { data, ..LogEntry::default() }].into();
+    cluster.ask(leader, |_| Input::PeerMessage(Box::new(message)));
+    assert!(cluster.members[&leader].replica.is_leaving(), "it is still needed");
+    cluster.settle();
+    assert_eq!(cluster.members[&follower].replica.applied().revision, before + 1);
+    for is_leaving in [true, false] {
+        cluster.tick();
+        assert_eq!(cluster.members[&leader].replica.is_leaving(), is_leaving);
     }
 }
 

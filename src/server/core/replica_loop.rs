@@ -94,7 +94,7 @@ impl ReplicaCore {
         loop {
             let turn = running.turn();
             // Another member leads before this one goes, if that can be.
-            if stopping() && !running.replica.is_handing_over() {
+            if stopping() && !running.replica.is_leaving() {
                 running.threads.checkpoints.stop();
                 if running.lacks_room() {
                     return running.give_up().await;

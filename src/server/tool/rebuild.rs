@@ -71,6 +71,7 @@ const BACK_OFF: Duration = Duration::from_millis(500);
 const RING_DEPTH: usize = 64;
 /// The codes with which a cluster refuses what it may do later: DeadlineExceeded and Unavailable.
 const PASSING: [u32; 2] = [4, 14];
+const NOT_FOUND: u32 = 5;
 
 const LIST: &str = "/etcdserverpb.Cluster/MemberList";
 const REMOVE: &str = "/etcdserverpb.Cluster/MemberRemove";
@@ -283,6 +284,12 @@ impl Change {
         }
     }
 
+    /// Whether a change that is refused with this code may be made later. The id of a new member is made of its URLs and
+    /// of the second, so it may be the one that was removed just now: such a member is "not found".
+    fn may_pass(&self, code: u32) -> bool {
+        PASSING.contains(&code) || (matches!(self, Self::Add(..)) && code == NOT_FOUND)
+    }
+
     /// Has the change made; the members behind it.
     async fn make(&self, client: &Client) -> Result<Vec<Member>, Failure> {
         match self {
@@ -318,7 +325,7 @@ impl Cluster {
             match self.attempt(change).await {
                 Ok(members) => return Ok(members),
                 Err(Failure { code, text }) => {
-                    let is_final = code.is_some_and(|code| !PASSING.contains(&code));
+                    let is_final = code.is_some_and(|code| !change.may_pass(code));
                     if is_final || clock::now() >= deadline {
                         return Err(text);
                     }

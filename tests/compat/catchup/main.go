@@ -123,12 +123,14 @@ func main() {
 			lagging.Kill()
 			fail(lagging.Launch())
 		}
-		loading := make(chan struct{})
+		ready, loading := make(chan struct{}), make(chan struct{})
 		go func() {
 			t.load(t.sides[:2], *puts/10)
+			t.trickle(t.sides[0], ready)
 			close(loading)
 		}()
 		fail(lagging.Ready())
+		close(ready)
 		lagging.conn.ResetConnectBackoff()
 		<-loading
 		hash, revision := t.agree()
@@ -182,6 +184,19 @@ func (t *trial) load(sides []*side, puts int) {
 		}()
 	}
 	wg.Wait()
+}
+
+// trickle puts now and then until it is told to end. An etcd that has taken a snapshot counts it as applied with the next entry
+// only, and refuses all proposals until then if the snapshot is 5000 entries ahead.
+func (t *trial) trickle(s *side, end chan struct{}) {
+	for {
+		select {
+		case <-end:
+			return
+		case <-time.After(100 * time.Millisecond):
+			fail(t.write(s, 0))
+		}
+	}
 }
 
 func (t *trial) write(s *side, writer int) error {
