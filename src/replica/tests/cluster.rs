@@ -45,7 +45,7 @@ fn a_leader_that_stops_goes_on_until_others_have_heard_who_leads() {
     let data = Entry::new(7, Request::Put(put)).encode();
     let mut message = Message { from: follower, to: leader, ..Message::default() };
     message.set_msg_type(MessageType::MsgPropose);
-    message.entries = vec![LogEntry { data, ..LogEntry::default() }].into();
+    message.entries = vec![LogEntry { data, ..LogEntry::default() }];
     cluster.ask(leader, |_| Input::PeerMessage(Box::new(message)));
     assert!(cluster.members[&leader].replica.is_leaving(), "it is still needed");
     cluster.settle();
