@@ -100,8 +100,8 @@ impl Replica {
         best.is_some()
     }
 
-    /// This member is about to stop. If it leads, another one is to lead, and this one goes on until others have heard of
-    /// that: what they send to this one meanwhile is for the next leader.
+    /// This member is about to stop. If it leads, another one is to lead, and this one goes on until others have heard
+    /// of that: what they send to this one meanwhile is for the next leader.
     pub(super) fn on_resign(&mut self) {
         if self.resign() {
             self.handover.leaving = self.settings.election_ticks;

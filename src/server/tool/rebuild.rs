@@ -284,8 +284,8 @@ impl Change {
         }
     }
 
-    /// Whether a change that is refused with this code may be made later. The id of a new member is made of its URLs and
-    /// of the second, so it may be the one that was removed just now: such a member is "not found".
+    /// Whether a change that is refused with this code may be made later. The id of a new member is made of its URLs
+    /// and of the second, so it may be the one that was removed just now: such a member is "not found".
     fn may_pass(&self, code: u32) -> bool {
         PASSING.contains(&code) || (matches!(self, Self::Add(..)) && code == NOT_FOUND)
     }
