@@ -97,7 +97,11 @@ impl Leases {
 
     /// Questions that wait.
     pub(super) fn waiting(&self) -> usize {
-        self.calls.len() + self.unconfirmed.len() + self.confirmed.len() + self.homeless.len()
+        self.calls.len()
+            + self.unconfirmed.len()
+            + self.confirmed.len()
+            + self.homeless.len()
+            + self.given_up.len()
     }
 
     /// A tick has passed.
