@@ -54,7 +54,7 @@ pub(super) fn flaw<S: Storage>(raft: &Raft<S>, message: &Message) -> Option<Stri
     let of_leader = raft.state == StateRole::Leader && message.term == raft.term;
     let wrong = match message.msg_type() {
         MessageType::MsgHeartbeat if message.commit > log.last_index() => "a commit index beyond the log",
-        MessageType::MsgAppend if !continues(log, message) => "entries that do not continue the log",
+        MessageType::MsgAppend if !continues(raft, message) => "entries that do not continue the log",
         MessageType::MsgAppendResponse if of_leader && answers_more(log, message) => {
             "an answer about entries that were never sent"
         }
@@ -84,8 +84,10 @@ fn answers_more<S: Storage>(log: &RaftLog<S>, message: &Message) -> bool {
     message.index.max(message.reject_hint) > log.last_index() || message.request_snapshot != 0
 }
 
-/// Whether entries follow each other, and an entry that may have been committed here.
-fn continues<S: Storage>(log: &RaftLog<S>, message: &Message) -> bool {
+/// Whether entries follow each other, and an entry that may have been committed here. A leader of an earlier term may
+/// lack what is committed here; raft takes nothing of it, and answers with the term that ends its leadership.
+fn continues<S: Storage>(raft: &Raft<S>, message: &Message) -> bool {
+    let log = &raft.raft_log;
     let mut before = message.index;
     let is_consecutive = message.entries.iter().all(|entry| {
         let follows = before.checked_add(1) == Some(entry.index);
@@ -93,7 +95,8 @@ fn continues<S: Storage>(log: &RaftLog<S>, message: &Message) -> bool {
         follows
     });
     let committed = log.term(log.committed).unwrap_or(0);
-    is_consecutive && (message.index < log.committed || message.log_term >= committed)
+    let may_lack = message.term < raft.term || message.index < log.committed;
+    is_consecutive && (may_lack || message.log_term >= committed)
 }
 
 impl Replica {

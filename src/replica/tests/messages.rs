@@ -6,8 +6,9 @@ use raft::eraftpb::{Entry, EntryType, Message, MessageType, Snapshot};
 use super::network::Cluster;
 use super::world::World;
 use crate::limits::UNAPPLIED_BYTES_MAX;
-use crate::replica::port::{Input, Output};
+use crate::replica::port::{Input, Output, Outputs};
 use crate::request::{Entry as Command, Request};
+use crate::stdx::time::Instant;
 
 /// A member that is done with its first entries, and the term of messages that the member looks at.
 fn follower() -> (World, u64) {
@@ -83,6 +84,36 @@ fn entries_behind_one_that_contradicts_what_is_committed_are_dropped() {
     let entries = vec![entry(index + 1, term)];
     let message = Message { index, entries, ..message(MessageType::MsgAppend, term) };
     is_dropped(&mut world, message);
+}
+
+#[test]
+fn a_leader_of_the_past_that_lacks_what_is_committed_is_told_of_the_term() {
+    let mut cluster = Cluster::new(3);
+    let (leader, follower) = (cluster.leader().unwrap(), cluster.follower());
+    cluster.put(leader);
+    cluster.settle();
+    let (term, index) = {
+        let replica = &cluster.members[&follower].replica;
+        (replica.gate().term(), replica.gate().committed())
+    };
+    // It has left its last election behind, and has an entry there that nobody else has.
+    let old = Message {
+        from: leader,
+        to: follower,
+        index,
+        log_term: term - 1,
+        ..message(MessageType::MsgAppend, term - 1)
+    };
+    let replica = &mut cluster.members.get_mut(&follower).unwrap().replica;
+    let mut outputs = Outputs::new();
+    replica.step(Input::PeerMessage(Box::new(old)));
+    replica.drain(Instant::default(), &mut outputs);
+    assert!(
+        !outputs.iter().any(|output| matches!(output, Output::Unsound { .. })),
+        "no fault of a leader of the past"
+    );
+    let tells = |output: &Output| matches!(output, Output::Send { to, message } if *to == leader && message.term == term);
+    assert!(outputs.iter().any(tells), "it hears of the term");
 }
 
 #[test]
