@@ -73,8 +73,8 @@ impl Asked {
                 judge!(waited, "{:x} is answered, and nobody waits for it", ticket.0);
             }
         }
-        // Before its first entries are durable a member answers nobody.
-        if replica.gate().term() == 0 {
+        // Before its first entries are durable a member answers nobody, also those whom it has refused.
+        if replica.applied().index == 0 {
             return;
         }
         self.refused = false;
