@@ -112,7 +112,10 @@ fn a_leader_of_the_past_that_lacks_what_is_committed_is_told_of_the_term() {
         !outputs.iter().any(|output| matches!(output, Output::Unsound { .. })),
         "no fault of a leader of the past"
     );
-    let tells = |output: &Output| matches!(output, Output::Send { to, message } if *to == leader && message.term == term);
+    let tells = |output: &Output| match output {
+        Output::Send { to, message } => *to == leader && message.term == term,
+        _ => false,
+    };
     assert!(outputs.iter().any(tells), "it hears of the term");
 }
 
