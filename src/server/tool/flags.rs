@@ -1,6 +1,8 @@
 //! A command line as cobra reads it: flags anywhere, `--name value`, `--name=value` and `-w value`, then arguments.
 #![forbid(unsafe_code)]
 
+use std::path::PathBuf;
+
 use super::Failed;
 
 /// A flag that a command knows.
@@ -14,6 +16,9 @@ pub(super) struct Flag {
 }
 
 impl Flag {
+    /// The one that every command knows.
+    pub(super) const HELP: Self = Self { name: "help", letter: 'h', is_switch: true };
+
     /// One that takes a value.
     pub(super) const fn text(name: &'static str) -> Self {
         Self { name, letter: ' ', is_switch: false }
@@ -70,6 +75,11 @@ impl CommandLine {
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         let mut values = self.values.iter().rev();
         values.find(|(found, _)| *found == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The last path that a flag was given. An empty one is none.
+    pub(super) fn path(&self, name: &str) -> Option<PathBuf> {
+        self.get(name).filter(|path| !path.is_empty()).map(PathBuf::from)
     }
 }
 

@@ -29,6 +29,7 @@ mod tests;
 
 use std::fmt::Display;
 use std::io;
+use std::process::ExitCode;
 
 /// What ends a command: the status that the process exits with, and what is said.
 #[derive(Debug, PartialEq, Eq)]
@@ -58,6 +59,20 @@ impl Failed {
         match error.kind() {
             io::ErrorKind::NotFound => Self::error(format!("{what} {path}: no such file or directory")),
             _ => Self::error(format!("{what} {path}: {error}")),
+        }
+    }
+}
+
+/// Says what a command has done, or why it has not, and gives the status that the process exits with.
+fn finish(result: Result<String, Failed>) -> ExitCode {
+    match result {
+        Ok(text) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(Failed { status, text }) => {
+            eprintln!("Error: {text}");
+            ExitCode::from(status)
         }
     }
 }

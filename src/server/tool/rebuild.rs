@@ -19,7 +19,7 @@ use std::sync::{Arc, mpsc};
 
 use super::flags::{CommandLine, Flag};
 use super::grpc_client::{Client, Failure};
-use super::{Failed, STATUS_BAD_ARGUMENTS, restore};
+use super::{Failed, STATUS_BAD_ARGUMENTS, finish, restore};
 use crate::config::Url;
 use crate::config::tls::{Tls, TlsFiles, TlsVersion};
 use crate::page::{self, Owner};
@@ -60,7 +60,7 @@ const FLAGS: [Flag; 7] = [
     Flag::text("cacert"),
     Flag::text("cert"),
     Flag::text("key"),
-    Flag { name: "help", letter: 'h', is_switch: true },
+    Flag::HELP,
 ];
 
 /// How long the cluster may refuse a change for the moment.
@@ -79,16 +79,7 @@ const ADD: &str = "/etcdserverpb.Cluster/MemberAdd";
 
 /// Does what the arguments behind `kevel rebuild` say.
 pub fn run(args: &[String]) -> ExitCode {
-    match command(args) {
-        Ok(text) => {
-            print!("{text}");
-            ExitCode::SUCCESS
-        }
-        Err(Failed { status, text }) => {
-            eprintln!("Error: {text}");
-            ExitCode::from(status)
-        }
-    }
+    finish(command(args))
 }
 
 fn command(args: &[String]) -> Result<String, Failed> {
@@ -103,7 +94,7 @@ fn command(args: &[String]) -> Result<String, Failed> {
     };
     let data_dir = PathBuf::from(needed("data-dir")?);
     let endpoints = Url::parse_list(&with_schemes(&needed("endpoints")?)).map_err(Failed::error)?;
-    let wal_dir = line.get("wal-dir").filter(|path| !path.is_empty()).map(PathBuf::from);
+    let wal_dir = line.path("wal-dir");
     let files = |name: &str| line.get(name).unwrap_or_default().to_owned();
     let files = TlsFiles {
         cert: files("cert"),

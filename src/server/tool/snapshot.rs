@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use super::flags::{CommandLine, Flag};
 use super::restore::Restoration;
-use super::{Failed, STATUS_BAD_ARGUMENTS, print};
+use super::{Failed, STATUS_BAD_ARGUMENTS, finish, print};
 use crate::bbolt::Database;
 use crate::config::go;
 use crate::server::io::file_source::FileSource;
@@ -45,23 +45,13 @@ const RESTORE: [Flag; 10] = [
     Flag::switch("skip-hash-check"),
     Flag::text("bump-revision"),
     Flag::switch("mark-compacted"),
-    HELP_FLAG,
+    Flag::HELP,
 ];
 const WRITE_OUT: Flag = Flag { name: "write-out", letter: 'w', is_switch: false };
-const HELP_FLAG: Flag = Flag { name: "help", letter: 'h', is_switch: true };
 
 /// Does what the arguments behind `kevel snapshot` say.
 pub fn run(args: &[String]) -> ExitCode {
-    match command(args) {
-        Ok(text) => {
-            print!("{text}");
-            ExitCode::SUCCESS
-        }
-        Err(Failed { status, text }) => {
-            eprintln!("Error: {text}");
-            ExitCode::from(status)
-        }
-    }
+    finish(command(args))
 }
 
 pub(super) fn command(args: &[String]) -> Result<String, Failed> {
@@ -77,7 +67,7 @@ pub(super) fn command(args: &[String]) -> Result<String, Failed> {
 }
 
 fn show(args: &[String]) -> Result<String, Failed> {
-    let line = CommandLine::read(args, &[WRITE_OUT, HELP_FLAG])?;
+    let line = CommandLine::read(args, &[WRITE_OUT, Flag::HELP])?;
     if line.get("help").is_some() {
         return Ok(HELP.to_owned());
     }
@@ -101,12 +91,10 @@ fn restore(args: &[String]) -> Result<String, Failed> {
     };
     let text = |name: &str, default: &str| line.get(name).unwrap_or(default).to_owned();
     let name = text("name", "default");
-    // An empty path is none.
-    let path = |name: &str| line.get(name).filter(|path| !path.is_empty()).map(PathBuf::from);
     let restoration = Restoration {
         file: PathBuf::from(file),
-        data_dir: path("data-dir").unwrap_or_else(|| PathBuf::from(format!("{name}.kevel"))),
-        wal_dir: path("wal-dir"),
+        data_dir: line.path("data-dir").unwrap_or_else(|| PathBuf::from(format!("{name}.kevel"))),
+        wal_dir: line.path("wal-dir"),
         initial_cluster: text("initial-cluster", "default=http://localhost:2380"),
         token: text("initial-cluster-token", "etcd-cluster"),
         peer_urls: text("initial-advertise-peer-urls", "http://localhost:2380"),

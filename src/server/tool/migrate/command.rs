@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::super::flags::{CommandLine, Flag};
-use super::super::{Failed, STATUS_BAD_ARGUMENTS};
+use super::super::{Failed, STATUS_BAD_ARGUMENTS, finish};
 use super::staging::{Kind, Way};
 use super::{from_etcd, to_etcd};
 use crate::config::{self, Config, Surroundings};
@@ -28,13 +28,8 @@ there before is no way back once the new member has run; the way back is to migr
 member runs as.
 ";
 
-const FLAGS: [Flag; 5] = [
-    Flag::text("from"),
-    Flag::text("to-etcd"),
-    Flag::text("data-dir"),
-    Flag::text("wal-dir"),
-    Flag { name: "help", letter: 'h', is_switch: true },
-];
+const FLAGS: [Flag; 5] =
+    [Flag::text("from"), Flag::text("to-etcd"), Flag::text("data-dir"), Flag::text("wal-dir"), Flag::HELP];
 
 /// What has become of a member.
 pub(super) struct Done {
@@ -50,16 +45,7 @@ pub(super) struct Done {
 
 /// Does what the arguments behind `kevel migrate` say.
 pub fn run(args: &[String]) -> ExitCode {
-    match command(args) {
-        Ok(text) => {
-            print!("{text}");
-            ExitCode::SUCCESS
-        }
-        Err(Failed { status, text }) => {
-            eprintln!("Error: {text}");
-            ExitCode::from(status)
-        }
-    }
+    finish(command(args))
 }
 
 pub(super) fn command(args: &[String]) -> Result<String, Failed> {
@@ -67,8 +53,7 @@ pub(super) fn command(args: &[String]) -> Result<String, Failed> {
     if line.get("help").is_some() || args.is_empty() {
         return Ok(HELP.to_owned());
     }
-    let path = |name: &str| line.get(name).filter(|path| !path.is_empty()).map(PathBuf::from);
-    let (source, kind) = match (path("from"), path("to-etcd")) {
+    let (source, kind) = match (line.path("from"), line.path("to-etcd")) {
         (Some(source), None) => (source, Kind::Etcd),
         (None, Some(source)) => (source, Kind::Kevel),
         _ => {
@@ -80,13 +65,13 @@ pub(super) fn command(args: &[String]) -> Result<String, Failed> {
     if let Some(word) = line.arguments.first() {
         return Err(misused(&format!("unknown argument {word:?}: migrate takes flags alone")));
     }
-    let target = path("data-dir").unwrap_or_else(|| source.clone());
+    let target = line.path("data-dir").unwrap_or_else(|| source.clone());
     let way = Way { source, target, kind };
     let shown = way.target.display().to_string();
     if way.end_earlier()? {
         return Ok(format!("{shown}: an earlier migration was complete, and is finished now\n"));
     }
-    let wal_dir = path("wal-dir");
+    let wal_dir = line.path("wal-dir");
     let (done, what) = match kind {
         Kind::Etcd => (from_etcd::migrate(&way, wal_dir.as_deref())?, "Kevel"),
         Kind::Kevel => (to_etcd::migrate(&way, wal_dir.as_deref())?, "etcd"),
