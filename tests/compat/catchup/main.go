@@ -21,7 +21,6 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
 )
 
 const (
@@ -30,11 +29,6 @@ const (
 	givenUp     = 8 * time.Second
 	writers     = 8
 )
-
-var quickly = grpc.ConnectParams{
-	Backoff:           backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1, MaxDelay: 100 * time.Millisecond},
-	MinConnectTimeout: 5 * time.Second,
-}
 
 type side struct {
 	*member.Member
@@ -72,7 +66,7 @@ func main() {
 		m, err := member.New(binary, fmt.Sprintf("m%d", n+1), dir, "--log-level=info", "--snapshot-count=100", "--snapshot-catchup-entries=10")
 		fail(err)
 		all = append(all, m)
-		conn, err := member.Dial(m.Client, grpc.WithConnectParams(quickly))
+		conn, err := member.Dial(m.Client, grpc.WithConnectParams(member.Quickly))
 		fail(err)
 		t.sides = append(t.sides, &side{m, conn})
 	}

@@ -16,18 +16,12 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
 )
 
 const (
 	callWithin  = 10 * time.Second
 	agreeWithin = 20 * time.Second
 )
-
-var quickly = grpc.ConnectParams{
-	Backoff:           backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1, MaxDelay: 100 * time.Millisecond},
-	MinConnectTimeout: 5 * time.Second,
-}
 
 // side is one member, and a client's way to it.
 type side struct {
@@ -58,7 +52,7 @@ func main() {
 		m, err := member.New(*server, fmt.Sprintf("m%d", n+1), dir)
 		fail(err)
 		all = append(all, m)
-		conn, err := member.Dial(m.Client, grpc.WithConnectParams(quickly))
+		conn, err := member.Dial(m.Client, grpc.WithConnectParams(member.Quickly))
 		fail(err)
 		t.sides = append(t.sides, &side{m, conn})
 	}
@@ -279,30 +273,9 @@ func (t *trial) leases() {
 
 // leader is the member that all take for the leader.
 func (t *trial) leader() *side {
-	deadline := time.Now().Add(agreeWithin)
-	for {
-		var leader *side
-		agreed := map[uint64]bool{}
-		for _, s := range t.sides {
-			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-			status, err := pb.NewMaintenanceClient(s.conn).Status(ctx, &pb.StatusRequest{})
-			cancel()
-			if err != nil {
-				continue
-			}
-			agreed[status.Leader] = true
-			if status.Leader == status.Header.MemberId {
-				leader = s
-			}
-		}
-		if leader != nil && len(agreed) == 1 {
-			return leader
-		}
-		if time.Now().After(deadline) {
-			fail(fmt.Errorf("the members do not agree on a leader: %v", agreed))
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
+	number, err := member.Leader(t.conns(), agreeWithin)
+	fail(err)
+	return t.sides[number]
 }
 
 func (t *trial) without(gone *side) []*side {

@@ -16,7 +16,6 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -28,11 +27,6 @@ const (
 	agreeWithin  = 30 * time.Second
 	endWithin    = 30 * time.Second
 )
-
-var quickly = grpc.ConnectParams{
-	Backoff:           backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1, MaxDelay: 100 * time.Millisecond},
-	MinConnectTimeout: 5 * time.Second,
-}
 
 // side is one member, a client's way to it, and its id.
 type side struct {
@@ -49,7 +43,7 @@ func (s *side) maintenance() pb.MaintenanceClient { return pb.NewMaintenanceClie
 func lay(dir, name string, k kind, flags ...string) *side {
 	m, err := member.New(k.server, name, dir, flags...)
 	fail(err)
-	conn, err := member.Dial(m.Client, grpc.WithConnectParams(quickly))
+	conn, err := member.Dial(m.Client, grpc.WithConnectParams(member.Quickly))
 	fail(err)
 	s := &side{Member: m, conn: conn}
 	running = append(running, s)

@@ -20,7 +20,6 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
 )
 
 const (
@@ -32,11 +31,6 @@ const (
 	enough      = 20
 	agreeWithin = 20 * time.Second
 )
-
-var quickly = grpc.ConnectParams{
-	Backoff:           backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1, MaxDelay: 100 * time.Millisecond},
-	MinConnectTimeout: 5 * time.Second,
-}
 
 // cluster is one server's three members.
 type cluster struct {
@@ -99,7 +93,7 @@ func found(name, binary, dir, level string) *cluster {
 	for n := range 3 {
 		m, err := member.New(binary, fmt.Sprintf("%s%d", name, n+1), dir, "--log-level="+level)
 		fail(err)
-		conn, err := member.Dial(m.Client, grpc.WithConnectParams(quickly))
+		conn, err := member.Dial(m.Client, grpc.WithConnectParams(member.Quickly))
 		fail(err)
 		c.members, c.conns = append(c.members, m), append(c.conns, conn)
 	}
@@ -115,7 +109,8 @@ func found(name, binary, dir, level string) *cluster {
 
 // round kills the leader, and says how long no put and no read succeeded.
 func (c *cluster) round() (time.Duration, time.Duration) {
-	leader := c.leader()
+	leader, err := member.Leader(c.conns, agreeWithin)
+	fail(err)
 	ctx, stop := context.WithCancel(context.Background())
 	var puts, reads successes
 	var probes sync.WaitGroup
@@ -142,7 +137,7 @@ func (c *cluster) round() (time.Duration, time.Duration) {
 	c.putGaps, c.readGaps = append(c.putGaps, putGap), append(c.readGaps, readGap)
 	fail(c.members[leader].Start())
 	c.conns[leader].ResetConnectBackoff()
-	_, _, err := member.Agree(c.conns, agreeWithin)
+	_, _, err = member.Agree(c.conns, agreeWithin)
 	fail(err)
 	return putGap, readGap
 }
@@ -223,31 +218,6 @@ func (c *cluster) put(ctx context.Context, through int) error {
 func (c *cluster) read(ctx context.Context, through int) error {
 	_, err := pb.NewKVClient(c.conns[through]).Range(ctx, &pb.RangeRequest{Key: []byte("key/")})
 	return err
-}
-
-// leader is the number of the member that all take for the leader.
-func (c *cluster) leader() int {
-	for deadline := time.Now().Add(agreeWithin); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		leader, agreed := -1, map[uint64]bool{}
-		for n, conn := range c.conns {
-			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-			status, err := pb.NewMaintenanceClient(conn).Status(ctx, &pb.StatusRequest{})
-			cancel()
-			if err != nil {
-				agreed[0] = true
-				continue
-			}
-			agreed[status.Leader] = true
-			if status.Leader == status.Header.MemberId {
-				leader = n
-			}
-		}
-		if leader >= 0 && len(agreed) == 1 {
-			return leader
-		}
-	}
-	fail(fmt.Errorf("the members of %s agree on no leader", c.name))
-	return 0
 }
 
 // check looks for everything that was acknowledged on every member.

@@ -16,7 +16,6 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
 )
 
 const (
@@ -25,11 +24,6 @@ const (
 	agreeWithin  = 30 * time.Second
 	puts         = 2000
 )
-
-var quickly = grpc.ConnectParams{
-	Backoff:           backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1, MaxDelay: 100 * time.Millisecond},
-	MinConnectTimeout: 5 * time.Second,
-}
 
 // side is one member and a client's way to it.
 type side struct {
@@ -84,7 +78,7 @@ func (t *trial) lay() *side {
 	t.made++
 	m, err := member.New(t.server, fmt.Sprintf("m%d", t.made), t.dir, "--log-level=info")
 	fail(err)
-	conn, err := member.Dial(m.Client, grpc.WithConnectParams(quickly))
+	conn, err := member.Dial(m.Client, grpc.WithConnectParams(member.Quickly))
 	fail(err)
 	return &side{m, conn}
 }

@@ -17,6 +17,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 )
 
@@ -212,6 +213,12 @@ func (m *Member) Stop() {
 	case <-time.After(stopWithin):
 		m.Kill()
 	}
+}
+
+// Quickly is how a client dials a member that comes and goes: again and again, and soon after each failure.
+var Quickly = grpc.ConnectParams{
+	Backoff:           backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1, MaxDelay: 100 * time.Millisecond},
+	MinConnectTimeout: 5 * time.Second,
 }
 
 // Dial connects without limits of our own: message sizes and windows are the server's to bound, and a stream that the

@@ -19,7 +19,6 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -30,11 +29,6 @@ const (
 	agreeWithin  = 30 * time.Second
 	endWithin    = 15 * time.Second
 )
-
-var quickly = grpc.ConnectParams{
-	Backoff:           backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1, MaxDelay: 100 * time.Millisecond},
-	MinConnectTimeout: 5 * time.Second,
-}
 
 // side is one member, a client's way to it, and its id.
 type side struct {
@@ -109,7 +103,7 @@ func (t *trial) lay() *side {
 	m, err := member.New(t.servers[t.made%2], fmt.Sprintf("m%d", t.made+1), t.dir)
 	fail(err)
 	t.made++
-	conn, err := member.Dial(m.Client, grpc.WithConnectParams(quickly))
+	conn, err := member.Dial(m.Client, grpc.WithConnectParams(member.Quickly))
 	fail(err)
 	return &side{Member: m, conn: conn}
 }

@@ -17,15 +17,9 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
 )
 
 const callWithin = 20 * time.Second
-
-var quickly = grpc.ConnectParams{
-	Backoff:           backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1, MaxDelay: 100 * time.Millisecond},
-	MinConnectTimeout: 5 * time.Second,
-}
 
 // binaries are the two servers; the second also migrates.
 type binaries struct{ etcd, kevel string }
@@ -63,7 +57,7 @@ func main() {
 func (b binaries) lay(name, dir string) *side {
 	m, err := member.New(b.etcd, name, dir)
 	fail(err)
-	conn, err := member.Dial(m.Client, grpc.WithConnectParams(quickly))
+	conn, err := member.Dial(m.Client, grpc.WithConnectParams(member.Quickly))
 	fail(err)
 	return &side{Member: m, conn: conn}
 }
