@@ -177,7 +177,7 @@ pub const TOLD_BYTES_MAX: usize = 8 << 20;
 pub const MESSAGE_SENT_BYTES_MAX: usize = i32::MAX as usize;
 
 /// What all answers of a session core may keep of the pairs that they sort, in some 40 bytes for each pair.
-pub const SORTED_BYTES_MAX: usize = 256 << 20;
+pub const SORTED_BYTES_MAX: usize = 128 << 20;
 
 const _: () =
     assert!(ANSWER_ASSEMBLED_BYTES_MAX < MESSAGE_SENT_BYTES_MAX / 2, "what is assembled can be sent");

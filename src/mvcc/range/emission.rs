@@ -211,7 +211,7 @@ impl Emission {
         let kvs = self.kvs();
         let (remembered, unremembered) = match &mut self.source {
             Source::Sorted(sorted) => {
-                self.batch.extend(sorted.items.by_ref().take(GATHERED).map(|item| item.revision));
+                self.batch.extend(sorted.take(GATHERED).map(|item| item.revision));
                 return if self.batch.is_empty() { Err(Error::Corrupt) } else { Ok(()) };
             }
             Source::ByKey { remembered, unremembered } => (remembered, unremembered),

@@ -8,6 +8,9 @@
 //!                                └──────merge──────┘            up to 64 of them, into one behind the last
 //! ```
 //!
+//! Runs lie in chunks, and a merge gives back each chunk of its sources once it has passed it: the pairs lie in memory
+//! once, not twice, while they are merged.
+//!
 //! Values are too large to be kept: a comparison reads them in the snapshot of its leg. So a merge looks up each value
 //! once per level, and its width shrinks where values are large, as every leg begins with the first value of each run.
 //! Where the client wants the first few pairs only, no run is longer than that.
@@ -26,10 +29,10 @@ use crate::mvcc::walk::BYTES_PER_ENTRY;
 use crate::proto::etcdserverpb::range_request::SortTarget;
 use crate::wire::{KeyValue, bytes_field_len};
 
-/// Pairs in a run, at most.
-const RUN_ITEMS: usize = 1024;
+/// Pairs in a chunk, and so in a run that is sealed, at most.
+const CHUNK: usize = 1024;
 
-/// Bytes of values in a run, unless it has one pair.
+/// Bytes of values in a run that is sealed, unless it has one pair.
 const RUN_BYTES: usize = 256 * 1024;
 
 /// Runs merged at a time, at most.
@@ -50,26 +53,90 @@ pub(super) struct Item {
     pub(super) len: usize,
 }
 
-/// Pairs in order of the answer.
+/// Pairs in order of the answer, taken from the front.
 #[derive(Default)]
-pub(super) struct Run {
-    pub(super) items: Vec<Item>,
+struct Pairs {
+    /// Each has at least one pair that is not taken, and no room for more pairs than it has room held for.
+    chunks: VecDeque<Vec<Item>>,
+    /// Pairs of the first chunk that are taken.
+    taken: usize,
+}
+
+impl Pairs {
+    fn first(&self) -> Option<&Item> {
+        self.chunks.front()?.get(self.taken)
+    }
+
+    fn last(&self) -> Option<&Item> {
+        self.chunks.back()?.last()
+    }
+
+    /// Takes the first pair, and gives back its chunk if it was the last one there.
+    fn take_first(&mut self, room: &mut Room) -> Option<Item> {
+        let chunk = self.chunks.front()?;
+        let item = *chunk.get(self.taken)?;
+        self.taken += 1;
+        if self.taken == chunk.len() {
+            room.release(chunk.capacity());
+            self.chunks.pop_front();
+            self.taken = 0;
+        }
+        Some(item)
+    }
+
+    /// Adds a pair, of which `wanted` more are to come, this one among them.
+    fn push(&mut self, item: Item, wanted: usize, room: &mut Room) -> Result<(), Error> {
+        match self.chunks.back_mut() {
+            Some(chunk) if chunk.len() < chunk.capacity() => chunk.push(item),
+            _ => {
+                let mut chunk = room.chunk(wanted.min(CHUNK))?;
+                chunk.push(item);
+                self.chunks.push_back(chunk);
+            }
+        }
+        Ok(())
+    }
+
+    /// Room that the pairs take, in pairs.
+    fn capacity(&self) -> usize {
+        self.chunks.iter().map(Vec::capacity).sum()
+    }
+}
+
+/// A run that is sealed.
+struct Run {
+    pairs: Pairs,
+    len: usize,
     /// Length of their fields in the answer.
-    pub(super) kvs_len: usize,
+    kvs_len: usize,
     /// Length of the longest stored pair among them.
     longest: usize,
 }
 
-impl Run {
-    fn push(&mut self, item: Item, longest: usize) {
-        self.items.push(item);
-        self.kvs_len += bytes_field_len(item.len);
-        self.longest = self.longest.max(longest);
+/// Accounts for the room that pairs take.
+struct Room {
+    /// In pairs.
+    held: usize,
+    memory: SortMemory,
+}
+
+impl Room {
+    fn hold(&mut self, more: usize) -> Result<(), Error> {
+        self.memory.hold((self.held + more) * size_of::<Item>())?;
+        self.held += more;
+        Ok(())
     }
 
-    fn of(items: Vec<Item>, longest: usize) -> Self {
-        let kvs_len = items.iter().map(|item| bytes_field_len(item.len)).sum();
-        Self { items, kvs_len, longest }
+    fn release(&mut self, fewer: usize) {
+        self.held = self.held.saturating_sub(fewer);
+        self.memory.release_to(self.held * size_of::<Item>());
+    }
+
+    /// An empty chunk with room for so many pairs, which is held.
+    fn chunk(&mut self, pairs: usize) -> Result<Vec<Item>, Error> {
+        let chunk = Vec::with_capacity(pairs);
+        self.hold(chunk.capacity())?;
+        Ok(chunk)
     }
 }
 
@@ -85,27 +152,23 @@ pub(super) struct Sorter {
     by: By,
     /// Pairs that the client wants to see: longer runs are cut.
     keep: usize,
-    filling: Run,
+    /// The run that is being filled, in key order.
+    filling: Vec<Item>,
     filling_bytes: usize,
+    /// Length of the longest stored pair in the run that is being filled.
+    filling_longest: usize,
     sealed: VecDeque<Run>,
     merging: Option<Merge>,
-    /// Pairs in the sealed runs and those being merged, and room for the run that is being filled.
-    held: usize,
-    /// Accounts for `held`.
-    memory: SortMemory,
+    room: Room,
     /// Work done by sealing that no budget has paid for, in index entries.
     owed: usize,
 }
 
 struct Merge {
-    sources: Vec<Source>,
+    sources: Vec<Pairs>,
     out: Run,
-    /// Pairs in the sources when the merge began.
-    taken: usize,
-}
-
-struct Source {
-    rest: std::vec::IntoIter<Item>,
+    /// Pairs that are still to be merged.
+    wanted: usize,
 }
 
 /// The first pair of a source.
@@ -151,12 +214,12 @@ impl Sorter {
         Some(Box::new(Self {
             by: By { value: target == SortTarget::Value, descending },
             keep: usize::try_from(query.limit).unwrap_or(usize::MAX),
-            filling: Run::default(),
+            filling: Vec::new(),
             filling_bytes: 0,
+            filling_longest: 0,
             sealed: VecDeque::new(),
             merging: None,
-            held: 0,
-            memory: memory.for_sorting(),
+            room: Room { held: 0, memory: memory.for_sorting() },
             owed: 0,
         }))
     }
@@ -169,12 +232,13 @@ impl Sorter {
         item: Item,
         stored: usize,
     ) -> Result<bool, Error> {
-        if self.filling.items.is_empty() {
-            self.hold(RUN_ITEMS)?;
+        if self.filling.capacity() == 0 {
+            self.filling = self.room.chunk(CHUNK)?;
         }
-        self.filling.push(item, stored);
+        self.filling.push(item);
         self.filling_bytes += if self.by.value { stored } else { 0 };
-        let full = self.filling.items.len() >= RUN_ITEMS || self.filling_bytes >= RUN_BYTES;
+        self.filling_longest = self.filling_longest.max(stored);
+        let full = self.filling.len() >= CHUNK || self.filling_bytes >= RUN_BYTES;
         if full {
             self.seal(view)?;
         }
@@ -183,35 +247,25 @@ impl Sorter {
 
     /// Sorts the run that is being filled.
     fn seal<R: Read>(&mut self, view: &View<'_, R>) -> Result<(), Error> {
-        let run = std::mem::take(&mut self.filling);
         let bytes = std::mem::take(&mut self.filling_bytes);
-        if run.items.is_empty() {
+        let longest = std::mem::take(&mut self.filling_longest);
+        if self.filling.is_empty() {
             return Ok(());
         }
-        self.release(RUN_ITEMS);
-        self.owed += run.items.len() + bytes / BYTES_PER_ENTRY;
-        let mut heads = Vec::with_capacity(run.items.len());
-        for item in run.items {
+        self.owed += self.filling.len() + bytes / BYTES_PER_ENTRY;
+        let mut heads = Vec::with_capacity(self.filling.len());
+        for item in self.filling.drain(..) {
             heads.push(self.by.head(view, item, 0)?);
         }
         heads.sort_unstable();
         heads.truncate(self.keep);
         // Into room of their own: collected, they would keep that of the heads, which is nearly twice as long.
-        let mut items = Vec::with_capacity(heads.len());
+        let mut items = self.room.chunk(heads.len())?;
         items.extend(heads.iter().map(|head| head.item));
-        self.hold(items.len())?;
-        self.sealed.push_back(Run::of(items, run.longest));
+        let (len, kvs_len) = (items.len(), items.iter().map(|item| bytes_field_len(item.len)).sum());
+        let pairs = Pairs { chunks: VecDeque::from([items]), taken: 0 };
+        self.sealed.push_back(Run { pairs, len, kvs_len, longest });
         Ok(())
-    }
-
-    fn hold(&mut self, more: usize) -> Result<(), Error> {
-        self.held += more;
-        self.memory.hold(self.held * size_of::<Item>())
-    }
-
-    fn release(&mut self, fewer: usize) {
-        self.held -= fewer;
-        self.memory.release_to(self.held * size_of::<Item>());
     }
 
     /// Merges runs: all of them once the walk has `ended`, else when more wait than the client wants to see. True if
@@ -228,14 +282,14 @@ impl Sorter {
         *budget = budget.saturating_sub(std::mem::take(&mut self.owed));
         loop {
             if self.merging.is_none() {
-                let crowded = self.held > self.keep.saturating_mul(4).saturating_add(SURPLUS);
+                let crowded = self.room.held > self.keep.saturating_mul(4).saturating_add(SURPLUS);
                 if self.sealed.len() < 2 || !ended && !crowded {
                     return Ok(true);
                 }
-                self.begin_merge()?;
+                self.begin_merge();
             }
             let Some(merge) = &mut self.merging else { continue };
-            if !merge.leg(view, self.by, self.keep, budget)? {
+            if !merge.leg(view, self.by, &mut self.room, budget)? {
                 return Ok(false);
             }
             self.end_merge();
@@ -246,45 +300,61 @@ impl Sorter {
     }
 
     /// Takes as many runs as may be merged at a time.
-    fn begin_merge(&mut self) -> Result<(), Error> {
-        let (mut sources, mut taken, mut longest) = (Vec::new(), 0, 0);
+    fn begin_merge(&mut self) {
+        let (mut sources, mut len, mut longest) = (Vec::new(), 0, 0);
         while let Some(run) = self.sealed.front() {
             let heads_bytes = longest.max(run.longest) * (sources.len() + 1);
             if sources.len() == FAN_IN || sources.len() >= 2 && self.by.value && heads_bytes > RUN_BYTES {
                 break;
             }
             let Some(run) = self.sealed.pop_front() else { break };
-            taken += run.items.len();
+            len += run.len;
             longest = longest.max(run.longest);
-            sources.push(Source { rest: run.items.into_iter() });
+            sources.push(run.pairs);
         }
-        let room = taken.min(self.keep);
-        self.hold(room)?;
-        let out = Run { items: Vec::with_capacity(room), kvs_len: 0, longest };
-        self.merging = Some(Merge { sources, out, taken: taken + room });
-        Ok(())
+        let out = Run { pairs: Pairs::default(), len: 0, kvs_len: 0, longest };
+        self.merging = Some(Merge { sources, out, wanted: len.min(self.keep) });
     }
 
     fn end_merge(&mut self) {
         if let Some(merge) = self.merging.take() {
-            self.release(merge.taken - merge.out.items.len());
+            self.room.release(merge.sources.iter().map(Pairs::capacity).sum());
             self.sealed.push_back(merge.out);
         }
     }
 
     /// The pairs in order, once all runs are merged.
     pub(super) fn into_sorted(mut self) -> Sorted {
-        debug_assert!(self.sealed.len() < 2 && self.filling.items.is_empty(), "all runs are merged");
-        let run = self.sealed.pop_front().unwrap_or_default();
-        Sorted { kvs_len: run.kvs_len, items: run.items.into_iter(), _memory: self.memory }
+        debug_assert!(self.sealed.len() < 2 && self.filling.is_empty(), "all runs are merged");
+        self.room.release(std::mem::take(&mut self.filling).capacity());
+        let (pairs, kvs_len) = match self.sealed.pop_front() {
+            Some(run) => (run.pairs, run.kvs_len),
+            None => (Pairs::default(), 0),
+        };
+        Sorted { kvs_len, pairs, room: self.room }
     }
 }
 
-/// Pairs in order of the answer, and the memory that they take.
+/// Pairs in order of the answer, which give back their memory as they are taken.
 pub(super) struct Sorted {
     pub(super) kvs_len: usize,
-    pub(super) items: std::vec::IntoIter<Item>,
-    _memory: SortMemory,
+    pairs: Pairs,
+    room: Room,
+}
+
+impl Sorted {
+    /// The last pair of the answer.
+    pub(super) fn last(&self) -> Option<&Item> {
+        self.pairs.last()
+    }
+}
+
+impl Iterator for Sorted {
+    type Item = Item;
+
+    fn next(&mut self) -> Option<Item> {
+        self.pairs.take_first(&mut self.room)
+    }
 }
 
 impl By {
@@ -303,31 +373,35 @@ impl Merge {
         &mut self,
         view: &View<'_, R>,
         by: By,
-        keep: usize,
+        room: &mut Room,
         budget: &mut usize,
     ) -> Result<bool, Error> {
         let mut heads = BinaryHeap::with_capacity(self.sources.len());
         for (number, source) in self.sources.iter().enumerate() {
-            if let Some(&item) = source.rest.as_slice().first() {
+            if let Some(&item) = source.first() {
                 heads.push(Reverse(by.head(view, item, number)?));
             }
         }
         *budget = budget.saturating_sub(heads.len());
-        while self.out.items.len() < keep
+        while self.wanted > 0
             && let Some(Reverse(first)) = heads.pop()
         {
             let cost = 1 + first.value.len() / BYTES_PER_ENTRY;
-            self.out.push(first.item, 0);
-            let rest = &mut self.sources[first.source].rest;
-            rest.next();
-            if let Some(&item) = rest.as_slice().first() {
+            // Behind it the chunk of the pair may be given back, so there is room for one of the answer.
+            let source = &mut self.sources[first.source];
+            source.take_first(room);
+            if let Some(&item) = source.first() {
                 heads.push(Reverse(by.head(view, item, first.source)?));
             }
+            self.out.kvs_len += bytes_field_len(first.item.len);
+            self.out.len += 1;
+            self.out.pairs.push(first.item, self.wanted, room)?;
+            self.wanted -= 1;
             *budget = budget.saturating_sub(cost);
             if *budget == 0 {
-                return Ok(heads.is_empty() || self.out.items.len() == keep);
+                break;
             }
         }
-        Ok(true)
+        Ok(self.wanted == 0 || heads.is_empty())
     }
 }

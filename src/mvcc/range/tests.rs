@@ -3,12 +3,15 @@
 use bytes::BytesMut;
 use prost::Message;
 
+use super::query::Query;
+use super::sort::{Item, Sorter};
 use super::{Emission, Plan, SLICE_SURPLUS, put_tail};
 use crate::btree::Read;
 use crate::btree::Store;
 use crate::error::Error;
 use crate::mvcc::planned::{Planned, Progress, Slices};
 use crate::mvcc::remembered::PlanMemory;
+use crate::mvcc::revision::Revision;
 use crate::mvcc::walk::{Interval, Step, Walk};
 use crate::mvcc::write::{Writer, initialize};
 use crate::mvcc::{View, compact};
@@ -189,6 +192,34 @@ fn an_answer_that_cannot_be_sorted_in_memory_is_an_error() {
     };
     assert_eq!(planned(0), Err(Error::TooManyRequests));
     assert_eq!(planned(10), Ok(10), "what is not wanted is not kept");
+}
+
+#[test]
+fn pairs_that_are_merged_are_held_once() {
+    const COUNT: u64 = 200_000;
+    let store = Store::in_memory();
+    let mut reader = store.readers().register();
+    let snapshot = reader.snapshot();
+    let view = View::new(&snapshot);
+    let request = RangeRequest { sort_target: SortTarget::Mod as i32, sort_order: 1, ..everything() };
+    let interval = Interval::new(&request.key, &request.range_end);
+    let query = Query::new(&request, interval, 1, 1, true);
+    // Beside the pairs: the run that is being filled, and the chunk of each run of a merge that is not taken yet.
+    let memory = PlanMemory::bounded(0, (COUNT as usize + 66 * 1024) * size_of::<Item>());
+    let free = memory.left_for_sorting();
+    let mut sorter = Sorter::of(&query, &memory).unwrap();
+    let mut prng = Prng::new(10);
+    for place in 0..COUNT {
+        let item = Item { number: prng.next_u64() as i64, place, revision: Revision::default(), len: 9 };
+        sorter.push(&view, item, 9).unwrap();
+    }
+    while !sorter.merge(&view, true, &mut 1_000).unwrap() {}
+    let mut sorted = sorter.into_sorted();
+    let numbers: Vec<_> = sorted.by_ref().map(|item| item.number).collect();
+    assert_eq!(numbers.len() as u64, COUNT);
+    assert!(numbers.is_sorted());
+    drop(sorted);
+    assert_eq!(memory.left_for_sorting(), free);
 }
 
 #[test]
