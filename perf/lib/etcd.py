@@ -7,6 +7,9 @@ HEADER, MEMBER_ID, REVISION = 1, 2, 3
 STATUS_LEADER = 4
 COMPACT_REVISION, COMPACT_PHYSICAL = 1, 2
 WATCH_CREATE = 1
+ADD_PEER_URLS, ADD_IS_LEARNER = 1, 2
+ADDED_MEMBER = 2
+PROMOTE_ID = 1
 
 
 def revision(port, timeout):
@@ -19,6 +22,17 @@ def own_and_leader(port, timeout):
     """A member's id, and the id of the member that leads."""
     answer = wire.ask(port, "Maintenance/Status", b"", timeout)
     return field(field(answer, HEADER), MEMBER_ID), field(answer, STATUS_LEADER)
+
+
+def add_learner(port, peer, timeout):
+    """Adds a member that does not vote; returns its id."""
+    answer = wire.ask(port, "Cluster/MemberAdd", text(ADD_PEER_URLS, peer.encode()) + number(ADD_IS_LEARNER, 1), timeout)
+    return field(field(answer, ADDED_MEMBER), 1)
+
+
+def promote(port, member, timeout):
+    """Lets a member vote that does not yet; refused until it has caught up."""
+    wire.ask(port, "Cluster/MemberPromote", number(PROMOTE_ID, member), timeout)
 
 
 def compact(port, at, timeout):

@@ -22,6 +22,7 @@ class Server:
         self.binary, self.folder, self.cpus, self.name = binary, folder, cpus, name
         self.port, self.peer_port = next(ports), next(ports)
         self.founders = [self]
+        self.state = "new"
         self.child = None
 
     def __enter__(self):
@@ -51,6 +52,7 @@ class Server:
         return [self.binary, "--name", self.name, "--data-dir", os.path.join(self.folder, "data"),
                 "--listen-client-urls", self.endpoint, "--advertise-client-urls", self.endpoint,
                 "--listen-peer-urls", self.peer, "--initial-advertise-peer-urls", self.peer, "--initial-cluster", cluster,
+                "--initial-cluster-state", self.state,
                 "--quota-backend-bytes", str(QUOTA), "--log-level", "warn"]
 
     def start(self, deadline):

@@ -33,6 +33,9 @@ type Member struct {
 	Peer   string
 	Dir    string
 
+	// advertised is where other members reach it: at its own address, unless a proxy stands before it.
+	advertised string
+
 	binary string
 	flags  []string
 	cmd    *exec.Cmd
@@ -58,14 +61,18 @@ func New(binary, name, dir string, flags ...string) (*Member, error) {
 	if m.Peer, err = freeAddress(); err != nil {
 		return nil, err
 	}
+	m.advertised = m.Peer
 	return m, os.MkdirAll(m.Dir, 0o700)
 }
+
+// Behind has other members reach it at another address than its own. To be called before Together and Join.
+func (m *Member) Behind(address string) { m.advertised = address }
 
 // Together makes members the founders of one cluster, each under its own name.
 func Together(members ...*Member) {
 	var founders []string
 	for _, m := range members {
-		founders = append(founders, m.Name+"=http://"+m.Peer)
+		founders = append(founders, m.Name+"=http://"+m.advertised)
 	}
 	for _, m := range members {
 		m.flags = append(m.flags, "--name="+m.Name, "--initial-cluster="+strings.Join(founders, ","))
@@ -76,7 +83,7 @@ func Together(members ...*Member) {
 func (m *Member) Join(others ...*Member) {
 	var all []string
 	for _, o := range append(others, m) {
-		all = append(all, o.Name+"=http://"+o.Peer)
+		all = append(all, o.Name+"=http://"+o.advertised)
 	}
 	m.flags = append(m.flags, "--name="+m.Name, "--initial-cluster="+strings.Join(all, ","), "--initial-cluster-state=existing")
 }
@@ -125,13 +132,13 @@ func (m *Member) Launch() error {
 		return err
 	}
 	defer log.Close()
-	client, peer := "http://"+m.Client, "http://"+m.Peer
+	client, peer, advertised := "http://"+m.Client, "http://"+m.Peer, "http://"+m.advertised
 	// Every member is called "default" inside: clients compare member names, and two sides must not differ by ours.
 	m.cmd = exec.Command(m.binary, append([]string{
 		"--name=default", "--data-dir=" + m.Data(),
 		"--listen-client-urls=" + client, "--advertise-client-urls=" + client,
-		"--listen-peer-urls=" + peer, "--initial-advertise-peer-urls=" + peer,
-		"--initial-cluster=default=" + peer, "--log-level=warn",
+		"--listen-peer-urls=" + peer, "--initial-advertise-peer-urls=" + advertised,
+		"--initial-cluster=default=" + advertised, "--log-level=warn",
 	}, m.flags...)...)
 	m.cmd.Stdout, m.cmd.Stderr = log, log
 	if err := Spawn(m.cmd); err != nil {
