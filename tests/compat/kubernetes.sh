@@ -19,10 +19,11 @@ esac
 here=$(cd "$(dirname "$0")" && pwd)
 server=$(realpath "${1:?which server binary?}")
 judges=$("$here/build.sh" etcd kubernetes)
-known=$here/kubernetes/complaints.txt
 
 dir=$(mktemp -d -t kubernetes-XXXXXX)
-. "$here/kubernetes/cluster.sh"
+. "$here/kubernetes/ports.sh"
+. "$here/kubernetes/store.sh"
+. "$here/kubernetes/apiserver.sh"
 . "$here/kubernetes/objects.sh"
 trap stop_all EXIT
 
@@ -116,12 +117,5 @@ expect "objects at the end" 0 "$(kubectl -n load get configmaps,secrets,servicea
 step "all deleted"
 
 stop_all
-complaints >"$dir/complaints.txt"
-if [ "$server" = "$(realpath "$judges/etcd")" ]; then # every run on etcd adds to what is known to happen on etcd
-  sort -u "$known" "$dir/complaints.txt" -o "$known"
-fi
-if new=$(comm -23 "$dir/complaints.txt" <(sort -u "$known")) && [ -n "$new" ]; then
-  die "the apiserver complained of what it does not complain of on etcd:"$'\n'"$new"
-fi
-step "passed; $(wc -l <"$dir/complaints.txt") kinds of complaints, none that etcd does not cause"
+judge_complaints "$here/kubernetes/complaints.txt"
 rm -rf "$dir"

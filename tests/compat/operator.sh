@@ -36,6 +36,7 @@ stop_all() {
   wait
 }
 trap stop_all EXIT
+. "$here/tls/certificates.sh"
 step() { echo "$((SECONDS - begun)) s: $*"; }
 die() {
   echo "FAILED: $*; see $dir" >&2
@@ -51,35 +52,6 @@ within() {
     [ $SECONDS -lt $limit ] || die "not within $1 s: ${*:2}: $(tail -3 "$dir/within")"
     sleep 0.2
   done
-}
-
-# Certificates. usable NAME.pem and NAME-key.pem; the authority is ca.pem.
-
-cfssl_certificates() {
-  echo '{"CN":"authority","key":{"algo":"ecdsa","size":256}}' | cfssl gencert -initca - | cfssljson -bare ca
-  echo '{"signing":{"default":{"expiry":"48h","usages":["signing","key encipherment","server auth","client auth"]}}}' >signing.json
-  for name in m1 m2 m3 client; do
-    echo "{\"CN\":\"$name\",\"hosts\":[\"localhost\",\"127.0.0.1\"],\"key\":{\"algo\":\"ecdsa\",\"size\":256}}" |
-      cfssl gencert -ca ca.pem -ca-key ca-key.pem -config signing.json - | cfssljson -bare "$name"
-  done
-}
-
-openssl_certificates() {
-  local curve=(-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes)
-  openssl req -x509 "${curve[@]}" -days 2 -subj /CN=authority -keyout ca-key.pem -out ca.pem
-  for name in m1 m2 m3 client; do
-    openssl req "${curve[@]}" -subj "/CN=$name" -keyout "$name-key.pem" -out "$name.csr"
-    openssl x509 -req -in "$name.csr" -CA ca.pem -CAkey ca-key.pem -CAcreateserial -days 2 -out "$name.pem" \
-      -extfile <(printf 'subjectAltName=DNS:localhost,IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n')
-  done
-}
-
-certificates() {
-  mkdir "$tls"
-  local maker=openssl
-  ! command -v cfssl cfssljson >/dev/null || maker=cfssl
-  (cd "$tls" && "${maker}_certificates") >"$dir/certificates" 2>&1 || die "certificates: $(tail -3 "$dir/certificates")"
-  step "certificates made by $maker"
 }
 
 # Members: mN listens to clients at $(client N) and to members at $(peer N).
@@ -227,7 +199,8 @@ disaster() {
   step "all data deleted, restored from the snapshot, and one store again"
 }
 
-certificates
+maker=$(certificates "$tls" m1 m2 m3 client)
+step "certificates made by $maker"
 founding
 losing_and_recovering
 replacing_a_disk

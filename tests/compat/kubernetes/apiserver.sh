@@ -1,39 +1,13 @@
-# Starting and stopping the store and the apiserver; sourced by kubernetes.sh. Nothing outlives the script.
+# Starting and stopping an apiserver; sourced behind what starts the store (store.sh or members.sh), which sets `store`, the
+# processes, and `store_flags`, how the apiserver reaches them. Nothing outlives the script.
 
-free_port() { # below the ports that outgoing connections take
-  local port
-  while port=$((12000 + RANDOM % 18000)); do
-    (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break
-  done
-  echo "$port"
-}
-
-client=$(free_port) peer=$(free_port) secure=$(free_port)
-store='' apiserver=''
+secure=$(free_port)
+apiserver=''
 export KUBECONFIG=$dir/kubeconfig
 
 # In the background "${kubectl[@]}" is the process itself, where the function would be a shell around it.
 kubectl=("$judges/kubectl" --server="https://127.0.0.1:$secure" --insecure-skip-tls-verify --token=admin-token --cache-dir="$dir/cache")
 kubectl() { "${kubectl[@]}" "$@"; }
-
-start_store() {
-  "$server" --name=default --data-dir="$dir/data" --log-level=warn --watch-progress-notify-interval=5s \
-    --listen-client-urls="http://127.0.0.1:$client" --advertise-client-urls="http://127.0.0.1:$client" \
-    --listen-peer-urls="http://127.0.0.1:$peer" --initial-advertise-peer-urls="http://127.0.0.1:$peer" \
-    --initial-cluster="default=http://127.0.0.1:$peer" >>"$dir/store.log" 2>&1 &
-  store=$!
-  for _ in $(seq 150); do
-    "$judges/etcdctl" --endpoints="http://127.0.0.1:$client" --command-timeout=1s get x >/dev/null 2>&1 && return
-    kill -0 "$store" 2>/dev/null || die "the store ended by itself"
-    sleep 0.2
-  done
-  die "the store is not ready"
-}
-
-kill_store() {
-  kill -9 "$store"
-  wait "$store" 2>/dev/null || true
-}
 
 credentials() {
   [ -e "$dir/sa.key" ] && return
@@ -44,7 +18,7 @@ credentials() {
 
 start_apiserver() {
   credentials
-  "$judges/kube-apiserver" --etcd-servers="http://127.0.0.1:$client" --secure-port="$secure" --bind-address=127.0.0.1 \
+  "$judges/kube-apiserver" "${store_flags[@]}" --secure-port="$secure" --bind-address=127.0.0.1 \
     --advertise-address=127.0.0.1 --endpoint-reconciler-type=none --cert-dir="$dir/certs" \
     --service-account-key-file="$dir/sa.pub" --service-account-signing-key-file="$dir/sa.key" \
     --service-account-issuer=https://kubernetes.default.svc --token-auth-file="$dir/tokens.csv" \
@@ -72,13 +46,15 @@ stop_apiserver() {
   wait "$apiserver" 2>/dev/null || true
 }
 
+is_store() { case " ${store[*]} " in *" $1 "*) ;; *) return 1 ;; esac; }
+
 stop_all() {
   local job
   for job in $(jobs -p); do
-    [ "$job" = "$store" ] || kill "$job" 2>/dev/null || true
+    is_store "$job" || kill "$job" 2>/dev/null || true
   done
   [ -z "$apiserver" ] || wait "$apiserver" 2>/dev/null || true
-  [ -z "$store" ] || kill "$store" 2>/dev/null || true
+  for job in "${store[@]}"; do kill "$job" 2>/dev/null || true; done
   wait 2>/dev/null || true
 }
 
@@ -86,7 +62,8 @@ stop_all() {
 wait_for_jobs() {
   local job bad=0
   for job in $(jobs -p); do
-    case $job in "$store" | "$apiserver" | "${watcher:-}") continue ;; esac
+    case $job in "$apiserver" | "${watcher:-}") continue ;; esac
+    ! is_store "$job" || continue
     wait "$job" || bad=1
   done
   [ "$bad" = 0 ] || [ -z "${1:-}" ] || die "$1"
@@ -97,4 +74,18 @@ wait_for_jobs() {
 complaints() {
   sed -nE 's/^([EW])[0-9]{4} [0-9:.]+ +[0-9]+ ([a-z_0-9]+\.go):[0-9]+\] "?([^":{0-9]*)"?( err="[^":{0-9]*)?.*/\1 \2 \3\4/p' "$dir/apiserver.log" |
     cut -d' ' -f1-7 | sed 's/ *$//' | sort -u
+}
+
+# judge_complaints FILE: FILE is what it complains of on etcd; each run on etcd adds to it.
+judge_complaints() {
+  local new
+  complaints >"$dir/complaints.txt"
+  touch "$1"
+  if [ "$server" = "$(realpath "$judges/etcd")" ]; then
+    sort -u "$1" "$dir/complaints.txt" -o "$1"
+  fi
+  if new=$(comm -23 "$dir/complaints.txt" <(sort -u "$1")) && [ -n "$new" ]; then
+    die "the apiserver complained of what it does not complain of on etcd:"$'\n'"$new"
+  fi
+  step "passed; $(wc -l <"$dir/complaints.txt") kinds of complaints, none that etcd does not cause"
 }
