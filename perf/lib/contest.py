@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from itertools import islice
 
 from lib.child import Failure
 from lib.result import Result
@@ -28,6 +29,13 @@ class Side:
     store: str
     binary: str
     tool: str
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A filled store, and the ports that its members have."""
+    folder: str
+    ports: list
 
 
 class Contest:
@@ -69,8 +77,9 @@ class Contest:
                 for side in result.sides:
                     self.attempt(result, side, measure)
         finally:
-            for folder in self.stores.values():
-                shutil.rmtree(folder or "", ignore_errors=True)
+            for prepared in self.stores.values():
+                if prepared:
+                    shutil.rmtree(prepared.folder, ignore_errors=True)
             self.stores.clear()
 
     def play_tools(self, result, rounds):
@@ -113,7 +122,7 @@ class Contest:
     def on_fresh(self, result, side):
         folder = tempfile.mkdtemp(dir=self.folder)
         try:
-            return self.with_server(result, side, folder, result.axis.measure)
+            return self.with_server(result, side, folder, self.ports, result.axis.measure)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -121,18 +130,20 @@ class Contest:
         if side.store not in self.stores:
             # Not ready until it is: what failed halfway is not measured in later rounds.
             self.stores[side.store] = None
-            folder = tempfile.mkdtemp(dir=self.folder)
-            self.with_server(result, side, folder, result.axis.prepare)
-            self.stores[side.store] = folder
-        if not self.stores[side.store]:
+            # Members find each other by the addresses in their stores, so a store keeps its ports.
+            prepared = Prepared(tempfile.mkdtemp(dir=self.folder), list(islice(self.ports, 2 * result.axis.members)))
+            self.with_server(result, side, prepared.folder, iter(prepared.ports), result.axis.prepare)
+            self.stores[side.store] = prepared
+        prepared = self.stores[side.store]
+        if not prepared:
             raise Failure("its store could not be prepared")
-        return self.with_server(result, side, self.stores[side.store], result.axis.measure)
+        return self.with_server(result, side, prepared.folder, iter(prepared.ports), result.axis.measure)
 
-    def with_server(self, result, side, folder, step):
+    def with_server(self, result, side, folder, ports, step):
         """Takes a step on a started server."""
         members = result.axis.members
         alone = members == 1
-        server = Server(side.binary, folder, self.ports) if alone else Cluster(side.binary, folder, self.ports, members)
+        server = Server(side.binary, folder, ports) if alone else Cluster(side.binary, folder, ports, members)
         run = self.run(result, side, server)
         with run.server as server:
             server.start(run.deadline)

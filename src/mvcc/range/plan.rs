@@ -274,7 +274,7 @@ impl Plan {
                 let sorted = sorter.into_sorted();
                 kvs_len = sorted.kvs_len;
                 // etcd goes on behind the pair that it answered last, also where sorting put that one out of key order.
-                if let Some(last) = sorted.last() {
+                if let Some(last) = sorted.last_pair() {
                     let key = key_of(view.stored(last.revision)?).ok_or(Error::Corrupt)?;
                     behind = Position::behind_key(key);
                 }

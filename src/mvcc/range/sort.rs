@@ -344,7 +344,7 @@ pub(super) struct Sorted {
 
 impl Sorted {
     /// The last pair of the answer.
-    pub(super) fn last(&self) -> Option<&Item> {
+    pub(super) fn last_pair(&self) -> Option<&Item> {
         self.pairs.last()
     }
 }
