@@ -167,10 +167,10 @@ impl<S: ByteStream> Connection<S> {
         self.shared.writes.set(false);
         while !self.shared.account.is_full()
             && !self.http2.is_clogged()
-            && let Some((head, stream)) = self.http2.next_request()
+            && let Some((mut head, stream)) = self.http2.next_request()
         {
             self.unasked = None;
-            dispatch(&self.shared, cx, now, head, stream);
+            dispatch(&self.shared, cx, now, &mut head, stream);
             if self.http2.has_requests() {
                 now = clock::now();
                 if now >= end {
@@ -272,9 +272,15 @@ impl<S: ByteStream> Connection<S> {
 }
 
 /// Answers a request on the spot if its message is whole, or starts what will.
-fn dispatch(shared: &Rc<Shared>, cx: &mut Context<'_>, now: Instant, request: RequestHead, stream: Stream) {
+fn dispatch(
+    shared: &Rc<Shared>,
+    cx: &mut Context<'_>,
+    now: Instant,
+    request: &mut RequestHead,
+    stream: Stream,
+) {
     let core = &shared.core;
-    let Head { deadline, encoding } = match examine(&request, now) {
+    let Head { deadline, encoding } = match examine(request, now) {
         Ok(head) => head,
         Err((http, status)) => {
             // An error here and below says that the client has gone.

@@ -119,9 +119,9 @@ pub struct Metadata {
 
 impl Metadata {
     /// Takes them out of a request's head.
-    pub fn of(head: RequestHead) -> Self {
-        let requires_leader = head.has_leader.is_some_and(|field| field.value() == b"true");
-        Self { client_api_version: head.client_api_version, requires_leader }
+    pub fn of(head: &mut RequestHead) -> Self {
+        let requires_leader = head.has_leader.as_ref().is_some_and(|field| field.value() == b"true");
+        Self { client_api_version: head.client_api_version.take(), requires_leader }
     }
 
     /// Bytes of the fields, as RFC 7541 counts them.
@@ -153,7 +153,7 @@ mod tests {
         for (name, value) in fields {
             assert!(collector.add(&Field::new(name, value)).is_continue());
         }
-        collector.finish().unwrap()
+        *collector.finish().unwrap()
     }
 
     fn refused(fields: &[(&str, &str)]) -> (&'static str, String) {
@@ -224,10 +224,10 @@ mod tests {
 
     #[test]
     fn metadata_is_read_when_asked() {
-        let metadata = Metadata::of(request(&[("client-api-version", "3.7"), ("other", "y")]));
+        let metadata = Metadata::of(&mut request(&[("client-api-version", "3.7"), ("other", "y")]));
         assert_eq!(metadata.client_api_version(), Ok("3.7"));
         assert_eq!(metadata.bytes(), "client-api-version".len() + "3.7".len() + 32);
-        let none = Metadata::of(request(&[("other", "y")]));
+        let none = Metadata::of(&mut request(&[("other", "y")]));
         assert_eq!((none.client_api_version(), none.bytes()), (Ok("unknown"), 0));
     }
 }

@@ -24,7 +24,7 @@ const TAKEN_BACK_PER_STREAM: usize = 4;
 
 /// A request that nobody has looked at yet.
 pub struct Waiting {
-    pub head: RequestHead,
+    pub head: Box<RequestHead>,
     /// Where its stream is kept, and its id.
     pub key: u32,
     pub id: u32,
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     fn request(id: u32) -> Waiting {
-        Waiting { head: RequestHead::default(), key: id, id, bytes: 1000 }
+        Waiting { head: Box::default(), key: id, id, bytes: 1000 }
     }
 
     #[test]

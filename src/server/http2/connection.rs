@@ -207,7 +207,7 @@ impl Http2 {
     }
 
     /// The next request that came.
-    pub fn next_request(self: &Rc<Self>) -> Option<(RequestHead, Stream)> {
+    pub fn next_request(self: &Rc<Self>) -> Option<(Box<RequestHead>, Stream)> {
         self.with(|state| {
             let slots = &state.slots;
             let Waiting { head, key, id, .. } = state.backlog.pop(|request| is_open(slots, request))?;

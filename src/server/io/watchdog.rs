@@ -4,12 +4,15 @@
 //! watched, and a turn that used [`LIMIT`] of CPU time is logged and counted. In tests it panics from [`PANIC`] on.
 //!
 //! Only CPU time counts, because a thread that lost its CPU is no fault of the task. Reading it costs a system call,
-//! so it is read when the last reading is [`SAMPLE_AGE`] old, and behind a turn that was long by the clock:
+//! so it is read once in each tick of the kernel's coarse clock, and behind a turn that was long by that clock:
 //!
 //! ```text
-//!   clock      ... | turn | turn | a long turn        |
-//!   CPU time   ^ read, at most SAMPLE_AGE before      ^ read: what the turn used, or at most that much more
+//!   ticks      |           |           |           |
+//!   turns      ... | turn | turn | a long turn        |
+//!   CPU time        ^ read                            ^ read: what the turn used, or at most a tick more
 //! ```
+//!
+//! The coarse clock costs a fifth of the exact one, which counts where a turn takes a microsecond.
 //!
 //! Unsafe: one clock_gettime.
 #![allow(unsafe_code)]
@@ -22,11 +25,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::clock;
 use crate::stdx::time::{Duration, Instant};
 
-/// CPU time that no turn should use.
+/// CPU time that no turn should use; a turn that uses up to [`TICK`] less may be taken for one that does.
 const LIMIT: Duration = Duration::from_millis(10);
 /// CPU time that fails a test: builds of tests are slow, and so are their neighbours.
 const PANIC: Duration = Duration::from_millis(100);
-const SAMPLE_AGE: Duration = Duration::from_millis(2);
+/// How far the coarse clock lags behind, on kernels with 250 ticks a second or more.
+const TICK: Duration = Duration::from_millis(4);
 /// Of many long turns of a core one is logged in so long a time.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -35,14 +39,14 @@ static LONG_TURNS: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
     static CORE: Core = const {
-        Core { sampled: Cell::new(Instant::from_nanos(0)), used: Cell::new(0), logged: Cell::new(None) }
+        Core { sampled: Cell::new(0), used: Cell::new(0), logged: Cell::new(None) }
     };
 }
 
 /// What the watchdog of a core remembers.
 struct Core {
-    /// When the CPU time was read last, and what it was.
-    sampled: Cell<Instant>,
+    /// The tick in which the CPU time was read last, and what it was.
+    sampled: Cell<u64>,
     used: Cell<u64>,
     logged: Cell<Option<Instant>>,
 }
@@ -65,30 +69,32 @@ pub async fn watched<F: Future>(future: F) -> F::Output {
     .await
 }
 
-fn begin() -> Instant {
-    let now = clock::now();
+/// The tick in which a turn begins, in nanoseconds.
+fn begin() -> u64 {
+    let tick = nanos(libc::CLOCK_MONOTONIC_COARSE);
     CORE.with(|core| {
-        if now.since(core.sampled.get()) >= SAMPLE_AGE {
-            core.sampled.set(now);
-            core.used.set(cpu_nanos());
+        if tick != core.sampled.get() {
+            core.sampled.set(tick);
+            core.used.set(nanos(libc::CLOCK_THREAD_CPUTIME_ID));
         }
     });
-    now
+    tick
 }
 
-fn end(begun: Instant) {
-    let now = clock::now();
-    if now.since(begun) >= LIMIT {
-        CORE.with(|core| core.judge(now, now.since(begun)));
+fn end(begun: u64) {
+    let tick = nanos(libc::CLOCK_MONOTONIC_COARSE);
+    let took = Duration::from_nanos(tick.saturating_sub(begun)) + TICK;
+    if took >= LIMIT {
+        CORE.with(|core| core.judge(tick, took));
     }
 }
 
 impl Core {
-    /// Judges a turn that was long by the clock.
-    fn judge(&self, now: Instant, took: Duration) {
-        let used = cpu_nanos();
-        let since = Duration::from_nanos(used - self.used.replace(used)).min(took);
-        self.sampled.set(now);
+    /// Judges a turn that took so long at most, by the clock.
+    fn judge(&self, tick: u64, took: Duration) {
+        let used = nanos(libc::CLOCK_THREAD_CPUTIME_ID);
+        let since = Duration::from_nanos(used.saturating_sub(self.used.replace(used))).min(took);
+        self.sampled.set(tick);
         if since < LIMIT {
             return;
         }
@@ -97,6 +103,7 @@ impl Core {
         if cfg!(test) && since >= PANIC {
             panic!("a task used {used_ms} ms of CPU time in one turn");
         }
+        let now = clock::now();
         if self.logged.get().is_none_or(|logged| now.since(logged) >= LOG_INTERVAL) {
             self.logged.set(Some(now));
             tracing::warn!(cpu_ms = used_ms, took_ms, "a task kept its core from other clients");
@@ -104,13 +111,13 @@ impl Core {
     }
 }
 
-/// CPU time that this thread has used.
-fn cpu_nanos() -> u64 {
+/// What a clock of the system says; nothing on a system without that clock, which finds no long turns.
+fn nanos(clock: libc::clockid_t) -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the pointer is to a timespec of ours, which the call fills.
-    let result = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    let result = unsafe { libc::clock_gettime(clock, &raw mut time) };
     if result != 0 {
-        return 0; // a system without that clock finds no long turns
+        return 0;
     }
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
@@ -121,8 +128,9 @@ mod tests {
 
     /// Uses so much CPU time, however busy the machine is.
     fn work(time: Duration) {
-        let end = cpu_nanos() + time.as_nanos() as u64;
-        while cpu_nanos() < end {}
+        let used = || nanos(libc::CLOCK_THREAD_CPUTIME_ID);
+        let end = used() + time.as_nanos() as u64;
+        while used() < end {}
     }
 
     fn watch(turn: impl FnOnce()) -> bool {
