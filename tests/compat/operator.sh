@@ -33,7 +33,7 @@ begun=$SECONDS
 stop_all() {
   local each
   for each in "${pid[@]}"; do kill -KILL "$each" 2>/dev/null || true; done
-  wait
+  wait 2>/dev/null
 }
 trap stop_all EXIT
 . "$here/tls/certificates.sh"
@@ -116,7 +116,7 @@ founding() {
     put $number "/from/m$number" "value $number"
     expect_value $number "/from/m$number" "value $number"
   done
-  expect "members in the table" 3 "$(ctl "1" member list -w table | grep -c "| started |")"
+  expect "members in the table" 3 "$(ctl "1" member list -w table | grep -c started)"
   expect "rows of status" 3 "$(ctl "1" endpoint status --cluster -w table | grep -c "https://127.0.0.1")"
   local plain=("$judges/etcdctl" --endpoints "$(client 1)" --dial-timeout 1s --command-timeout 1s)
   refused "${plain[@]}" get /from/m1

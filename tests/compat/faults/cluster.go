@@ -26,6 +26,7 @@ type cluster struct {
 	members []*member.Member
 	conns   []*grpc.ClientConn
 	mesh    *mesh
+	stale   bool // whether reads are serializable
 }
 
 func found(server, dir string) *cluster {
@@ -132,7 +133,7 @@ func (c *cluster) read(h *history, client int, key string) (string, bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), callWithin)
 	defer cancel()
 	call := h.begin(client, input{op: read, key: key})
-	answer, err := c.kv(client).Range(ctx, &pb.RangeRequest{Key: []byte(key)})
+	answer, err := c.kv(client).Range(ctx, &pb.RangeRequest{Key: []byte(key), Serializable: c.stale})
 	var out output
 	if err == nil && len(answer.Kvs) > 0 {
 		out.value = string(answer.Kvs[0].Value)

@@ -28,6 +28,7 @@ func main() {
 	only := flag.String("only", "", "only what has this in its name")
 	list := flag.Bool("list", false, "print what is done, and end")
 	seed := flag.Int64("seed", time.Now().UnixNano(), "what clients do follows from it, but for their timing")
+	stale := flag.Bool("stale", false, "let reads be serializable, which has to be found")
 	keep := flag.Bool("keep", false, "keep the members' folders")
 	flag.Parse()
 	var chosen []kind
@@ -50,6 +51,7 @@ func main() {
 	dir, err := os.MkdirTemp("", "faults-")
 	fail(err)
 	c := found(*server, dir)
+	c.stale = *stale
 	defer c.kill()
 	answered := 0
 	for round := range *rounds {
