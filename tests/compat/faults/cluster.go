@@ -149,8 +149,16 @@ func (c *cluster) swap(h *history, client int, key, expected, value string) {
 	answer, err := c.kv(client).Txn(ctx, &pb.TxnRequest{
 		Compare: []*pb.Compare{{Key: []byte(key), Target: pb.Compare_VALUE, TargetUnion: &pb.Compare_Value{Value: []byte(expected)}}},
 		Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: []byte(key), Value: []byte(value)}}}},
+		Failure: []*pb.RequestOp{{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: []byte(key)}}}},
 	})
-	h.end(call, output{swapped: err == nil && answer.Succeeded}, err)
+	var out output
+	if err == nil {
+		out.swapped = answer.Succeeded
+		for _, kv := range answer.Responses[0].GetResponseRange().GetKvs() {
+			out.value = string(kv.Value)
+		}
+	}
+	h.end(call, out, err)
 }
 
 // readAll reads each key through each member, as the last calls of a history.

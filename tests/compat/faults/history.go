@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -29,7 +30,7 @@ type input struct {
 }
 
 type output struct {
-	value   string // that was read; empty where there is none
+	value   string // that was read, also by a swap that did not take place; empty where there is none
 	swapped bool
 }
 
@@ -101,8 +102,8 @@ func (h *history) judge() (told, without int, err error) {
 		switch {
 		case h.known[n]:
 			judged = append(judged, call)
-		// A write without an answer was done at some time if its value was seen. If it was not, it may be left out: it can
-		// have been done at the end, or never.
+		// A write without an answer was done at some time if its value was seen. If it was not, it may be left out: no answer
+		// depends on it.
 		case in.op != read && seen[in.value]:
 			call.Output = output{swapped: true}
 			judged = append(judged, call)
@@ -111,7 +112,7 @@ func (h *history) judge() (told, without int, err error) {
 	for _, key := range h.keys {
 		of := slices.DeleteFunc(slices.Clone(judged), func(call porcupine.Operation) bool { return call.Input.(input).key != key })
 		if verdict := porcupine.CheckOperationsTimeout(register, of, judgeWithin); verdict != porcupine.Ok {
-			return told, len(h.calls) - told, fmt.Errorf("the %d calls on %s are not linearizable: %s", len(of), key, verdict)
+			return told, len(h.calls) - told, fmt.Errorf("the %d calls on %s are not linearizable: %s\n%s", len(of), key, verdict, table(of))
 		}
 	}
 	return told, len(h.calls) - told, nil
@@ -127,11 +128,20 @@ var register = porcupine.Model{
 			return true, i.value
 		case swap:
 			if !o.swapped {
-				return state != i.expected, state
+				return state != i.expected && state == o.value, state
 			}
 			return state == i.expected, i.value
 		default:
 			return o.value == state, state
 		}
 	},
+}
+
+// table shows calls by the time at which they began, in microseconds.
+func table(calls []porcupine.Operation) string {
+	var lines strings.Builder
+	for _, call := range calls {
+		fmt.Fprintf(&lines, "%9d to %9d, client %d: %+v, %+v\n", call.Call/1000, call.Return/1000, call.ClientId, call.Input, call.Output)
+	}
+	return lines.String()
 }
