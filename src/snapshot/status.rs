@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use ring::digest::{SHA256, digest};
+use aws_lc_rs::digest::{SHA256, digest};
 
 use crate::bbolt::walk::Walk;
 use crate::bbolt::{Database, ReadError, Source, check};

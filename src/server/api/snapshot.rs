@@ -10,8 +10,8 @@ use std::future::{Future, poll_fn};
 use std::rc::Rc;
 use std::task::Poll;
 
+use aws_lc_rs::digest::{Context, SHA256};
 use bytes::{BufMut, Bytes, BytesMut};
-use ring::digest::{Context, SHA256};
 
 use super::answer::kept_of;
 use super::decode::decode_streamed;

@@ -11,6 +11,7 @@
 //!   keeper     the thread that looks at the files
 //!   self_signed  a certificate that the member makes for itself
 //!   files      certificates, keys, authorities and revocations as they lie on the disk
+//!   provider   suites, curves and signatures
 //!   x509       what a certificate says
 //!   expiry     when a certificate ends, and when to say so
 //!   verify     whether the other side's certificate is taken
@@ -24,8 +25,8 @@
 //!
 //! # Why so
 //!
-//! - *ring* does the cryptography: it is built with a C compiler alone, and in seconds. It knows no curve P-521, so a
-//!   key on that curve is refused by name.
+//! - AWS-LC does the cryptography. It is built with a C compiler alone, knows the curve P-521, which etcd's members put
+//!   into the certificates that they make for themselves, and has AES-GCM for AVX-512.
 //! - Streams are a type of their own and not a variant of plain ones. What serves a connection is compiled for each, so
 //!   that one without TLS pays nothing.
 //! - The slow half of a handshake runs on threads. A flood of handshakes then costs those who are served a share of the
@@ -43,6 +44,7 @@ mod files;
 pub mod handshake;
 pub mod keeper;
 pub mod port;
+pub mod provider;
 pub mod san;
 mod self_signed;
 pub mod stream;

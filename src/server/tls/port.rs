@@ -16,7 +16,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rustls::client::Resumption;
-use rustls::crypto::{CryptoProvider, ring};
+use rustls::crypto::CryptoProvider;
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::{TLS12, TLS13};
@@ -24,6 +24,7 @@ use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion};
 
 use super::expiry::Expiry;
 use super::files::{self, Authorities};
+use super::provider::provider;
 use super::verify::{Allowed, Clients, Servers};
 use super::x509::Revoked;
 use crate::config::tls::{Tls, TlsFiles, TlsVersion};
@@ -107,7 +108,7 @@ struct Rules {
 
 impl Rules {
     fn new(tls: &Tls) -> Self {
-        let mut provider = ring::default_provider();
+        let mut provider = provider();
         if !tls.cipher_suites.is_empty() {
             // Those of TLS 1.3 cannot be chosen, as with etcd.
             provider.cipher_suites.retain(|suite| {
@@ -293,6 +294,7 @@ fn server(
         builder.with_no_client_auth()
     };
     let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(own)));
+    config.ignore_client_order = true;
     if side == Side::Client {
         // Who speaks both gets HTTP/1.1, which has the endpoints beside gRPC. gRPC's clients ask for HTTP/2 alone.
         config.alpn_protocols = vec![b"http/1.1".to_vec(), b"h2".to_vec()];

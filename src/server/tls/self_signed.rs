@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose,
+    KeyUsagePurpose, PKCS_ECDSA_P521_SHA512,
 };
 use time::{Duration, OffsetDateTime};
 
@@ -41,7 +41,8 @@ pub fn make(files: &TlsFiles, hosts: Vec<String>, years: u64) -> Result<(), Stri
     Line::warn("automatically generate certificates")
         .time("certificate-validity-bound-not-after", SystemTime::from(end))
         .write();
-    let key = KeyPair::generate().map_err(|error| failed("generate a key", &error))?;
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P521_SHA512);
+    let key = key.map_err(|error| failed("generate a key", &error))?;
     let cert = params.self_signed(&key).map_err(|error| failed("generate a certificate", &error))?;
     let written = write(cert_path, &cert.pem(), 0o644);
     written.map_err(|error| failed(&format!("write {}", files.cert), &error))?;
@@ -87,9 +88,10 @@ fn write(path: &Path, text: &str, mode: u32) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustls::crypto::ring;
+    use rustls::SignatureScheme;
 
     use super::super::files;
+    use super::super::provider::provider;
 
     #[test]
     fn certificate_and_key_fit_though_the_process_has_ended_between_the_two() {
@@ -99,9 +101,10 @@ mod tests {
         let path = |name: &str| folder.join(name).display().to_string();
         let named = TlsFiles { cert: path("cert.pem"), key: path("key.pem"), ..TlsFiles::default() };
         let make = || make(&named, vec!["localhost".into()], 1);
-        let fits = || files::certified_key(&named.cert, &named.key, &ring::default_provider()).map(drop);
+        let fits = || files::certified_key(&named.cert, &named.key, &provider());
         make().unwrap();
-        fits().unwrap();
+        let made = fits().unwrap();
+        assert!(made.key.choose_scheme(&[SignatureScheme::ECDSA_NISTP521_SHA512]).is_some(), "as etcd's");
         // The certificate has gone, and the key cannot be written again at first.
         fs::remove_file(&named.cert).unwrap();
         fs::create_dir(path("key.tmp")).unwrap();

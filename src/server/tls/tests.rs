@@ -10,19 +10,23 @@ use std::sync::Arc;
 use futures::io::{AsyncReadExt, AsyncWriteExt};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
+    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    PKCS_ECDSA_P384_SHA384, PKCS_ECDSA_P521_SHA512, PKCS_ED25519, RevokedCertParams, SerialNumber,
     SigningKey,
 };
-use rustls::crypto::ring;
+use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{
+    CipherSuite, ClientConfig, ClientConnection, NamedGroup, RootCertStore, ServerConnection, StreamOwned,
+};
 use time::{Duration, OffsetDateTime};
 
 use super::door::Door;
 use super::files;
 use super::handshake::{self, Handshakes};
 use super::port::{Port, Side};
+use super::provider::provider;
 use super::san::Addresses;
 use super::stream::TlsStream;
 use super::workers::Workers;
@@ -59,11 +63,15 @@ impl Drop for Folder {
 type Authority = CertifiedIssuer<'static, KeyPair>;
 
 fn authority(name: &str) -> Authority {
+    authority_with(name, KeyPair::generate().unwrap())
+}
+
+fn authority_with(name: &str, key: KeyPair) -> Authority {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+    CertifiedIssuer::self_signed(params, key).unwrap()
 }
 
 /// A certificate for this machine, by which its name, its serial number and its last day are known.
@@ -73,6 +81,10 @@ struct Leaf {
 }
 
 fn leaf(authority: &Authority, name: &str, serial: u64, days: i64) -> Leaf {
+    leaf_with(authority, name, serial, days, KeyPair::generate().unwrap())
+}
+
+fn leaf_with(authority: &Authority, name: &str, serial: u64, days: i64, key: KeyPair) -> Leaf {
     let mut params = CertificateParams::new(vec!["localhost".into(), "127.0.0.1".into()]).unwrap();
     params.distinguished_name.push(DnType::CommonName, name);
     params.serial_number = Some(SerialNumber::from(serial));
@@ -81,7 +93,6 @@ fn leaf(authority: &Authority, name: &str, serial: u64, days: i64) -> Leaf {
     let now = OffsetDateTime::now_utc();
     params.not_before = now - Duration::days(10);
     params.not_after = now + Duration::days(days);
-    let key = KeyPair::generate().unwrap();
     let cert = params.signed_by(&key, authority).unwrap();
     Leaf { cert: cert.pem(), key: key.serialize_pem() }
 }
@@ -145,9 +156,13 @@ fn client(
 }
 
 fn client_session(ca: &str, leaf: Option<&Leaf>) -> ClientConnection {
+    session_with(provider(), ca, leaf)
+}
+
+fn session_with(provider: CryptoProvider, ca: &str, leaf: Option<&Leaf>) -> ClientConnection {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap()).unwrap();
-    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let builder = ClientConfig::builder_with_provider(Arc::new(provider));
     let builder = builder.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
     let config = match leaf {
         None => builder.with_no_client_auth(),
@@ -411,12 +426,51 @@ fn names_behind_garbage_are_not_left_out() {
 }
 
 #[test]
-fn bytes_behind_the_end_of_a_session_end_its_handshake() {
-    let (folder, ca) = (Folder::new("ended"), authority("ca"));
-    let files = files(&folder, &leaf(&ca, "server", 1, 10), None);
-    let port = Port::open(&tls(files), Side::Client).unwrap();
+fn keys_of_every_kind_are_taken_of_servers_clients_and_authorities() {
+    let folder = Folder::new("keys");
+    for kind in [&PKCS_ECDSA_P256_SHA256, &PKCS_ECDSA_P384_SHA384, &PKCS_ECDSA_P521_SHA512, &PKCS_ED25519] {
+        let key = || KeyPair::generate_for(kind).unwrap();
+        let ca = authority_with("ca", key());
+        let (server, alice) = (leaf_with(&ca, "server", 1, 10, key()), leaf_with(&ca, "alice", 2, 10, key()));
+        let port = Port::open(&tls(files(&folder, &server, Some(&ca.pem()))), Side::Client).unwrap();
+        let stop = Arc::default();
+        let (address, executor) = echo(Arc::new(port), Arc::clone(&stop));
+        assert_eq!(name_of(address, &ca.pem(), Some(&alice)).unwrap(), "alice", "{kind:?}");
+        stop.store(true, std::sync::atomic::Ordering::SeqCst);
+        executor.join().unwrap();
+    }
+}
+
+#[test]
+fn suite_and_curve_are_those_that_etcd_would_choose() {
+    let (folder, ca) = (Folder::new("suites"), authority("ca"));
+    let port = Port::open(&tls(files(&folder, &leaf(&ca, "server", 1, 10), None)), Side::Client).unwrap();
+    let chosen = |suite: usize, group: &'static dyn SupportedKxGroup| {
+        let mut offered = aws_lc_rs::default_provider();
+        // Another one comes first.
+        offered.cipher_suites.rotate_left(suite);
+        offered.kx_groups = vec![group];
+        let mut client = session_with(offered, &ca.pem(), None);
+        let mut server = ServerConnection::new(port.live().server.unwrap()).unwrap();
+        agree(&mut client, &mut server);
+        let suite = client.negotiated_cipher_suite().unwrap().suite();
+        (suite, client.negotiated_key_exchange_group().unwrap().name())
+    };
+    for suite in 0..3 {
+        let chosen = chosen(suite, aws_lc_rs::kx_group::X25519);
+        assert_eq!(chosen, (CipherSuite::TLS13_AES_128_GCM_SHA256, NamedGroup::X25519));
+    }
+    for group in provider().kx_groups {
+        assert_eq!(chosen(0, group).1, group.name());
+    }
     let mut client = client_session(&ca.pem(), None);
-    let mut server = rustls::ServerConnection::new(port.live().server.unwrap()).unwrap();
+    let mut server = ServerConnection::new(port.live().server.unwrap()).unwrap();
+    agree(&mut client, &mut server);
+    assert_eq!(client.negotiated_key_exchange_group().unwrap().name(), NamedGroup::X25519MLKEM768);
+}
+
+/// Both sides speak until they have agreed.
+fn agree(client: &mut ClientConnection, server: &mut ServerConnection) {
     while client.is_handshaking() || server.is_handshaking() {
         let mut bytes = Vec::new();
         while client.wants_write() {
@@ -433,6 +487,16 @@ fn bytes_behind_the_end_of_a_session_end_its_handshake() {
             client.process_new_packets().unwrap();
         }
     }
+}
+
+#[test]
+fn bytes_behind_the_end_of_a_session_end_its_handshake() {
+    let (folder, ca) = (Folder::new("ended"), authority("ca"));
+    let files = files(&folder, &leaf(&ca, "server", 1, 10), None);
+    let port = Port::open(&tls(files), Side::Client).unwrap();
+    let mut client = client_session(&ca.pem(), None);
+    let mut server = ServerConnection::new(port.live().server.unwrap()).unwrap();
+    agree(&mut client, &mut server);
     let mut bytes = Vec::new();
     client.send_close_notify();
     client.write_tls(&mut bytes).unwrap();

@@ -235,12 +235,13 @@ impl ServerCertVerifier for Servers {
 mod tests {
     use super::*;
     use rustls::RootCertStore;
-    use rustls::crypto::ring;
+
+    use super::super::provider::provider;
 
     #[test]
     fn without_authorities_no_server_is_taken_and_none_is_needed_to_begin() {
         let nobody = Authorities { roots: Arc::new(RootCertStore::empty()), certificates: Vec::new() };
-        let provider = Arc::new(ring::default_provider());
+        let provider = Arc::new(provider());
         let servers = Servers::new(nobody, Allowed::default(), &provider).unwrap();
         let name = ServerName::try_from("localhost").unwrap();
         let any = CertificateDer::from(vec![0x30, 0]);

@@ -125,9 +125,10 @@ fn work(line: &Mutex<Line>) {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use rustls::crypto::ring;
     use rustls::pki_types::ServerName;
     use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
+
+    use super::super::provider::provider;
 
     /// Threads that take no step, and the steps that wait for them.
     pub fn stuck() -> (Workers, Receiver<impl Send>) {
@@ -137,7 +138,7 @@ pub(super) mod tests {
 
     /// A client that trusts nobody.
     pub fn client() -> ClientConnection {
-        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let builder = ClientConfig::builder_with_provider(Arc::new(provider()));
         let builder = builder.with_safe_default_protocol_versions().unwrap();
         let config = builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth();
         ClientConnection::new(Arc::new(config), ServerName::try_from("localhost").unwrap()).unwrap()
@@ -147,7 +148,7 @@ pub(super) mod tests {
     pub fn server_config() -> Arc<ServerConfig> {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let key = made.signing_key.serialize_der().try_into().unwrap();
-        let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let builder = ServerConfig::builder_with_provider(Arc::new(provider()));
         let builder = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
         Arc::new(builder.with_single_cert(vec![made.cert.der().clone()], key).unwrap())
     }

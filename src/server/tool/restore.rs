@@ -10,8 +10,8 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use aws_lc_rs::digest::{Context, Digest, SHA256, SHA256_OUTPUT_LEN};
 use raft::eraftpb::{ConfState, HardState};
-use ring::digest::{Context, Digest, SHA256, SHA256_OUTPUT_LEN};
 
 use super::{Failed, STATUS_BAD_ARGUMENTS};
 use crate::bbolt::{Database, ReadError, Source};

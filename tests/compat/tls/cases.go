@@ -1,11 +1,14 @@
 package main
 
 import (
+	"crypto/elliptic"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"io"
 	"net"
+	"os/exec"
+	"strings"
 	"time"
 )
 
@@ -56,6 +59,32 @@ func get(name string, c client) row {
 	return row{name: name, try: func(s *side) (string, error) { return c.get(s.Client) }}
 }
 
+// agreed tells by what the two sides have agreed on keys, and by which suite they go on.
+func agreed(name string, c client) row {
+	return row{name: name, try: func(s *side) (string, error) {
+		conn, err := tls.Dial("tcp", s.Client, withName(c))
+		if err != nil {
+			return "", err
+		}
+		defer conn.Close()
+		state := conn.ConnectionState()
+		return fmt.Sprint(tls.VersionName(state.Version), state.CurveID, tls.CipherSuiteName(state.CipherSuite)), nil
+	}}
+}
+
+// openssl tells which suite is chosen of those that OpenSSL offers, with longer keys first.
+func openssl(name string, version string) row {
+	return row{name: name, try: func(s *side) (string, error) {
+		out, err := exec.Command("openssl", "s_client", "-connect", s.Client, version).CombinedOutput()
+		if err != nil {
+			return "", err
+		}
+		_, suite, _ := strings.Cut(string(out), "Cipher is ")
+		suite, _, _ = strings.Cut(suite, "\n")
+		return suite, nil
+	}}
+}
+
 func atExtra(name string, c client) row {
 	return row{name: name, try: func(s *side) (string, error) { return c.get(s.extra) }}
 }
@@ -85,6 +114,17 @@ func versions(p *pki) []row {
 	} {
 		rows = append(rows, get(tls.CipherSuiteName(suite), with(func(c *client) { c.max, c.suites = tls.VersionTLS12, []uint16{suite} })))
 	}
+	for _, curve := range []tls.CurveID{tls.X25519MLKEM768, tls.SecP256r1MLKEM768, tls.SecP384r1MLKEM1024, tls.X25519, tls.CurveP256, tls.CurveP384, tls.CurveP521} {
+		for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+			r := agreed(fmt.Sprint(curve, " alone, ", tls.VersionName(version)), with(func(c *client) { c.max, c.curves = version, []tls.CurveID{curve} }))
+			if curve == tls.SecP384r1MLKEM1024 {
+				r.excuse = "Kevel has no ML-KEM with P-384"
+			}
+			rows = append(rows, r)
+		}
+	}
+	rows = append(rows, agreed("what is agreed upon", c), agreed("what is agreed upon, TLS 1.2", with(func(c *client) { c.max = tls.VersionTLS12 })),
+		openssl("OpenSSL's suite", "-tls1_3"), openssl("OpenSSL's suite, TLS 1.2", "-tls1_2"))
 	cbc := get("TLS 1.2 with CBC", with(func(c *client) {
 		c.max, c.suites = tls.VersionTLS12, []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA}
 	}))
@@ -129,6 +169,8 @@ func certificates(p *pki) []row {
 		show("of another authority", p.stranger), show("expired", p.expired), show("not valid yet", p.early),
 		show("for servers only", p.wrong), show("with an RSA key", issue(ask{cn: "alice", by: p.ca, key: rsaKey()})),
 		show("with an Ed25519 key", issue(ask{cn: "alice", by: p.ca, key: edKey()})),
+		show("with a key on P-384", issue(ask{cn: "alice", by: p.ca, key: ecKeyOn(elliptic.P384())})),
+		show("with a key on P-521", issue(ask{cn: "alice", by: p.ca, key: ecKeyOn(elliptic.P521())})),
 		show("without the authority between", under), show("with the authority between", &behind),
 		show("the authority itself", p.ca), show("signed by itself", issue(ask{cn: "alice", isCA: true})),
 		get("TLS 1.2, alice", client{trusts: p.ca, shows: p.alice, max: tls.VersionTLS12}),

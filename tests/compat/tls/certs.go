@@ -40,8 +40,10 @@ type ask struct {
 
 var serials int64 = 100
 
-func ecKey() crypto.Signer {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+func ecKey() crypto.Signer { return ecKeyOn(elliptic.P256()) }
+
+func ecKeyOn(curve elliptic.Curve) crypto.Signer {
+	key, err := ecdsa.GenerateKey(curve, rand.Reader)
 	fail(err)
 	return key
 }

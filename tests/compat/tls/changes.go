@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -201,7 +202,9 @@ func clusters(dir string, p *pki) {
 		}
 		cluster(name, string(f), binaries, flags(), p)
 	}
-	cluster("kevel, made by themselves", string(newFolder(dir, "auto")), []string{*kevel, *kevel, *kevel}, []string{"--auto-tls", "--peer-auto-tls"}, p)
+	for name, binaries := range map[string][]string{"kevel": {*kevel, *kevel, *kevel}, "mixed": {*etcd, *kevel, *etcd}} {
+		cluster(name+", made by themselves", string(newFolder(dir, "auto-"+name)), binaries, []string{"--auto-tls", "--peer-auto-tls"}, p)
+	}
 }
 
 func cluster(name, dir string, binaries, flags []string, p *pki) {
@@ -245,7 +248,13 @@ func cluster(name, dir string, binaries, flags []string, p *pki) {
 	if !eventually(30*time.Second, func() bool { return answers(members[0]) }) {
 		report("cluster "+name, "back", "the one that came back does not answer")
 	}
-	fmt.Printf("%-40s 3 rows\n", "cluster "+name)
+	for _, m := range members {
+		// Members reach one another though only one side can dial the other, so each must be able to.
+		if log, _ := os.ReadFile(m.Log()); strings.Contains(string(log), "tls: handshake failure") || strings.Contains(string(log), "signature algorithms") {
+			report("cluster "+name, "handshakes", "some have failed, see "+m.Log())
+		}
+	}
+	fmt.Printf("%-40s 4 rows\n", "cluster "+name)
 }
 
 // etcdctl reads and writes with files of PEM, as an operator does.

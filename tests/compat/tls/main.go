@@ -7,6 +7,7 @@
 package main
 
 import (
+	"crypto/elliptic"
 	"flag"
 	"fmt"
 	"os"
@@ -80,6 +81,8 @@ func scenes(p *pki) []scene {
 	chained := serverOf(middle, nil)
 	chained.chain = append(chained.chain, middle.cert)
 	own := issue(ask{cn: "own", isCA: true, hosts: []string{"localhost"}, ips: []string{"127.0.0.1"}})
+	ca521 := issue(ask{cn: "ca", isCA: true, key: ecKeyOn(elliptic.P521())})
+	alice521 := issue(ask{cn: "alice", by: ca521, key: ecKeyOn(elliptic.P521())})
 	rsaServer := serverOf(p.ca, rsaKey())
 	max := func(v string) string { return "--tls-max-version=" + v }
 	v12, v13 := client{trusts: p.ca, max: 0x0303}, client{trusts: p.ca, min: 0x0304}
@@ -108,9 +111,13 @@ func scenes(p *pki) []scene {
 			get("it", client{trusts: p.ca, max: 0x0303, suites: []uint16{0xc02b}}), get("another", client{trusts: p.ca, max: 0x0303, suites: []uint16{0xc02c}}),
 			get("TLS 1.3", v13)}},
 		keys("RSA, PKCS#1", rsaServer, false), keys("RSA, PKCS#8", rsaServer, true), keys("ECDSA, SEC1", p.server, false),
-		keys("ECDSA, PKCS#8", p.server, true), keys("Ed25519", serverOf(p.ca, edKey()), true), keys("behind another authority", chained, false),
+		keys("ECDSA, PKCS#8", p.server, true), keys("Ed25519", serverOf(p.ca, edKey()), true), keys("P-384", serverOf(p.ca, ecKeyOn(elliptic.P384())), false),
+		keys("P-521, SEC1", serverOf(p.ca, ecKeyOn(elliptic.P521())), false), keys("P-521, PKCS#8", serverOf(p.ca, ecKeyOn(elliptic.P521())), true), keys("behind another authority", chained, false),
 		{"signed by itself", func(f folder) []string { return serverFlags(f, own, own, false) }, []row{
 			get("shown by both", client{trusts: own, shows: own}), get("nobody", client{trusts: own}), get("alice", client{trusts: own, shows: p.alice})}},
+		{"an authority with a key on P-521", func(f folder) []string { return serverFlags(f, serverOf(ca521, nil), ca521, false) }, []row{
+			get("nobody", client{trusts: ca521}), get("its own", client{trusts: ca521, shows: alice521}), call("its own over gRPC", client{trusts: ca521, shows: alice521}),
+			get("its own, TLS 1.2", client{trusts: ca521, shows: alice521, max: 0x0303}), get("alice", client{trusts: ca521, shows: p.alice})}},
 		{"made by itself", func(folder) []string { return []string{"--auto-tls"} }, []row{get("taken", client{}), call("over gRPC", client{})}},
 		{"both schemes at one address", plain("--listen-client-urls=https://CLIENT,http://CLIENT"), []row{
 			get("TLS", any), call("gRPC", any), {name: "plain", try: func(s *side) (string, error) { return plainGet(s.Client) }}}},

@@ -93,6 +93,7 @@ type client struct {
 	shows    *issued
 	min, max uint16
 	suites   []uint16
+	curves   []tls.CurveID
 	alpn     []string
 	name     string
 	path     string // to ask for, instead of /health
@@ -103,7 +104,7 @@ func (c client) config() *tls.Config {
 	if c.trusts != nil {
 		pool.AddCert(c.trusts.cert)
 	}
-	config := &tls.Config{RootCAs: pool, MinVersion: c.min, MaxVersion: c.max, CipherSuites: c.suites, NextProtos: c.alpn, ServerName: c.name}
+	config := &tls.Config{RootCAs: pool, MinVersion: c.min, MaxVersion: c.max, CipherSuites: c.suites, CurvePreferences: c.curves, NextProtos: c.alpn, ServerName: c.name}
 	if config.MinVersion == 0 {
 		config.MinVersion = tls.VersionTLS10
 	}

@@ -1,9 +1,9 @@
 //! Snapshots: the whole file through a connection, and clients that go or take nothing.
 #![forbid(unsafe_code)]
 
+use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 use prost::Message;
-use ring::digest::{SHA256, digest};
 
 use super::client::{Call, Client};
 use super::member::Member;
