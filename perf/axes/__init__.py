@@ -1,9 +1,9 @@
 """All axes, by theme, in the order in which they are run and reported."""
 
-from axes import agreement, cluster, etcd_tool, kubernetes, lease, listing, mixed, put, range, store, txn, watch
+from axes import agreement, cluster, etcd_tool, kubernetes, lease, listing, mixed, put, range, store, tls, txn, watch
 
 ALL = (*put.AXES, *range.AXES, *txn.AXES, *mixed.AXES, *listing.AXES, *watch.AXES, *lease.AXES, *store.AXES,
-       *kubernetes.AXES, *cluster.AXES, *agreement.AXES, *etcd_tool.AXES)
+       *kubernetes.AXES, *cluster.AXES, *agreement.AXES, *tls.AXES, *etcd_tool.AXES)
 
 
 def select(names):

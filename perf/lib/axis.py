@@ -29,6 +29,8 @@ class Axis:
     rounds: tuple = (1, 3)
     # Members of each side's cluster.
     members: int = 1
+    # Whether clients come by TLS, and members of a cluster to one another.
+    is_secured: bool = False
     # Whether two load tools are compared on the same etcd, instead of two servers under the same tool.
     compares_tools: bool = False
     # Whether it belongs to a run that names no axis.

@@ -141,9 +141,11 @@ class Contest:
 
     def with_server(self, result, side, folder, ports, step):
         """Takes a step on a started server."""
-        members = result.axis.members
-        alone = members == 1
-        server = Server(side.binary, folder, ports) if alone else Cluster(side.binary, folder, ports, members)
+        members, is_secured = result.axis.members, result.axis.is_secured
+        if members == 1:
+            server = Server(side.binary, folder, ports, is_secured=is_secured)
+        else:
+            server = Cluster(side.binary, folder, ports, members, is_secured)
         run = self.run(result, side, server)
         with run.server as server:
             server.start(run.deadline)

@@ -56,7 +56,8 @@ class Load:
         self.results = os.path.join(folder, f"load-{number}.json")
         self.server = server
         pids = [argument for pid in server.pids for argument in ("--server-pid", str(pid))]
-        self.child = Child([binary, *arguments, "--endpoints", server.endpoint, *pids, "--quiet",
+        trust = ["--insecure-skip-tls-verify"] if server.is_secured else []
+        self.child = Child([binary, *arguments, "--endpoints", server.endpoint, *trust, *pids, "--quiet",
                             f"--json={self.results}"], os.path.join(folder, f"load-{number}.log"), cpus)
 
     def __enter__(self):

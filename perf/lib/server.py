@@ -16,11 +16,13 @@ RETRY_AFTER = 0.002
 
 
 class Server:
-    """A member, which is its whole cluster unless it is told otherwise. Leaving its context kills it."""
+    """A member, which is its whole cluster unless it is told otherwise. Leaving its context kills it. A secured one has
+    a port with TLS for the load, by a certificate of its own making, and one without for our questions."""
 
-    def __init__(self, binary, folder, ports, cpus=None, name="m"):
-        self.binary, self.folder, self.cpus, self.name = binary, folder, cpus, name
+    def __init__(self, binary, folder, ports, cpus=None, name="m", is_secured=False):
+        self.binary, self.folder, self.cpus, self.name, self.is_secured = binary, folder, cpus, name, is_secured
         self.port, self.peer_port = next(ports), next(ports)
+        self.secured_port = next(ports) if is_secured else None
         self.founders = [self]
         self.state = "new"
         self.child = None
@@ -41,16 +43,22 @@ class Server:
 
     @property
     def endpoint(self):
+        return f"https://127.0.0.1:{self.secured_port}" if self.is_secured else self.plain
+
+    @property
+    def plain(self):
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def peer(self):
-        return f"http://127.0.0.1:{self.peer_port}"
+        return f"{'https' if self.is_secured else 'http'}://127.0.0.1:{self.peer_port}"
 
     def command(self):
         cluster = ",".join(f"{founder.name}={founder.peer}" for founder in self.founders)
-        return [self.binary, "--name", self.name, "--data-dir", os.path.join(self.folder, "data"),
-                "--listen-client-urls", self.endpoint, "--advertise-client-urls", self.endpoint,
+        clients = f"{self.endpoint},{self.plain}" if self.is_secured else self.plain
+        secured = ["--auto-tls", "--peer-auto-tls"] if self.is_secured else []
+        return [self.binary, *secured, "--name", self.name, "--data-dir", os.path.join(self.folder, "data"),
+                "--listen-client-urls", clients, "--advertise-client-urls", clients,
                 "--listen-peer-urls", self.peer, "--initial-advertise-peer-urls", self.peer, "--initial-cluster", cluster,
                 "--initial-cluster-state", self.state,
                 "--quota-backend-bytes", str(QUOTA), "--log-level", "warn"]
@@ -100,13 +108,13 @@ class Server:
 class Cluster:
     """Members that have founded a cluster, all on this machine. Leaving its context kills them."""
 
-    def __init__(self, binary, folder, ports, size):
-        self.folder = folder
+    def __init__(self, binary, folder, ports, size, is_secured=False):
+        self.folder, self.is_secured = folder, is_secured
         self.members = []
         for number in range(size):
             own = os.path.join(folder, f"m{number}")
             os.makedirs(own, exist_ok=True)
-            self.members.append(Server(binary, own, ports, name=f"m{number}"))
+            self.members.append(Server(binary, own, ports, name=f"m{number}", is_secured=is_secured))
         for member in self.members:
             member.founders = self.members
 
@@ -161,3 +169,4 @@ class Reached:
 
     def __init__(self, member, cluster):
         self.endpoint, self.folder, self.pids, self.check = member.endpoint, cluster.folder, cluster.pids, cluster.check
+        self.is_secured = cluster.is_secured
