@@ -4,15 +4,15 @@
 
 use std::fs;
 use std::io;
-use std::sync::Arc;
 
+use rustls::Error;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
-use rustls::{Error, RootCertStore};
 
-use super::x509::Revoked;
+use super::authorities::Authorities;
+use super::x509::{Revoked, Signed};
 
 /// Where systems keep the authorities that they trust.
 const SYSTEM_ROOTS: [&str; 5] = [
@@ -28,15 +28,6 @@ const SYSTEM_FOLDERS: [&str; 2] = ["/etc/ssl/certs", "/etc/pki/tls/certs"];
 
 /// What each block of PEM begins with.
 const BEGIN: &[u8] = b"-----BEGIN";
-
-/// Certificates that are trusted.
-#[derive(Clone, Debug)]
-pub struct Authorities {
-    /// As authorities.
-    pub roots: Arc<RootCertStore>,
-    /// As they are.
-    pub certificates: Vec<CertificateDer<'static>>,
-}
 
 /// Reads a file.
 ///
@@ -62,12 +53,17 @@ pub fn certified_key(cert: &str, key: &str, provider: &CryptoProvider) -> Result
     let (cert_pem, key_pem) = (read(cert)?, read(key)?);
     let chain = chain(&cert_pem).map_err(|why| format!("{why} ({cert})"))?;
     let private = private_key(&key_pem).map_err(|why| format!("{why} ({key})"))?;
-    CertifiedKey::from_der(chain, private, provider).map_err(|error| match error {
-        Error::InconsistentKeys(_) => format!("tls: private key does not match public key ({cert}, {key})"),
+    let private = provider.key_provider.load_private_key(private).map_err(|error| match error {
         Error::General(why) => format!("tls: failed to parse private key: {why} ({key})"),
-        Error::InvalidCertificate(why) => format!("x509: cannot parse the certificate: {why:?} ({cert})"),
-        other => format!("{other} ({cert}, {key})"),
-    })
+        other => format!("{other} ({key})"),
+    })?;
+    // rustls would compare the two as well, but not where the certificate is of an old version.
+    let signed = chain.first().and_then(|certificate| Signed::read(certificate));
+    let signed = signed.ok_or_else(|| format!("x509: malformed certificate ({cert})"))?;
+    if private.public_key().is_some_and(|public| *public != *signed.key) {
+        return Err(format!("tls: private key does not match public key ({cert}, {key})"));
+    }
+    Ok(CertifiedKey::new(chain, private))
 }
 
 /// The certificates of a PEM file, of which there is one at least.
@@ -100,14 +96,8 @@ pub fn authorities(path: &str) -> Result<Authorities, String> {
     let text = read(path)?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
     let certificates = found.map_err(|error| format!("failed to parse {path}: {error}"))?;
-    let mut roots = RootCertStore::empty();
-    for certificate in &certificates {
-        let added = roots.add(certificate.clone());
-        added.map_err(|error| {
-            format!("x509: cannot take a certificate of {path} for an authority: {error}")
-        })?;
-    }
-    Ok(Authorities { roots: Arc::new(roots), certificates })
+    Authorities::of(certificates)
+        .map_err(|error| format!("x509: cannot take a certificate of {path} for an authority: {error}"))
 }
 
 /// The authorities that the system trusts; none if it keeps them elsewhere. What cannot be read of them is left out.
@@ -129,16 +119,14 @@ fn authorities_of(files: &[&str], folders: Option<&str>) -> Authorities {
         None if found.is_none() => SYSTEM_FOLDERS.to_vec(),
         None => Vec::new(),
     };
-    let mut roots = RootCertStore::empty();
-    let mut add = |text: &[u8]| {
-        roots.add_parsable_certificates(CertificateDer::pem_slice_iter(text).flatten());
-    };
+    let mut certificates: Vec<CertificateDer<'static>> = Vec::new();
+    let mut add = |text: &[u8]| certificates.extend(CertificateDer::pem_slice_iter(text).flatten());
     add(&found.unwrap_or_default());
     for folder in folders {
         let entries = fs::read_dir(folder).into_iter().flatten().flatten();
         entries.filter_map(|entry| fs::read(entry.path()).ok()).for_each(|text| add(&text));
     }
-    Authorities { roots: Arc::new(roots), certificates: Vec::new() }
+    Authorities::of_system(certificates)
 }
 
 /// Reads a list of revoked certificates.

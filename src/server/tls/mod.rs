@@ -12,6 +12,7 @@
 //!   self_signed  a certificate that the member makes for itself
 //!   files      certificates, keys, authorities and revocations as they lie on the disk
 //!   provider   suites, curves and signatures
+//!   authorities  certificates that are trusted
 //!   x509       what a certificate says
 //!   expiry     when a certificate ends, and when to say so
 //!   verify     whether the other side's certificate is taken
@@ -37,6 +38,7 @@
 //! Everything else lives on one core. Absent: TLS in the kernel, HTTP/1.1's endpoints over HTTP/2.
 #![forbid(unsafe_code)]
 
+mod authorities;
 pub mod door;
 mod errors;
 mod expiry;

@@ -22,8 +22,9 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion};
 
+use super::authorities::Authorities;
 use super::expiry::Expiry;
-use super::files::{self, Authorities};
+use super::files;
 use super::provider::provider;
 use super::verify::{Allowed, Clients, Servers};
 use super::x509::Revoked;
@@ -310,7 +311,7 @@ fn client(files: &TlsFiles, own: Option<CertifiedKey>, rules: &Rules) -> Result<
     let servers = if files.is_self_signed {
         Servers::any(&rules.provider)
     } else {
-        Servers::new(authorities(files)?, allowed(files), &rules.provider)?
+        Servers::new(authorities(files)?, allowed(files), &rules.provider)
     };
     let builder = ClientConfig::builder_with_provider(rules.provider.clone());
     let builder = builder.with_protocol_versions(&rules.versions).map_err(|error| error.to_string())?;

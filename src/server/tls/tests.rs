@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use futures::io::{AsyncReadExt, AsyncWriteExt};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, CustomExtension,
+    DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
     PKCS_ECDSA_P384_SHA384, PKCS_ECDSA_P521_SHA512, PKCS_ED25519, RevokedCertParams, SerialNumber,
     SigningKey,
 };
@@ -69,9 +69,13 @@ fn authority(name: &str) -> Authority {
 fn authority_with(name: &str, key: KeyPair) -> Authority {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, name);
+    be_authority(&mut params);
+    CertifiedIssuer::self_signed(params, key).unwrap()
+}
+
+fn be_authority(params: &mut CertificateParams) {
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    CertifiedIssuer::self_signed(params, key).unwrap()
 }
 
 /// A certificate for this machine, by which its name, its serial number and its last day are known.
@@ -85,6 +89,12 @@ fn leaf(authority: &Authority, name: &str, serial: u64, days: i64) -> Leaf {
 }
 
 fn leaf_with(authority: &Authority, name: &str, serial: u64, days: i64, key: KeyPair) -> Leaf {
+    let params = params(name, serial, days);
+    let cert = params.signed_by(&key, authority).unwrap();
+    Leaf { cert: cert.pem(), key: key.serialize_pem() }
+}
+
+fn params(name: &str, serial: u64, days: i64) -> CertificateParams {
     let mut params = CertificateParams::new(vec!["localhost".into(), "127.0.0.1".into()]).unwrap();
     params.distinguished_name.push(DnType::CommonName, name);
     params.serial_number = Some(SerialNumber::from(serial));
@@ -93,8 +103,7 @@ fn leaf_with(authority: &Authority, name: &str, serial: u64, days: i64, key: Key
     let now = OffsetDateTime::now_utc();
     params.not_before = now - Duration::days(10);
     params.not_after = now + Duration::days(days);
-    let cert = params.signed_by(&key, authority).unwrap();
-    Leaf { cert: cert.pem(), key: key.serialize_pem() }
+    params
 }
 
 fn tls(files: TlsFiles) -> Tls {
@@ -143,13 +152,15 @@ async fn send_back(mut stream: TlsStream, name: Option<Rc<str>>) -> io::Result<(
     Ok(())
 }
 
-/// A client that trusts `ca` and shows `leaf`.
-fn client(
+/// A client that trusts `ca` and shows nothing.
+fn client(address: SocketAddr, ca: &str) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
+    connect(address, client_session(ca, None))
+}
+
+fn connect(
     address: SocketAddr,
-    ca: &str,
-    leaf: Option<&Leaf>,
+    session: ClientConnection,
 ) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
-    let session = client_session(ca, leaf);
     let socket = TcpStream::connect(address)?;
     socket.set_read_timeout(Some(std::time::Duration::from_secs(20)))?;
     Ok(StreamOwned::new(session, socket))
@@ -178,7 +189,11 @@ fn session_with(provider: CryptoProvider, ca: &str, leaf: Option<&Leaf>) -> Clie
 
 /// By which name the server knows a client; an error where it does not let the client in.
 fn name_of(address: SocketAddr, ca: &str, leaf: Option<&Leaf>) -> io::Result<String> {
-    let mut stream = client(address, ca, leaf)?;
+    name_by(provider(), address, ca, leaf)
+}
+
+fn name_by(spoken: CryptoProvider, address: SocketAddr, ca: &str, leaf: Option<&Leaf>) -> io::Result<String> {
+    let mut stream = connect(address, session_with(spoken, ca, leaf))?;
     let mut name = Vec::new();
     loop {
         let mut byte = [0];
@@ -209,7 +224,7 @@ fn bytes_of_any_length_go_both_ways_whole() {
     let port = Arc::new(Port::open(&tls(files), Side::Client).unwrap());
     let stop = Arc::default();
     let (address, executor) = echo(port, Arc::clone(&stop));
-    let mut stream = client(address, &ca.pem(), None).unwrap();
+    let mut stream = client(address, &ca.pem()).unwrap();
     let mut greeting = [0; 7];
     stream.read_exact(&mut greeting).unwrap();
     assert_eq!(&greeting, b"nobody\n");
@@ -361,27 +376,138 @@ fn pem_of(der: &[u8]) -> String {
     text + "\n-----END CERTIFICATE-----\n"
 }
 
-/// A certificate in which what stands right before `mark` is damaged, signed anew by the authority.
-fn resigned(authority: &Authority, leaf: &Leaf, mark: &[u8], damage: impl Fn(&mut [u8])) -> Leaf {
-    let der = CertificateDer::from_pem_slice(leaf.cert.as_bytes()).unwrap();
-    // SEQUENCE { SEQUENCE { body }, SEQUENCE { algorithm }, BIT STRING { signature } }
-    let length = |at: usize| match der[at + 1] {
-        0x82 => 4 + usize::from(u16::from_be_bytes([der[at + 2], der[at + 3]])),
-        0x81 => 3 + usize::from(der[at + 2]),
-        short => 2 + usize::from(short),
+/// How long the head of an element is, and how long all of it.
+fn lengths(element: &[u8]) -> (usize, usize) {
+    let (head, content) = match element[1] {
+        0x82 => (4, usize::from(u16::from_be_bytes([element[2], element[3]]))),
+        0x81 => (3, usize::from(element[2])),
+        short => (2, usize::from(short)),
     };
-    let begin = der.len() - length(0) + if der[1] == 0x82 { 4 } else { 3 };
-    let body_end = begin + length(begin);
-    let mut body = der[begin..body_end].to_vec();
-    let at = body.windows(mark.len()).rposition(|window| window == mark).unwrap();
-    damage(&mut body[..at]);
-    let algorithm = &der[body_end..body_end + length(body_end)];
+    (head, head + content)
+}
+
+/// The elements in an element.
+fn elements(element: &[u8]) -> Vec<&[u8]> {
+    let (mut rest, mut found) = (&element[lengths(element).0..], Vec::new());
+    while !rest.is_empty() {
+        let (next, behind) = rest.split_at(lengths(rest).1);
+        found.push(next);
+        rest = behind;
+    }
+    found
+}
+
+/// An element that is a sequence of these.
+fn sequence(parts: &[&[u8]]) -> Vec<u8> {
+    let content = parts.concat();
+    let length = (content.len() as u16).to_be_bytes();
+    let head = match content.len() {
+        0..0x80 => vec![0x30, length[1]],
+        0x80..0x100 => vec![0x30, 0x81, length[1]],
+        _ => vec![0x30, 0x82, length[0], length[1]],
+    };
+    [head, content].concat()
+}
+
+/// A certificate whose body is changed, signed anew by the authority.
+fn resigned_with(authority: &Authority, leaf: &Leaf, change: impl Fn(&[u8]) -> Vec<u8>) -> Leaf {
+    let der = CertificateDer::from_pem_slice(leaf.cert.as_bytes()).unwrap();
+    let [body, algorithm, _] = elements(&der)[..] else { panic!("a certificate has three parts") };
+    let body = change(body);
     let signature = authority.key().sign(&body).unwrap();
     let bits = [&[0x03, signature.len() as u8 + 1, 0][..], &signature].concat();
-    let content = [&body[..], algorithm, &bits].concat();
-    let head = [&[0x30, 0x82][..], &(content.len() as u16).to_be_bytes()].concat();
-    let der = [head, content].concat();
-    Leaf { cert: pem_of(&der), key: leaf.key.clone() }
+    Leaf { cert: pem_of(&sequence(&[&body, algorithm, &bits])), key: leaf.key.clone() }
+}
+
+/// A certificate in which what stands right before `mark` is damaged, signed anew by the authority.
+fn resigned(authority: &Authority, leaf: &Leaf, mark: &[u8], damage: impl Fn(&mut [u8])) -> Leaf {
+    resigned_with(authority, leaf, |body| {
+        let mut body = body.to_vec();
+        let at = body.windows(mark.len()).rposition(|window| window == mark).unwrap();
+        damage(&mut body[..at]);
+        body
+    })
+}
+
+/// The certificate as it would be in version 1, without version and extensions.
+fn old(authority: &Authority, leaf: &Leaf) -> Leaf {
+    resigned_with(authority, leaf, |body| {
+        let parts = elements(body);
+        sequence(&parts[1..parts.len() - 1])
+    })
+}
+
+/// Who is let in where these authorities are trusted.
+fn are_let_in(authorities: &str, ca: &Authority, who: &[(&str, &Leaf, bool)]) {
+    let folder = Folder::new("odd");
+    let files = files(&folder, &leaf(ca, "server", 1, 10), Some(authorities));
+    let port = Arc::new(Port::open(&tls(files), Side::Client).unwrap());
+    let stop = Arc::default();
+    let (address, executor) = echo(port, Arc::clone(&stop));
+    for (what, leaf, is_taken) in who {
+        for version in ["1.2", "1.3"] {
+            let mut spoken = provider();
+            spoken.cipher_suites.retain(|suite| suite.tls13().is_some() == (version == "1.3"));
+            let name = name_by(spoken, address, &ca.pem(), Some(leaf));
+            assert_eq!(name.is_ok(), *is_taken, "{what}, TLS {version}: {name:?}");
+        }
+    }
+    stop.store(true, std::sync::atomic::Ordering::SeqCst);
+    executor.join().unwrap();
+}
+
+#[test]
+fn certificates_that_rustls_refuses_are_taken_where_etcd_takes_them() {
+    let (ca, other) = (authority("ca"), authority("ca"));
+    let alice = leaf(&ca, "alice", 2, 10);
+    let authority_of = |by: &Authority, change: fn(&mut CertificateParams)| {
+        let (mut params, key) = (params("alice", 3, 10), KeyPair::generate().unwrap());
+        be_authority(&mut params);
+        change(&mut params);
+        Leaf { cert: params.signed_by(&key, by).unwrap().pem(), key: key.serialize_pem() }
+    };
+    let strange = |params: &mut CertificateParams| {
+        let mut unknown = CustomExtension::from_oid_content(&[2, 5, 29, 99], vec![5, 0]);
+        unknown.set_criticality(true);
+        params.custom_extensions.push(unknown);
+    };
+    let late = |params: &mut CertificateParams| params.not_after = params.not_before + Duration::days(1);
+    let serves = |params: &mut CertificateParams| {
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    };
+    are_let_in(
+        &ca.pem(),
+        &ca,
+        &[
+            ("alice", &alice, true),
+            ("version 1", &old(&ca, &alice), true),
+            ("version 1 of another one of that name", &old(&other, &alice), false),
+            ("version 1, expired", &old(&ca, &leaf(&ca, "alice", 2, -1)), false),
+            ("an authority", &authority_of(&ca, |_| ()), true),
+            ("an authority of another one of that name", &authority_of(&other, |_| ()), false),
+            ("an authority with something unknown", &authority_of(&ca, strange), false),
+            ("an authority, expired", &authority_of(&ca, late), false),
+            ("an authority for servers", &authority_of(&ca, serves), false),
+        ],
+    );
+}
+
+#[test]
+fn a_certificate_that_is_trusted_signs_others_only_if_it_may_and_while_it_is_valid() {
+    let (ca, own) = (authority("ca"), KeyPair::generate().unwrap());
+    let pinned = CertifiedIssuer::self_signed(params("alice", 2, 10), own).unwrap();
+    let shown = Leaf { cert: pinned.pem(), key: pinned.key().serialize_pem() };
+    let child = leaf(&pinned, "bob", 3, 10);
+    let both = format!("{}{}", ca.pem(), pinned.pem());
+    for authorities in [pinned.pem(), both] {
+        are_let_in(&authorities, &ca, &[("alice", &shown, true), ("signed by alice", &child, false)]);
+    }
+    let mut params = params("late", 4, -1);
+    be_authority(&mut params);
+    let late = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let (early, alice) = (leaf(&late, "alice", 5, 10), leaf(&ca, "alice", 6, 10));
+    let both = format!("{}{}", ca.pem(), late.pem());
+    are_let_in(&both, &ca, &[("of an authority that has expired", &early, false), ("alice", &alice, true)]);
 }
 
 #[test]

@@ -1,21 +1,28 @@
 //! Whether the other side's certificate is taken: its chain as rustls sees it, and what etcd's flags ask besides.
 //!
-//! One kind of certificate is taken that rustls refuses and etcd does not: one that is among the authorities itself, as
-//! a self-signed certificate that both sides know is.
+//! Some certificates are taken here that rustls refuses and etcd does not: one that is trusted as it is, as a
+//! self-signed certificate that both sides know, and one of an old version or of an authority, if an authority that is
+//! trusted has signed it itself.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
+    verify_tls13_signature_with_raw_key,
+};
+use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, PeerMisbehaved, RootCertStore,
+    SignatureScheme,
+};
 
-use super::files::Authorities;
-use super::x509::{Facts, Usage};
+use super::authorities::Authorities;
+use super::x509::{Facts, Signed, Usage};
 
 /// Who may be at the other end, of those whom an authority vouches for.
 #[derive(Clone, Debug, Default)]
@@ -32,11 +39,10 @@ impl Allowed {
     }
 
     /// Refuses a certificate of nobody who is allowed. No other check of a client's certificate ends with this error.
-    fn check(&self, certificate: &CertificateDer<'_>) -> Result<(), Error> {
+    fn check(&self, facts: &Facts) -> Result<(), Error> {
         if self.is_anybody() {
             return Ok(());
         }
-        let facts = facts(certificate)?;
         let is_named = self.cns.contains(&facts.common_name)
             || self.hostnames.iter().any(|hostname| facts.is_for_host(hostname));
         if is_named { Ok(()) } else { Err(CertificateError::NotValidForName.into()) }
@@ -47,28 +53,84 @@ fn facts(certificate: &CertificateDer<'_>) -> Result<Facts, Error> {
     Facts::read(certificate).ok_or_else(|| CertificateError::BadEncoding.into())
 }
 
-/// A certificate that is trusted as it is, and not for who has signed it.
-fn check_known(certificate: &CertificateDer<'_>, usage: Usage, now: UnixTime) -> Result<Facts, Error> {
-    let facts = facts(certificate)?;
-    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-    if now < facts.not_before {
-        return Err(CertificateError::NotValidYet.into());
+/// Whom to trust.
+#[derive(Debug)]
+struct Trust {
+    authorities: Authorities,
+    allowed: Allowed,
+    provider: Arc<CryptoProvider>,
+}
+
+impl Trust {
+    fn algorithms(&self) -> &WebPkiSupportedAlgorithms {
+        &self.provider.signature_verification_algorithms
     }
-    if now > facts.not_after {
-        return Err(CertificateError::Expired.into());
+
+    /// Judges a certificate, if it is one that rustls does not take or does not know; says whether it is.
+    fn judge(
+        &self,
+        certificate: &CertificateDer<'_>,
+        facts: &Facts,
+        usage: Usage,
+        now: i64,
+    ) -> Result<bool, Error> {
+        let is_known = self.authorities.certificates.contains(certificate);
+        if !is_known && !facts.is_odd() {
+            return Ok(false);
+        }
+        check_alone(facts, usage, now)?;
+        if !is_known {
+            self.authorities.check_signed(certificate, self.algorithms(), now)?;
+        }
+        Ok(true)
     }
-    if !facts.allows(usage) {
-        return Err(CertificateError::InvalidPurpose.into());
+
+    /// Verifies a chain by all authorities, and where the time of some is not now, by the others.
+    fn verify(
+        &self,
+        now: i64,
+        verify: impl Fn(Option<RootCertStore>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        verify(None)?;
+        match self.authorities.valid_ones(now) {
+            None => Ok(()),
+            Some(others) => verify(Some(others)).map_err(|_| CertificateError::Expired.into()),
+        }
     }
-    Ok(facts)
+}
+
+fn seconds(time: UnixTime) -> i64 {
+    i64::try_from(time.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// What a certificate says of itself, whoever has signed it.
+fn check_alone(facts: &Facts, usage: Usage, now: i64) -> Result<(), Error> {
+    let why = if facts.is_strange {
+        CertificateError::UnhandledCriticalExtension
+    } else if now < facts.not_before {
+        CertificateError::NotValidYet
+    } else if now > facts.not_after {
+        CertificateError::Expired
+    } else if !facts.allows(usage) {
+        CertificateError::InvalidPurpose
+    } else {
+        return Ok(());
+    };
+    Err(why.into())
+}
+
+type ClientChains = Arc<dyn ClientCertVerifier>;
+
+fn client_chains(roots: RootCertStore, provider: &Arc<CryptoProvider>) -> Option<ClientChains> {
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build().ok()
 }
 
 /// Verifies the certificates of clients.
 #[derive(Debug)]
 pub struct Clients {
-    chains: Arc<dyn ClientCertVerifier>,
-    known: Vec<CertificateDer<'static>>,
-    allowed: Allowed,
+    /// Chains that lead to an authority, if there is one that may have signed certificates.
+    chains: Option<ClientChains>,
+    trust: Trust,
 }
 
 impl Clients {
@@ -81,15 +143,17 @@ impl Clients {
         allowed: Allowed,
         provider: &Arc<CryptoProvider>,
     ) -> Result<Self, String> {
-        let chains = WebPkiClientVerifier::builder_with_provider(authorities.roots, provider.clone());
-        let chains = chains.build().map_err(|error| format!("cannot verify client certificates: {error}"))?;
-        Ok(Self { chains, known: authorities.certificates, allowed })
+        if authorities.names.is_empty() {
+            return Err("cannot verify client certificates: there is no authority".to_owned());
+        }
+        let chains = client_chains(RootCertStore::clone(&authorities.roots), provider);
+        Ok(Self { chains, trust: Trust { authorities, allowed, provider: provider.clone() } })
     }
 }
 
 impl ClientCertVerifier for Clients {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.chains.root_hint_subjects()
+        &self.trust.authorities.names
     }
 
     fn verify_client_cert(
@@ -98,12 +162,17 @@ impl ClientCertVerifier for Clients {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        if self.known.contains(end_entity) {
-            check_known(end_entity, Usage::Client, now)?;
-        } else {
-            self.chains.verify_client_cert(end_entity, intermediates, now)?;
+        let facts = facts(end_entity)?;
+        if !self.trust.judge(end_entity, &facts, Usage::Client, seconds(now))? {
+            let provider = &self.trust.provider;
+            self.trust.verify(seconds(now), |others| {
+                let made = others.map(|roots| client_chains(roots, provider));
+                let chains = made.as_ref().unwrap_or(&self.chains).as_ref();
+                let chains = chains.ok_or(CertificateError::UnknownIssuer)?;
+                chains.verify_client_cert(end_entity, intermediates, now).map(drop)
+            })?;
         }
-        self.allowed.check(end_entity)?;
+        self.trust.allowed.check(&facts)?;
         Ok(ClientCertVerified::assertion())
     }
 
@@ -113,7 +182,10 @@ impl ClientCertVerifier for Clients {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chains.verify_tls12_signature(message, cert, dss)
+        match old_key(cert)? {
+            Some(signed) => verify_tls12_by_key(message, &signed, dss, self.trust.algorithms()),
+            None => verify_tls12_signature(message, cert, dss, self.trust.algorithms()),
+        }
     }
 
     fn verify_tls13_signature(
@@ -122,63 +194,76 @@ impl ClientCertVerifier for Clients {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chains.verify_tls13_signature(message, cert, dss)
+        match old_key(cert)? {
+            Some(signed) => {
+                let key = SubjectPublicKeyInfoDer::from(signed.key);
+                verify_tls13_signature_with_raw_key(message, &key, dss, self.trust.algorithms())
+            }
+            None => verify_tls13_signature(message, cert, dss, self.trust.algorithms()),
+        }
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chains.supported_verify_schemes()
+        self.trust.algorithms().supported_schemes()
     }
 }
 
-/// Which chains of a server's certificate are taken.
-#[derive(Debug)]
-enum Chains {
-    /// Any, whose key must still be the server's.
-    Any,
-    /// None: no authority is known.
-    Nobody,
-    /// Those that lead to an authority.
-    Of(Arc<WebPkiServerVerifier>),
+/// The parts of a certificate of an old version, which rustls does not read.
+fn old_key<'a>(certificate: &'a CertificateDer<'_>) -> Result<Option<Signed<'a>>, Error> {
+    if !facts(certificate)?.is_old {
+        return Ok(None);
+    }
+    Signed::read(certificate).map(Some).ok_or_else(|| CertificateError::BadEncoding.into())
+}
+
+/// Verifies a signature of TLS 1.2, where the scheme leaves open which curve the key is on.
+fn verify_tls12_by_key(
+    message: &[u8],
+    signed: &Signed<'_>,
+    dss: &DigitallySignedStruct,
+    algorithms: &WebPkiSupportedAlgorithms,
+) -> Result<HandshakeSignatureValid, Error> {
+    let (id, key) = signed.key_parts().ok_or(CertificateError::BadEncoding)?;
+    let offered = algorithms.mapping.iter().find(|(scheme, _)| *scheme == dss.scheme);
+    let (_, possible) = offered.ok_or(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme)?;
+    let algorithm = possible.iter().find(|algorithm| *algorithm.public_key_alg_id() == *id);
+    let verified = algorithm.map(|algorithm| algorithm.verify_signature(key, message, dss.signature()));
+    match verified {
+        Some(Ok(())) => Ok(HandshakeSignatureValid::assertion()),
+        _ => Err(CertificateError::BadSignature.into()),
+    }
+}
+
+type ServerChains = Arc<WebPkiServerVerifier>;
+
+fn server_chains(roots: RootCertStore, provider: &Arc<CryptoProvider>) -> Option<ServerChains> {
+    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build().ok()
 }
 
 /// Verifies the certificates of servers.
 #[derive(Debug)]
 pub struct Servers {
-    chains: Chains,
-    known: Vec<CertificateDer<'static>>,
-    allowed: Allowed,
-    provider: Arc<CryptoProvider>,
+    /// Any certificate is taken, if its key is the server's.
+    takes_any: bool,
+    /// Chains that lead to an authority, if there is one that may have signed certificates.
+    chains: Option<ServerChains>,
+    trust: Trust,
 }
 
 impl Servers {
     /// A server has to show a certificate of one of these authorities for the name by which it was called. Without any
     /// authority no server is taken: a member that dials nobody does without.
-    ///
-    /// # Errors
-    /// When the authorities cannot be used.
-    pub fn new(
-        authorities: Authorities,
-        allowed: Allowed,
-        provider: &Arc<CryptoProvider>,
-    ) -> Result<Self, String> {
-        let chains = if authorities.roots.is_empty() {
-            Chains::Nobody
-        } else {
-            let chains = WebPkiServerVerifier::builder_with_provider(authorities.roots, provider.clone());
-            let failed = |error| format!("cannot verify server certificates: {error}");
-            Chains::Of(chains.build().map_err(failed)?)
-        };
-        Ok(Self { chains, known: authorities.certificates, allowed, provider: provider.clone() })
+    pub fn new(authorities: Authorities, allowed: Allowed, provider: &Arc<CryptoProvider>) -> Self {
+        let chains = server_chains(RootCertStore::clone(&authorities.roots), provider);
+        let trust = Trust { authorities, allowed, provider: provider.clone() };
+        Self { takes_any: false, chains, trust }
     }
 
     /// Any certificate is taken.
     pub fn any(provider: &Arc<CryptoProvider>) -> Self {
-        Self {
-            chains: Chains::Any,
-            known: Vec::new(),
-            allowed: Allowed::default(),
-            provider: provider.clone(),
-        }
+        let authorities = Authorities::of_system(Vec::new());
+        let trust = Trust { authorities, allowed: Allowed::default(), provider: provider.clone() };
+        Self { takes_any: true, chains: None, trust }
     }
 }
 
@@ -191,20 +276,26 @@ impl ServerCertVerifier for Servers {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let chains = match &self.chains {
-            Chains::Any => return Ok(ServerCertVerified::assertion()),
-            Chains::Nobody => return Err(CertificateError::UnknownIssuer.into()),
-            Chains::Of(chains) => chains,
-        };
-        if self.known.contains(end_entity) {
-            let facts = check_known(end_entity, Usage::Server, now)?;
+        if self.takes_any {
+            return Ok(ServerCertVerified::assertion());
+        }
+        let facts = facts(end_entity)?;
+        if self.trust.judge(end_entity, &facts, Usage::Server, seconds(now))? {
             if !facts.is_for_host(&server_name.to_str()) {
                 return Err(CertificateError::NotValidForName.into());
             }
         } else {
-            chains.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
+            let provider = &self.trust.provider;
+            self.trust.verify(seconds(now), |others| {
+                let made = others.map(|roots| server_chains(roots, provider));
+                let chains = made.as_ref().unwrap_or(&self.chains).as_ref();
+                let chains = chains.ok_or(CertificateError::UnknownIssuer)?;
+                chains
+                    .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+                    .map(drop)
+            })?;
         }
-        self.allowed.check(end_entity)?;
+        self.trust.allowed.check(&facts)?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -214,7 +305,7 @@ impl ServerCertVerifier for Servers {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+        verify_tls12_signature(message, cert, dss, self.trust.algorithms())
     }
 
     fn verify_tls13_signature(
@@ -223,29 +314,29 @@ impl ServerCertVerifier for Servers {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+        verify_tls13_signature(message, cert, dss, self.trust.algorithms())
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.trust.algorithms().supported_schemes()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustls::RootCertStore;
 
     use super::super::provider::provider;
 
     #[test]
     fn without_authorities_no_server_is_taken_and_none_is_needed_to_begin() {
-        let nobody = Authorities { roots: Arc::new(RootCertStore::empty()), certificates: Vec::new() };
+        let nobody = Authorities::of(Vec::new()).unwrap();
         let provider = Arc::new(provider());
-        let servers = Servers::new(nobody, Allowed::default(), &provider).unwrap();
+        let servers = Servers::new(nobody, Allowed::default(), &provider);
         let name = ServerName::try_from("localhost").unwrap();
-        let any = CertificateDer::from(vec![0x30, 0]);
-        let taken = servers.verify_server_cert(&any, &[], &name, &[], UnixTime::now());
+        let any = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let any = any.cert.der();
+        let taken = servers.verify_server_cert(any, &[], &name, &[], UnixTime::now());
         assert_eq!(taken.err(), Some(CertificateError::UnknownIssuer.into()));
     }
 }

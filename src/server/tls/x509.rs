@@ -23,6 +23,14 @@ pub struct Facts {
     pub addresses: Vec<IpAddr>,
     /// What it may be used for; empty if it says nothing about that.
     pub(super) usages: Vec<Vec<u8>>,
+    /// It is of an older version than the third, which has extensions.
+    pub(super) is_old: bool,
+    /// It says whether it is one of an authority, and what.
+    pub(super) authority: Option<bool>,
+    /// It says what its key is for, which is not to sign certificates.
+    pub(super) signs_nothing: bool,
+    /// It says something that has to be understood, and is not.
+    pub(super) is_strange: bool,
 }
 
 /// What a certificate is used for.
@@ -36,14 +44,24 @@ pub enum Usage {
 
 const OID_COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
 const OID_SUBJECT_NAMES: &[u8] = &[0x55, 0x1d, 0x11];
+const OID_AUTHORITY: &[u8] = &[0x55, 0x1d, 0x13];
+const OID_KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x0f];
 const OID_USAGES: &[u8] = &[0x55, 0x1d, 0x25];
 const OID_ANY_USAGE: &[u8] = &[0x55, 0x1d, 0x25, 0x00];
 const OID_SERVER: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x01];
 const OID_CLIENT: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x02];
 
+/// How the ids of those extensions end that are understood here, or may be left aside.
+const EXTENSIONS: [u8; 12] = [14, 15, 17, 19, 30, 31, 32, 33, 35, 36, 37, 54];
+/// The version that has extensions, as it is written.
+const VERSION_3: &[u8] = &[2];
+/// The bit of a key that signs certificates.
+const SIGNS_CERTIFICATES: u8 = 0x04;
+
 mod tag {
     pub const BOOLEAN: u8 = 0x01;
     pub const INTEGER: u8 = 0x02;
+    pub const BITS: u8 = 0x03;
     pub const OCTETS: u8 = 0x04;
     pub const OID: u8 = 0x06;
     pub const UTC_TIME: u8 = 0x17;
@@ -94,6 +112,13 @@ impl<'a> Der<'a> {
         self.next().filter(|(found, _)| *found == tag).map(|(_, content)| content)
     }
 
+    /// The next element with its head, which has this tag.
+    fn whole(&mut self, tag: u8) -> Option<&'a [u8]> {
+        let before = self.0;
+        self.expect(tag)?;
+        Some(&before[..before.len() - self.0.len()])
+    }
+
     /// The next element if it has one of these tags.
     fn optional(&mut self, tags: &[u8]) -> Option<&'a [u8]> {
         let mut ahead = *self;
@@ -108,8 +133,12 @@ impl Facts {
     pub fn read(certificate: &[u8]) -> Option<Facts> {
         let mut signed = Der(Der(certificate).expect(tag::SEQUENCE)?);
         let mut body = Der(signed.expect(tag::SEQUENCE)?);
-        body.optional(&[tag::VERSION]);
-        let mut facts = Facts { serial: serial(body.expect(tag::INTEGER)?).to_vec(), ..Facts::default() };
+        let is_old = match body.optional(&[tag::VERSION]) {
+            Some(version) => Der(version).expect(tag::INTEGER)? != VERSION_3,
+            None => true,
+        };
+        let serial = serial(body.expect(tag::INTEGER)?).to_vec();
+        let mut facts = Facts { serial, is_old, ..Facts::default() };
         body.expect(tag::SEQUENCE)?; // how it is signed
         body.expect(tag::SEQUENCE)?; // by whom
         let mut validity = Der(body.expect(tag::SEQUENCE)?);
@@ -130,9 +159,20 @@ impl Facts {
         while !extensions.is_empty() {
             let mut extension = Der(extensions.expect(tag::SEQUENCE)?);
             let id = extension.expect(tag::OID)?;
-            extension.optional(&[tag::BOOLEAN]);
+            let is_critical = extension.optional(&[tag::BOOLEAN]).is_some_and(is_true);
             let value = extension.expect(tag::OCTETS)?;
+            let is_usual = EXTENSIONS.iter().any(|last| id == [0x55, 0x1d, *last]);
+            self.is_strange |= is_critical && !is_usual;
             match id {
+                OID_AUTHORITY => {
+                    let mut constraints = Der(Der(value).expect(tag::SEQUENCE)?);
+                    self.authority = Some(constraints.optional(&[tag::BOOLEAN]).is_some_and(is_true));
+                }
+                OID_KEY_USAGE => {
+                    let (_, bits) = Der(value).expect(tag::BITS)?.split_first()?;
+                    let is_said = bits.iter().any(|byte| *byte != 0);
+                    self.signs_nothing = is_said && bits[0] & SIGNS_CERTIFICATES == 0;
+                }
                 OID_SUBJECT_NAMES => self.read_names(Der(Der(value).expect(tag::SEQUENCE)?))?,
                 OID_USAGES => {
                     let mut usages = Der(Der(value).expect(tag::SEQUENCE)?);
@@ -170,11 +210,76 @@ impl Facts {
         }
     }
 
+    /// Whether the certificate may have signed others.
+    pub(super) fn is_signer(&self) -> bool {
+        self.authority.unwrap_or(self.is_old) && !self.signs_nothing
+    }
+
+    /// Whether it is one that rustls takes of nobody as its own.
+    pub(super) fn is_odd(&self) -> bool {
+        self.is_old || self.authority == Some(true)
+    }
+
     /// Whether the certificate may be used so.
     pub fn allows(&self, usage: Usage) -> bool {
         let wanted = if usage == Usage::Server { OID_SERVER } else { OID_CLIENT };
         self.usages.is_empty() || self.usages.iter().any(|id| *id == wanted || *id == OID_ANY_USAGE)
     }
+}
+
+fn is_true(boolean: &[u8]) -> bool {
+    boolean.iter().any(|byte| *byte != 0)
+}
+
+/// A certificate as far as signatures are concerned.
+pub(super) struct Signed<'a> {
+    /// What is signed.
+    pub body: &'a [u8],
+    /// What the algorithm of the signature is called.
+    pub algorithm: &'a [u8],
+    /// The signature.
+    pub signature: &'a [u8],
+    /// The parts of the name of who has signed.
+    pub issuer: &'a [u8],
+    /// The certificate's key.
+    pub key: &'a [u8],
+}
+
+impl<'a> Signed<'a> {
+    /// Reads a certificate; `None` if it is none.
+    pub fn read(certificate: &'a [u8]) -> Option<Self> {
+        let mut signed = Der(Der(certificate).expect(tag::SEQUENCE)?);
+        let body = signed.whole(tag::SEQUENCE)?;
+        let algorithm = signed.expect(tag::SEQUENCE)?;
+        let signature = bits(signed.expect(tag::BITS)?)?;
+        let mut parts = Der(Der(body).expect(tag::SEQUENCE)?);
+        parts.optional(&[tag::VERSION]);
+        parts.expect(tag::INTEGER)?;
+        if parts.expect(tag::SEQUENCE)? != algorithm {
+            return None;
+        }
+        let issuer = parts.expect(tag::SEQUENCE)?;
+        parts.expect(tag::SEQUENCE)?; // when it is valid
+        parts.expect(tag::SEQUENCE)?; // whose it is
+        let key = parts.whole(tag::SEQUENCE)?;
+        Some(Self { body, algorithm, signature, issuer, key })
+    }
+
+    /// What the key's algorithm is called, and the key alone.
+    pub fn key_parts(&self) -> Option<(&'a [u8], &'a [u8])> {
+        key_parts(Der(self.key).expect(tag::SEQUENCE)?)
+    }
+}
+
+/// What the algorithm of a key is called, and the key alone.
+pub(super) fn key_parts(key: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut parts = Der(key);
+    Some((parts.expect(tag::SEQUENCE)?, bits(parts.expect(tag::BITS)?)?))
+}
+
+/// Whole bytes of bits.
+fn bits(content: &[u8]) -> Option<&[u8]> {
+    content.split_first().filter(|(unused, _)| **unused == 0).map(|(_, bits)| bits)
 }
 
 /// A name of a host against one that may begin with a star, which stands for one label.

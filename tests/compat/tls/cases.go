@@ -172,11 +172,26 @@ func certificates(p *pki) []row {
 		show("with a key on P-384", issue(ask{cn: "alice", by: p.ca, key: ecKeyOn(elliptic.P384())})),
 		show("with a key on P-521", issue(ask{cn: "alice", by: p.ca, key: ecKeyOn(elliptic.P521())})),
 		show("without the authority between", under), show("with the authority between", &behind),
+		show("of version 1", old(ask{cn: "alice", by: p.ca})), get("TLS 1.2, of version 1", client{trusts: p.ca, shows: old(ask{cn: "alice", by: p.ca}), max: tls.VersionTLS12}),
+		call("of version 1, over gRPC", client{trusts: p.ca, shows: old(ask{cn: "alice", by: p.ca})}),
+		show("of version 1, of another authority of that name", old(ask{cn: "alice", by: authority("ca")})),
+		show("of version 1, expired", old(ask{cn: "alice", by: p.ca, from: -2 * time.Hour, to: -time.Hour})),
+		show("an authority under the authority", issue(ask{cn: "alice", by: p.ca, isCA: true})),
+		show("an authority of another authority of that name", issue(ask{cn: "alice", by: authority("ca"), isCA: true})),
+		show("an authority under the authority, expired", issue(ask{cn: "alice", by: p.ca, isCA: true, from: -2 * time.Hour, to: -time.Hour})),
+		show("signed by a client", signed(p.alice)),
 		show("the authority itself", p.ca), show("signed by itself", issue(ask{cn: "alice", isCA: true})),
 		get("TLS 1.2, alice", client{trusts: p.ca, shows: p.alice, max: tls.VersionTLS12}),
 		get("TLS 1.2, nobody", client{trusts: p.ca, max: tls.VersionTLS12}),
 	}
 	return rows
+}
+
+// signed is a certificate that somebody has signed who is not an authority, and the other's behind it.
+func signed(by *issued) *issued {
+	i := issue(ask{cn: "alice", by: by})
+	i.chain = append(i.chain, by.cert)
+	return i
 }
 
 // logged compares what the log says of the last connection that was refused.

@@ -7,9 +7,11 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/pem"
 	"math/big"
 	"net"
@@ -101,6 +103,39 @@ func issue(a ask) *issued {
 	cert, err := x509.ParseCertificate(der)
 	fail(err)
 	return &issued{cert: cert, key: a.key}
+}
+
+// old is the certificate as it would be in version 1, which has no extensions: what "openssl x509 -req" makes when it is told of none.
+func old(a ask) *issued {
+	i := issue(a)
+	signer := i.key
+	if a.by != nil {
+		signer = a.by.key
+	}
+	algorithm := pkix.AlgorithmIdentifier{Algorithm: asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2}} // ECDSA with SHA-256
+	type validity struct{ From, To time.Time }
+	body, err := asn1.Marshal(struct {
+		Serial    *big.Int
+		Algorithm pkix.AlgorithmIdentifier
+		Issuer    asn1.RawValue
+		Validity  validity
+		Subject   asn1.RawValue
+		Key       asn1.RawValue
+	}{i.cert.SerialNumber, algorithm, asn1.RawValue{FullBytes: i.cert.RawIssuer}, validity{i.cert.NotBefore.UTC(), i.cert.NotAfter.UTC()},
+		asn1.RawValue{FullBytes: i.cert.RawSubject}, asn1.RawValue{FullBytes: i.cert.RawSubjectPublicKeyInfo}})
+	fail(err)
+	digest := sha256.Sum256(body)
+	signature, err := signer.Sign(rand.Reader, digest[:], crypto.SHA256)
+	fail(err)
+	der, err := asn1.Marshal(struct {
+		Body      asn1.RawValue
+		Algorithm pkix.AlgorithmIdentifier
+		Signature asn1.BitString
+	}{asn1.RawValue{FullBytes: body}, algorithm, asn1.BitString{Bytes: signature, BitLength: 8 * len(signature)}})
+	fail(err)
+	cert, err := x509.ParseCertificate(der)
+	fail(err)
+	return &issued{cert: cert, key: i.key}
 }
 
 func authority(cn string) *issued { return issue(ask{cn: cn, isCA: true}) }

@@ -83,6 +83,9 @@ func scenes(p *pki) []scene {
 	own := issue(ask{cn: "own", isCA: true, hosts: []string{"localhost"}, ips: []string{"127.0.0.1"}})
 	ca521 := issue(ask{cn: "ca", isCA: true, key: ecKeyOn(elliptic.P521())})
 	alice521 := issue(ask{cn: "alice", by: ca521, key: ecKeyOn(elliptic.P521())})
+	pinned := issue(ask{cn: "alice"})
+	late := issue(ask{cn: "late", isCA: true, from: -2 * time.Hour, to: -time.Hour})
+	first := old(ask{cn: "first"})
 	rsaServer := serverOf(p.ca, rsaKey())
 	max := func(v string) string { return "--tls-max-version=" + v }
 	v12, v13 := client{trusts: p.ca, max: 0x0303}, client{trusts: p.ca, min: 0x0304}
@@ -118,6 +121,19 @@ func scenes(p *pki) []scene {
 		{"an authority with a key on P-521", func(f folder) []string { return serverFlags(f, serverOf(ca521, nil), ca521, false) }, []row{
 			get("nobody", client{trusts: ca521}), get("its own", client{trusts: ca521, shows: alice521}), call("its own over gRPC", client{trusts: ca521, shows: alice521}),
 			get("its own, TLS 1.2", client{trusts: ca521, shows: alice521, max: 0x0303}), get("alice", client{trusts: ca521, shows: p.alice})}},
+		{"a client among the authorities", func(f folder) []string {
+			flags := serverFlags(f, p.server, nil, false, "--client-cert-auth", "--trusted-ca-file="+f.put("trusted", append(p.ca.certPEM(), pinned.certPEM()...)))
+			return flags
+		}, []row{get("it", client{trusts: p.ca, shows: pinned}), get("signed by it", client{trusts: p.ca, shows: issue(ask{cn: "bob", by: pinned})}),
+			get("signed by it, and it", client{trusts: p.ca, shows: signed(pinned)}), get("alice", alice)}},
+		{"an authority that has expired", func(f folder) []string {
+			return serverFlags(f, p.server, nil, false, "--client-cert-auth", "--trusted-ca-file="+f.put("trusted", append(p.ca.certPEM(), late.certPEM()...)))
+		}, []row{get("its own", client{trusts: p.ca, shows: issue(ask{cn: "bob", by: late})}), get("alice", alice), get("itself", client{trusts: p.ca, shows: late})}},
+		{"an authority of version 1", func(f folder) []string { return serverFlags(f, serverOf(first, nil), first, false) }, []row{
+			get("its own", client{trusts: first, shows: issue(ask{cn: "alice", by: first})}), get("its own, of version 1", client{trusts: first, shows: old(ask{cn: "alice", by: first})}),
+			get("alice", client{trusts: first, shows: p.alice}), get("nobody", client{trusts: first})}},
+		{"a server of version 1", func(f folder) []string { return serverFlags(f, old(ask{cn: "server", by: p.ca}), nil, false) }, []row{
+			get("by who verifies it", any), get("by who does not", client{})}},
 		{"made by itself", func(folder) []string { return []string{"--auto-tls"} }, []row{get("taken", client{}), call("over gRPC", client{})}},
 		{"both schemes at one address", plain("--listen-client-urls=https://CLIENT,http://CLIENT"), []row{
 			get("TLS", any), call("gRPC", any), {name: "plain", try: func(s *side) (string, error) { return plainGet(s.Client) }}}},
