@@ -21,6 +21,7 @@ KERNEL = (
 )
 # The process's own, by the first that the function's name fits.
 USER = (
+    ("TLS: records sealed and opened", r"\brustls|aws_lc|ring_core|kevel::server::tls"),
     ("HTTP/2: frames, streams, flow control", r"kevel::server::http2::(?!hpack)|\bh2::"),
     ("HTTP/2: header fields", r"http2::hpack|hpack|http::header|\bhttp::"),
     ("gRPC: calls, messages, answers", r"kevel::server::(grpc|call)"),
