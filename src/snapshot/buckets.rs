@@ -4,6 +4,7 @@
 use crate::btree::{Read, Tree};
 use crate::cluster::Cluster;
 use crate::cluster::membership::is_learner;
+use crate::cluster::version::minor;
 use crate::error::Error;
 use crate::mvcc::hash::etcd_key;
 use crate::mvcc::revision::Revision;
@@ -11,6 +12,16 @@ use crate::proto::membershippb::Member;
 
 /// The version of the storage: the release whose schema the buckets follow.
 pub const STORAGE_VERSION: &str = "3.7.0";
+
+/// The version of the storage in a cluster of this version: etcd's follows the cluster's, and etcd 3.5 has none. A
+/// member of an older release does not start on a storage that says it is newer.
+pub fn storage_version(cluster: &str) -> Option<&'static str> {
+    match minor(cluster) {
+        Some((3, 6)) => Some("3.6.0"),
+        Some((3, 1..=5)) => None,
+        _ => Some(STORAGE_VERSION),
+    }
+}
 
 /// A bucket with its pairs in order.
 pub struct Bucket {
@@ -89,7 +100,9 @@ fn meta(read: &impl Read, cluster: &Cluster, finished: i64) -> Bucket {
     for (key, revision) in compactions.into_iter().filter(|(_, revision)| *revision >= 0) {
         meta.put(key, &*etcd_key(Revision::new(revision, 0), false));
     }
-    meta.put(*b"storageVersion", STORAGE_VERSION);
+    if let Some(version) = storage_version(&cluster.version) {
+        meta.put(*b"storageVersion", version);
+    }
     if applied.index > 0 && applied.term > 0 {
         meta.put(*b"term", applied.term.to_be_bytes());
     }
@@ -103,12 +116,13 @@ pub fn is_digested(bucket: &str, key: &[u8]) -> bool {
 }
 
 /// A string as Go's encoder writes it, which keeps clear of HTML.
-fn go_json(text: &str) -> String {
+pub(super) fn go_json(text: &str) -> String {
     let json = serde_json::Value::from(text).to_string();
     json.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
 }
 
-fn go_json_list(texts: &[String]) -> String {
+/// A list of strings, likewise.
+pub(super) fn go_json_list(texts: &[String]) -> String {
     format!("[{}]", texts.iter().map(|text| go_json(text)).collect::<Vec<_>>().join(","))
 }
 
@@ -147,6 +161,13 @@ fn conf_state_json(cluster: &Cluster) -> String {
 mod tests {
     use super::*;
     use crate::proto::membershippb::RaftAttributes;
+
+    #[test]
+    fn the_storage_follows_the_cluster_where_that_is_older() {
+        let versions = ["", "3.0.0", "3.7.0", "3.8.0", "3.6.0", "3.5.0"].map(storage_version);
+        let newest = Some(STORAGE_VERSION);
+        assert_eq!(versions, [newest, newest, newest, newest, Some("3.6.0"), None]);
+    }
 
     #[test]
     fn members_look_as_go_writes_them() {

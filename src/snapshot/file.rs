@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use bytes::Bytes;
-use raft::eraftpb::SnapshotMetadata;
+use raft::eraftpb::Snapshot;
 
 use super::buckets::Bucket;
 use super::leases::Position;
@@ -66,8 +66,8 @@ impl SnapshotFile {
     }
 
     /// What the raft message says that goes with the file.
-    pub fn metadata(&self) -> &SnapshotMetadata {
-        &self.state.metadata
+    pub fn message(&self) -> &Snapshot {
+        &self.state.message
     }
 
     /// Counts on for about `budget` small changes; where everything will lie, once that is known.

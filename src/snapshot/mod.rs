@@ -33,6 +33,7 @@
 //! [`buckets`] has the small buckets, which the Hash RPC digests too, [`leases`] the copied leases, [`state`] the
 //! instant, and [`file`](mod@file) the passes. [`status`] tells what a file has in it, [`import`] takes pairs into a
 //! store, [`fill`](mod@fill) all of a file. [`installed`] is how a store says that it is the snapshot of a leader.
+//! [`old_store`] is what etcd before 3.7 needs beside a file.
 #![forbid(unsafe_code)]
 
 pub mod buckets;
@@ -41,6 +42,7 @@ pub mod fill;
 pub mod import;
 pub mod installed;
 mod leases;
+mod old_store;
 pub mod state;
 pub mod status;
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! The instant that a file shows.
 #![forbid(unsafe_code)]
 
-use raft::eraftpb::SnapshotMetadata;
+use raft::eraftpb::{Snapshot, SnapshotMetadata};
 
 use super::buckets::{self, Bucket};
 use super::leases::Leases;
+use super::old_store;
 use crate::btree::{Cursor, Read, Tree};
 use crate::cluster::Cluster;
 use crate::error::Error;
@@ -17,7 +18,7 @@ pub struct State {
     /// The buckets behind `lease`.
     pub(super) after_lease: Vec<Bucket>,
     /// What the raft message says that goes with the file.
-    pub(super) metadata: SnapshotMetadata,
+    pub(super) message: Snapshot,
     /// Changes above it came later.
     pub(super) revision: i64,
     /// The compaction whose garbage may be there and does not count; none if all of it was gone.
@@ -43,7 +44,7 @@ impl<'r> Gathering<'r> {
             before_key: buckets::before_key(read)?,
             leases: Leases::default(),
             after_lease: buckets::after_lease(read, applied.compact_revision)?,
-            metadata: metadata(read)?,
+            message: message(read)?,
             revision: applied.revision,
             condemned: (!is_swept).then_some(applied.compact_revision),
         };
@@ -80,8 +81,9 @@ impl<'r> Gathering<'r> {
 }
 
 /// How far the log is applied in a state, and who belongs to the cluster in it.
-fn metadata(read: &impl Read) -> Result<SnapshotMetadata, Error> {
-    let applied = read.applied();
-    let conf_state = Cluster::restore(read)?.conf_state();
-    Ok(SnapshotMetadata { conf_state: Some(conf_state), index: applied.index, term: applied.term })
+fn message(read: &impl Read) -> Result<Snapshot, Error> {
+    let (applied, cluster) = (read.applied(), Cluster::restore(read)?);
+    let conf_state = Some(cluster.conf_state());
+    let metadata = SnapshotMetadata { conf_state, index: applied.index, term: applied.term };
+    Ok(Snapshot { metadata: Some(metadata), data: old_store::json(&cluster).into() })
 }

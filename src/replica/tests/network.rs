@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use raft::eraftpb::{ConfChange, ConfChangeType, Message, MessageType, Snapshot};
+use raft::eraftpb::{ConfChange, ConfChangeType, Message, MessageType};
 
 use super::world::TICK;
 use crate::btree::Store;
@@ -116,8 +116,7 @@ impl Cluster {
         let member = self.members.get_mut(&id).expect("a member");
         let recovered = member.files.recover(0).map_err(|error| error.to_string())?;
         let store = Store::in_memory();
-        if let Some(why) = refusal(id, &store, unapplied(&store, &recovered.entries), recovered.state.commit)
-        {
+        if let Some(why) = refusal(&store, unapplied(&store, &recovered.entries), recovered.state.commit) {
             return Err(why);
         }
         let names = member.files.names();
@@ -265,11 +264,10 @@ impl Cluster {
         let mut file = SnapshotFile::new(gathering.finish());
         while file.count(&View::new(&state), 1000).unwrap().is_none() {}
         let (bytes, _) = file.write(&View::new(&state), usize::MAX, usize::MAX).unwrap();
-        let snapshot = Snapshot { metadata: Some(file.metadata().clone()), ..Snapshot::default() };
         let message = Message {
             msg_type: MessageType::MsgSnapshot.into(),
             term: replica.gate().term(),
-            snapshot: Some(snapshot),
+            snapshot: Some(file.message().clone()),
             from,
             to,
             ..Message::default()

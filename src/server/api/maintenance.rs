@@ -10,6 +10,7 @@ use super::answer::{Answer, Outcome};
 use super::cluster::header;
 use super::decode::{decode, decode_kept};
 use super::digest::{self, HASH_SLICE};
+use crate::cluster::members::cluster_version;
 use crate::config::ETCD_VERSION;
 use crate::error::Error;
 use crate::mvcc::hash::KvHash;
@@ -25,7 +26,7 @@ use crate::server::grpc::{Code, Responder, Status};
 use crate::server::io::{clock, task};
 use crate::server::session::Session;
 use crate::server::session::member_health::{alarms, is_learner};
-use crate::snapshot::buckets::STORAGE_VERSION;
+use crate::snapshot::buckets::storage_version;
 
 /// `Maintenance/Status`: this member's own view, without asking anybody.
 pub fn status(session: &Rc<Session>, message: Bytes) -> Outcome {
@@ -39,6 +40,7 @@ pub fn status(session: &Rc<Session>, message: Bytes) -> Outcome {
     }
     let (revision, is_learner) = (session.view(|view| view.revision()), is_learner(session)?);
     let (size, used) = session.member.store_bytes();
+    let cluster = session.view(|view| cluster_version(view.read())).unwrap_or_default();
     let response = StatusResponse {
         header: header(session, revision),
         version: ETCD_VERSION.to_owned(),
@@ -50,7 +52,7 @@ pub fn status(session: &Rc<Session>, message: Bytes) -> Outcome {
         errors,
         db_size_in_use: used,
         is_learner,
-        storage_version: STORAGE_VERSION.to_owned(),
+        storage_version: storage_version(&cluster).unwrap_or_default().to_owned(),
         db_size_quota: session.member.quota_bytes,
         downgrade_info: Some(DowngradeInfo::default()),
     };

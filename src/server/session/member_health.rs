@@ -19,7 +19,7 @@ use crate::server::admin::{AdminSource, Versions};
 use crate::server::io::clock;
 use crate::server::metrics;
 use crate::server::session::key_count;
-use crate::snapshot::buckets::STORAGE_VERSION;
+use crate::snapshot::buckets::storage_version;
 
 /// A session core's view of the member.
 pub struct MemberHealth(pub Rc<Session>);
@@ -95,11 +95,9 @@ impl AdminSource for MemberHealth {
     }
 
     fn versions(&self) -> Versions {
-        Versions {
-            server: ETCD_VERSION.to_owned(),
-            cluster: self.0.view(|view| cluster_version(view.read())),
-            storage: Some(STORAGE_VERSION.to_owned()),
-        }
+        let cluster = self.0.view(|view| cluster_version(view.read()));
+        let storage = storage_version(cluster.as_deref().unwrap_or_default());
+        Versions { server: ETCD_VERSION.to_owned(), cluster, storage: storage.map(str::to_owned) }
     }
 
     fn metrics(&self) -> LocalBoxFuture<'static, String> {
