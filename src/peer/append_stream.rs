@@ -14,15 +14,12 @@
 use prost::Message as _;
 use raft::eraftpb::{Entry, Message, MessageType};
 
-use super::frame::{Broken, Frames, MESSAGE_BYTES_MAX};
+use super::frame::{Broken, Frames};
+use super::message::{self, ENTRIES_MAX};
 
 const LINK_HEARTBEAT: u8 = 0;
 const ENTRIES: u8 = 1;
 const MESSAGE: u8 = 2;
-
-/// Entries of one message. A message has a mebibyte of entries, or one that is longer, and the shortest take four
-/// bytes.
-const ENTRIES_MAX: u64 = 1 << 20;
 
 /// Where the append goes on that continues what was sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -106,13 +103,15 @@ pub struct Decoder {
     /// Who sends, and who receives.
     from: u64,
     to: u64,
+    /// Bytes of one message.
+    bytes_max: u64,
 }
 
 impl Decoder {
-    /// Nothing has come `from` that member `to` this one.
-    pub fn new(from: u64, to: u64) -> Self {
+    /// Nothing has come `from` that member `to` this one. No message may have more than so many bytes.
+    pub fn new(from: u64, to: u64, bytes_max: u64) -> Self {
         let (frames, position) = (Frames::default(), Position::default());
-        Self { frames, next: Next::Kind, position, entries: Vec::new(), from, to }
+        Self { frames, next: Next::Kind, position, entries: Vec::new(), from, to, bytes_max }
     }
 
     /// More has come.
@@ -139,7 +138,7 @@ impl Decoder {
                     if missing > ENTRIES_MAX {
                         return Err(Broken::TooLong);
                     }
-                    self.next = Next::Entries { missing, bytes_left: MESSAGE_BYTES_MAX };
+                    self.next = Next::Entries { missing, bytes_left: self.bytes_max };
                 }
                 Next::Entries { missing: 0, .. } => {
                     let Some(commit) = self.frames.take_u64() else { return Ok(None) };
@@ -153,8 +152,8 @@ impl Decoder {
                     self.next = Next::Entries { missing: missing - 1, bytes_left };
                 }
                 Next::Message => {
-                    let Some(bytes) = self.frames.take(MESSAGE_BYTES_MAX)? else { return Ok(None) };
-                    let message = Message::decode(bytes).map_err(|_| Broken::Unreadable)?;
+                    let Some(bytes) = self.frames.take(self.bytes_max)? else { return Ok(None) };
+                    let message = message::decode(bytes)?;
                     self.next = Next::Kind;
                     self.position = Position::behind(&message);
                     return Ok(Some(message));
@@ -201,8 +200,10 @@ mod tests {
         }
     }
 
+    const BYTES_MAX: u64 = 1 << 20;
+
     fn read(bytes: &[u8], size: usize) -> Result<Vec<Message>, Broken> {
-        let (mut decoder, mut messages) = (Decoder::new(1, 2), Vec::new());
+        let (mut decoder, mut messages) = (Decoder::new(1, 2, BYTES_MAX), Vec::new());
         for piece in bytes.chunks(size) {
             decoder.push(piece);
             while let Some(message) = decoder.take()? {
@@ -247,8 +248,11 @@ mod tests {
         assert_eq!(read(&count(ENTRIES_MAX), 9), Ok(vec![]));
         let long = [&count(2)[..], &u64::MAX.to_be_bytes()].concat();
         assert_eq!(read(&long, 99), Err(Broken::TooLong));
-        let message = [&[MESSAGE][..], &(MESSAGE_BYTES_MAX + 1).to_be_bytes()].concat();
+        let message = [&[MESSAGE][..], &(BYTES_MAX + 1).to_be_bytes()].concat();
         assert_eq!(read(&message, 99), Err(Broken::TooLong));
+        let half = [&(BYTES_MAX / 2).to_be_bytes()[..], &[0; BYTES_MAX as usize / 2]].concat();
+        let halves = [&count(3)[..], &half, &half, &1u64.to_be_bytes()].concat();
+        assert_eq!(read(&halves, 4096), Err(Broken::TooLong), "entries are counted together");
         assert_eq!(read(&[9], 1), Err(Broken::Unreadable));
         assert_eq!(
             read(&[&count(1)[..], &[0, 0, 0, 0, 0, 0, 0, 1, 8]].concat(), 99),

@@ -3,9 +3,6 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-/// Bytes of one message, etcd's own figure.
-pub const MESSAGE_BYTES_MAX: u64 = 512 << 20;
-
 /// What has come and is not taken yet. Holds one message and what came with its end, at most.
 #[derive(Debug, Default)]
 pub struct Frames(BytesMut);
@@ -13,7 +10,7 @@ pub struct Frames(BytesMut);
 /// Why a stream cannot be read on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Broken {
-    /// A message would be longer than [`MESSAGE_BYTES_MAX`], or have more entries than any message has.
+    /// A message would be longer than messages may be, or have more entries or members than any message has.
     TooLong,
     /// What came is none of the messages of this stream.
     Unreadable,
@@ -22,7 +19,9 @@ pub enum Broken {
 impl std::fmt::Display for Broken {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Broken::TooLong => "a message is longer than messages may be",
+            Broken::TooLong => {
+                "a message is longer than messages may be: all members need the same --max-request-bytes"
+            }
             Broken::Unreadable => "a message cannot be read",
         })
     }

@@ -11,6 +11,9 @@ use super::frame::Broken;
 use super::message_stream;
 use crate::stdx::prng::Prng;
 
+/// Bytes of one message.
+const BYTES_MAX: u64 = 1 << 20;
+
 /// One stream of each kind; panics when a property does not hold.
 pub fn run(seed: u64) {
     let mut prng = Prng::new(seed);
@@ -71,7 +74,7 @@ fn entry(prng: &mut Prng, term: u64, index: u64) -> Entry {
 }
 
 fn read_appends(stream: &[u8], size: usize) -> Result<Vec<Message>, Broken> {
-    let (mut decoder, mut messages) = (append_stream::Decoder::new(1, 2), Vec::new());
+    let (mut decoder, mut messages) = (append_stream::Decoder::new(1, 2, BYTES_MAX), Vec::new());
     for piece in stream.chunks(size) {
         decoder.push(piece);
         while let Some(message) = decoder.take()? {
@@ -82,7 +85,7 @@ fn read_appends(stream: &[u8], size: usize) -> Result<Vec<Message>, Broken> {
 }
 
 fn read_others(stream: &[u8], size: usize) -> Result<Vec<Message>, Broken> {
-    let (mut decoder, mut messages) = (message_stream::Decoder::default(), Vec::new());
+    let (mut decoder, mut messages) = (message_stream::Decoder::new(BYTES_MAX), Vec::new());
     for piece in stream.chunks(size) {
         decoder.push(piece);
         while let Some(message) = decoder.take()? {

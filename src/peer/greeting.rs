@@ -13,6 +13,12 @@ pub const CLUSTER_ID: &str = "X-Etcd-Cluster-Id";
 pub const RAFT_TO: &str = "X-Raft-To";
 /// Where other members reach the one that asks.
 pub const PEER_URLS: &str = "X-Peerurls";
+/// The checksum that the member that asks looks for behind a snapshot: [`SHA256`]. etcd knows nothing of it.
+pub const TAKES_DIGEST: &str = "X-Kevel-Takes-Digest";
+/// The checksum that stands behind the snapshot in this request.
+pub const DIGEST: &str = "X-Kevel-Digest";
+/// SHA-256 over the bytes of the file.
+pub const SHA256: &str = "sha256";
 
 /// The oldest version of a cluster that this member can be in, as etcd's.
 pub const OLDEST_CLUSTER: &str = "3.0.0";

@@ -7,7 +7,8 @@
 use prost::Message as _;
 use raft::eraftpb::{Message, MessageType};
 
-use super::frame::{Broken, Frames, MESSAGE_BYTES_MAX};
+use super::frame::{Broken, Frames};
+use super::message;
 
 /// Whether a message is a heartbeat of the link.
 pub fn is_link_heartbeat(message: &Message) -> bool {
@@ -26,13 +27,22 @@ pub fn encode(message: &Message, out: &mut Vec<u8>) {
 }
 
 /// Reads the messages of a stream.
-#[derive(Debug, Default)]
-pub struct Decoder(Frames);
+#[derive(Debug)]
+pub struct Decoder {
+    frames: Frames,
+    /// Bytes of one message.
+    bytes_max: u64,
+}
 
 impl Decoder {
+    /// Nothing has come. No message may have more than so many bytes.
+    pub fn new(bytes_max: u64) -> Self {
+        Self { frames: Frames::default(), bytes_max }
+    }
+
     /// More has come.
     pub fn push(&mut self, bytes: &[u8]) {
-        self.0.push(bytes);
+        self.frames.push(bytes);
     }
 
     /// The next message for raft; none before it has come as a whole.
@@ -40,8 +50,8 @@ impl Decoder {
     /// # Errors
     /// When the stream cannot be read on.
     pub fn take(&mut self) -> Result<Option<Message>, Broken> {
-        while let Some(bytes) = self.0.take(MESSAGE_BYTES_MAX)? {
-            let message = Message::decode(bytes).map_err(|_| Broken::Unreadable)?;
+        while let Some(bytes) = self.frames.take(self.bytes_max)? {
+            let message = message::decode(bytes)?;
             if !is_link_heartbeat(&message) {
                 return Ok(Some(message));
             }
@@ -66,7 +76,7 @@ mod tests {
         let sent = [LINK, HEARTBEAT, LINK, HEARTBEAT].concat();
         let heartbeat = Message { to: 2, from: 1, term: 5, commit: 7, ..link_heartbeat() };
         for size in 1..=sent.len() {
-            let (mut decoder, mut read) = (Decoder::default(), Vec::new());
+            let (mut decoder, mut read) = (Decoder::new(99), Vec::new());
             for piece in sent.chunks(size) {
                 decoder.push(piece);
                 read.extend(std::iter::from_fn(|| decoder.take().unwrap()));
@@ -84,10 +94,12 @@ mod tests {
 
     #[test]
     fn what_is_no_message_ends_the_stream() {
-        for (bytes, broken) in
-            [(&[0, 0, 0, 0, 0, 0, 0, 1, 0x08][..], Broken::Unreadable), (&[0xff; 8], Broken::TooLong)]
-        {
-            let mut decoder = Decoder::default();
+        for (bytes, broken) in [
+            (&[0, 0, 0, 0, 0, 0, 0, 1, 0x08][..], Broken::Unreadable),
+            (&[0xff; 8], Broken::TooLong),
+            (&[0, 0, 0, 0, 0, 0, 0, 100], Broken::TooLong),
+        ] {
+            let mut decoder = Decoder::new(99);
             decoder.push(bytes);
             assert_eq!(decoder.take(), Err(broken));
         }

@@ -13,11 +13,13 @@
 //! ```
 //!
 //! The same goes on in the other direction. [`channel`] says which way a message takes, [`greeting`] what a request
-//! says of who asks and what it is refused for, [`frame`](mod@frame) takes lengths and bytes off the front of a stream.
-//! [`hash_kv`] is the question by which members compare their data.
+//! says of who asks and what it is refused for, [`frame`](mod@frame) takes lengths and bytes off the front of a stream,
+//! and [`message`](mod@message) reads one message out of its bytes. [`hash_kv`] is the question by which members
+//! compare their data.
 //!
 //! Decoders take bytes as they come, in pieces of any size, and remember no more than the message under way. What a
-//! peer sends may be anything: a decoder answers with an error and never asks for memory before the bytes have come.
+//! peer sends may be anything: a decoder answers with an error and never asks for memory before the bytes have come,
+//! nor for much more of it than there are bytes.
 //!
 //! [`fuzz`] reads what was cut and hurt.
 //!
@@ -30,4 +32,5 @@ pub mod frame;
 pub mod fuzz;
 pub mod greeting;
 pub mod hash_kv;
+pub mod message;
 pub mod message_stream;

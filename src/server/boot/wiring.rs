@@ -17,6 +17,7 @@ use crate::limits::SNAPSHOTS_SENT_MAX;
 use crate::mvcc::compact_hash::CompactionDigest;
 use crate::mvcc::pin::Pins;
 use crate::page::Owner;
+use crate::peer::message;
 use crate::replica::arrival::Recipient;
 use crate::replica::port::Input;
 use crate::replica::{Opening, Replica, Settings, refusal, unapplied};
@@ -237,7 +238,7 @@ fn replica(settings: Settings, store: Store, opening: Opening, pins: Pins) -> Re
     };
     if let Some(recovered) = recovered
         && let entries = unapplied(&store, &recovered.entries)
-        && let Some(reason) = refusal(settings.member_id, &store, entries, recovered.state.commit)
+        && let Some(reason) = refusal(&store, entries, recovered.state.commit)
     {
         return Err(reason);
     }
@@ -336,6 +337,7 @@ pub fn own(config: &Config, (cluster_id, member_id): (u64, u64), core: u16, port
         peer_urls: url::join(&config.advertise.peer),
         dial_timeout: Duration::from_secs(1) + config.raft.election_timeout,
         request_timeout: config.request_timeout(),
+        message_bytes_max: message::bytes_max(config.limits.request_bytes_max),
         core,
         ports: ports.clone(),
     }

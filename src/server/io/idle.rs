@@ -17,7 +17,7 @@ use crate::stdx::time::{Duration, Instant};
 use crate::stdx::waker::keep;
 
 /// Nobody is sent away before this.
-const PATIENCE: Duration = Duration::from_secs(1);
+pub const PATIENCE: Duration = Duration::from_secs(1);
 /// How many leave at once.
 const EVICTED_MAX: usize = 64;
 

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::cell::{Buckets, Counter, Histogram, Observed};
 use super::text::{Families, Type};
+use super::transfers::Transfers;
 use crate::stdx::time::{Duration, Instant};
 
 /// What the family of known members says of itself.
@@ -18,7 +19,11 @@ const ROUND_TRIP: Buckets = Buckets::seconds(100, 16);
 
 /// All other members.
 #[derive(Debug, Default)]
-pub struct Contacts(Mutex<BTreeMap<u64, Arc<Contact>>>);
+pub struct Contacts {
+    members: Mutex<BTreeMap<u64, Arc<Contact>>>,
+    /// The snapshots to them and from them.
+    pub snapshots: Transfers,
+}
 
 /// One other member.
 #[derive(Debug, Default)]
@@ -138,11 +143,12 @@ impl Contacts {
         for (id, contact) in self.all() {
             contact.write(families, own, &format!("{id:x}"));
         }
+        self.snapshots.write(families);
     }
 
     fn with<T>(&self, look: impl FnOnce(&mut BTreeMap<u64, Arc<Contact>>) -> T) -> T {
         // Nothing in here panics with the list half changed.
-        look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        look(&mut self.members.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

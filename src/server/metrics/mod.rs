@@ -4,7 +4,7 @@
 //!   cell     numbers with one writer       table    families and what each reads of a core
 //!   text     the exposition format         process  what the kernel says of the process
 //!   rpc      families of gRPC methods      replica  what the replica core counts
-//!   contacts the other members
+//!   contacts the other members         transfers snapshots between members
 //! ```
 //!
 //! Every core owns one [`Core`] and writes nothing else, so counting a request is a plain add to memory that no
@@ -14,7 +14,7 @@
 //!
 //! Gauges are summed too: what only the replica's core knows is zero on the others.
 //!
-//! Absent: families of what is not built (authentication, snapshots between members) keep their names with zero where
+//! Absent: families of what is not built (authentication) keep their names with zero where
 //! etcd shows zero, and are missing where etcd shows them only once something happened. Go's runtime has no
 //! counterpart.
 #![forbid(unsafe_code)]
@@ -28,6 +28,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod text;
+mod transfers;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -94,6 +95,8 @@ pub struct Core {
     pub lease_ttl: Histogram,
     pub defrag_duration: Histogram,
     pub snapshot_duration: Histogram,
+    pub snapshots_applying: Gauge,
+    pub snapshot_saved: Histogram,
     pub hash_duration: Histogram,
     pub hash_revision_duration: Histogram,
     pub wal_sync: Histogram,
@@ -189,6 +192,11 @@ impl Core {
     /// A snapshot was sent in this time.
     pub fn snapshot_sent(&self, took: Duration) {
         self.snapshot_duration.observe_duration(&table::SNAPSHOT, took);
+    }
+
+    /// The file of another member's snapshot was saved in this time.
+    pub fn snapshot_file_saved(&self, took: Duration) {
+        self.snapshot_saved.observe_duration(&table::SNAPSHOT_SAVE, took);
     }
 
     /// A slice of a compaction held up applying for this time.

@@ -11,6 +11,7 @@ pub(super) const REQUEST: Buckets = Buckets::seconds(1_000, 14);
 pub(super) const APPLY: Buckets = Buckets::seconds(100, 20);
 pub(super) const HASH: Buckets = Buckets::seconds(10_000, 15);
 pub(super) const SNAPSHOT: Buckets = Buckets::seconds(10_000, 17);
+pub(super) const SNAPSHOT_SAVE: Buckets = Buckets::seconds(100_000, 10);
 pub(super) const DEFRAG: Buckets = Buckets::seconds(100_000, 13);
 pub(super) const LEASE_TTL: Buckets = Buckets::whole(1, 24);
 pub(super) const PAUSE: Buckets = Buckets::millis(1_000, 13);
@@ -71,6 +72,8 @@ static GAUGES: &[(&str, &str, Value)] = &[
     ("etcd_server_proposals_committed_total", "Index of the last entry committed.", |c| &c.proposals_committed),
     ("etcd_server_proposals_pending", "Proposals that wait to be applied.", |c| &c.proposals_pending),
     ("etcd_server_quota_backend_bytes", "Size of the store at which writes are refused.", |c| &c.quota_bytes),
+    ("etcd_server_snapshot_apply_in_progress_total",
+        "Snapshots of the leader that take the place of the store.", |c| &c.snapshots_applying),
     ("kevel_store_lacks_room", "Whether the store file's disk has no room for a checkpoint.", |c| &c.store_lacks_room),
     ("kevel_wal_lacks_room", "Whether writes wait for room on the disk of the log.", |c| &c.wal_lacks_room),
 ];
@@ -91,6 +94,8 @@ static HISTOGRAMS: &[(&str, &str, Buckets, Distribution)] = &[
     ("etcd_disk_wal_write_duration_seconds", "Time of handing entries to the disk.", DISK, |c| &c.wal_write),
     ("etcd_mvcc_hash_duration_seconds", "Time of hashes over the whole store.", HASH, |c| &c.hash_duration),
     ("etcd_mvcc_hash_rev_duration_seconds", "Time of hashes at a revision.", HASH, |c| &c.hash_revision_duration),
+    ("etcd_snap_db_save_total_duration_seconds",
+        "Time of saving the files of other members' snapshots.", SNAPSHOT_SAVE, |c| &c.snapshot_saved),
 ];
 
 /// Families of things Kevel does not do (yet): etcd shows them from its start, at zero, and dashboards expect them.
@@ -111,7 +116,6 @@ static ZEROS: &[(&str, Type, &str)] = &[
     ("etcd_grpc_proxy_events_coalescing_total", Type::Counter, ZERO_HELP),
     ("etcd_grpc_proxy_watchers_coalescing_total", Type::Gauge, ZERO_HELP),
     ("etcd_server_heartbeat_send_failures_total", Type::Counter, ZERO_HELP),
-    ("etcd_server_snapshot_apply_in_progress_total", Type::Gauge, ZERO_HELP),
 ];
 
 #[rustfmt::skip]
@@ -127,7 +131,6 @@ static ZERO_HISTOGRAMS: &[(&str, Buckets)] = &[
     ("etcd_debugging_snap_save_marshalling_duration_seconds", DISK),
     ("etcd_debugging_snap_save_total_duration_seconds", DISK),
     ("etcd_snap_db_fsync_duration_seconds", DISK),
-    ("etcd_snap_db_save_total_duration_seconds", Buckets::seconds(100_000, 10)),
     ("etcd_snap_fsync_duration_seconds", DISK),
 ];
 

@@ -85,14 +85,25 @@ impl Connection {
         input.is_empty() && looked
     }
 
-    /// Begins a request whose body, of so many bytes, follows in [`Connection::write`].
+    /// Begins a request whose body, of so many bytes, follows in [`Connection::write`]. The body of a snapshot may have
+    /// a digest at its end.
     ///
     /// # Errors
     /// As [`Connection::write`].
-    pub async fn begin(&mut self, own: &Own, ask: &Ask<'_>, kind: &str, bytes: u64) -> io::Result<()> {
-        let head = head(own, &self.authority, ask);
-        let fields = head.strip_suffix("\r\n").unwrap_or(&head);
-        let head = format!("{fields}Content-Type: {kind}\r\nContent-Length: {bytes}\r\n\r\n");
+    pub async fn begin(
+        &mut self,
+        own: &Own,
+        ask: &Ask<'_>,
+        kind: &str,
+        bytes: u64,
+        has_digest: bool,
+    ) -> io::Result<()> {
+        let mut head = head(own, &self.authority, ask);
+        head.truncate(head.len() - "\r\n".len());
+        if has_digest {
+            let _ = write!(head, "{}: {}\r\n", greeting::DIGEST, greeting::SHA256);
+        }
+        let _ = write!(head, "Content-Type: {kind}\r\nContent-Length: {bytes}\r\n\r\n");
         self.write(head.as_bytes()).await
     }
 
@@ -175,7 +186,7 @@ fn head(own: &Own, authority: &str, ask: &Ask<'_>) -> String {
     let _ = write!(
         head,
         "{} {} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: Kevel\r\n{}: {id:x}\r\n{}: {ETCD_VERSION}\r\n{}: {}\r\n\
-         {}: {cluster:x}\r\n{}: {}\r\n",
+         {}: {cluster:x}\r\n{}: {}\r\n{}: {}\r\n",
         ask.method,
         ask.path,
         greeting::SERVER_FROM,
@@ -185,6 +196,8 @@ fn head(own: &Own, authority: &str, ask: &Ask<'_>) -> String {
         greeting::CLUSTER_ID,
         greeting::PEER_URLS,
         own.peer_urls,
+        greeting::TAKES_DIGEST,
+        greeting::SHA256,
     );
     if let Some(to) = ask.to {
         let _ = write!(head, "{}: {to:x}\r\n", greeting::RAFT_TO);
@@ -210,6 +223,7 @@ mod tests {
             peer_urls: "http://a:1,http://b:2".into(),
             dial_timeout: PATIENCE,
             request_timeout: PATIENCE,
+            message_bytes_max: 1 << 20,
             core: 1,
             ports: Ports::none(),
         };

@@ -222,7 +222,7 @@ async fn ask_at(own: &Own, url: &str, revision: i64) -> Result<KvHash, Refusal> 
 async fn exchange(own: &Own, url: &Url, question: String) -> io::Result<(u16, Vec<u8>)> {
     let mut connection = Connection::dial(own, url).await?;
     let ask = Ask { method: "GET", path: hash_kv::PATH, to: None, content: None };
-    connection.begin(own, &ask, "application/json", question.len() as u64).await?;
+    connection.begin(own, &ask, "application/json", question.len() as u64, false).await?;
     connection.write(question.as_bytes()).await?;
     let reply = connection.reply().await?;
     Ok((reply.status, connection.read_whole(reply.body).await?))

@@ -88,7 +88,7 @@ impl Inbox {
 
 fn weight_of(input: &Input) -> usize {
     match input {
-        Input::PeerMessage(message) => weight(message),
+        Input::PeerMessage(message) | Input::Undelivered(message) => weight(message),
         _ => 0,
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!   pieces ──▶ member/snap/INDEX.snap.db ──▶ member/kevel/store.next ──▶ built
+//!   (digest)
 //!                                                │
 //!                                                ├── Place:  renamed to store; Bury: what it has replaced is let go of
 //!                                                └── Refuse: removed
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::channel::oneshot;
 use raft::eraftpb::Message;
+use ring::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 
 use crate::page::PageFile;
 use crate::replica::arrival::{Arrival, Recipient};
@@ -59,11 +61,14 @@ pub(super) enum Piece {
     End,
 }
 
-/// The store that was made of a snapshot, or why there is none.
-pub(super) type Built = Result<Box<Arrival>, String>;
+/// The store that was made of a snapshot, with the time that it took to save the file; or why there is none.
+pub(super) type Built = Result<(Box<Arrival>, Duration), String>;
 
 /// Why there is none where the file did not come to its end.
 pub(super) const UNFINISHED: &str = "unexpected EOF";
+
+/// Why there is none where the digest is that of another file.
+const ALTERED: &str = "the bytes that have come are not those that were sent: their digest is another one";
 
 /// What becomes of a store that was built.
 pub(super) enum Order {
@@ -101,27 +106,31 @@ impl IntakeThread {
     }
 }
 
-/// Begins to take in the snapshot that `message` is about. Its file has so many bytes, if that is known.
+/// What comes of a snapshot.
+#[derive(Clone, Copy)]
+pub(super) struct Coming {
+    /// How many bytes, if that is known.
+    pub(super) bytes: Option<u64>,
+    /// The last of them are a digest of the file.
+    pub(super) has_digest: bool,
+}
+
+/// Begins to take in the snapshot that `message` is about.
 ///
 /// # Errors
 /// When the system has no thread left.
-pub(super) fn begin(
-    start: Start,
-    files: Files,
-    message: Box<Message>,
-    bytes: Option<u64>,
-) -> io::Result<Intake> {
+pub(super) fn begin(start: Start, files: Files, message: Box<Message>, coming: Coming) -> io::Result<Intake> {
     let (pieces, to_write) = mpsc::sync_channel(PIECES_MAX);
     let (orders, to_obey) = mpsc::channel();
     let (tell_built, built) = oneshot::channel();
     let (tell_obeyed, obeyed) = oneshot::channel();
     let work = move || {
-        let (file, arrival) = match build(&files, message, &to_write, bytes) {
+        let (file, arrival, took) = match build(&files, message, &to_write, coming) {
             Ok(built) => built,
             // Whoever has sent the snapshot may have gone.
             Err(why) => return drop(tell_built.send(Err(why))),
         };
-        if tell_built.send(Ok(arrival)).is_err() {
+        if tell_built.send(Ok((arrival, took))).is_err() {
             return remove(&files.next());
         }
         obey(&files, &to_obey, file, tell_obeyed);
@@ -167,11 +176,14 @@ fn build(
     files: &Files,
     message: Box<Message>,
     pieces: &mpsc::Receiver<Piece>,
-    bytes: Option<u64>,
-) -> Result<(Arc<MappedFile>, Box<Arrival>), String> {
-    let index = message.get_snapshot().get_metadata().index;
+    coming: Coming,
+) -> Result<(Arc<MappedFile>, Box<Arrival>, Duration), String> {
+    let (index, began) = (message.get_snapshot().get_metadata().index, Instant::now());
     let saved = files.folder.join(format!("{index:016x}{SAVED}"));
-    let result = save(files, &saved, pieces, bytes).and_then(|()| take_in(files, &saved, message));
+    let result = save(files, &saved, pieces, coming).and_then(|()| {
+        let took = began.elapsed();
+        take_in(files, &saved, message).map(|(file, arrival)| (file, arrival, took))
+    });
     remove(&saved);
     if result.is_err() {
         remove(&files.next());
@@ -184,30 +196,63 @@ fn remove(path: &Path) {
     let _ = fs::remove_file(path);
 }
 
-fn save(
-    files: &Files,
-    path: &Path,
-    pieces: &mpsc::Receiver<Piece>,
-    bytes: Option<u64>,
-) -> Result<(), String> {
+fn save(files: &Files, path: &Path, pieces: &mpsc::Receiver<Piece>, coming: Coming) -> Result<(), String> {
     let failed = |error: io::Error| format!("cannot write {}: {error}", path.display());
     dir::create(&files.folder).map_err(failed)?;
     let mut file = File::create(path).map_err(failed)?;
-    if let Some(bytes) = bytes.filter(|&bytes| bytes > 0) {
+    if let Some(bytes) = coming.bytes.filter(|&bytes| bytes > 0) {
         // A file for which there is no room would take, on its way, the room that the log needs.
         let reserved = preallocate(&file, 0, bytes);
         reserved.map_err(|error| format!("cannot reserve {bytes} bytes for {}: {error}", path.display()))?;
     }
     let mut written = 0;
+    let mut trailer = coming.has_digest.then(Trailer::new);
     loop {
         match pieces.recv() {
             Ok(Piece::Bytes(bytes)) => {
-                file.write_all(&bytes).map_err(failed)?;
+                let bytes = match &mut trailer {
+                    Some(trailer) => trailer.behind(&bytes),
+                    None => &bytes[..],
+                };
+                file.write_all(bytes).map_err(failed)?;
                 written += bytes.len() as u64;
             }
-            Ok(Piece::End) => return file.set_len(written).map_err(failed),
+            Ok(Piece::End) => {
+                let is_sound = trailer.is_none_or(Trailer::fits);
+                return if is_sound { file.set_len(written).map_err(failed) } else { Err(ALTERED.into()) };
+            }
             Err(mpsc::RecvError) => return Err(UNFINISHED.into()),
         }
+    }
+}
+
+/// The digest behind a file, which is known for it when nothing else has come.
+struct Trailer {
+    /// Of the file, as far as it is known to be the file.
+    digest: Context,
+    /// What has come last: of the file up to `file_bytes`, and then what may be the digest.
+    last: Vec<u8>,
+    file_bytes: usize,
+}
+
+impl Trailer {
+    fn new() -> Self {
+        Self { digest: Context::new(&SHA256), last: Vec::new(), file_bytes: 0 }
+    }
+
+    /// More has come. What of the file is known by that.
+    fn behind(&mut self, bytes: &[u8]) -> &[u8] {
+        self.last.drain(..self.file_bytes);
+        self.last.extend_from_slice(bytes);
+        self.file_bytes = self.last.len().saturating_sub(SHA256_OUTPUT_LEN);
+        let file = &self.last[..self.file_bytes];
+        self.digest.update(file);
+        file
+    }
+
+    /// Nothing more comes. Whether the digest is that of the file.
+    fn fits(self) -> bool {
+        self.digest.finish().as_ref() == &self.last[self.file_bytes..]
     }
 }
 
@@ -266,4 +311,32 @@ pub fn clean(store: &Path, folder: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ring::digest::digest;
+
+    #[test]
+    fn a_digest_is_told_from_the_file_in_front_of_it() {
+        for length in [0, 1, 31, 32, 33, 1000] {
+            let file = vec![7; length];
+            let sent = [&file[..], digest(&SHA256, &file).as_ref()].concat();
+            for size in [1, 5, 31, 32, 33, 500, 2000] {
+                let (mut trailer, mut known) = (Trailer::new(), Vec::new());
+                sent.chunks(size).for_each(|piece| known.extend_from_slice(trailer.behind(piece)));
+                assert!(known == file && trailer.fits(), "{length} bytes in pieces of {size}");
+            }
+            for at in 0..sent.len() {
+                let mut altered = sent.clone();
+                altered[at] ^= 1;
+                let mut trailer = Trailer::new();
+                trailer.behind(&altered);
+                assert!(!trailer.fits(), "byte {at} of {length}");
+            }
+        }
+        let mut short = Trailer::new();
+        assert!(short.behind(&[7; 31]).is_empty() && !short.fits());
+    }
 }

@@ -157,6 +157,7 @@ fn nobody(ports: Ports) -> Own {
         peer_urls: String::new(),
         dial_timeout: ANSWER_WITHIN,
         request_timeout: ANSWER_WITHIN,
+        message_bytes_max: 0,
         core: 0,
         ports,
     }

@@ -37,6 +37,10 @@ pub struct Link {
     pub posts: RefCell<VecDeque<Box<Message>>>,
     /// Tasks that post them.
     pub posting: Cell<usize>,
+    /// Connections that it has dialled.
+    pub connections: Cell<usize>,
+    /// It looks for a digest behind a snapshot, as whoever has dialled a stream for it has said.
+    pub takes_digest: Cell<bool>,
     /// Connections without a request, and since when; the oldest first.
     idle: RefCell<VecDeque<(Instant, Connection)>>,
     /// It belongs to the cluster no more.
@@ -59,6 +63,8 @@ impl Link {
             message: Outgoing::default(),
             posts: RefCell::default(),
             posting: Cell::new(0),
+            connections: Cell::new(0),
+            takes_digest: Cell::new(false),
             idle: RefCell::default(),
             gone: Cell::new(false),
             contact,

@@ -24,6 +24,7 @@
 //!   client       a connection that asks
 //!   stream       its bytes, with or without TLS
 //!   service      what is answered at the peer port
+//!   guests       who has a place there
 //!   hash_kv      the hash of this member's data, and of others'
 //!   lessor       questions about leases, to the leader and from followers
 //!   promotion    learners that are to get their vote, likewise
@@ -35,19 +36,22 @@
 //! # Invariants
 //!
 //! - All queues are bounded by number and bytes. A message that finds its queue full is dropped and raft is told that
-//!   the member is unreachable, as it is about messages whose connection ends before they are written.
+//!   the member is unreachable, as it is about messages whose connection ends before they are written. Of these the
+//!   replica gets back what it has proposed, where nothing of the message was sent.
 //! - No message waits for another link. A member that does not answer costs an attempt to connect in a tenth of a
 //!   second for each of its two streams and for each of four posts, and the messages that its queues hold. Snapshots
 //!   are sent to one member at a time.
 //! - A message is sent once. Whether a connection that ends has delivered what was written is not known, and a proposal
 //!   that arrives twice is applied twice.
 //! - What a peer sends is taken no faster than the replica takes it: a reader waits while the inbox is full, and so
-//!   does whoever posts.
+//!   does whoever posts. A message has a length that requests have (`peer::message`), whatever a peer says of it.
+//! - Strangers take no places of members, however many come and whatever they do.
 //!
 //! All of it lives on the replica core.
 #![forbid(unsafe_code)]
 
 mod client;
+mod guests;
 pub mod hash_kv;
 mod inbox;
 mod intake;

@@ -32,6 +32,9 @@ pub struct Outgoing {
     writer: WakerCell,
 }
 
+/// Messages of which nothing was sent.
+pub type Unsent = VecDeque<Box<Message>>;
+
 /// What a message takes in memory, about.
 pub fn weight(message: &Message) -> usize {
     message.entries.iter().map(|entry| entry.data.len() + MESSAGE_BYTES).sum::<usize>() + MESSAGE_BYTES
@@ -62,21 +65,20 @@ impl Outgoing {
         Some(message)
     }
 
-    /// A connection was accepted that counts from now on: its number, and whether messages are lost that waited for the
-    /// one before.
-    pub fn open(&self) -> (u64, bool) {
+    /// A connection was accepted that counts from now on: its number, and the messages that waited for the one before.
+    pub fn open(&self) -> (u64, Unsent) {
         let number = self.connections.get() + 1;
         self.connections.set(number);
         self.open.set(Some(number));
-        let lost = self.clear();
+        let unsent = self.clear();
         self.writer.wake();
-        (number, lost)
+        (number, unsent)
     }
 
-    /// A connection has ended. True if it counted, and messages are lost that waited for it.
-    pub fn close(&self, number: u64) -> bool {
+    /// A connection has ended: the messages that waited for it, if it counted.
+    pub fn close(&self, number: u64) -> Unsent {
         if self.open.get() != Some(number) {
-            return false;
+            return Unsent::new();
         }
         self.open.set(None);
         self.clear()
@@ -89,9 +91,9 @@ impl Outgoing {
         self.writer.wake();
     }
 
-    fn clear(&self) -> bool {
+    fn clear(&self) -> Unsent {
         self.bytes.set(0);
-        !std::mem::take(&mut *self.waiting.borrow_mut()).is_empty()
+        self.waiting.take()
     }
 
     /// Waits for a message. False once the connection of that number counts no more.
@@ -133,16 +135,16 @@ mod tests {
     #[test]
     fn the_newest_connection_counts_and_what_waited_for_another_is_lost() {
         let outgoing = Outgoing::default();
-        let (first, lost) = outgoing.open();
-        assert!(outgoing.is_open() && !lost);
+        let (first, unsent) = outgoing.open();
+        assert!(outgoing.is_open() && unsent.is_empty());
         outgoing.push(message(1));
-        let (second, lost) = outgoing.open();
-        assert!(lost && outgoing.take().is_none());
+        let (second, unsent) = outgoing.open();
+        assert!(unsent.len() == 1 && outgoing.take().is_none());
         outgoing.push(message(1));
-        assert!(!outgoing.close(first) && outgoing.is_open(), "an older connection ends");
+        assert!(outgoing.close(first).is_empty() && outgoing.is_open(), "an older connection ends");
         assert!(!futures::executor::block_on(outgoing.ready(first)));
         assert!(futures::executor::block_on(outgoing.ready(second)));
-        assert!(outgoing.close(second) && !outgoing.is_open());
+        assert!(outgoing.close(second).len() == 1 && !outgoing.is_open());
         assert!(!futures::executor::block_on(outgoing.ready(second)));
         assert_eq!(outgoing.bytes.get(), 0);
     }

@@ -41,17 +41,44 @@ async fn post_all(switchboard: &Switchboard, link: &Link) {
         let Some(message) = message else { return };
         match post(switchboard, link, &message).await {
             Ok(()) => link.on_success(),
-            Err(error) => {
+            Err(Failure { error, was_sent }) => {
                 link.contact().send_failures.inc();
                 link.on_failure("post a message to", &error);
-                switchboard.unreachable(link.id);
+                if was_sent {
+                    switchboard.unreachable(link.id);
+                } else {
+                    switchboard.undelivered(link.id, [message]);
+                }
             }
         }
         task::make_room().await;
     }
 }
 
-async fn post(switchboard: &Switchboard, link: &Link, message: &Message) -> io::Result<()> {
+/// Why a request has failed.
+pub struct Failure {
+    error: io::Error,
+    /// The member may have got it.
+    was_sent: bool,
+}
+
+impl From<Failure> for io::Error {
+    fn from(failure: Failure) -> Self {
+        failure.error
+    }
+}
+
+impl Failure {
+    fn sent(error: io::Error) -> Self {
+        Self { error, was_sent: true }
+    }
+
+    fn unsent(error: io::Error) -> Self {
+        Self { error, was_sent: false }
+    }
+}
+
+async fn post(switchboard: &Switchboard, link: &Link, message: &Message) -> Result<(), Failure> {
     let content = message.encode_to_vec();
     let ask = Ask {
         method: "POST",
@@ -62,16 +89,17 @@ async fn post(switchboard: &Switchboard, link: &Link, message: &Message) -> io::
     let (status, text) = exchange(switchboard, link, &ask).await?;
     link.contact().sent_bytes.add(content.len() as u64);
     let text = String::from_utf8_lossy(&text).trim_end().to_owned();
+    let refused = |why: String| Err(Failure::sent(io::Error::other(why)));
     match status {
         204 => Ok(()),
         403 => {
             if text.contains("removed member") {
                 switchboard.on_removed();
             }
-            Err(io::Error::other(format!("refused for good: {text}")))
+            refused(format!("refused for good: {text}"))
         }
-        412 => Err(io::Error::other(text)),
-        status => Err(io::Error::other(format!("unexpected http status {status}: {text}"))),
+        412 => refused(text),
+        status => refused(format!("unexpected http status {status}: {text}")),
     }
 }
 
@@ -80,15 +108,20 @@ async fn post(switchboard: &Switchboard, link: &Link, message: &Message) -> io::
 ///
 /// # Errors
 /// When the member cannot be reached.
-pub async fn exchange(switchboard: &Switchboard, link: &Link, ask: &Ask<'_>) -> io::Result<(u16, Vec<u8>)> {
+pub async fn exchange(
+    switchboard: &Switchboard,
+    link: &Link,
+    ask: &Ask<'_>,
+) -> Result<(u16, Vec<u8>), Failure> {
     while let Some(mut used) = link.take_idle() {
         // The member may have ended it meanwhile.
         if used.is_quiet().await {
-            return exchange_on(switchboard, link, used, ask).await;
+            return exchange_on(switchboard, link, used, ask).await.map_err(Failure::sent);
         }
     }
-    let fresh = Connection::dial(switchboard.own(), &link.url()?).await?;
-    exchange_on(switchboard, link, fresh, ask).await
+    let url = link.url().map_err(Failure::unsent)?;
+    let fresh = Connection::dial(switchboard.own(), &url).await.map_err(Failure::unsent)?;
+    exchange_on(switchboard, link, fresh, ask).await.map_err(Failure::sent)
 }
 
 async fn exchange_on(

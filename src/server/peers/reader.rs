@@ -8,7 +8,7 @@ use raft::eraftpb::Message;
 
 use super::client::{Ask, Connection};
 use super::link::Link;
-use super::switchboard::Switchboard;
+use super::switchboard::{Own, Switchboard};
 use super::writer::name;
 use crate::peer::append_stream;
 use crate::peer::channel::Channel;
@@ -21,11 +21,14 @@ use crate::stdx::time::Duration;
 
 /// Time between two attempts, etcd's own figure.
 const BACK_OFF: Duration = Duration::from_millis(100);
+/// Time between two attempts where the member sends what is no message.
+const BACK_OFF_FROM_NONSENSE: Duration = Duration::from_secs(1);
 
 /// Reads one stream of a link for as long as its member belongs to the cluster.
 pub async fn read(switchboard: Rc<Switchboard>, link: Rc<Link>, channel: Channel) {
     while !link.is_gone() {
         let began = clock::now();
+        let mut back_off = BACK_OFF;
         match dial(&switchboard, &link, channel).await {
             Err(error) => {
                 if link.is_refused(&error) {
@@ -39,6 +42,9 @@ pub async fn read(switchboard: Rc<Switchboard>, link: Rc<Link>, channel: Channel
                 if ended.is_err() && !link.is_gone() {
                     link.contact().receive_failures.inc();
                 }
+                if ended.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::InvalidData) {
+                    back_off = BACK_OFF_FROM_NONSENSE;
+                }
                 let why = ended.err().map_or_else(|| "EOF".to_owned(), |error| error.to_string());
                 Line::warn("lost TCP streaming connection with remote peer")
                     .text("stream-reader-type", name(channel))
@@ -48,7 +54,7 @@ pub async fn read(switchboard: Rc<Switchboard>, link: Rc<Link>, channel: Channel
             }
         }
         let passed = clock::now().since(began);
-        task::sleep(BACK_OFF.saturating_sub(passed).max(Duration::from_millis(1))).await;
+        task::sleep(back_off.saturating_sub(passed).max(Duration::from_millis(1))).await;
     }
 }
 
@@ -87,7 +93,7 @@ async fn follow(
     connection: &mut Connection,
     body: &mut Body,
 ) -> io::Result<()> {
-    let mut decoder = Decoder::new(channel, link.id, switchboard.own().member_id);
+    let mut decoder = Decoder::new(channel, link.id, switchboard.own());
     while *body != Body::Done && !link.is_gone() {
         let take = |bytes: &[u8]| {
             link.contact().received_bytes.add(bytes.len() as u64);
@@ -113,10 +119,11 @@ enum Decoder {
 }
 
 impl Decoder {
-    fn new(channel: Channel, from: u64, to: u64) -> Self {
+    fn new(channel: Channel, from: u64, own: &Own) -> Self {
+        let bytes_max = own.message_bytes_max;
         match channel {
-            Channel::Append => Self::Append(append_stream::Decoder::new(from, to)),
-            _ => Self::Message(message_stream::Decoder::default()),
+            Channel::Append => Self::Append(append_stream::Decoder::new(from, own.member_id, bytes_max)),
+            _ => Self::Message(message_stream::Decoder::new(bytes_max)),
         }
     }
 

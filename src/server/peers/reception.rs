@@ -2,7 +2,7 @@
 //! ([`intake`](super::intake)). The replica hears of it when that store is whole and durable.
 //!
 //! ```text
-//!   POST /raft/snapshot: length 8 │ message │ file of bbolt, to the end
+//!   POST /raft/snapshot: length 8 │ message │ file of bbolt │ digest, where the head says so
 //!                                              │
 //!                                              └──▶ thread ──▶ Input::Snapshot ──▶ raft takes it: placed, published
 //!                                                                             └──▶ or does not: removed
@@ -24,27 +24,28 @@ use std::sync::mpsc;
 use bytes::{Bytes, BytesMut};
 use futures::channel::oneshot;
 use futures::future::{Either, select};
-use prost::Message as _;
 use raft::eraftpb::{Message, MessageType};
+use ring::digest::SHA256_OUTPUT_LEN;
 
 use super::client::in_time;
-use super::intake::{self, Built, Files, Intake, IntakeThread, Order, Piece, UNFINISHED};
+use super::intake::{self, Built, Coming, Files, Intake, IntakeThread, Order, Piece, UNFINISHED};
 use super::service::{meet, refusal};
 use super::switchboard::Switchboard;
 use super::transfer::Sending;
 use crate::btree::Readers;
 use crate::mvcc::pin::PinSlot;
 use crate::peer::frame::Frames;
-use crate::peer::greeting;
+use crate::peer::greeting::{self, parse_id};
+use crate::peer::message;
 use crate::replica::arrival::{Arrival, Recipient};
 use crate::replica::install::Replaced;
 use crate::replica::port::Input;
 use crate::server::http1::answer::Answer;
 use crate::server::http1::head::Head;
 use crate::server::http1::reply::Body;
-use crate::server::io::task;
 use crate::server::io::threads::{self, Start};
 use crate::server::io::wire::ByteStream;
+use crate::server::io::{clock, task};
 use crate::server::log::Line;
 use crate::stdx::time::Duration;
 
@@ -202,18 +203,27 @@ pub async fn receive<S: ByteStream>(
     stream: &mut S,
     input: &mut BytesMut,
 ) -> Answer {
+    let transfers = &switchboard.contacts.snapshots;
     let mut answer = match refusal(switchboard, head) {
-        Some(answer) => answer,
+        Some(answer) => {
+            transfers.from(None).fail();
+            answer
+        }
         None => {
             // A member that has to catch up may not know yet who leads it.
             meet(switchboard, head);
             match Receiving::begin(&switchboard.snapshots) {
                 Some(receiving) => {
                     let buffer = vec![0; READ_BYTES].into();
-                    let body = Incoming { stream, input, body: head.body(), buffer };
-                    take(switchboard, body, receiving).await.unwrap_or_else(|answer| answer)
+                    let body = Incoming { stream, input, body: head.body(), buffer, taken: 0 };
+                    let has_digest = head.extension(greeting::DIGEST) == Some(greeting::SHA256);
+                    take(switchboard, body, has_digest, receiving).await.unwrap_or_else(|answer| answer)
                 }
-                None => unsaved(head.extension(greeting::SERVER_FROM), "another snapshot is being received"),
+                None => {
+                    let from = head.extension(greeting::SERVER_FROM);
+                    transfers.from(from.and_then(parse_id)).fail();
+                    unsaved(from, "another snapshot is being received")
+                }
             }
         }
     };
@@ -239,32 +249,46 @@ fn undecoded(why: &str) -> Answer {
 async fn take<S: ByteStream>(
     switchboard: &Rc<Switchboard>,
     mut body: Incoming<'_, S>,
+    has_digest: bool,
     receiving: Receiving,
 ) -> Result<Answer, Answer> {
-    let (message, rest) = read_message(&mut body, switchboard.snapshots.start).await?;
+    let (began, transfers) = (clock::now(), &switchboard.contacts.snapshots);
+    let read = read_message(&mut body, switchboard.snapshots.start).await;
+    // Nobody knows whose message it is that cannot be read: etcd counts it as that of member 0.
+    let (message, rest) = read.inspect_err(|_| transfers.from(Some(0)).fail())?;
+    let counts = transfers.from(Some(message.from));
     if message.msg_type() != MessageType::MsgSnapshot {
+        counts.fail();
         Line::warn("unexpected Raft message type").debug("message-type", &message.msg_type()).write();
         return Err(Answer::error(400, "wrong raft message type"));
     }
     if let Err(why) = switchboard.admit(&message) {
         return Err(Answer::json(403, serde_json::json!({ "message": why }).to_string()));
     }
+    let _under_way = counts.begin();
+    let link = switchboard.member(message.from);
     let (from, index) = (format!("{:x}", message.from), message.get_snapshot().get_metadata().index);
     Line::info("receiving database snapshot")
         .text("remote-snapshot-sender-id", &from)
         .value("incoming-snapshot-index", index)
         .write();
     let snapshots = &switchboard.snapshots;
-    let begun = intake::begin(
-        snapshots.start,
-        snapshots.files.clone(),
-        Box::new(message),
-        body.left().map(|left| left + rest.len() as u64),
-    );
-    let no_thread = |error| unsaved(Some(&from), &format!("cannot start a thread: {error}"));
-    let Intake { pieces, built, thread } = begun.map_err(no_thread)?;
-    let arrival =
-        hand_over(&mut body, rest, pieces, built).await.map_err(|why| unsaved(Some(&from), &why))?;
+    let bytes = body.left().map(|left| left.saturating_add(rest.len() as u64));
+    let coming = Coming { bytes, has_digest };
+    let begun = intake::begin(snapshots.start, snapshots.files.clone(), Box::new(message), coming);
+    let failed = |why: &str| {
+        counts.fail();
+        unsaved(Some(&from), why)
+    };
+    let Intake { pieces, built, thread } =
+        begun.map_err(|error| failed(&format!("cannot start a thread: {error}")))?;
+    let built = hand_over(&mut body, rest, pieces, built).await;
+    let (arrival, took) = built.map_err(|why| failed(&why))?;
+    switchboard.counts.snapshot_file_saved(took);
+    if let Some(link) = link {
+        let beside = size_of::<u64>() + if has_digest { SHA256_OUTPUT_LEN } else { 0 };
+        link.contact().received_bytes.add(body.taken.saturating_sub(beside as u64));
+    }
     Line::info("received and saved database snapshot")
         .text("remote-snapshot-sender-id", &from)
         .value("incoming-snapshot-index", index)
@@ -275,6 +299,7 @@ async fn take<S: ByteStream>(
     switchboard.inbox().push(Input::Snapshot(arrival));
     // Whether raft has taken it or not is no business of whoever has sent it.
     let _ = settled.await;
+    counts.succeed(clock::now().since(began));
     Ok(Answer::empty(204))
 }
 
@@ -300,9 +325,9 @@ async fn read_message<S: ByteStream>(
 
 async fn decode(bytes: Bytes, start: Start) -> Result<Message, Answer> {
     let decoded = if bytes.len() <= MESSAGE_BYTES_AT_ONCE {
-        Message::decode(bytes)
+        message::decode(bytes)
     } else {
-        let decoding = threads::run(start, "snapshot-decoder", move || Message::decode(bytes)).await;
+        let decoding = threads::run(start, "snapshot-decoder", move || message::decode(bytes)).await;
         decoding.map_err(|error| unsaved(None, &format!("cannot start a thread: {error}")))?
     };
     decoded.map_err(|error| undecoded(&error.to_string()))
@@ -358,6 +383,8 @@ struct Incoming<'a, S> {
     body: Body,
     /// Where the connection is read into.
     buffer: Box<[u8]>,
+    /// Bytes of the body so far.
+    taken: u64,
 }
 
 impl<S: ByteStream> Incoming<'_, S> {
@@ -376,6 +403,7 @@ impl<S: ByteStream> Incoming<'_, S> {
             let mut taken = BytesMut::new();
             self.body.read(self.input, |bytes| taken.extend_from_slice(bytes))?;
             if !taken.is_empty() {
+                self.taken += taken.len() as u64;
                 return Ok(Some(taken.freeze()));
             }
             if self.body == Body::Done {

@@ -9,10 +9,10 @@ use std::rc::Rc;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures::io::AsyncWriteExt;
-use prost::Message as _;
 use raft::eraftpb::Message;
 
 use super::client::{PATIENCE, in_time};
+use super::guests::{Guests, Visit};
 use super::lessor;
 use super::link::Link;
 use super::promotion;
@@ -24,34 +24,35 @@ use crate::config::ETCD_VERSION;
 use crate::peer::channel::Channel;
 use crate::peer::greeting::{self, parse_id};
 use crate::peer::hash_kv;
+use crate::peer::message;
 use crate::server::http1::answer::{Answer, Form};
 use crate::server::http1::connection::{self, Read};
 use crate::server::http1::head::Head;
-use crate::server::io::accept::{self, Accepted, Admission, Take};
-use crate::server::io::idle::IdleClients;
+use crate::server::io::accept::{self, Accepted, Take};
 use crate::server::io::wire::{ByteStream, linger};
 use crate::server::io::{clock, socket, task};
 use crate::server::log::Line;
 use crate::server::tls::door::Door;
+use crate::snapshot::buckets::storage_version;
 use crate::stdx::time::Duration;
 
-/// Connections at the peer port.
-const CONNECTIONS_MAX: usize = 512;
 /// How long a connection may be without a request.
 const IDLE: Duration = Duration::from_secs(30);
-/// Longest body of a request. A message has a mebibyte of entries, or one that is longer.
-const BODY_BYTES_MAX: u64 = 64 << 20;
-/// Bytes of all bodies that are being read.
-const BODIES_BYTES_MAX: usize = 96 << 20;
+/// Longest body of a request that is no message.
+const QUESTION_BYTES_MAX: u64 = 64 << 10;
+/// Bytes of all bodies that are being read, where no message is longer.
+const BODIES_BYTES_MAX: u64 = 96 << 20;
 
+/// Where messages are posted.
+const MESSAGES: &str = "/raft";
 /// Where snapshots are sent to.
 const SNAPSHOTS: &str = "/raft/snapshot";
 
 /// Serves a peer listener for as long as the executor runs.
 pub async fn listen(switchboard: Rc<Switchboard>, socket: TcpListener, door: Option<Rc<Door>>) {
     let listener = socket::accept_on(socket);
-    let desk = Desk { switchboard, door, idle: IdleClients::new() };
-    accept::accept(&listener, &Admission::with_places(CONNECTIONS_MAX), &desk).await;
+    let desk = Desk { switchboard, door, guests: Guests::new() };
+    accept::accept(&listener, &desk.guests.admission, &desk).await;
 }
 
 /// Where connections of other members are served.
@@ -59,29 +60,32 @@ struct Desk {
     switchboard: Rc<Switchboard>,
     /// Where they come in, if they are secured.
     door: Option<Rc<Door>>,
-    /// Those whose next request is waited for.
-    idle: Rc<IdleClients>,
+    /// Those of whom it is not known whether they are members.
+    guests: Guests,
 }
 
 impl Take for Desk {
     fn take(&self, accepted: Accepted) {
         let Ok((stream, peer, place)) = accepted.bind() else { return };
-        let (switchboard, door, idle) = (self.switchboard.clone(), self.door.clone(), self.idle.clone());
+        let (switchboard, door) = (self.switchboard.clone(), self.door.clone());
+        let visit = self.guests.enter(place);
         task::spawn(async move {
-            match door {
-                None => serve(&switchboard, stream, &idle).await,
-                Some(door) => {
-                    if let Some((stream, _)) = door.welcome(stream, &[], peer).await {
-                        serve(&switchboard, stream, &idle).await;
+            let serve = async {
+                match door {
+                    None => serve(&switchboard, stream, &visit).await,
+                    Some(door) => {
+                        if let Some((stream, _)) = door.welcome(stream, &[], peer).await {
+                            serve(&switchboard, stream, &visit).await;
+                        }
                     }
                 }
-            }
-            drop(place);
+            };
+            visit.last(serve).await;
         });
     }
 
     fn crowded(&self) {
-        self.idle.evict(clock::now());
+        self.guests.make_room();
         if let Some(door) = &self.door {
             door.handshakes.evict();
         }
@@ -97,10 +101,10 @@ enum Outcome {
 }
 
 /// Serves one connection to its end.
-async fn serve<S: ByteStream>(switchboard: &Rc<Switchboard>, mut stream: S, idle: &Rc<IdleClients>) {
+async fn serve<S: ByteStream>(switchboard: &Rc<Switchboard>, mut stream: S, visit: &Visit) {
     let mut input = BytesMut::new();
     loop {
-        match serve_one(switchboard, &mut stream, &mut input, idle).await {
+        match serve_one(switchboard, &mut stream, &mut input, visit).await {
             Ok(Next::Request) => task::make_room().await,
             Ok(Next::Stream(link, channel)) => {
                 return writer::write(switchboard, &link, channel, stream).await;
@@ -122,11 +126,10 @@ async fn serve_one<S: ByteStream>(
     switchboard: &Rc<Switchboard>,
     stream: &mut S,
     input: &mut BytesMut,
-    idle: &Rc<IdleClients>,
+    visit: &Visit,
 ) -> io::Result<Next> {
     let reading = task::until(clock::now() + IDLE, connection::read_head(stream, input));
-    // Whoever waits without a request makes room where others find no place.
-    let Some(read) = idle.wait(reading).await.flatten() else { return Ok(Next::End) };
+    let Some(read) = reading.await else { return Ok(Next::End) };
     let head = match read? {
         Read::Head(head, _) => head,
         Read::Gone => return Ok(Next::End),
@@ -137,6 +140,9 @@ async fn serve_one<S: ByteStream>(
         }
     };
     input.advance(head.bytes);
+    if let Some(link) = member(switchboard, &head) {
+        visit.is_of(&link);
+    }
     if head.expects_continue && (head.body_bytes > 0 || head.is_chunked) {
         in_time(stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")).await?;
     }
@@ -145,7 +151,7 @@ async fn serve_one<S: ByteStream>(
         connection::write(stream, answer, Form { keeps_alive: false, ..head.form }).await?;
         return Ok(Next::End);
     }
-    let Some(held) = Held::new(switchboard, head.body_bytes) else {
+    let Some(held) = Held::new(switchboard, &head) else {
         let form = Form { keeps_alive: false, ..head.form };
         connection::write(stream, Answer::error(413, "request body too large"), form).await?;
         return Ok(Next::End);
@@ -166,13 +172,15 @@ async fn serve_one<S: ByteStream>(
 }
 
 /// Room for the body of a request, until dropped.
-struct Held<'a>(&'a Switchboard, usize);
+struct Held<'a>(&'a Switchboard, u64);
 
 impl<'a> Held<'a> {
-    fn new(switchboard: &'a Switchboard, bytes: u64) -> Option<Self> {
-        let bytes = usize::try_from(bytes).ok().filter(|&bytes| bytes as u64 <= BODY_BYTES_MAX)?;
-        let held = switchboard.body_bytes.get() + bytes;
-        (held <= BODIES_BYTES_MAX).then(|| {
+    fn new(switchboard: &'a Switchboard, head: &Head) -> Option<Self> {
+        let message_bytes_max = switchboard.own().message_bytes_max;
+        let bytes_max = if head.target == MESSAGES { message_bytes_max } else { QUESTION_BYTES_MAX };
+        let bytes = head.body_bytes;
+        let held = switchboard.body_bytes.get().saturating_add(bytes);
+        (bytes <= bytes_max && held <= BODIES_BYTES_MAX.max(message_bytes_max)).then(|| {
             switchboard.body_bytes.set(held);
             Self(switchboard, bytes)
         })
@@ -197,9 +205,12 @@ fn stream_head(cluster_id: u64) -> String {
 async fn answer(switchboard: &Rc<Switchboard>, head: &Head, body: Bytes) -> Outcome {
     let path = head.target.split('?').next().unwrap_or_default();
     Outcome::Answer(match path {
-        "/raft" => only("POST", head, post(switchboard, head, body)).await,
+        MESSAGES => only("POST", head, post(switchboard, head, body)).await,
         "/raft/probing" => probing(),
-        SNAPSHOTS => not_allowed("POST"),
+        SNAPSHOTS => {
+            switchboard.contacts.snapshots.from(None).fail();
+            not_allowed("POST")
+        }
         "/members" => only("GET", head, async { members(switchboard) }).await,
         "/downgrade/enabled" => only("GET", head, async { downgrade(switchboard) }).await,
         hash_kv::PATH => only("GET", head, super::hash_kv::answer(switchboard, head, body)).await,
@@ -261,13 +272,21 @@ pub(super) fn meet(switchboard: &Switchboard, head: &Head) {
     }
 }
 
+/// The member whose request it says it is: one of the cluster, or of the one that this member joins.
+fn member(switchboard: &Switchboard, head: &Head) -> Option<Rc<Link>> {
+    let id = head.extension(greeting::SERVER_FROM).and_then(parse_id)?;
+    let link = switchboard.member(id)?;
+    let refusal = greeting::refusal(|name| head.extension(name), ETCD_VERSION, switchboard.own().cluster_id);
+    refusal.is_none().then_some(link)
+}
+
 /// One message. It waits until the replica has room for it, and its body counts among those that are being read.
 async fn post(switchboard: &Switchboard, head: &Head, body: Bytes) -> Answer {
     let answer = match refusal(switchboard, head) {
         Some(refusal) => refusal,
         None => {
             meet(switchboard, head);
-            match Message::decode(body) {
+            match message::decode(body) {
                 Err(_) => Answer::error(400, "error unmarshalling raft message"),
                 Ok(message) => take_in(switchboard, message).await,
             }
@@ -306,6 +325,7 @@ fn stream(switchboard: &Switchboard, head: &Head, rest: &str) -> Result<(Rc<Link
     if head.extension(greeting::RAFT_TO) != Some(format!("{:x}", switchboard.own().member_id).as_str()) {
         return Err(Answer::error(412, "to field mismatch"));
     }
+    link.takes_digest.set(head.extension(greeting::TAKES_DIGEST) == Some(greeting::SHA256));
     Ok((link, channel))
 }
 
@@ -341,10 +361,11 @@ fn downgrade(switchboard: &Switchboard) -> Answer {
 
 fn version(switchboard: &Switchboard) -> Answer {
     let cluster = switchboard.with_cluster(|cluster| cluster.version.clone());
+    let storage = storage_version(&cluster).unwrap_or("unknown");
     let cluster = if cluster.is_empty() { "not_decided".to_owned() } else { cluster };
     Answer::json(
         200,
-        format!(r#"{{"etcdserver":"{ETCD_VERSION}","etcdcluster":"{cluster}","storage":"3.7.0"}}"#),
+        format!(r#"{{"etcdserver":"{ETCD_VERSION}","etcdcluster":"{cluster}","storage":"{storage}"}}"#),
     )
 }
 

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use raft::eraftpb::Message;
+use raft::eraftpb::{Message, MessageType};
 
 use super::hash_kv::{self, Hashes};
 use super::inbox::{Answered, Inbox};
@@ -48,6 +48,8 @@ pub struct Own {
     pub dial_timeout: Duration,
     /// How long a question for a client may take.
     pub request_timeout: Duration,
+    /// Bytes of one message of another member.
+    pub message_bytes_max: u64,
     /// The number that the tickets of questions have in place of a session core's.
     pub core: u16,
     /// What secures connections with others.
@@ -83,7 +85,7 @@ pub struct Switchboard {
     remotes: RefCell<BTreeMap<u64, Rc<Link>>>,
     /// See [`Beginning::known`].
     known: Vec<MemberContext>,
-    contacts: Arc<Contacts>,
+    pub(super) contacts: Arc<Contacts>,
     /// Another member has said that this one was removed.
     is_removed: Cell<bool>,
     /// The cluster when it was last looked at.
@@ -96,7 +98,7 @@ pub struct Switchboard {
     /// What the replica core counts.
     pub(super) counts: Arc<metrics::Core>,
     /// Bytes of requests' bodies that are being read.
-    pub(super) body_bytes: Cell<usize>,
+    pub(super) body_bytes: Cell<u64>,
 }
 
 impl Switchboard {
@@ -164,6 +166,12 @@ impl Switchboard {
         self.links.borrow().get(&id).cloned()
     }
 
+    /// The way to a member, also to one that belongs to the cluster by what others have told before it is in the log.
+    pub fn member(&self, id: u64) -> Option<Rc<Link>> {
+        let told = || self.known.iter().any(|member| member.id == id);
+        self.link(id).or_else(|| self.remotes.borrow().get(&id).filter(|_| told()).cloned())
+    }
+
     /// A member that is not known asks, or was told of: it can be answered from now on.
     pub fn meet(&self, id: u64, urls: &[String]) {
         let is_known = id == self.own.member_id || self.is_removed(id) || self.link(id).is_some();
@@ -228,6 +236,17 @@ impl Switchboard {
     /// A message to this member was lost.
     pub fn unreachable(&self, id: u64) {
         self.inbox.push(Input::PeerUnreachable(id));
+    }
+
+    /// These messages to a member were not sent. What was proposed to it may be proposed to another one.
+    pub fn undelivered(&self, id: u64, unsent: impl IntoIterator<Item = Box<Message>>) {
+        let mut unsent = unsent.into_iter().peekable();
+        if unsent.peek().is_some() {
+            self.unreachable(id);
+        }
+        for message in unsent.filter(|message| message.msg_type() == MessageType::MsgPropose) {
+            self.inbox.push(Input::Undelivered(message));
+        }
     }
 
     /// Nobody listens where a member was. What raft does not follow is no news to it.

@@ -4,7 +4,7 @@
 mod snapshots;
 
 use std::collections::VecDeque;
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -15,6 +15,7 @@ use prost::Message as _;
 use raft::eraftpb::{Entry, Message, MessageType};
 
 use super::client::{Ask, Connection};
+use super::guests::GUESTS_MAX;
 use super::hash_kv::Other;
 use super::reception::Patience;
 use super::{Beginning, Own, Switchboard, hash_kv, reception};
@@ -40,6 +41,8 @@ use crate::server::tls::Ports;
 use crate::stdx::time::Duration;
 
 const WITHIN: Duration = Duration::from_secs(20);
+/// Bytes of one message of another member.
+const MESSAGE_BYTES_MAX: u64 = 8 << 20;
 
 fn own(member_id: u64) -> Own {
     let (peer_urls, timeout) = (format!("http://m{member_id}:1"), Duration::from_secs(1));
@@ -49,6 +52,7 @@ fn own(member_id: u64) -> Own {
         peer_urls,
         dial_timeout: timeout,
         request_timeout: timeout,
+        message_bytes_max: MESSAGE_BYTES_MAX,
         core: 3,
         ports: Ports::none(),
     }
@@ -228,6 +232,28 @@ fn a_member_that_does_not_answer_is_out_of_reach_and_one_that_is_unknown_is_nobo
             lost == 100
         })
         .await;
+    });
+}
+
+#[test]
+fn a_proposal_that_was_not_sent_comes_back() {
+    run(|a, _, _| async move {
+        // Nobody listens where the third member was.
+        a.send(3, Box::new(message(MessageType::MsgPropose, 1, 3, 0)));
+        a.send(3, Box::new(message(MessageType::MsgHeartbeat, 1, 3, 0)));
+        let (mut back, mut lost) = (Vec::new(), 0);
+        until("the proposal", || {
+            for input in taken(&a) {
+                match input {
+                    Input::Undelivered(message) => back.push(message.msg_type()),
+                    Input::PeerUnreachable(3) => lost += 1,
+                    _ => {}
+                }
+            }
+            lost == 2
+        })
+        .await;
+        assert_eq!(back, [MessageType::MsgPropose]);
     });
 }
 
@@ -458,6 +484,90 @@ fn a_message_that_was_taken_from_its_queue_and_not_written_is_reported() {
         b.send(3, Box::new(message(MessageType::MsgHeartbeatResponse, 2, 3, 0)));
         let is_lost = |input: &Input| matches!(input, Input::PeerUnreachable(3));
         until("raft hears of it", || taken(&b).iter().any(is_lost)).await;
+    });
+}
+
+/// A member that streams these bytes to whoever dials its stream of other messages, and then waits for the end of the
+/// connection. Tells when it has come.
+fn streamer(socket: TcpListener, bytes: Vec<u8>) -> Arc<AtomicUsize> {
+    let ended = Arc::new(AtomicUsize::new(0));
+    let count = ended.clone();
+    socket.set_nonblocking(false).unwrap();
+    std::thread::spawn(move || {
+        for stream in socket.incoming() {
+            let (mut stream, count, bytes) = (stream.unwrap(), count.clone(), bytes.clone());
+            std::thread::spawn(move || {
+                let (mut request, mut byte) = (Vec::new(), [0]);
+                while !request.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap_or(0) > 0 {
+                    request.push(byte[0]);
+                }
+                if !request.starts_with(b"GET /raft/stream/message/") {
+                    return;
+                }
+                let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+                let chunk = format!("{head}{:x}\r\n", bytes.len());
+                stream.write_all(&[chunk.as_bytes(), &bytes, b"\r\n"].concat()).unwrap();
+                while stream.read(&mut byte).unwrap_or(0) > 0 {}
+                count.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+    });
+    ended
+}
+
+#[test]
+fn a_stream_ends_when_a_message_is_to_be_longer_than_messages_may_be() {
+    run_with(
+        |id| snapshots("long", id),
+        |a, b, _, third| async move {
+            // So much is said to follow, and some of it does.
+            let begin = [&(MESSAGE_BYTES_MAX + 1).to_be_bytes()[..], &[0; 1000]].concat();
+            let ended = streamer(third, begin);
+            until("both members to end their streams", || ended.load(Ordering::Relaxed) >= 2).await;
+            assert!(has_streams(&a, 2) && has_streams(&b, 1), "other streams go on");
+        },
+    );
+}
+
+/// Connects and asks, or not.
+fn guest(url: &Url, request: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect((&*url.host, url.port().unwrap())).unwrap();
+    stream.write_all(request).unwrap();
+    stream
+}
+
+#[test]
+fn strangers_however_many_keep_no_member_out() {
+    run(|a, b, url| async move {
+        until("streams", || has_streams(&a, 2) && has_streams(&b, 1)).await;
+        let heartbeat = message(MessageType::MsgHeartbeat, 1, 2, 0).encode_to_vec();
+        let (slow, busy) =
+            (&b"GET /version HTTP/1.1\r\n"[..], &b"GET /version HTTP/1.1\r\nHost: b\r\n\r\n"[..]);
+        let mut guests: Vec<TcpStream> = Vec::new();
+        for number in 0..2 * GUESTS_MAX {
+            guests.push(guest(&url, [&b""[..], slow, busy][number % 3]));
+            if number % 16 == 0 {
+                task::sleep(Duration::from_millis(1)).await;
+            }
+        }
+        let sender = own(1);
+        let posted = ask(&sender, &url, "POST", "/raft", 2, &heartbeat);
+        let answer = task::until(clock::now() + Duration::from_secs(1), posted).await;
+        assert_eq!(answer, Some((204, String::new())), "a member comes in at once");
+        assert!(has_streams(&a, 2) && has_streams(&b, 1), "and those that are there stay");
+        // A stranger is answered too, as long as there is room for it.
+        let answer = ask(&Own { member_id: 0, ..own(1) }, &url, "GET", "/version", 2, b"").await;
+        assert_eq!(answer.0, 200);
+        let is_sent_away = |stream: &TcpStream| {
+            stream.set_nonblocking(true).unwrap();
+            let mut first = [0];
+            match stream.peek(&mut first) {
+                Ok(read) => read == 0,
+                Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+            }
+        };
+        let away = guests.iter().filter(|stream| is_sent_away(stream)).count();
+        assert!(away >= GUESTS_MAX / 2, "{away} of them had to go");
     });
 }
 

@@ -5,6 +5,8 @@
 //! most. Between two slices it holds a revision and no page, but for the leases, which it copies first. What it has
 //! made waits in a short lane, so memory does not depend on the store.
 //!
+//! A member that looks for it gets a digest behind the file. One that does not, as etcd's do, gets the file alone.
+//!
 //! A member that is slow, or that does not answer, holds up its own snapshot alone: each transfer has an end by the
 //! clock ([`Patience`]), there is a place for a second one, and after one that has failed other members come first.
 #![forbid(unsafe_code)]
@@ -20,7 +22,8 @@ use std::time::Instant as StdInstant;
 
 use bytes::Bytes;
 use prost::Message as _;
-use raft::eraftpb::{Message, SnapshotMetadata};
+use raft::eraftpb::{Message, Snapshot};
+use ring::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 
 use super::client::{Ask, Connection};
 use super::link::Link;
@@ -140,7 +143,7 @@ impl Sending {
 /// What the thread has made.
 enum Made {
     /// What the message says, and how long the file is.
-    Head(SnapshotMetadata, u64),
+    Head(Snapshot, u64),
     Piece(Bytes),
     /// Why there is no more.
     Failed(String),
@@ -159,22 +162,31 @@ pub fn begin(switchboard: &Rc<Switchboard>, to: u64, message: Box<Message>) {
     let switchboard = switchboard.clone();
     task::spawn(async move {
         let (snapshots, began) = (&switchboard.snapshots, clock::now());
+        let counts = switchboard.contacts.snapshots.to(to);
+        let _under_way = counts.begin();
+        let with_digest = takes_digest(&link);
         let end = |result: io::Result<(u64, u64)>, was_made: bool| {
-            tell(&link, clock::now().since(began), &result);
+            let took = clock::now().since(began);
+            tell(&link, took, &result);
             let is_taken = result.is_ok();
+            if is_taken {
+                counts.succeed(took)
+            } else {
+                counts.fail()
+            }
             snapshots.sending.on_sent(to, is_taken, was_made);
             switchboard.inbox().push(Input::SnapshotSent { to, is_taken });
         };
         let started = match reach(&switchboard, &link).await {
             Ok(()) => {
                 let readers = snapshots.readers.borrow().clone();
-                Maker::start(snapshots.start, readers, slot)
+                Maker::start(snapshots.start, readers, slot, with_digest)
             }
             Err(error) => Err((error, slot)),
         };
         let slot = match started {
             Ok(mut maker) => {
-                end(send(&switchboard, &link, message, &mut maker).await, true);
+                end(send(&switchboard, &link, message, &mut maker, with_digest).await, true);
                 maker.end().await
             }
             Err((error, slot)) => {
@@ -192,11 +204,17 @@ async fn reach(switchboard: &Switchboard, link: &Link) -> io::Result<()> {
     Connection::dial(switchboard.own(), &link.url()?).await.map(drop)
 }
 
+/// Whether a member looks for a digest, by the streams that it has dialled.
+fn takes_digest(link: &Link) -> bool {
+    link.takes_digest.get() && (link.append.is_open() || link.message.is_open())
+}
+
 fn tell(link: &Link, took: Duration, result: &io::Result<(u64, u64)>) {
     let took = format!("{took:?}");
     match result {
         Ok((index, bytes)) => {
             link.on_success();
+            link.contact().sent_bytes.add(*bytes);
             Line::info("sent database snapshot")
                 .value("snapshot-index", *index)
                 .id("remote-peer-id", link.id)
@@ -205,6 +223,7 @@ fn tell(link: &Link, took: Duration, result: &io::Result<(u64, u64)>) {
                 .write();
         }
         Err(error) => {
+            link.contact().send_failures.inc();
             Line::warn("failed to send database snapshot")
                 .id("remote-peer-id", link.id)
                 .text("took", took)
@@ -223,14 +242,21 @@ struct Maker {
 
 impl Maker {
     /// Starts the thread. Where there is none, the slot comes back.
-    fn start(start: Start, readers: Readers, slot: PinSlot) -> Result<Self, (io::Error, PinSlot)> {
+    fn start(
+        start: Start,
+        readers: Readers,
+        slot: PinSlot,
+        with_digest: bool,
+    ) -> Result<Self, (io::Error, PinSlot)> {
         let (out, lane) = mesh::lane(PIECES_MAX);
         let is_wanted = Arc::new(AtomicBool::new(true));
         let wanted = is_wanted.clone();
         let (hand_over, handed_over) = mpsc::channel();
         let work = move || {
             let Ok(mut slot) = handed_over.recv() else { return };
-            if let Err(why) = make(&readers, &mut slot, &out, &wanted) {
+            let lane =
+                Lane { out: &out, is_wanted: &wanted, digest: with_digest.then(|| Context::new(&SHA256)) };
+            if let Err(why) = make(&readers, &mut slot, lane) {
                 put_last(&out, Made::Failed(why));
             }
             put_last(&out, Made::End(slot));
@@ -266,38 +292,41 @@ impl Maker {
 }
 
 /// Sends what is made, and waits until the member has made a store of it. The index of the snapshot and the length of
-/// the file.
+/// message and file.
 async fn send(
     switchboard: &Switchboard,
     link: &Link,
     mut message: Box<Message>,
     maker: &mut Maker,
+    has_digest: bool,
 ) -> io::Result<(u64, u64)> {
-    let (metadata, bytes) = match maker.next().await {
-        Made::Head(metadata, bytes) => (metadata, bytes),
+    let (snapshot, bytes) = match maker.next().await {
+        Made::Head(snapshot, bytes) => (snapshot, bytes),
         Made::Failed(why) => return Err(failed(why)),
         Made::Piece(_) | Made::End(_) => return Err(failed("it has no head".into())),
     };
-    let index = metadata.index;
+    let index = snapshot.get_metadata().index;
+    message.snapshot = Some(snapshot);
+    let head = message.encode_to_vec();
+    let total = head.len() as u64 + bytes;
     Line::info("sending database snapshot")
         .value("snapshot-index", index)
         .id("remote-peer-id", link.id)
-        .value("bytes", bytes)
+        .value("bytes", total)
         .write();
-    message.snapshot.get_or_insert_default().metadata = Some(metadata);
-    let head = message.encode_to_vec();
     let own = switchboard.own();
     let mut connection = Connection::dial(own, &link.url()?).await?;
     let ask = Ask { method: "POST", path: "/raft/snapshot", to: Some(link.id), content: None };
-    let length = size_of::<u64>() as u64 + head.len() as u64 + bytes;
-    connection.begin(own, &ask, "application/octet-stream", length).await?;
+    let digest_bytes = if has_digest { SHA256_OUTPUT_LEN as u64 } else { 0 };
+    let length = size_of::<u64>() as u64 + total + digest_bytes;
+    connection.begin(own, &ask, "application/octet-stream", length, has_digest).await?;
     let begin = Bytes::from([&(head.len() as u64).to_be_bytes()[..], &head].concat());
     let patience = switchboard.snapshots.sending.patience;
-    let sending = send_file(&mut connection, begin, bytes, maker);
+    let sending = send_file(&mut connection, begin, bytes + digest_bytes, maker);
     let sent = task::until(patience.end(bytes, patience.sent_bytes), sending).await;
     sent.unwrap_or_else(|| Err(timed_out("the member takes it too slowly")))?;
     accepted(link, &mut connection, patience.end(bytes, patience.built_bytes)).await?;
-    Ok((index, bytes))
+    Ok((index, total))
 }
 
 fn failed(why: String) -> io::Error {
@@ -308,7 +337,7 @@ fn timed_out(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, why)
 }
 
-/// Sends the `begin` of a body, and the file of so many `bytes`.
+/// Sends the `begin` of a body, and the file of so many `bytes`, with what stands behind it.
 async fn send_file(
     connection: &mut Connection,
     begin: Bytes,
@@ -391,34 +420,59 @@ fn wanted(is_wanted: &AtomicBool) -> Result<(), String> {
     if is_wanted.load(Ordering::Acquire) { Ok(()) } else { Err("nobody wants it".into()) }
 }
 
+/// Where a thread puts what it makes.
+struct Lane<'a> {
+    out: &'a Sender<Made>,
+    /// Somebody waits for it.
+    is_wanted: &'a AtomicBool,
+    /// Of the pieces so far, if it is to stand behind the last one.
+    digest: Option<Context>,
+}
+
+impl Lane<'_> {
+    fn wanted(&self) -> Result<(), String> {
+        wanted(self.is_wanted)
+    }
+
+    fn put(&self, made: Made) -> Result<(), String> {
+        put(self.out, made, self.is_wanted)
+    }
+
+    fn put_piece(&mut self, piece: Bytes) -> Result<(), String> {
+        if let Some(digest) = &mut self.digest {
+            digest.update(&piece);
+        }
+        self.put(Made::Piece(piece))
+    }
+
+    /// The last piece was put.
+    fn finish(mut self) -> Result<(), String> {
+        match self.digest.take() {
+            Some(digest) => self.put(Made::Piece(Bytes::copy_from_slice(digest.finish().as_ref()))),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Makes the file of the newest state.
-fn make(
-    readers: &Readers,
-    slot: &mut PinSlot,
-    out: &Sender<Made>,
-    is_wanted: &AtomicBool,
-) -> Result<(), String> {
+fn make(readers: &Readers, slot: &mut PinSlot, lane: Lane<'_>) -> Result<(), String> {
     let mut reader = readers.register();
     let mut compacted = reader.snapshot().applied().compact_revision;
     while !slot.pin(compacted, || reader.snapshot().applied().compact_revision) {
         compacted = reader.snapshot().applied().compact_revision;
     }
-    let result = make_pinned(&mut reader, out, is_wanted);
+    let result = make_pinned(&mut reader, lane);
     slot.unpin(compacted);
     result
 }
 
-fn make_pinned(
-    reader: &mut crate::btree::Reader,
-    out: &Sender<Made>,
-    is_wanted: &AtomicBool,
-) -> Result<(), String> {
+fn make_pinned(reader: &mut crate::btree::Reader, mut lane: Lane<'_>) -> Result<(), String> {
     let unread = |_| "a record of the store cannot be read".to_owned();
     let mut file = {
         let state = reader.snapshot();
         let mut gathering = Gathering::new(&state).map_err(unread)?;
         loop {
-            wanted(is_wanted)?;
+            lane.wanted()?;
             let began = StdInstant::now();
             if gathering.step(SLICE).map_err(unread)? {
                 break SnapshotFile::new(gathering.finish());
@@ -430,25 +484,25 @@ fn make_pinned(
         }
     };
     let layout = loop {
-        wanted(is_wanted)?;
+        lane.wanted()?;
         let began = StdInstant::now();
         if let Some(layout) = file.count(&View::new(&reader.snapshot()), SLICE).map_err(unread)? {
             break layout;
         }
         rest(began);
     };
-    put(out, Made::Head(file.metadata().clone(), layout.bytes()), is_wanted)?;
+    lane.put(Made::Head(file.message().clone(), layout.bytes()))?;
     loop {
         // The lane has room all the time once nobody sends what is in it.
-        wanted(is_wanted)?;
+        lane.wanted()?;
         let began = StdInstant::now();
         let (piece, is_last) =
             file.write(&View::new(&reader.snapshot()), PIECE_BYTES, SLICE).map_err(unread)?;
         if !piece.is_empty() {
-            put(out, Made::Piece(piece), is_wanted)?;
+            lane.put_piece(piece)?;
         }
         if is_last {
-            return Ok(());
+            return lane.finish();
         }
         rest(began);
     }
@@ -489,7 +543,7 @@ mod tests {
         let store = store(300);
         let slot = Pins::new(1).slot(0);
         futures::executor::block_on(async {
-            let mut maker = Maker::start(threads::start, store.readers(), slot).ok().unwrap();
+            let mut maker = Maker::start(threads::start, store.readers(), slot, false).ok().unwrap();
             assert!(matches!(maker.next().await, Made::Head(..)));
             assert!(matches!(maker.next().await, Made::Piece(_)));
             maker.is_wanted.store(false, Ordering::Release);

@@ -31,10 +31,8 @@ pub async fn write<S: ByteStream>(
     mut stream: S,
 ) {
     let outgoing = if channel == Channel::Append { &link.append } else { &link.message };
-    let (number, lost) = outgoing.open();
-    if lost {
-        switchboard.unreachable(link.id);
-    }
+    let (number, unsent) = outgoing.open();
+    switchboard.undelivered(link.id, unsent);
     link.on_success();
     let mut batch = Batch::default();
     if let Err(error) = write_all(link, (outgoing, number), channel, &mut stream, &mut batch).await {
@@ -43,8 +41,9 @@ pub async fn write<S: ByteStream>(
             .id("remote-peer-id", link.id)
             .text("error", error.to_string())
             .write();
-        // What was being written is lost too, also if another connection counts by now.
-        if outgoing.close(number) || batch.carries {
+        switchboard.undelivered(link.id, outgoing.close(number));
+        // What was being written may be lost too, also if another connection counts by now.
+        if batch.carries {
             switchboard.unreachable(link.id);
         }
     }

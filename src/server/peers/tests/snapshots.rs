@@ -8,11 +8,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use raft::eraftpb::{ConfState, Snapshot, SnapshotMetadata};
 
 use super::*;
+use crate::config::Gates;
 use crate::mvcc::View;
 use crate::replica::apply::State;
 use crate::replica::install::Replaced;
 use crate::server::io::threads::Work;
 use crate::snapshot::{Gathering, SnapshotFile};
+
+/// What a body is that has a snapshot.
+const KIND: &str = "application/octet-stream";
 
 /// A message about a snapshot to a member.
 fn about(to: u64, index: u64, data: Vec<u8>) -> Message {
@@ -59,9 +63,13 @@ fn post(url: &Url, body: Vec<u8>) -> Rc<RefCell<Option<(u16, String)>>> {
 }
 
 async fn ask_patiently(own: &Own, url: &Url, body: &[u8]) -> (u16, String) {
+    ask_with(own, url, body, false).await
+}
+
+async fn ask_with(own: &Own, url: &Url, body: &[u8], has_digest: bool) -> (u16, String) {
     let mut connection = Connection::dial(own, url).await.unwrap();
     let ask = Ask { method: "POST", path: "/raft/snapshot", to: Some(2), content: None };
-    connection.begin(own, &ask, "application/octet-stream", body.len() as u64).await.unwrap();
+    connection.begin(own, &ask, KIND, body.len() as u64, has_digest).await.unwrap();
     connection.write(body).await.unwrap();
     let reply = connection.reply().await.unwrap();
     let text = connection.read_whole(reply.body).await.unwrap();
@@ -122,6 +130,73 @@ fn nothing_else_is_taken_for_a_snapshot() {
     );
 }
 
+/// The series of the families of snapshots, as a member shows them.
+fn series(member: &Switchboard) -> Vec<String> {
+    let gates = Gates::default();
+    let sources = metrics::Sources {
+        cores: &[],
+        rpc: &[],
+        member_id: 0,
+        cluster_version: None,
+        gates: &gates,
+        contacts: &member.contacts,
+    };
+    let text = metrics::scrape(&sources);
+    let of_snapshots = |line: &&str| {
+        let is_timed = line.contains("_seconds_bucket") || line.contains("_seconds_sum");
+        line.starts_with("etcd_network_snapshot_") && !is_timed
+    };
+    let lines = text.lines().filter(of_snapshots);
+    lines.map(|line| line.trim_start_matches("etcd_network_snapshot_").to_owned()).collect()
+}
+
+#[test]
+fn a_file_that_was_altered_on_the_way_is_refused_and_all_is_counted() {
+    let at = folder("altered", 2);
+    run_with(
+        |id| snapshots("altered", id),
+        move |a, b, url, _| async move {
+            until("streams", || has_streams(&a, 2) && has_streams(&b, 1)).await;
+            assert!(series(&a).is_empty() && series(&b).is_empty());
+            let whole = body(&about(2, 7, vec![]), &file());
+            let (status, text) = ask_with(&own(1), &url, &[&whole[..], &[7; 32]].concat(), true).await;
+            assert!(status == 500 && text.contains("their digest is another one"), "{status} {text}");
+            let (status, text) = ask_with(&own(1), &url, &whole[..9], true).await;
+            assert_eq!(status, 400, "{text}");
+            let (status, _) = ask(&own(1), &url, "GET", "/raft/snapshot", 2, b"").await;
+            assert_eq!(status, 405);
+            assert!(b.inbox().is_empty());
+            // The other member is Kevel too, so there is a digest behind what it sends.
+            a.send_snapshot(2, bare(2));
+            let Input::Snapshot(arrival) = next_input(&b).await else { panic!("something else") };
+            assert_eq!(series(&a), ["send_inflights_total{To=\"2\"} 1"]);
+            b.refuse_snapshot(arrival);
+            assert!(matches!(next_input(&a).await, Input::SnapshotSent { to: 2, is_taken: true }));
+            task::sleep(Duration::from_millis(20)).await;
+            assert_eq!(
+                series(&a),
+                [
+                    "send_inflights_total{To=\"2\"} 0",
+                    "send_success{To=\"2\"} 1",
+                    "send_total_duration_seconds_count{To=\"2\"} 1",
+                ]
+            );
+            assert_eq!(
+                series(&b),
+                [
+                    "receive_failures{From=\"UNKNOWN_SNAPSHOT_SENDER\"} 1",
+                    "receive_failures{From=\"0\"} 1",
+                    "receive_failures{From=\"1\"} 1",
+                    "receive_inflights_total{From=\"1\"} 0",
+                    "receive_success{From=\"1\"} 1",
+                    "receive_total_duration_seconds_count{From=\"1\"} 1",
+                ]
+            );
+            fs::remove_dir_all(&at).unwrap();
+        },
+    );
+}
+
 #[test]
 fn a_file_for_which_the_disk_has_no_room_is_refused_before_it_comes() {
     let at = folder("room", 2);
@@ -130,7 +205,7 @@ fn a_file_for_which_the_disk_has_no_room_is_refused_before_it_comes() {
         move |_, _, url, _| async move {
             let mut connection = Connection::dial(&own(1), &url).await.unwrap();
             let ask = Ask { method: "POST", path: "/raft/snapshot", to: Some(2), content: None };
-            connection.begin(&own(1), &ask, "application/octet-stream", 1 << 60).await.unwrap();
+            connection.begin(&own(1), &ask, KIND, 1 << 60, false).await.unwrap();
             connection.write(&body(&about(2, 7, vec![]), b"the first of many bytes")).await.unwrap();
             let mut answer = Box::pin(connection.reply());
             // Bytes may come or not: the member has to know by the length alone.
