@@ -191,12 +191,24 @@ impl Entry {
         Ok(Self { id, username, auth_revision, request: request.ok_or(EntryError::Empty)? })
     }
 
+    /// The id of an encoded InternalRaftRequest, of which nothing else is read; none if it cannot be read.
+    pub fn id_of(bytes: Bytes) -> Option<u64> {
+        Headed::decode(bytes).ok()?.header.map(|header| header.id)
+    }
+
     /// The lease that an encoded InternalRaftRequest revokes; none if the request is another one. Other messages are
     /// skipped without being read.
     pub fn revoked_lease(bytes: Bytes) -> Option<i64> {
         let revocation = Revocation::decode(bytes).ok()?;
         revocation.lease_revoke.map(|request| request.id)
     }
+}
+
+/// An InternalRaftRequest of which only its header is read.
+#[derive(Clone, PartialEq, Message)]
+struct Headed {
+    #[prost(message, tag = "100")]
+    header: Option<RequestHeader>,
 }
 
 /// An InternalRaftRequest of which only one field is read.
@@ -275,6 +287,7 @@ mod tests {
         assert_eq!(ours.encode(), theirs.encode_to_vec());
         assert_eq!(Entry::decode(ours.encode()).unwrap(), ours);
         let (wrapped, _) = wrap(9, Kind::Put, &put.encode_to_vec());
+        assert_eq!(Entry::id_of(wrapped.clone()), Some(9));
         assert_eq!(Entry::decode(wrapped).unwrap(), Entry::new(9, Request::Put(put)));
 
         let set = ClusterVersionSetRequest { ver: "3.7.0".into() };

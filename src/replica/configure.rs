@@ -61,7 +61,7 @@ impl Replica {
         }
         let mut message = Message { from: self.settings.member_id, ..Message::default() };
         message.set_msg_type(MessageType::MsgPropose);
-        message.entries.extend(self.proposals.take_change());
+        message.entries.extend(self.proposals.take_change(self.node.raft.term));
         let _ = self.node.raft.step(message);
     }
 

@@ -152,8 +152,7 @@ impl Replica {
 
     /// A leader that was removed leads nobody for longer than it has to.
     pub(super) fn resign_if_removed(&mut self) {
-        let is_removed = self.state.cluster.removed.contains(&self.settings.member_id);
-        if is_removed && self.is_leader() && !self.is_handing_over() {
+        if self.is_removed() && self.is_leader() && !self.is_handing_over() {
             self.resign();
         }
     }

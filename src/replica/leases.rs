@@ -336,13 +336,13 @@ mod tests {
             proposals.queue_of_lessor(4, revoke(1));
             proposals.queue_own(revoke(2));
             assert!(proposals.has_queued());
-            let batch = proposals.take_batch(led);
+            let batch = proposals.take_batch(led.unwrap_or_default(), led.is_some());
             let revoked: Vec<_> =
                 batch.iter().filter_map(|entry| Entry::revoked_lease(entry.data.clone())).collect();
             assert_eq!((revoked, proposals.has_queued()), (vec![2], false), "led: {led:?}");
         }
         proposals.queue_of_lessor(4, revoke(1));
-        assert_eq!(proposals.take_batch(Some(4)).len(), 1);
+        assert_eq!(proposals.take_batch(4, true).len(), 1);
     }
 
     #[test]
@@ -417,7 +417,7 @@ mod tests {
             batches += 1;
         }
         let under_way: Vec<u64> = leases.revoking.iter().copied().collect();
-        assert_eq!((batches, under_way.len(), proposals.take_batch(Some(4)).len()), (2, 4, 4));
+        assert_eq!((batches, under_way.len(), proposals.take_batch(4, true).len()), (2, 4, 4));
         assert!(!leases.take_expiry(7), "a revocation of a client's is no expiry");
         assert!(leases.take_expiry(under_way[0]) && !leases.has_expired(now, &lessor), "three are under way");
         assert!(leases.take_expiry(under_way[1]) && leases.has_expired(now, &lessor));
@@ -442,7 +442,7 @@ mod tests {
         leases.let_on(true, LessorPlace::Here(4), 0);
         assert_eq!(answer(&mut leases, &mut lessor, &mut proposals), 0);
         assert_eq!(answer(&mut leases, &mut lessor, &mut proposals), 0);
-        assert_eq!((leases.waiting(), proposals.take_batch(Some(4)).len()), (2, 1));
+        assert_eq!((leases.waiting(), proposals.take_batch(4, true).len()), (2, 1));
         lessor.checkpoint(&mut txn, 1, 0);
         leases.on_checkpoint(1);
         assert_eq!((answer(&mut leases, &mut lessor, &mut proposals), leases.waiting()), (2, 0));

@@ -94,5 +94,5 @@ pub use bounds::Bounds;
 pub use fault::Fault;
 #[cfg(any(debug_assertions, feature = "faults"))]
 pub use leases::LessorFault;
-pub use recover::{Opening, refusal, unapplied};
+pub use recover::{Opening, refusal, removal, unapplied};
 pub use replica::{Replica, Settings};

@@ -114,6 +114,8 @@ pub enum Input {
     PeerMessage(Box<Message>),
     /// A message to the member with this id was lost.
     PeerUnreachable(u64),
+    /// A message to another member was not sent, so it has surely not reached that member.
+    Undelivered(Box<Message>),
     /// The process of the member with this id has ended: connections with it were ended, and new ones are refused.
     PeerGone(u64),
     /// A snapshot that another member has sent, in a file of its own. No other one is under way, from here until

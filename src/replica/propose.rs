@@ -10,6 +10,12 @@
 //!
 //! An entry is matched with its proposal by the id in its header, not by its index: on a member that does not lead,
 //! another entry may take that index.
+//!
+//! A leader that fails takes proposals with it, and nobody tells whose they were. What has surely not reached it comes
+//! back ([`Input::Undelivered`](super::port::Input::Undelivered)) and goes to the next leader. Of everything else that
+//! raft was handed in an earlier term than that of an applied entry, and that is not applied itself, hardly anything
+//! comes any more: a leader of the past that hands on what it is sent does so at once. Its clients are told so after a
+//! moment, and may ask again, long before their time is over. etcd lets them wait.
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -47,6 +53,19 @@ impl Hasher for IdHash {
 /// Ticks between two looks for proposals whose time is over.
 const EXPIRY_TICKS: u64 = 8;
 
+/// Ticks from the first entry of a term that is applied until what raft was handed in earlier terms is given up.
+const LOSS_TICKS: u64 = 5;
+
+/// Somebody who waits for an entry to be applied.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    ticket: Ticket,
+    /// In which tick the proposal came.
+    came: u64,
+    /// In which term raft was handed it; 0 while it was not.
+    term: u64,
+}
+
 /// All proposals of this member.
 #[derive(Default)]
 pub(super) struct Proposals {
@@ -61,10 +80,16 @@ pub(super) struct Proposals {
     /// What the lessor of this member decided, each with the term in which it leads: two batches of revocations at
     /// most, and checkpoints.
     lessors: Vec<(u64, LogEntry)>,
-    /// Where replies go, by the entry's id, and in which tick the proposal came: exactly the clients' proposals that
-    /// are not applied and whose time is not over.
-    tickets: HashMap<u64, (Ticket, u64), BuildHasherDefault<IdHash>>,
+    /// Not in raft any more, because the leader to whom it was sent was not reached. Goes to the next one with the next
+    /// tick, oldest first.
+    returned: Vec<(u64, LogEntry)>,
+    /// Who waits, by the entry's id: exactly the clients' proposals that are not applied and whose time is not over.
+    waiting: HashMap<u64, Waiting, BuildHasherDefault<IdHash>>,
     ticks: u64,
+    /// The term of the last applied entry.
+    applied_term: u64,
+    /// The tick in which what raft was handed in earlier terms is given up.
+    lost_at: Option<u64>,
     /// How long a proposal may take; its session core has given up by then.
     timeout_ticks: u64,
     /// Refused, to be told at the end of the turn.
@@ -97,7 +122,7 @@ impl Proposals {
 
     /// Clients that wait for their entry to be applied.
     pub fn pending(&self) -> usize {
-        self.tickets.len()
+        self.waiting.len()
     }
 
     /// Takes a client's command.
@@ -107,12 +132,16 @@ impl Proposals {
     pub fn queue(&mut self, ticket: Ticket, id: u64, entry: Bytes) {
         let too_long =
             self.queued_bytes + entry.len() > PROPOSALS_QUEUED_BYTES_MAX && !self.queued.is_empty();
-        if too_long || self.tickets.len().max(self.queued.len()) >= self.pending_max {
+        if too_long || self.waiting.len().max(self.queued.len()) >= self.pending_max {
             return self.refuse(ticket, Error::TooManyRequests);
         }
-        let known = self.tickets.insert(id, (ticket, self.ticks));
+        let known = self.wait(ticket, id);
         assert!(known.is_none(), "request id {id:x} is used twice");
         self.push(id, entry);
+    }
+
+    fn wait(&mut self, ticket: Ticket, id: u64) -> Option<Waiting> {
+        self.waiting.insert(id, Waiting { ticket, came: self.ticks, term: 0 })
     }
 
     /// Answers a proposal without the log.
@@ -135,19 +164,20 @@ impl Proposals {
         }
         let id = self.next_id;
         self.next_id = id.wrapping_add(self.id_step);
-        self.tickets.insert(id, (ticket, self.ticks));
+        self.wait(ticket, id);
         self.changes.push_back(ConfChange { id, ..change });
     }
 
     /// The change whose turn it is: none while the one before is not answered.
     pub fn next_change(&self) -> Option<&ConfChange> {
-        if self.tickets.contains_key(&self.changing) { None } else { self.changes.front() }
+        if self.waiting.contains_key(&self.changing) { None } else { self.changes.front() }
     }
 
-    /// The entry of that change.
-    pub fn take_change(&mut self) -> Option<LogEntry> {
+    /// The entry of that change, for raft in this term.
+    pub fn take_change(&mut self, term: u64) -> Option<LogEntry> {
         let change = self.changes.pop_front()?;
         self.changing = change.id;
+        self.hand_over(change.id, term);
         let entry_type = EntryType::EntryConfChange.into();
         Some(LogEntry { entry_type, data: change.encode_to_vec().into(), ..LogEntry::default() })
     }
@@ -171,35 +201,75 @@ impl Proposals {
     /// would wait for ever, and one that is still queued must not run long after its client was told that it timed out.
     pub fn tick(&mut self) {
         self.ticks += 1;
-        if self.ticks.is_multiple_of(EXPIRY_TICKS) && !self.tickets.is_empty() {
-            self.expire();
+        if self.ticks.is_multiple_of(EXPIRY_TICKS) && !self.waiting.is_empty() {
+            let (now, timeout) = (self.ticks, self.timeout_ticks);
+            self.give_up(|waiting| waiting.came + timeout <= now, Error::Timeout);
+        }
+        if self.lost_at.is_some_and(|at| at <= self.ticks) {
+            self.lost_at = None;
+            let term = self.applied_term;
+            self.give_up(|waiting| (1..term).contains(&waiting.term), Error::TimeoutDueToLeaderFail);
+        }
+        for (id, entry) in std::mem::take(&mut self.returned).into_iter().rev() {
+            self.queued_bytes += entry.data.len();
+            self.queued.push_front((id, entry));
         }
     }
 
-    fn expire(&mut self) {
-        let (now, timeout) = (self.ticks, self.timeout_ticks);
-        let late = self.tickets.extract_if(|_, (_, came)| *came + timeout <= now);
-        let late: BTreeMap<u64, Ticket> = late.map(|(id, (ticket, _))| (id, ticket)).collect();
+    /// Answers with an error those that are so.
+    fn give_up(&mut self, is_so: impl Fn(&Waiting) -> bool, error: Error) {
+        let late = self.waiting.extract_if(|_, waiting| is_so(waiting));
+        let late: BTreeMap<u64, Ticket> = late.map(|(id, waiting)| (id, waiting.ticket)).collect();
         if late.is_empty() {
             return;
         }
         self.queued.retain(|(id, _)| !late.contains_key(id));
+        self.returned.retain(|(id, _)| !late.contains_key(id));
         self.changes.retain(|change| !late.contains_key(&change.id));
         self.queued_bytes = self.queued.iter().map(|(_, entry)| entry.data.len()).sum();
-        self.refused.extend(late.into_values().map(|ticket| (ticket, Error::Timeout)));
+        self.refused.extend(late.into_values().map(|ticket| (ticket, error)));
     }
 
-    /// What the lessor has decided in the term `led`, and the oldest of all others that are not in raft: as many as one
-    /// append takes.
-    pub fn take_batch(&mut self, led: Option<u64>) -> Vec<LogEntry> {
+    /// An entry of this term was applied, and all before it.
+    pub fn on_applied(&mut self, term: u64) {
+        if term > self.applied_term {
+            self.applied_term = term;
+            self.lost_at = Some(self.ticks + LOSS_TICKS);
+        }
+    }
+
+    /// These were sent to a leader, and have surely not reached it. What somebody still waits for goes to the next one.
+    pub fn on_undelivered(&mut self, entries: Vec<LogEntry>) {
+        for entry in entries {
+            let Some(id) = Entry::id_of(entry.data.clone()) else { continue };
+            if let Some(waiting) = self.waiting.get_mut(&id).filter(|waiting| waiting.term != 0) {
+                waiting.term = 0;
+                self.returned.push((id, LogEntry { data: entry.data, ..LogEntry::default() }));
+            }
+        }
+    }
+
+    /// Raft is handed a proposal in this term.
+    fn hand_over(&mut self, id: u64, term: u64) {
+        if let Some(waiting) = self.waiting.get_mut(&id) {
+            waiting.term = term;
+        }
+    }
+
+    /// For raft in this term: what the lessor has decided in it, if this member leads, and the oldest of all others
+    /// that raft was not handed: as many as one append takes.
+    pub fn take_batch(&mut self, term: u64, leads: bool) -> Vec<LogEntry> {
         let mut bytes = 0;
         let mut batch = Vec::with_capacity(self.lessors.len() + self.queued.len());
-        batch.extend(self.lessors.drain(..).filter(|(term, _)| led == Some(*term)).map(|(_, entry)| entry));
+        let is_decided = |(decided, _): &(u64, LogEntry)| leads && *decided == term;
+        batch.extend(self.lessors.drain(..).filter(is_decided).map(|(_, entry)| entry));
         while let Some((_, entry)) = self.queued.front()
             && (batch.is_empty() || bytes + entry.data.len() <= self.append_bytes_max)
+            && let Some((id, entry)) = self.queued.pop_front()
         {
             bytes += entry.data.len();
-            batch.extend(self.queued.pop_front().map(|(_, entry)| entry));
+            self.hand_over(id, term);
+            batch.push(entry);
         }
         self.queued_bytes -= bytes;
         batch
@@ -218,7 +288,7 @@ impl Proposals {
 
     /// Who waits for the entry with this id; from now on nobody.
     pub fn answer(&mut self, id: u64) -> Option<Ticket> {
-        self.tickets.remove(&id).map(|(ticket, _)| ticket)
+        self.waiting.remove(&id).map(|waiting| waiting.ticket)
     }
 
     /// The refusals of this turn.
@@ -237,7 +307,7 @@ mod tests {
         for id in 0..3 {
             proposals.queue(Ticket(id.into()), id, vec![id as u8; APPEND_BYTES_MAX / 2].into());
         }
-        let batches: Vec<Vec<u8>> = std::iter::repeat_with(|| proposals.take_batch(None))
+        let batches: Vec<Vec<u8>> = std::iter::repeat_with(|| proposals.take_batch(1, false))
             .take(2)
             .map(|batch| batch.iter().map(|entry| entry.data[0]).collect())
             .collect();
@@ -251,7 +321,7 @@ mod tests {
         let mut proposals = Proposals::new((1 << 32, 1), 16);
         let entry = || Bytes::from_static(b"entry");
         proposals.queue(Ticket(1), 1, entry());
-        assert_eq!(proposals.take_batch(None).len(), 1, "in the log, where a change of leaders loses it");
+        assert_eq!(proposals.take_batch(1, false).len(), 1, "in the log, where a change of leaders loses it");
         proposals.queue(Ticket(2), 2, entry());
         proposals.queue_own(Request::DowngradeVersionTest);
         (0..15).for_each(|_| proposals.tick());
@@ -260,9 +330,61 @@ mod tests {
         proposals.tick();
         assert_eq!(proposals.take_refused(), [(Ticket(1), Error::Timeout), (Ticket(2), Error::Timeout)]);
         assert_eq!((proposals.answer(1), proposals.answer(3)), (None, Some(Ticket(3))));
-        let left = proposals.take_batch(None);
+        let left = proposals.take_batch(1, false);
         assert_eq!(left.len(), 2, "the second was not sent after all; the replica's own never times out");
         assert_eq!(proposals.queued_bytes, 0);
+    }
+
+    #[test]
+    fn what_a_leader_of_the_past_has_taken_along_is_given_up_soon() {
+        let mut proposals = Proposals::new((1 << 32, 1), 70);
+        let entry = || Bytes::from_static(b"entry");
+        for (id, term) in [(1, 3), (2, 4), (3, 5)] {
+            proposals.queue(Ticket(id.into()), id, entry());
+            proposals.take_batch(term, false);
+        }
+        proposals.queue(Ticket(4), 4, entry());
+        proposals.on_applied(3);
+        (0..LOSS_TICKS).for_each(|_| proposals.tick());
+        assert_eq!(proposals.take_refused(), [], "what follows in the same term may come yet");
+        assert_eq!(proposals.answer(1), Some(Ticket(1)));
+        proposals.on_applied(5);
+        (1..LOSS_TICKS).for_each(|_| proposals.tick());
+        proposals.on_applied(5);
+        assert_eq!(proposals.take_refused(), [], "the leader before may have handed it on");
+        proposals.tick();
+        assert_eq!(proposals.take_refused(), [(Ticket(2), Error::TimeoutDueToLeaderFail)]);
+        (0..LOSS_TICKS).for_each(|_| proposals.tick());
+        assert_eq!((proposals.take_refused(), proposals.pending()), (vec![], 2));
+    }
+
+    #[test]
+    fn what_has_not_reached_a_leader_goes_to_the_next_one_in_its_order() {
+        let mut proposals = Proposals::new((1 << 32, 1), 16);
+        let entry = |id| Entry::new(id, Request::DowngradeVersionTest).encode();
+        for id in 1..=4 {
+            proposals.queue(Ticket(id.into()), id, entry(id));
+        }
+        let mut sent = proposals.take_batch(3, false);
+        assert_eq!(sent.len(), 4);
+        proposals.queue(Ticket(5), 5, entry(5));
+        assert_eq!(proposals.answer(2), Some(Ticket(2)), "nobody waits for it any more");
+        let of_others = [Entry::new(77, Request::DowngradeVersionTest).encode(), Bytes::from_static(&[0xff])];
+        sent.extend(of_others.map(|data| LogEntry { data, ..LogEntry::default() }));
+        let last = sent.remove(3);
+        proposals.on_undelivered(sent.clone());
+        proposals.on_undelivered(sent);
+        assert_eq!(proposals.take_batch(4, false).len(), 1, "the others go on with the next tick");
+        proposals.tick();
+        let batch = proposals.take_batch(5, false);
+        let ids: Vec<_> = batch.into_iter().map(|entry| Entry::id_of(entry.data)).collect();
+        assert_eq!((ids, proposals.queued_bytes), (vec![Some(1), Some(3)], 0));
+        proposals.on_undelivered(vec![last]);
+        (1..16).for_each(|_| proposals.tick());
+        let mut refused: Vec<u128> =
+            proposals.take_refused().into_iter().map(|(ticket, _)| ticket.0).collect();
+        refused.sort_unstable();
+        assert_eq!((refused, proposals.has_queued()), (vec![1, 3, 4, 5], false));
     }
 
     #[test]
@@ -273,7 +395,7 @@ mod tests {
         }
         let last = Ticket(MEMBER_CHANGES_PENDING_MAX as u128);
         assert_eq!(proposals.take_refused(), [(last, Error::TooManyRequests)]);
-        let entry = proposals.take_change().expect("the first");
+        let entry = proposals.take_change(1).expect("the first");
         let change = ConfChange::decode(entry.data).unwrap();
         assert_eq!((change.id, change.node_id, entry.entry_type), (7, 9, EntryType::EntryConfChange as i32));
         assert_eq!(proposals.next_change(), None, "the first is not applied");

@@ -287,17 +287,20 @@ fn raft_config(settings: &Settings, applied: u64) -> Config {
 }
 
 /// Why this member cannot serve what was found, and what to do. `entries` follow what `store` has applied, and those up
-/// to `commit` are known to be committed: the others may be replaced by what another member has.
-pub fn refusal(member_id: u64, store: &Store, entries: &[LogEntry], commit: u64) -> Option<String> {
+/// to `commit` are known to be committed: the others may be replaced by what another member has. A member that was
+/// removed is not refused: others that have not heard of that yet may need its vote to elect a leader.
+pub fn refusal(store: &Store, entries: &[LogEntry], commit: u64) -> Option<String> {
     let entries = &entries[..entries.partition_point(|entry| entry.index <= commit)];
-    let cluster = match cluster_behind(store, entries) {
-        Ok(cluster) => cluster,
-        Err(why) => return Some(why),
-    };
-    if cluster.removed.contains(&member_id) {
-        return Some(removed(member_id));
+    match cluster_behind(store, entries) {
+        Ok(_) => entries.iter().find_map(execute::refuse),
+        Err(why) => Some(why),
     }
-    entries.iter().find_map(execute::refuse)
+}
+
+/// What is said of a member that was removed by what `store` has applied, or by these entries, which follow it.
+pub fn removal(member_id: u64, store: &Store, entries: &[LogEntry]) -> Option<String> {
+    let cluster = cluster_behind(store, entries).ok()?;
+    cluster.removed.contains(&member_id).then(|| removed(member_id))
 }
 
 /// The cluster when these entries, which follow what `store` has applied, are applied too.
@@ -335,20 +338,20 @@ mod tests {
     }
 
     #[test]
-    fn a_member_that_was_removed_is_refused_and_others_are_not() {
+    fn a_member_that_was_removed_is_not_refused_and_goes_on_alone_no_more() {
         let store = Store::in_memory();
         let pair = founders(2);
         let [first, second] = [0, 1].map(|at| pair.founders[at].id);
         let mut entries = pair.entries();
-        let refused = |id, entries: &[LogEntry], commit| refusal(id, &store, entries, commit);
-        assert_eq!((refused(first, &entries, 2), refused(second, &entries, 2)), (None, None));
+        let removed = |id: u64, entries: &[LogEntry]| removal(id, &store, entries).is_some();
+        assert!(!removed(first, &entries) && !removed(second, &entries));
         let remove = ConfChange { node_id: second, ..ConfChange::default() };
         let remove = ConfChange { change_type: raft::eraftpb::ConfChangeType::RemoveNode as i32, ..remove };
         let data = remove.encode_to_vec().into();
         let entry_type = EntryType::EntryConfChange as i32;
         entries.push(LogEntry { entry_type, data, index: 3, ..LogEntry::default() });
-        assert_eq!((refused(first, &entries, 3), refused(second, &entries, 2)), (None, None));
-        assert!(refused(second, &entries, 3).unwrap().contains("removed"));
+        assert!(!removed(first, &entries) && removed(second, &entries));
+        assert_eq!(refusal(&store, &entries, 3), None);
     }
 
     #[test]
@@ -363,7 +366,7 @@ mod tests {
                 ..LogEntry::default()
             };
             let entries = [alone.entries(), vec![entry]].concat();
-            let refused = |commit| refusal(alone.founders[0].id, &store, &entries, commit);
+            let refused = |commit| refusal(&store, &entries, commit);
             assert_eq!(refused(1), None, "it may never be committed");
             refused(2)
         };

@@ -194,6 +194,7 @@ impl Replica {
             Input::Versions(others) => self.on_versions(others),
             Input::PeerMessage(message) => self.on_message(*message),
             Input::PeerUnreachable(id) => self.node.report_unreachable(id),
+            Input::Undelivered(message) => self.on_undelivered(*message),
             Input::PeerGone(id) if id == self.node.raft.leader_id => {
                 self.timeouts.on_leader_gone(&mut self.node);
             }
@@ -241,6 +242,7 @@ impl Replica {
             return true;
         }
         self.apply_committed(now, outputs);
+        self.proposals.on_applied(self.store.applied().term);
         self.tell_halt(outputs);
         self.tell_complaints(outputs);
         self.digest_compaction(outputs);
@@ -328,6 +330,16 @@ impl Replica {
         self.node.raft.state == StateRole::Leader
     }
 
+    /// Whether this member was removed from its cluster, by what was applied.
+    pub fn is_removed(&self) -> bool {
+        self.state.cluster.removed.contains(&self.settings.member_id)
+    }
+
+    /// How long a member hears of no leader before it stands for election, at least.
+    pub fn election_timeout(&self) -> Duration {
+        self.settings.tick * u32::try_from(self.settings.election_ticks).unwrap_or(u32::MAX)
+    }
+
     /// Whether this member is a learner, by what was applied.
     pub fn is_learner(&self) -> bool {
         self.state.cluster.members.get(&self.settings.member_id).is_some_and(is_learner)
@@ -353,6 +365,13 @@ impl Replica {
             return self.proposals.refuse(ticket, Error::TooManyRequests);
         }
         self.proposals.queue(ticket, id, entry);
+    }
+
+    /// A message has surely not reached its member.
+    fn on_undelivered(&mut self, message: Message) {
+        if message.msg_type() == MessageType::MsgPropose {
+            self.proposals.on_undelivered(message.entries);
+        }
     }
 
     /// The only voter need not wait for an election timeout: there is nobody to disturb.
@@ -384,11 +403,11 @@ impl Replica {
         }
         let mut message = Message { from: self.settings.member_id, ..Message::default() };
         message.set_msg_type(MessageType::MsgPropose);
-        message.entries = self.proposals.take_batch(self.is_leader().then_some(self.node.raft.term));
+        message.entries = self.proposals.take_batch(self.node.raft.term, self.is_leader());
         if message.entries.is_empty() {
             return;
         }
-        // raft takes them: it was asked. What is lost all the same is answered when its time is over.
+        // raft takes them: it was asked. What is lost all the same is answered by and by.
         let _ = self.node.raft.step(message);
     }
 

@@ -74,6 +74,7 @@ pub fn show_input(input: &Input) -> String {
         Input::Versions(others) => format!("versions {others:?}"),
         Input::PeerMessage(_) => "a message".into(),
         Input::PeerUnreachable(id) => format!("{id:x} is out of reach"),
+        Input::Undelivered(message) => format!("a message to {:x} was not sent", message.to),
         Input::PeerGone(id) => format!("{id:x} has gone"),
         Input::Snapshot(arrival) => format!("snapshot up to {}", arrival.index()),
         Input::SnapshotPlaced => "the snapshot is placed".into(),

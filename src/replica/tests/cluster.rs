@@ -238,3 +238,53 @@ fn a_leader_that_is_removed_with_more_on_its_way_leads_no_longer() {
     assert!(cluster.members[&leader].said.removed && !cluster.members[&leader].replica.is_leader());
     cluster.until(|cluster| cluster.leader().is_some_and(|next| next != leader));
 }
+
+#[test]
+fn a_member_that_was_removed_gives_its_vote_where_the_others_have_not_heard_of_it() {
+    let mut cluster = Cluster::new(2);
+    let (leader, other) = (cluster.leader().unwrap(), cluster.follower());
+    // As if the other one had not answered when leadership was to be handed over.
+    let replica = &mut cluster.members.get_mut(&leader).unwrap().replica;
+    replica.node.propose_conf_change(Vec::new(), removed(leader)).unwrap();
+    cluster.turn(leader);
+    cluster.turn(other);
+    // The removal is committed and applied, and the leader dies before the other one hears of that.
+    cluster.loses = |_| true;
+    (0..4).for_each(|_| _ = cluster.turn(leader));
+    assert!(cluster.members[&leader].said.removed);
+    cluster.restart(leader).unwrap();
+    cluster.loses = |_| false;
+    cluster.until(|cluster| cluster.leader() == Some(other));
+    assert!(cluster.members[&leader].replica.is_removed() && cluster.members[&leader].said.removed);
+    let ticket = cluster.put(other);
+    cluster.settle();
+    assert!(matches!(cluster.reply(other, ticket), Some(Ok(Response::Put { .. }))));
+    assert_eq!(cluster.members[&other].replica.cluster().members.len(), 1);
+}
+
+#[test]
+fn what_a_leader_takes_along_is_answered_soon_and_what_has_not_reached_it_is_done() {
+    for comes_back in [true, false] {
+        let mut cluster = Cluster::new(3);
+        let leader = kill_leader(&mut cluster);
+        let follower = *cluster.members.keys().next().unwrap();
+        let (ticket, began) = (cluster.put(follower), cluster.now);
+        // It goes to the leader, of whom the follower does not know that it has gone.
+        cluster.turn(follower);
+        if comes_back {
+            let put = PutRequest { key: "key".into(), ..PutRequest::default() };
+            let data = Entry::new(follower << 48 | ticket.0 as u64, Request::Put(put)).encode();
+            let entries = vec![LogEntry { data, ..LogEntry::default() }];
+            let mut message = Message { from: follower, to: leader, entries, ..Message::default() };
+            message.set_msg_type(MessageType::MsgPropose);
+            cluster.ask(follower, |_| Input::Undelivered(Box::new(message)));
+        }
+        cluster.until(|cluster| cluster.reply(follower, ticket).is_some());
+        let (reply, took) = (cluster.reply(follower, ticket), cluster.now.since(began));
+        match comes_back {
+            true => assert!(matches!(reply, Some(Ok(Response::Put { .. }))), "{reply:?}"),
+            false => assert_eq!(reply, Some(&Err(Error::TimeoutDueToLeaderFail))),
+        }
+        assert!(took <= TICK * 50, "an election and half a second, not {took:?}");
+    }
+}

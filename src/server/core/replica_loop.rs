@@ -42,6 +42,10 @@ const WRITES_MAX: usize = 1024;
 /// How long a member that was removed goes on, so that the others and its clients hear of it, etcd's own figure.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// A member that finds at its start that it was removed goes on for so many election timeouts more: the others may have
+/// lost their leader before they have heard of the removal, and need one more vote to elect another leader.
+const ELECTIONS: u32 = 2;
+
 /// A log write that takes longer is logged.
 const SLOW_SYNC: Duration = Duration::from_secs(1);
 
@@ -129,6 +133,8 @@ struct Running {
     halt: Halt,
     /// When a member that was removed stops.
     farewell: Option<Instant>,
+    /// The earliest moment for that.
+    farewell_min: Instant,
     /// It has been told to stop.
     is_dismissed: bool,
     /// When the other members were asked for their versions.
@@ -165,6 +171,8 @@ struct TurnEnd {
 impl Running {
     fn new(core: ReplicaCore) -> Self {
         let segments = core.prepared.releaser();
+        let farewell_min = clock::now() + FAREWELL + ELECTIONS * core.replica.election_timeout();
+        let farewell = core.replica.is_removed().then_some(farewell_min);
         let ReplicaCore { replica, lane, sessions, checkpoints, digests, metrics, slow_apply, halt, .. } =
             core;
         Self {
@@ -179,7 +187,8 @@ impl Running {
             outputs: Outputs::default(),
             counts: Counts { metrics, turns: replica::Turns::default(), slow_apply },
             halt,
-            farewell: None,
+            farewell,
+            farewell_min,
             is_dismissed: false,
             versions: peers::Asked::default(),
             cluster_changes: 0,
@@ -307,14 +316,18 @@ impl Running {
                 Some(_) => self.peers.forward_promotion(ticket, id),
                 None => self.peers.on_reply(ticket, Err(Error::NotLeader)),
             },
-            Output::Removed => self.farewell = Some(clock::now() + FAREWELL),
+            Output::Removed => self.farewell = Some(self.farewell_min.max(clock::now() + FAREWELL)),
             Output::SendSnapshot { to, message } => self.peers.send_snapshot(to, message),
-            Output::PlaceSnapshot => self.peers.place_snapshot(),
+            Output::PlaceSnapshot => {
+                self.counts.metrics.snapshots_applying.set(1);
+                self.peers.place_snapshot();
+            }
             Output::RefuseSnapshot(arrival) => self.peers.refuse_snapshot(arrival),
             Output::Installed { readers, revision, replaced } => {
                 for session in &mut self.sessions {
                     session.push(FromReplica::Installed(readers.clone(), revision));
                 }
+                self.counts.metrics.snapshots_applying.set(0);
                 self.peers.on_installed(readers, revision, replaced);
             }
             Output::Halt { reason } => (self.halt)(Why::Halted(reason)),

@@ -37,6 +37,12 @@ const FORGET_DELAY: Duration = Duration::from_millis(2);
 /// Tickets in a slice.
 const TICKETS_SLICE: usize = 1024;
 
+/// Whether a proposal was applied, and this came of it; otherwise nobody knows what became of the proposal.
+fn is_of_apply(error: Error) -> bool {
+    use Error::{NoLeader, Timeout, TimeoutDueToLeaderFail, TooManyRequests};
+    !matches!(error, TooManyRequests | NoLeader | Timeout | TimeoutDueToLeaderFail)
+}
+
 type OnReply = Box<dyn FnOnce(&Rc<Session>, Result<Response, Status>)>;
 type OnRead = Box<dyn FnOnce(&Rc<Session>, Result<(), Status>)>;
 
@@ -267,9 +273,7 @@ impl Session {
                     _ => Ok(pieces),
                 });
             }
-            (Waiting::Client { reply, kind, asked, message, .. }, Err(error))
-                if !matches!(error, Error::TooManyRequests | Error::NoLeader | Error::Timeout) =>
-            {
+            (Waiting::Client { reply, kind, asked, message, .. }, Err(error)) if is_of_apply(error) => {
                 let request = Asked { kind, message: &message, peer: reply.peer() };
                 observer::answer(self, &request, now.since(asked), Err(&error));
                 reply.fail(&error.into());

@@ -18,7 +18,7 @@ use crate::bbolt::{Database, Source, check};
 use crate::btree::{Applied, Store};
 use crate::page::Owner;
 use crate::replica::apply::State;
-use crate::replica::{Opening, refusal, unapplied};
+use crate::replica::{Opening, refusal, removal, unapplied};
 use crate::server::boot::open::{belongs_together, open, owner_of};
 use crate::server::io::file_source::FileSource;
 use crate::server::io::log_map::LogMap;
@@ -176,7 +176,9 @@ fn check_content(store: &Store, recovered: &Recovered, owner: Owner) -> Result<C
     let state = State::restore(&store.readers().register().snapshot(), 1, 0);
     let state = state
         .map_err(|_| Failed::error("the database has a member, an alarm or a lease that cannot be read"))?;
-    if let Some(why) = refusal(owner.member_id, store, unapplied(store, &recovered.entries), u64::MAX) {
+    let entries = unapplied(store, &recovered.entries);
+    let why = refusal(store, entries, u64::MAX).or_else(|| removal(owner.member_id, store, entries));
+    if let Some(why) = why {
         return Err(Failed::error(format!(
             "the log has what Kevel cannot apply: {why}. If etcd was killed, start it once more, let it come up, and \
              stop it with SIGTERM; then migrate again"
