@@ -2,9 +2,10 @@
 # Builds the programs that judge Kevel, each from its published Go module, because a server is only compatible when the
 # unmodified tools and suites of etcd and Kubernetes say so. What is already built for the same pins is left alone.
 #
-#   build.sh [etcd] [tools] [suites] [kubernetes]      default: etcd tools
+#   build.sh [etcd] [etcd36] [tools] [suites] [kubernetes]      default: etcd tools
 #
 #   etcd        etcd, etcdctl, etcdutl
+#   etcd36      etcd36: etcd 3.6, for clusters of both releases
 #   tools       benchmark, etcd-dump-logs, etcd-dump-db
 #   suites      common.test, common-one.test (on one member), e2e.test, robustness.test and the folders they run in
 #   kubernetes  kube-apiserver, kubectl (minutes, and 2.3 GB of build cache)
@@ -45,6 +46,13 @@ etcd() {
   build "$m" etcdctl go.etcd.io/etcd/etcdctl/v3
   build "$m" etcdutl go.etcd.io/etcd/etcdutl/v3
   built etcd "$m"/go.*
+}
+
+etcd36() {
+  local m=$here/judges/etcd36
+  fresh etcd36 "$m"/go.* && return
+  build "$m" etcd36 go.etcd.io/etcd/server/v3
+  built etcd36 "$m"/go.*
 }
 
 tools() {
@@ -99,7 +107,7 @@ kubernetes() {
 [ $# -gt 0 ] || set -- etcd tools
 for what in "$@"; do
   case $what in
-    etcd | tools | suites | kubernetes) "$what" ;;
+    etcd | etcd36 | tools | suites | kubernetes) "$what" ;;
     *) echo "unknown: $what (see the top of $0)" >&2 && exit 2 ;;
   esac
 done

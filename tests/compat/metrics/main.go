@@ -1,5 +1,6 @@
 // Command metrics compares what two servers say at /metrics: after the same traffic each family of etcd has to be there with
-// its type and its labels, and has to have moved where etcd's has; counters by as much.
+// its type and its labels, and has to have moved where etcd's has; counters by as much. Then three members of each are compared, one
+// of which has taken a snapshot of its leader.
 package main
 
 import (
@@ -23,6 +24,12 @@ func main() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(2)
 	}
+	ofPeers, err := judgePeers(*etcd, *kevel, *verbose)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(2)
+	}
+	complaints = append(complaints, ofPeers...)
 	for _, complaint := range complaints {
 		fmt.Println(complaint)
 	}

@@ -17,18 +17,32 @@ const (
 	agreeWithin = 60 * time.Second
 	// aMoment lets some puts come between two steps.
 	aMoment = time.Second
+	// electionWithin is how long an election may take: a put that is asked for later has a leader.
+	electionWithin = 3 * time.Second
 )
 
 // load is what was acknowledged of puts that go on.
 type load struct {
-	sides  []*side
-	stop   chan struct{}
-	ended  sync.WaitGroup
-	lock   sync.Mutex
-	acked  map[string]string
+	sides []*side
+	stop  chan struct{}
+	ended sync.WaitGroup
+	lock  sync.Mutex
+	acked map[string]string
+	last  time.Time
+	// The step under way, when a member was stopped or killed in it, and what became of puts in it.
+	step  step
+	steps []step
+}
+
+// step is one member that is stopped or killed, and started again.
+type step struct {
+	what  string
+	began time.Time
+	// failed are puts through members that ran, and late is when the last of them was asked for, behind the beginning of the step.
 	failed int
-	last   time.Time
-	gap    time.Duration
+	late   time.Duration
+	// gap is the longest time without an acknowledged put, slowest the longest of a put that was acknowledged or failed.
+	gap, slowest time.Duration
 }
 
 // cluster has three members go to Kevel one after the other, and back.
@@ -56,7 +70,13 @@ func (b binaries) cluster(dir string, rounds int) {
 		for step := range 2 * len(sides) {
 			s := sides[step%len(sides)]
 			time.Sleep(aMoment)
+			how := "killed"
 			if (round+step)%2 == 0 {
+				how = "stopped"
+			}
+			l.begin(fmt.Sprintf("%s %s", s.role(), how))
+			s.down.Store(true)
+			if how == "stopped" {
 				s.Stop()
 			} else {
 				s.Kill()
@@ -64,6 +84,7 @@ func (b binaries) cluster(dir string, rounds int) {
 			time.Sleep(aMoment / 2)
 			b.migrate(s)
 			s.start()
+			s.down.Store(false)
 			l.agree(fmt.Sprintf("%s is Kevel: %v", s.Name, s.kevel))
 		}
 	}
@@ -72,7 +93,45 @@ func (b binaries) cluster(dir string, rounds int) {
 	for _, s := range sides {
 		l.check(s)
 	}
-	fmt.Printf("%d puts acknowledged and none lost, %d failed, the longest time without one was %v\n", len(l.acked), l.failed, l.gap.Round(time.Millisecond))
+	l.begin("")
+	l.report()
+}
+
+// role tells what a member is that is about to go.
+func (s *side) role() string {
+	server, role := "an etcd", "follows"
+	if s.kevel {
+		server = "a Kevel"
+	}
+	status := call(s.maintenance().Status, &pb.StatusRequest{})
+	if status.Leader == status.Header.MemberId {
+		role = "leads"
+	}
+	return fmt.Sprintf("%s that %s is", server, role)
+}
+
+// report fails where puts through members that ran have failed which were asked for when another leader should have been there.
+func (l *load) report() {
+	failed, gap := 0, time.Duration(0)
+	for _, s := range l.steps {
+		fmt.Printf("%s: the longest time without a put was %v, the slowest took %v, %d failed, asked for up to %v later\n",
+			s.what, s.gap.Round(time.Millisecond), s.slowest.Round(time.Millisecond), s.failed, s.late.Round(time.Millisecond))
+		failed, gap = failed+s.failed, max(gap, s.gap)
+		if s.late > electionWithin {
+			fail(fmt.Errorf("%s, and a put that was asked for %v later has failed", s.what, s.late))
+		}
+	}
+	fmt.Printf("%d puts acknowledged and none lost, %d failed, the longest time without one was %v\n", len(l.acked), failed, gap.Round(time.Millisecond))
+}
+
+// begin begins a step.
+func (l *load) begin(what string) {
+	l.lock.Lock()
+	defer l.lock.Unlock()
+	if l.step.what != "" {
+		l.steps = append(l.steps, l.step)
+	}
+	l.step = step{what: what, began: time.Now()}
 }
 
 // begin has writers put through the members in turn.
@@ -96,18 +155,24 @@ func begin(sides []*side) *load {
 }
 
 func (l *load) put(s *side, key string) {
+	asked, down := time.Now(), s.down.Load()
 	ctx, cancel := context.WithTimeout(context.Background(), callWithin)
 	_, err := s.kv().Put(ctx, &pb.PutRequest{Key: []byte(key), Value: []byte(key)})
 	cancel()
 	l.lock.Lock()
 	defer l.lock.Unlock()
+	now, down := time.Now(), down || s.down.Load()
+	if err != nil && down {
+		return // by a member that was not there
+	}
+	l.step.slowest = max(l.step.slowest, now.Sub(asked))
 	if err != nil {
-		l.failed++
+		l.step.failed++
+		l.step.late = max(l.step.late, asked.Sub(l.step.began))
 		return
 	}
 	l.acked[key] = key
-	now := time.Now()
-	l.gap = max(l.gap, now.Sub(l.last))
+	l.step.gap = max(l.step.gap, now.Sub(l.last))
 	l.last = now
 }
 

@@ -2,6 +2,9 @@
 // different: first a member alone, then one member after the other of a cluster of three, while puts go on through the others.
 //
 //	go run ./migrate -etcd ETCD -kevel KEVEL
+//
+// With -stay etcd or -stay kevel the members of the cluster are stopped, killed and started likewise, and stay of that server: what
+// the steps cost by themselves.
 package main
 
 import (
@@ -11,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"kevel/compat/member"
@@ -21,8 +25,11 @@ import (
 
 const callWithin = 20 * time.Second
 
-// binaries are the two servers; the second also migrates.
-type binaries struct{ etcd, kevel string }
+// binaries are the two servers; the second also migrates, unless all stay what they are.
+type binaries struct {
+	etcd, kevel string
+	stay        string
+}
 
 // side is one member and a client's way to it.
 type side struct {
@@ -30,6 +37,8 @@ type side struct {
 	conn *grpc.ClientConn
 	// kevel tells which of the two servers it is.
 	kevel bool
+	// down tells that it was stopped or killed, and has not started again.
+	down atomic.Bool
 }
 
 func main() {
@@ -37,6 +46,7 @@ func main() {
 	kevel := flag.String("kevel", "", "Kevel's binary")
 	keys := flag.Int("keys", 10000, "keys of the member alone")
 	rounds := flag.Int("rounds", 1, "how often the cluster goes to Kevel and back")
+	stay := flag.String("stay", "", "etcd or kevel: have the members of the cluster stay of that server")
 	keep := flag.Bool("keep", false, "keep the members' folders")
 	flag.Parse()
 
@@ -44,8 +54,10 @@ func main() {
 	fail(err)
 	path, err := filepath.Abs(*kevel)
 	fail(err)
-	both := binaries{*etcd, path}
-	both.alone(dir, *keys)
+	both := binaries{*etcd, path, *stay}
+	if *stay == "" {
+		both.alone(dir, *keys)
+	}
 	both.cluster(dir, *rounds)
 	if !*keep {
 		fail(os.RemoveAll(dir))
@@ -55,15 +67,22 @@ func main() {
 
 // lay makes a member of etcd.
 func (b binaries) lay(name, dir string) *side {
-	m, err := member.New(b.etcd, name, dir)
+	binary := b.etcd
+	if b.stay == "kevel" {
+		binary = b.kevel
+	}
+	m, err := member.New(binary, name, dir)
 	fail(err)
 	conn, err := member.Dial(m.Client, grpc.WithConnectParams(member.Quickly))
 	fail(err)
-	return &side{Member: m, conn: conn}
+	return &side{Member: m, conn: conn, kevel: b.stay == "kevel"}
 }
 
 // migrate makes a stopped member one of the other server, in place.
 func (b binaries) migrate(s *side) {
+	if b.stay != "" {
+		return
+	}
 	way, binary := "--from", b.kevel
 	if s.kevel {
 		way, binary = "--to-etcd", b.etcd
