@@ -250,8 +250,10 @@ mod tests {
         assert_eq!(read(&long, 99), Err(Broken::TooLong));
         let message = [&[MESSAGE][..], &(BYTES_MAX + 1).to_be_bytes()].concat();
         assert_eq!(read(&message, 99), Err(Broken::TooLong));
-        let half = [&(BYTES_MAX / 2).to_be_bytes()[..], &[0; BYTES_MAX as usize / 2]].concat();
-        let halves = [&count(3)[..], &half, &half, &1u64.to_be_bytes()].concat();
+        let half = Entry { data: vec![7; BYTES_MAX as usize / 2 - 9].into(), ..Entry::default() };
+        let mut halves = count(3);
+        (0..2).for_each(|_| put_frame(&half, &mut halves));
+        put_u64(100, &mut halves);
         assert_eq!(read(&halves, 4096), Err(Broken::TooLong), "entries are counted together");
         assert_eq!(read(&[9], 1), Err(Broken::Unreadable));
         assert_eq!(

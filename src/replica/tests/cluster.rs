@@ -247,10 +247,10 @@ fn a_member_that_was_removed_gives_its_vote_where_the_others_have_not_heard_of_i
     let replica = &mut cluster.members.get_mut(&leader).unwrap().replica;
     replica.node.propose_conf_change(Vec::new(), removed(leader)).unwrap();
     cluster.turn(leader);
-    cluster.turn(other);
+    (0..2).for_each(|_| _ = cluster.turn(other));
     // The removal is committed and applied, and the leader dies before the other one hears of that.
     cluster.loses = |_| true;
-    (0..4).for_each(|_| _ = cluster.turn(leader));
+    (0..9).for_each(|_| _ = cluster.turn(leader));
     assert!(cluster.members[&leader].said.removed);
     cluster.restart(leader).unwrap();
     cluster.loses = |_| false;
@@ -277,6 +277,7 @@ fn what_a_leader_takes_along_is_answered_soon_and_what_has_not_reached_it_is_don
             let entries = vec![LogEntry { data, ..LogEntry::default() }];
             let mut message = Message { from: follower, to: leader, entries, ..Message::default() };
             message.set_msg_type(MessageType::MsgPropose);
+            cluster.ask(follower, |_| Input::PeerGone(leader));
             cluster.ask(follower, |_| Input::Undelivered(Box::new(message)));
         }
         cluster.until(|cluster| cluster.reply(follower, ticket).is_some());
