@@ -29,19 +29,19 @@ type load struct {
 	lock  sync.Mutex
 	acked map[string]string
 	last  time.Time
-	// The step under way, when a member was stopped or killed in it, and what became of puts in it.
-	step  step
-	steps []step
+	// The steps so far, the one under way last, and the one in which the last put was acknowledged.
+	steps     []*step
+	lastAcked *step
 }
 
-// step is one member that is stopped or killed, and started again.
+// step is one member that is stopped or killed, and started again, and what became of the puts that were asked for in it.
 type step struct {
 	what  string
 	began time.Time
 	// failed are puts through members that ran, and late is when the last of them was asked for, behind the beginning of the step.
 	failed int
 	late   time.Duration
-	// gap is the longest time without an acknowledged put, slowest the longest of a put that was acknowledged or failed.
+	// gap is the longest time without an acknowledged put that has begun in it, slowest the longest of a put.
 	gap, slowest time.Duration
 }
 
@@ -93,7 +93,6 @@ func (b binaries) cluster(dir string, rounds int) {
 	for _, s := range sides {
 		l.check(s)
 	}
-	l.begin("")
 	l.report()
 }
 
@@ -128,15 +127,20 @@ func (l *load) report() {
 func (l *load) begin(what string) {
 	l.lock.Lock()
 	defer l.lock.Unlock()
-	if l.step.what != "" {
-		l.steps = append(l.steps, l.step)
-	}
-	l.step = step{what: what, began: time.Now()}
+	l.steps = append(l.steps, &step{what: what, began: time.Now()})
+}
+
+// current is the step under way.
+func (l *load) current() *step {
+	l.lock.Lock()
+	defer l.lock.Unlock()
+	return l.steps[len(l.steps)-1]
 }
 
 // begin has writers put through the members in turn.
 func begin(sides []*side) *load {
-	l := &load{sides: sides, stop: make(chan struct{}), acked: map[string]string{}, last: time.Now()}
+	first := &step{what: "before anything was stopped", began: time.Now()}
+	l := &load{sides: sides, stop: make(chan struct{}), acked: map[string]string{}, last: time.Now(), steps: []*step{first}, lastAcked: first}
 	for w := range writers {
 		l.ended.Add(1)
 		go func() {
@@ -155,7 +159,7 @@ func begin(sides []*side) *load {
 }
 
 func (l *load) put(s *side, key string) {
-	asked, down := time.Now(), s.down.Load()
+	step, asked, down := l.current(), time.Now(), s.down.Load()
 	ctx, cancel := context.WithTimeout(context.Background(), callWithin)
 	_, err := s.kv().Put(ctx, &pb.PutRequest{Key: []byte(key), Value: []byte(key)})
 	cancel()
@@ -165,15 +169,15 @@ func (l *load) put(s *side, key string) {
 	if err != nil && down {
 		return // by a member that was not there
 	}
-	l.step.slowest = max(l.step.slowest, now.Sub(asked))
+	step.slowest = max(step.slowest, now.Sub(asked))
 	if err != nil {
-		l.step.failed++
-		l.step.late = max(l.step.late, asked.Sub(l.step.began))
+		step.failed++
+		step.late = max(step.late, asked.Sub(step.began))
 		return
 	}
 	l.acked[key] = key
-	l.step.gap = max(l.step.gap, now.Sub(l.last))
-	l.last = now
+	l.lastAcked.gap = max(l.lastAcked.gap, now.Sub(l.last))
+	l.last, l.lastAcked = now, step
 }
 
 func (l *load) agree(what string) {
