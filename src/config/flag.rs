@@ -323,7 +323,8 @@ pub static FLAGS: &[Flag] = &[
     flag(Clustering, "discovery-fallback", OneOf(&["exit", "proxy"]), "exit",
         "What to do when discovery fails; only exit is left.")
         .not_in_file(),
-    flag(Clustering, "force-new-cluster", Bool, "false", "Restart alone, forgetting the other members."),
+    flag(Clustering, "force-new-cluster", Bool, "false",
+        "Restart alone, forgetting the other members; all entries of the log count as committed."),
 
     flag(Security, "cert-file", Text, "", "Server certificate of the client port.")
         .inside(&["client-transport-security", "cert-file"]),

@@ -7,7 +7,8 @@
 //! A leader whose process has ended need not be waited for. Where its members' connections were ended and new ones are
 //! refused, each takes its election timeout for passed: it grants a vote at once, and stands for election when its own
 //! turn has come, in the order of ids. Whoever is wrong about the leader gets no votes of those who still hear it, so
-//! no more than the usual pre-vote comes of it. etcd waits for the timeout.
+//! no more than the usual pre-vote comes of it. With `--pre-vote=false` it is a campaign, which unseats a leader that
+//! the others still hear, once in a term. etcd waits for the timeout.
 //!
 //! ```text
 //!   refused ── 2 ticks, in which all hear of it ──▶ the first stands ── 2 ticks ──▶ the second, if need be

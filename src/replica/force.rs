@@ -1,16 +1,21 @@
 //! A member that goes on alone, without the others of its cluster: what `--force-new-cluster` makes of its log.
 //!
 //! ```text
-//!   log before   … committed │ others may have agreed on something else here
-//!   log after    … committed │ a vote for this member, if it lacks one │ each other member is removed
+//!   log before   … committed │ entries that a quorum may have, or not
+//!   log after    … committed │ the same entries │ a vote for this member, if it lacks one │ the others are removed
 //! ```
 //!
-//! What is not known to be committed is dropped, and what follows counts as committed though nobody was asked. Two
-//! members that both go on alone have two clusters of one id, so an operator does this with one member, when the others
-//! are lost for good.
+//! Every entry of the log stays and counts as committed, as does what follows, though nobody was asked. Of the entries
+//! behind the commit index nobody knows whether a quorum has them, and the log lags behind what was acknowledged: it
+//! gets the commit index with the next entries. To keep an entry that was never acknowledged contradicts nobody, since
+//! its proposer was told nothing, and to drop one that was acknowledged would lose a write. etcd drops them.
+//!
+//! Two members that both go on alone have two clusters of one id, so an operator does this with one member, when the
+//! others are lost for good.
 //!
 //! Nothing of it is answered before it is durable, and a crash in between changes nothing: the next start with the
-//! flag finds the same log, or one whose last entries are dropped again.
+//! flag finds the same log, or one that has some of the removals already. A member that is alone already and is started
+//! with the flag again goes on with all of its log, too.
 #![forbid(unsafe_code)]
 
 use raft::eraftpb::{ConfChange, ConfChangeType, Entry, EntryType};
@@ -27,16 +32,14 @@ use crate::wal::Recovered;
 /// The log of a member that goes on alone.
 #[derive(Debug)]
 pub struct Forced {
-    /// The log up to the last entry that is known to be committed.
+    /// The log as it is.
     pub recovered: Box<Recovered>,
     /// What follows: the member becomes the only one.
     pub entries: Vec<Entry>,
-    /// The index of the last entry that is known to be committed.
+    /// The index of the log's last entry. All up to it count as committed.
     pub committed: u64,
-    /// The commit index in the log. What the store has is committed too.
-    pub logged_commit: u64,
-    /// How many entries were dropped.
-    pub dropped: usize,
+    /// How many entries count as committed that were not known to be so.
+    pub adopted: u64,
 }
 
 impl Forced {
@@ -44,7 +47,7 @@ impl Forced {
     ///
     /// # Errors
     /// Why the member cannot go on alone, and what to do.
-    pub fn new(mut recovered: Box<Recovered>, store: &Store, own: &MemberContext) -> Result<Self, String> {
+    pub fn new(recovered: Box<Recovered>, store: &Store, own: &MemberContext) -> Result<Self, String> {
         if recovered.lacks_mark {
             return Err(
                 "the member stopped while it took in a snapshot of its leader: start it once without \
@@ -53,22 +56,24 @@ impl Forced {
             );
         }
         let applied = store.applied();
-        let logged_commit = recovered.state.commit;
-        let committed = logged_commit.max(applied.index);
-        let kept = recovered.entries.partition_point(|entry| entry.index <= committed);
-        let dropped = recovered.entries.split_off(kept).len();
-        recovered.last_index = recovered.last_index.min(committed);
+        let known = recovered.state.commit.max(applied.index);
+        let committed = recovered.last_index.max(known);
         let cluster = cluster_behind(store, unapplied(store, &recovered.entries))?;
         let term = recovered.state.term.max(applied.term);
         let changes = changes(&cluster, own)?;
         let entries = (committed + 1..).zip(&changes).map(|(index, change)| entry(term, index, change));
         let entries = entries.collect();
-        Ok(Self { recovered, entries, committed, logged_commit, dropped })
+        Ok(Self { recovered, entries, committed, adopted: committed - known })
     }
 
     /// The index of the last entry, all of which count as committed.
     pub fn commit(&self) -> u64 {
         self.committed + self.entries.len() as u64
+    }
+
+    /// Whether the log has to say something before the member may go on.
+    pub fn is_news(&self) -> bool {
+        !self.entries.is_empty() || self.committed > self.recovered.state.commit
     }
 }
 

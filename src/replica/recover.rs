@@ -105,15 +105,11 @@ impl Opening {
                 entries: recovered.entries,
             },
             Opening::Force(forced, segments) => {
-                let commit = forced.commit();
+                let (commit, is_news) = (forced.commit(), forced.is_news());
                 let Forced { recovered, entries, .. } = *forced;
                 Beginning {
                     log: Appender::resume(&recovered, segments),
-                    founding: if entries.is_empty() {
-                        Founding::Done
-                    } else {
-                        Founding::Due(entries.clone())
-                    },
+                    founding: if is_news { Founding::Due(entries.clone()) } else { Founding::Done },
                     hard_state: HardState { commit, ..recovered.state },
                     marked: recovered.mark.index,
                     lacks_mark: false,

@@ -111,7 +111,7 @@ pub fn open(config: &Config, ports: &Ports) -> Result<Opened, String> {
     Ok(Opened { store, opening, member_id, cluster_id, wal_dir, founded: None, known: Vec::new() })
 }
 
-/// A member that goes on alone, with what its log is known to have in common with the others.
+/// A member that goes on alone, with all that its log has.
 fn force(
     config: &Config,
     store: &Store,

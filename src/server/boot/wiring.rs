@@ -231,14 +231,14 @@ pub fn wire(
 
 /// The replica on what was found, unless the member cannot serve that.
 fn replica(settings: Settings, store: Store, opening: Opening, pins: Pins) -> Result<Replica, String> {
-    let recovered = match &opening {
-        Opening::Recover(recovered, _) => Some(recovered),
-        Opening::Force(forced, _) => Some(&forced.recovered),
+    let found = match &opening {
+        Opening::Recover(recovered, _) => Some((recovered, recovered.state.commit)),
+        Opening::Force(forced, _) => Some((&forced.recovered, forced.committed)),
         Opening::Found(_) | Opening::Join { .. } => None,
     };
-    if let Some(recovered) = recovered
+    if let Some((recovered, commit)) = found
         && let entries = unapplied(&store, &recovered.entries)
-        && let Some(reason) = refusal(&store, entries, recovered.state.commit)
+        && let Some(reason) = refusal(&store, entries, commit)
     {
         return Err(reason);
     }

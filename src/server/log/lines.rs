@@ -293,20 +293,20 @@ pub fn local_member(member: u64, cluster: u64) {
     Line::info("starting local member").id("local-member-id", member).id("cluster-id", cluster).write();
 }
 
-/// The member goes on alone: from which commit index in the log, what was dropped behind that, and where the log ends.
+/// The member goes on alone: with which commit index in the log, how many entries behind that count as committed, and
+/// where the log ends.
 #[track_caller]
 pub fn forced(member: u64, cluster: u64, forced: &Forced) {
-    if forced.dropped > 0 {
-        Line::info("discarding uncommitted WAL entries")
-            .value("entry-index", forced.committed + 1)
-            .value("commit-index-from-wal", forced.committed)
-            .value("number-of-discarded-entries", forced.dropped)
+    if forced.adopted > 0 {
+        Line::warn("entries of the WAL that were not known to be committed count as committed from now on")
+            .value("entry-index", forced.committed - forced.adopted + 1)
+            .value("number-of-entries", forced.adopted)
             .write();
     }
     Line::info("forcing restart member")
         .id("cluster-id", cluster)
         .id("local-member-id", member)
-        .value("wal-commit-index", forced.logged_commit)
+        .value("wal-commit-index", forced.recovered.state.commit)
         .value("commit-index", forced.commit())
         .write();
 }

@@ -1,5 +1,8 @@
 // Force loses two of three members for good, has the third go on alone by --force-new-cluster, and grows the cluster to three
-// again. What was acknowledged before must be there, on the member that goes on alone and on those that join it.
+// again. What was acknowledged before must be there, on the member that goes on alone and on those that join it: also what the
+// member acknowledged right before it was killed, and also where it keeps the flag and is killed again and again.
+//
+// etcd 3.7.3 drops what its log does not know to be committed, so it may fail here.
 //
 //	go run ./force -server PATH
 package main
@@ -10,6 +13,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"kevel/compat/member"
@@ -23,6 +27,11 @@ const (
 	changeWithin = 30 * time.Second
 	agreeWithin  = 30 * time.Second
 	puts         = 2000
+	// writers put at a time when the members are killed, which is after so many acknowledged puts.
+	writers   = 8
+	killAfter = 200
+	// kills of a member that keeps the flag.
+	kills = 5
 )
 
 // side is one member and a client's way to it.
@@ -89,21 +98,27 @@ func (t *trial) lose(round int) {
 		t.put(t.sides[n%len(t.sides)], fmt.Sprintf("key/%d/%05d", round, n))
 	}
 	t.agree()
-	// The log learns what is committed.
-	time.Sleep(time.Second)
 	left := t.sides[round%len(t.sides)]
-	for _, s := range t.sides {
-		if s != left {
-			s.Kill()
+	t.burst(left, round, killAfter, func() {
+		// All at once, or the one that is left last.
+		if round%2 == 0 {
+			left.Kill()
 		}
+		for _, s := range t.sides {
+			if s != left {
+				s.Kill()
+			}
+		}
+	})
+	if round%2 == 1 {
+		// A put that nobody else can take is not acknowledged. Whether it is there later is open.
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		if _, err := pb.NewKVClient(left.conn).Put(ctx, &pb.PutRequest{Key: []byte("alone"), Value: []byte("alone")}); err == nil {
+			fail(fmt.Errorf("%s acknowledges a put without a quorum", left.Name))
+		}
+		cancel()
+		left.Kill()
 	}
-	// A put that nobody else can take is not acknowledged.
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	if _, err := pb.NewKVClient(left.conn).Put(ctx, &pb.PutRequest{Key: []byte("alone"), Value: []byte("alone")}); err == nil {
-		fail(fmt.Errorf("%s acknowledges a put without a quorum", left.Name))
-	}
-	cancel()
-	left.Kill()
 	began := time.Now()
 	left.Flags("--force-new-cluster=true")
 	fail(left.Start())
@@ -115,9 +130,16 @@ func (t *trial) lose(round int) {
 	t.check(left)
 	t.said(left, `"forcing restart member"`)
 	fmt.Printf("%s goes on alone after %v\n", left.Name, time.Since(began).Round(time.Millisecond))
-	t.put(left, fmt.Sprintf("forced/%d", round))
+	for n := range kills {
+		t.put(left, fmt.Sprintf("forced/%d/%d", round, n))
+		// The flag is still there, and the log does not know yet that the put is committed.
+		left.Kill()
+		fail(left.Start())
+		left.conn.ResetConnectBackoff()
+		t.check(left)
+	}
+	t.burst(left, round+1000, killAfter, left.Kill)
 	// Once it was forced, it starts as any other.
-	left.Kill()
 	left.Flags("--force-new-cluster=false")
 	fail(left.Start())
 	left.conn.ResetConnectBackoff()
@@ -168,6 +190,48 @@ func (t *trial) put(s *side, key string) {
 	t.acked[key] = key
 }
 
+// burst has some writers put through a member until it is killed, or the others are, which is amid the puts. What the member
+// acknowledged it has in its log, since it answers what it has applied.
+func (t *trial) burst(s *side, round, after int, kill func()) {
+	var lock sync.Mutex
+	var all sync.WaitGroup
+	begun := map[string]string{}
+	enough := make(chan struct{})
+	ctx, cancel := context.WithTimeout(context.Background(), callWithin)
+	defer cancel()
+	for w := range writers {
+		all.Add(1)
+		go func() {
+			defer all.Done()
+			for n := 0; ctx.Err() == nil; n++ {
+				key := fmt.Sprintf("burst/%d/%d/%05d", round, w, n)
+				if _, err := pb.NewKVClient(s.conn).Put(ctx, &pb.PutRequest{Key: []byte(key), Value: []byte(key)}); err != nil {
+					return
+				}
+				lock.Lock()
+				begun[key] = key
+				if len(begun) == after {
+					close(enough)
+				}
+				lock.Unlock()
+			}
+		}()
+	}
+	select {
+	case <-enough:
+	case <-ctx.Done():
+		fail(fmt.Errorf("%s acknowledges fewer than %d puts", s.Name, after))
+	}
+	kill()
+	// What is still under way is answered, or nobody answers it any more.
+	time.Sleep(50 * time.Millisecond)
+	cancel()
+	all.Wait()
+	for key := range begun {
+		t.acked[key] = key
+	}
+}
+
 func (t *trial) members(s *side) []*pb.Member {
 	ctx, cancel := context.WithTimeout(context.Background(), callWithin)
 	defer cancel()
@@ -190,9 +254,6 @@ func (t *trial) check(s *side) {
 		if found[key] != value {
 			fail(fmt.Errorf("%s was acknowledged, and %s has %q", key, s.Name, found[key]))
 		}
-	}
-	if _, there := found["alone"]; there {
-		fail(fmt.Errorf("%s has a put that nobody had agreed to", s.Name))
 	}
 }
 
