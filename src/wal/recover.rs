@@ -93,28 +93,34 @@ pub enum WalError {
     },
 }
 
-impl fmt::Display for WalError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl WalError {
+    /// What is wrong, without what is to be done.
+    pub fn what(&self) -> String {
         match self {
-            Self::Missing { index } => write!(
-                f,
+            Self::Missing { index } => format!(
                 "the write-ahead log has no segment for entry {index}, the next one that the store needs: the store \
                  file was lost or is older than the log, or segments were"
             ),
             Self::SegmentGap { before, after } => {
-                write!(f, "the write-ahead log lacks the segments between {before} and {after}")
+                format!("the write-ahead log lacks the segments between {before} and {after}")
             }
             Self::EntryGap { segment, expected, found } => {
-                write!(f, "{segment} in the write-ahead log holds entry {found} where {expected} belongs")
+                format!("{segment} in the write-ahead log holds entry {found} where {expected} belongs")
             }
             Self::Damaged { segment, offset, what } => {
-                write!(f, "{segment} in the write-ahead log is damaged at offset {offset} ({what})")
+                format!("{segment} in the write-ahead log is damaged at offset {offset} ({what})")
             }
             Self::CommitLost { commit, last } => {
-                write!(f, "the write-ahead log ends at entry {last} though entry {commit} was committed")
+                format!("the write-ahead log ends at entry {last} though entry {commit} was committed")
             }
-        }?;
-        write!(f, "; nothing was changed. Set this data directory aside; {RECOVERY}")
+        }
+    }
+}
+
+impl fmt::Display for WalError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = self.what();
+        write!(f, "{what}; nothing was changed. Set this data directory aside; {RECOVERY}")
     }
 }
 

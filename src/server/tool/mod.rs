@@ -7,6 +7,7 @@
 //!   snapshot     the subcommands of kevel snapshot
 //!   restore      a data directory from a file, or an empty one
 //!   rebuild      a damaged member removed, added again, and begun anew
+//!   folders      whose folders are, and whether they can be renamed
 //!   grpc_client  calls to the other members
 //!   flags        a command line as cobra reads it
 //!   print        the forms of output
@@ -18,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 mod flags;
+mod folders;
 mod grpc_client;
 pub mod migrate;
 mod print;

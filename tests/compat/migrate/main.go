@@ -1,5 +1,6 @@
 // Migrate turns stopped members of etcd into members of Kevel and back, by `kevel migrate`, and looks whether anything is lost or
-// different: first a member alone, then one member after the other of a cluster of three, while puts go on through the others.
+// different, though each migration is killed some times before it ends: first a member alone, then one member after the other of
+// a cluster of three, while puts go on through the others.
 //
 //	go run ./migrate -etcd ETCD -kevel KEVEL
 //
@@ -8,12 +9,15 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -88,16 +92,43 @@ func (b binaries) migrate(s *side) {
 		way, binary = "--to-etcd", b.etcd
 	}
 	began := time.Now()
-	said, err := exec.Command(b.kevel, "migrate", way, s.Data()).CombinedOutput()
-	if err != nil {
-		fail(fmt.Errorf("migrate %s %s: %w: %s", way, s.Data(), err, said))
+	said, kills := b.interrupted(way, s.Data())
+	fmt.Printf("migrate %s took %v and was killed %d times before: %s", way, time.Since(began).Round(time.Millisecond), kills, said)
+	if left, err := os.ReadDir(s.Data()); err != nil || len(left) != 2 {
+		fail(fmt.Errorf("migrate %s leaves %v in %s: %v", way, left, s.Data(), err))
 	}
-	fmt.Printf("migrate %s took %v: %s", way, time.Since(began).Round(time.Millisecond), said)
 	fail(s.Becomes(binary))
 	s.kevel = !s.kevel
 	// What was replaced would be in the way of the next migration.
 	for _, kept := range []string{"member.etcd", "member.kevel"} {
 		fail(os.RemoveAll(filepath.Join(s.Data(), kept)))
+	}
+}
+
+// interrupted runs a migration and kills it, later each time, until one ends by itself. What that one says, and how often
+// it was killed before.
+func (b binaries) interrupted(way, data string) (string, int) {
+	after := 2 * time.Millisecond
+	for kills := 0; ; kills++ {
+		cmd := exec.Command(b.kevel, "migrate", way, data)
+		var said bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &said, &said
+		fail(cmd.Start())
+		timer := time.AfterFunc(after, func() { cmd.Process.Kill() })
+		err := cmd.Wait()
+		timer.Stop()
+		var exit *exec.ExitError
+		switch {
+		case err == nil:
+			return said.String(), kills
+		case errors.As(err, &exit) && exit.ExitCode() < 0:
+			after = after*3/2 + time.Millisecond
+		case kills > 0 && strings.Contains(said.String(), "there is nothing to migrate"):
+			// It was killed when all was done.
+			return said.String(), kills
+		default:
+			fail(fmt.Errorf("migrate %s %s, killed %d times before: %w: %s", way, data, kills, err, said.String()))
+		}
 	}
 }
 

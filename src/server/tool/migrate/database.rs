@@ -2,7 +2,10 @@
 //! Kevel has no place for.
 #![forbid(unsafe_code)]
 
+use raft::eraftpb::ConfState;
+
 use super::super::Failed;
+use super::members;
 use crate::bbolt::{Database, ReadError, Source};
 use crate::snapshot::status::each_pair;
 
@@ -15,27 +18,49 @@ pub(super) struct Reached {
     pub(super) term: u64,
 }
 
+/// What a database says of itself.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Said {
+    /// How far it has got.
+    pub(super) reached: Reached,
+    /// Who votes, as raft goes by; none where it does not say so.
+    pub(super) conf_state: Option<ConfState>,
+    /// The release that has written it; none before etcd 3.6.
+    pub(super) version: Option<String>,
+}
+
+impl Said {
+    /// Whether etcd 3.5 or 3.6 has written it.
+    pub(super) fn is_of_older(&self) -> bool {
+        self.version.as_deref().is_none_or(|version| !version.starts_with("3.7."))
+    }
+}
+
 /// Looks at the small buckets, before the large ones are taken in.
 ///
 /// # Errors
 /// What is damaged, or does not fit, and what to do.
-pub(super) fn look<S: Source + ?Sized>(database: &Database<'_, S>, shown: &str) -> Result<Reached, Failed> {
+pub(super) fn look<S: Source + ?Sized>(database: &Database<'_, S>, shown: &str) -> Result<Said, Failed> {
     let damaged = |error: ReadError| Failed::error(format!("{shown}: {error}"));
-    let (mut reached, mut version) = (Reached::default(), None);
+    let mut said = Said::default();
     if let Some(meta) = database.bucket(b"meta").map_err(damaged)? {
         let read = each_pair(meta, |key, value| {
             let number = || value.try_into().map_or(0, u64::from_be_bytes);
             match key {
-                b"consistent_index" => reached.index = number(),
-                b"term" => reached.term = number(),
-                b"storageVersion" => version = Some(String::from_utf8_lossy(value).into_owned()),
+                b"consistent_index" => said.reached.index = number(),
+                b"term" => said.reached.term = number(),
+                b"storageVersion" => said.version = Some(String::from_utf8_lossy(value).into_owned()),
+                b"confState" => {
+                    said.conf_state = members::read(value)
+                        .map_err(|why| ReadError::Damaged(format!("bucket meta: confState: {why}")))?;
+                }
                 _ => {}
             }
             Ok(())
         });
         read.map_err(damaged)?;
     }
-    if let Some(why) = refusal(reached, version.as_deref()) {
+    if let Some(why) = refusal(said.reached, said.version.as_deref()) {
         return Err(Failed::error(format!("{shown} {why}")));
     }
     if has_auth(database).map_err(damaged)? {
@@ -45,7 +70,7 @@ pub(super) fn look<S: Source + ?Sized>(database: &Database<'_, S>, shown: &str) 
              `etcdctl role delete`), stop etcd, and migrate again"
         )));
     }
-    Ok(reached)
+    Ok(said)
 }
 
 /// Why a database of this progress and version is not taken.

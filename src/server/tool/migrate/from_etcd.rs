@@ -1,18 +1,21 @@
 //! A member of Kevel from one of etcd.
 #![forbid(unsafe_code)]
 
-use std::fs::{self, File};
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use raft::eraftpb::{ConfState, Entry, HardState};
+use raft::eraftpb::ConfState;
 
 use super::super::Failed;
-use super::super::restore::{failed, new_store};
+use super::super::folders;
+use super::super::restore::new_store;
 use super::command::{Done, config_of};
-use super::database::{self, Reached};
+use super::database::{self, Reached, Said};
 use super::locks::Locks;
+use super::members;
 use super::meter::{Meter, Metered};
-use super::new_log::NewLog;
+use super::new_log::write_log;
 use super::staging::{Staging, Way};
 use crate::bbolt::{Database, Source, check};
 use crate::btree::{Applied, Store};
@@ -25,7 +28,7 @@ use crate::server::io::log_map::LogMap;
 use crate::server::tls::Ports;
 use crate::snapshot::fill::{FillError, checkpoint, fill};
 use crate::wal::segment::{first_needed, reach_back};
-use crate::wal::{self, Recovered, SegmentName, SnapshotMark};
+use crate::wal::{self, Recovered, SegmentName};
 
 /// Entries before the store's last that are kept in the log, for members that lag: what etcd keeps by default.
 const ENTRIES_KEPT: u64 = 15_000;
@@ -34,23 +37,32 @@ const ENTRIES_KEPT: u64 = 15_000;
 ///
 /// # Errors
 /// What is wrong, and what to do. Then the member of etcd is what it was.
-pub(super) fn migrate(way: &Way, wal_dir: Option<&Path>) -> Result<Done, Failed> {
+pub(super) fn migrate(way: &Way) -> Result<Done, Failed> {
     way.check()?;
     let snap = way.member().join("snap");
-    let log = Log::find(wal_dir.map_or_else(|| way.member().join("wal"), Path::to_owned))?;
-    let _locks = Locks::take(&snap.join("db"), &log.paths())?;
+    let mut locks = Locks::take(&snap.join("db"))?;
+    let log = Log::find(way.log())?;
+    locks.take_log(&log.paths())?;
     let found = find(&snap, &log)?;
     let owner = owner_of(&found.recovered.metadata);
     let staging = Staging::begin(way)?;
     let store = fill_store(&staging, &found, owner)?;
-    let conf_state = check_content(&store, &found.recovered, owner)?;
+    let conf_state = check_content(&store, &found, owner)?;
+    if found.said.is_of_older() && conf_state.voters.len() + conf_state.learners.len() > 1 {
+        eprintln!("{}", OLDER);
+    }
     let applied = store.applied();
     drop(store);
     write_log(&staging, &found.recovered, applied, conf_state)?;
     look_again(&staging, applied)?;
-    let kept = staging.finish()?;
-    Ok(Done { owner, revision: applied.revision, index: applied.index, kept })
+    let placed = staging.finish()?;
+    Ok(Done { owner, revision: applied.revision, index: applied.index, placed })
 }
+
+/// What is said of a member of an older etcd that is not alone.
+const OLDER: &str = "warning: etcd 3.5 or 3.6 has written this member. Stop all members of its cluster before one of \
+                     Kevel starts, and migrate all of them, or bring etcd to 3.7 first: older members cannot take the \
+                     snapshot of a leader that is Kevel";
 
 /// The log of etcd.
 struct Log {
@@ -60,17 +72,14 @@ struct Log {
 
 impl Log {
     fn find(folder: PathBuf) -> Result<Self, Failed> {
-        let entries = fs::read_dir(&folder)
-            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-            .map_err(|error| Failed::file("read", folder.display(), &error))?;
-        let mut names: Vec<SegmentName> =
-            entries.iter().filter_map(|entry| SegmentName::parse(entry.file_name().to_str()?)).collect();
-        names.sort_unstable();
+        let elsewhere = "name the log's folder with --wal-dir if it lies elsewhere";
+        let shown = folder.display().to_string();
+        let names = folders::segments(&folder).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => Failed::error(format!("{shown} is not there: {elsewhere}")),
+            _ => Failed::file("read", &shown, &error),
+        })?;
         if names.is_empty() {
-            return Err(Failed::error(format!(
-                "{} has no segment of a log: name the log's folder with --wal-dir if it lies elsewhere",
-                folder.display()
-            )));
+            return Err(Failed::error(format!("{shown} has no segment of a log: {elsewhere}")));
         }
         Ok(Self { folder, names })
     }
@@ -100,14 +109,22 @@ impl Log {
         }
         let segments: Vec<_> = names.iter().copied().zip(maps.iter().map(|map| &**map)).collect();
         wal::recover(&segments, after)
-            .map_err(|error| Failed::error(format!("{}: {error}", self.folder.display())))
+            .map_err(|error| {
+                Failed::error(format!(
+                    "the log in {} cannot be used: {}. Nothing was changed. Start etcd once more; where it does not \
+                     come up either, remove the member from its cluster and add a member of Kevel in its place",
+                    self.folder.display(),
+                    error.what()
+                ))
+            })
     }
 }
 
 /// What there is of a member of etcd.
 struct Found {
     database: PathBuf,
-    reached: Reached,
+    /// What the database says of itself.
+    said: Said,
     recovered: Recovered,
 }
 
@@ -115,29 +132,30 @@ struct Found {
 /// has not taken in yet.
 fn find(snap: &Path, log: &Log) -> Result<Found, Failed> {
     let mut database = snap.join("db");
-    let mut reached = look(&database)?;
-    let mut recovered = log.read(reached.index)?;
-    if recovered.after > reached.index {
+    let mut said = look(&database)?;
+    let mut recovered = log.read(said.reached.index)?;
+    if recovered.after > said.reached.index {
         database = snap.join(format!("{:016x}.snap.db", recovered.after));
         if !database.exists() {
             return Err(Failed::error(format!(
                 "the database has the entries up to {}, and the log begins behind entry {}: start etcd once more, let \
                  it come up, stop it with SIGTERM, and migrate again",
-                reached.index, recovered.after
+                said.reached.index, recovered.after
             )));
         }
-        reached = look(&database)?;
-        recovered = log.read(reached.index)?;
+        said = look(&database)?;
+        recovered = log.read(said.reached.index)?;
     }
-    let applied = Applied { index: reached.index, term: reached.term, ..Applied::default() };
+    let Reached { index, term } = said.reached;
+    let applied = Applied { index, term, ..Applied::default() };
     belongs_together(None, applied, &recovered).map_err(|why| {
         let shown = log.folder.display();
         Failed::error(format!("{} and the log in {shown} do not belong together: {why}", database.display()))
     })?;
-    Ok(Found { database, reached, recovered })
+    Ok(Found { database, said, recovered })
 }
 
-fn look(path: &Path) -> Result<Reached, Failed> {
+fn look(path: &Path) -> Result<Said, Failed> {
     let shown = path.display().to_string();
     let source = FileSource::open(path).map_err(|error| Failed::file("open", &shown, &error))?;
     let database = Database::open(&source).map_err(|error| Failed::error(format!("{shown}: {error}")))?;
@@ -162,7 +180,7 @@ fn fill_store(staging: &Staging, found: &Found, owner: Owner) -> Result<Store, F
     staging.folder("snap")?;
     let mut store = new_store(&staging.folder("kevel")?.join("store"), owner)?;
     let import = fill(&mut store, &database, true, || {}).map_err(damaged)?;
-    let Reached { index, term } = found.reached;
+    let Reached { index, term } = found.said.reached;
     let applied = import.applied(index, term, 0).map_err(|error| damaged(error.into()))?;
     let mut txn = store.write();
     txn.set_applied(applied);
@@ -172,7 +190,8 @@ fn fill_store(staging: &Staging, found: &Found, owner: Owner) -> Result<Store, F
 }
 
 /// Looks whether Kevel can go on with what there is. The members as raft has them.
-fn check_content(store: &Store, recovered: &Recovered, owner: Owner) -> Result<ConfState, Failed> {
+fn check_content(store: &Store, found: &Found, owner: Owner) -> Result<ConfState, Failed> {
+    let Found { said, recovered, database } = found;
     let state = State::restore(&store.readers().register().snapshot(), 1, 0);
     let state = state
         .map_err(|_| Failed::error("the database has a member, an alarm or a lease that cannot be read"))?;
@@ -180,51 +199,20 @@ fn check_content(store: &Store, recovered: &Recovered, owner: Owner) -> Result<C
     let why = refusal(store, entries, u64::MAX).or_else(|| removal(owner.member_id, store, entries));
     if let Some(why) = why {
         return Err(Failed::error(format!(
-            "the log has what Kevel cannot apply: {why}. If etcd was killed, start it once more, let it come up, and \
-             stop it with SIGTERM; then migrate again"
+            "Kevel cannot go on with what is there: {why}. Where etcd was killed, start it once more, let it come up, \
+             and stop it with SIGTERM; then migrate again"
         )));
     }
+    let listed = state.cluster.conf_state();
+    let told = said.conf_state.clone().or_else(|| members::of_log(recovered, said.reached));
+    members::check(told, &listed).map_err(|why| Failed::error(format!("{}: {why}", database.display())))?;
     if !state.cluster.members.contains_key(&owner.member_id) {
         return Err(Failed::error(format!(
             "the database does not know the log's member {:x}: let etcd catch up with its cluster first",
             owner.member_id
         )));
     }
-    Ok(state.cluster.conf_state())
-}
-
-/// Writes the log of a store that has the entries up to those of `applied`, from what other members may need on.
-pub(super) fn write_log(
-    staging: &Staging,
-    recovered: &Recovered,
-    applied: Applied,
-    conf_state: ConfState,
-) -> Result<(), Failed> {
-    let state = HardState {
-        term: recovered.state.term.max(applied.term),
-        commit: recovered.state.commit.max(applied.index),
-        ..recovered.state
-    };
-    let folder = staging.folder("wal")?;
-    let (mark, entries) = beginning(recovered, applied);
-    // Changes of members between the mark and here are in the log too, and do nothing the second time.
-    let mark = SnapshotMark { conf_state: Some(conf_state), ..mark };
-    let log = NewLog { metadata: recovered.metadata, mark, entries, state };
-    log.write(&folder).map_err(|error| failed("write the log in", folder.display(), error))
-}
-
-/// Behind what a new log begins, and what is in it: all that was read, or what the store lacks where the term of the
-/// entry before is not known.
-fn beginning(recovered: &Recovered, applied: Applied) -> (SnapshotMark, &[Entry]) {
-    let mark = |index, term| SnapshotMark { index, term, conf_state: None };
-    match recovered.term_before {
-        _ if recovered.after == 0 => (mark(0, 0), &recovered.entries),
-        Some(term) => (mark(recovered.after, term), &recovered.entries),
-        None => {
-            let first = recovered.entries.partition_point(|entry| entry.index <= applied.index);
-            (mark(applied.index, applied.term), &recovered.entries[first..])
-        }
-    }
+    Ok(listed)
 }
 
 /// Opens the new member as a start does, and looks whether everything is there.

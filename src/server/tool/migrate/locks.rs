@@ -10,31 +10,38 @@ use crate::server::io::ofd_lock;
 
 /// The locks, held until this is dropped.
 pub(super) struct Locks {
-    _files: Vec<File>,
+    files: Vec<File>,
 }
 
 impl Locks {
-    /// Takes the lock of the database and those of the log's segments.
+    /// Takes the lock of the database, which etcd has as long as it runs.
     ///
     /// # Errors
-    /// When somebody has one of them, or a file cannot be opened.
-    pub(super) fn take(database: &Path, segments: &[PathBuf]) -> Result<Self, Failed> {
+    /// When somebody has it, or the file cannot be opened.
+    pub(super) fn take(database: &Path) -> Result<Self, Failed> {
         let file = open(database, File::open(database))?;
         match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(in_use(database)),
-            Err(TryLockError::Error(error)) => return Err(Failed::file("lock", database.display(), &error)),
+            Ok(()) => Ok(Self { files: vec![file] }),
+            Err(TryLockError::WouldBlock) => Err(in_use(database)),
+            Err(TryLockError::Error(error)) => Err(Failed::file("lock", database.display(), &error)),
         }
-        let mut files = vec![file];
+    }
+
+    /// Takes the locks of the log's segments too. They are listed with the other lock held: etcd may begin a new one
+    /// until then.
+    ///
+    /// # Errors
+    /// As above.
+    pub(super) fn take_log(&mut self, segments: &[PathBuf]) -> Result<(), Failed> {
         for path in segments {
             let file = open(path, OpenOptions::new().read(true).write(true).open(path))?;
             // A filesystem without locks has nobody to ask.
             if ofd_lock::try_lock(&file).is_ok_and(|is_free| !is_free) {
                 return Err(in_use(path));
             }
-            files.push(file);
+            self.files.push(file);
         }
-        Ok(Self { _files: files })
+        Ok(())
     }
 }
 

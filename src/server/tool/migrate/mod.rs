@@ -9,12 +9,14 @@
 //!   member/wal/*.wal            ◀──▶  member/wal/*.wal     one format; written anew, from what others may need on
 //! ```
 //!
-//! # In place, and no crash matters
+//! # In place, and after a crash
 //!
 //! ```text
 //!   DIR/migrating/member/…   made, read again, durable       what a crash leaves is removed by the next attempt
-//!   DIR/member ◀─▶ DIR/migrating/member                      in one step
-//!   DIR/migrating/member ──▶ DIR/member.etcd                 the next attempt does this too
+//!   DIR/migrating/complete   the new member is whole
+//!   DIR/member ◀─▶ DIR/migrating/member                      the two exchange their names
+//!   WALDIR/*.wal ──▶ WALDIR/member.etcd/                     a log that lay apart is set aside
+//!   DIR/migrating/member ──▶ DIR/member.etcd                 the next attempt does this, where a crash came before
 //! ```
 //!
 //! What was there is kept until the operator removes it, but it is no way back once the new member has run: the member
@@ -24,7 +26,8 @@
 //!   command     the command line                     staging    the new folder, until it takes the old one's place
 //!   from_etcd   a member of Kevel from one of etcd    to_etcd    a member of etcd from one of Kevel
 //!   database    what a database of etcd says of itself
-//!   locks       that nobody uses a directory of etcd  new_log    a log that begins behind a mark
+//!   members     whether it says the same of its members and of the voters that raft goes by
+//!   locks       that nobody uses a directory of etcd  new_log    the log of a new member
 //!   meter       how far a long step has come
 //!   tests       all of it on files
 //! ```
@@ -34,6 +37,7 @@ pub mod command;
 mod database;
 mod from_etcd;
 mod locks;
+mod members;
 mod meter;
 mod new_log;
 mod staging;

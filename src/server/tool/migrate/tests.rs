@@ -125,21 +125,26 @@ fn change(main: i64) -> (Vec<u8>, Vec<u8>) {
     pair(&[&main.to_be_bytes()[..], b"_", &[0; 8]].concat(), &value)
 }
 
-/// What etcd 3.7 has of a cluster of two.
-fn database(reached: u64, keys: i64, further: Buckets) -> Vec<u8> {
-    let member = |id: u64| {
-        let json = format!("{{\"id\":{id},\"peerURLs\":[\"http://h{id}:2380\"],\"name\":\"m{id}\"}}");
-        pair(format!("{id:x}").as_bytes(), json.as_bytes())
-    };
-    let mut meta: Pairs = vec![
+/// A member as etcd lists it, with further fields.
+fn member(id: u64, further: &str) -> (Vec<u8>, Vec<u8>) {
+    let json = format!("{{\"id\":{id},\"peerURLs\":[\"http://h{id}:2380\"],\"name\":\"m{id}\"{further}}}");
+    pair(format!("{id:x}").as_bytes(), json.as_bytes())
+}
+
+/// The bucket of a database that has reached an entry, with what it says of the voters, and that of a release.
+fn meta(reached: u64, conf_state: &str) -> (Vec<u8>, Pairs) {
+    let mut pairs = vec![
+        pair(b"confState", conf_state.as_bytes()),
         pair(b"consistent_index", &reached.to_be_bytes()),
         pair(b"storageVersion", b"3.7.0"),
         pair(b"term", &TERM.to_be_bytes()),
     ];
-    meta.insert(
-        0,
-        pair(b"confState", format!("{{\"voters\":[2748,4096],\"auto_leave\":{}}}", false).as_bytes()),
-    );
+    pairs.retain(|(_, value)| !value.is_empty());
+    (b"meta".to_vec(), pairs)
+}
+
+/// What etcd 3.7 has of a cluster of two. Further buckets take the place of those of their names.
+fn database(reached: u64, keys: i64, further: Buckets) -> Vec<u8> {
     // An id of 99 and a time to live of 600 seconds.
     let lease = pair(&99i64.to_be_bytes(), &[0x08, 99, 0x10, 0xd8, 0x04]);
     let mut buckets: Buckets = vec![
@@ -147,10 +152,11 @@ fn database(reached: u64, keys: i64, further: Buckets) -> Vec<u8> {
         (b"cluster".to_vec(), vec![pair(b"clusterVersion", b"3.7.0")]),
         (b"key".to_vec(), (2..keys + 2).map(change).collect()),
         (b"lease".to_vec(), vec![lease]),
-        (b"members".to_vec(), vec![member(0x1000), member(MEMBER)]),
+        (b"members".to_vec(), vec![member(0x1000, ""), member(MEMBER, "")]),
         (b"members_removed".to_vec(), vec![pair(b"5", b"removed")]),
-        (b"meta".to_vec(), meta),
+        meta(reached, r#"{"voters":[2748,4096],"auto_leave":false}"#),
     ];
+    buckets.retain(|(name, _)| further.iter().all(|(other, _)| other != name));
     buckets.extend(further);
     buckets.sort();
     write(&buckets, Prng::new(1)).unwrap()
@@ -218,6 +224,15 @@ fn another_directory_is_made_and_the_first_is_left_alone() {
     assert!(run(&line).unwrap_err().contains("is in the way"));
 }
 
+/// Undoes the last steps of a migration in place that has replaced a member of this kind: it keeps its old name, and
+/// the note is there.
+fn undo_last_steps(folder: &Folder, kind: &str) {
+    let staged = folder.0.join("migrating");
+    fs::create_dir(&staged).unwrap();
+    fs::rename(folder.0.join(format!("member.{}", kind.to_lowercase())), staged.join("member")).unwrap();
+    fs::write(staged.join("complete"), kind).unwrap();
+}
+
 #[test]
 fn what_a_crash_leaves_is_removed_or_finished() {
     let folder = Folder::etcd("crash", 10, vec![]);
@@ -226,12 +241,113 @@ fn what_a_crash_leaves_is_removed_or_finished() {
     folder.run("--from").unwrap();
     assert_eq!(folder.names(), ["member", "member.etcd"]);
     // Both have changed places, and the old one does not have its name yet.
-    fs::create_dir(folder.0.join("migrating")).unwrap();
-    fs::rename(folder.0.join("member.etcd"), folder.0.join("migrating/member")).unwrap();
-    assert!(folder.run("--from").unwrap().contains("is finished now"));
+    undo_last_steps(&folder, "etcd");
+    let said = folder.run("--from").unwrap();
+    assert!(said.contains("of Kevel now") && said.contains("member.etcd"), "{said}");
     assert_eq!(folder.names(), ["member", "member.etcd"]);
     assert!(folder.snap().read_dir().unwrap().next().is_none());
     assert_eq!(folder.opened().store.applied().index, REACHED);
+    // The name was given, and the note is still there.
+    fs::create_dir(folder.0.join("migrating")).unwrap();
+    fs::write(folder.0.join("migrating/complete"), "etcd").unwrap();
+    assert!(folder.run("--from").unwrap().contains("of Kevel now"));
+    assert_eq!(folder.names(), ["member", "member.etcd"]);
+    // A crash before the exchange: the complete member is made again.
+    fs::remove_dir_all(folder.0.join("member")).unwrap();
+    fs::rename(folder.0.join("member.etcd"), folder.0.join("member")).unwrap();
+    fs::create_dir_all(folder.0.join("migrating/member/kevel")).unwrap();
+    fs::write(folder.0.join("migrating/complete"), "etcd").unwrap();
+    assert!(folder.run("--from").unwrap().contains("entry 40"));
+    assert_eq!(folder.names(), ["member", "member.etcd"]);
+}
+
+#[test]
+fn half_of_a_member_is_never_taken_for_a_whole_one() {
+    let folder = Folder::etcd("half", 10, vec![]);
+    folder.run("--from").unwrap();
+    fs::remove_dir_all(folder.0.join("member.etcd")).unwrap();
+    // A migration back that was killed has left half of a database.
+    fs::create_dir_all(folder.0.join("migrating/member/snap")).unwrap();
+    fs::write(folder.0.join("migrating/member/snap/db"), "half").unwrap();
+    let said = folder.run("--from").unwrap_err();
+    assert!(said.contains("there is nothing to migrate"), "{said}");
+    assert_eq!(folder.names(), ["member", "migrating"], "nothing is kept as etcd's");
+    assert!(folder.run("--to-etcd").unwrap().contains("as a member of etcd"));
+    assert_eq!(folder.names(), ["member", "member.kevel"]);
+}
+
+#[test]
+fn a_member_that_was_replaced_is_kept_whoever_migrates_next() {
+    let folder = Folder::etcd("kept", 10, vec![]);
+    let before = fs::read(folder.snap().join("db")).unwrap();
+    folder.run("--from").unwrap();
+    undo_last_steps(&folder, "etcd");
+    assert!(folder.run("--to-etcd").unwrap().contains("as a member of etcd"));
+    assert_eq!(folder.names(), ["member", "member.etcd", "member.kevel"]);
+    assert_eq!(fs::read(folder.0.join("member.etcd/snap/db")).unwrap(), before);
+    // A folder of the operator's own.
+    let folder = Folder::etcd("own", 10, vec![]);
+    fs::create_dir_all(folder.0.join("migrating")).unwrap();
+    fs::write(folder.0.join("migrating/notes"), "").unwrap();
+    let said = folder.run("--from").unwrap_err();
+    assert!(said.contains("migrating/notes is not of an earlier migration"), "{said}");
+    assert!(folder.0.join("migrating/notes").exists());
+}
+
+#[test]
+fn another_directory_that_is_complete_is_known_after_a_crash() {
+    let folder = Folder::etcd("elsewhere-crash", 10, vec![]);
+    let other = folder.0.join("above/other");
+    let line = ["--from", &folder.shown(), "--data-dir", &other.display().to_string()];
+    run(&line).unwrap();
+    fs::create_dir(other.join("migrating")).unwrap();
+    fs::write(other.join("migrating/complete"), "etcd").unwrap();
+    let said = run(&line).unwrap();
+    assert!(said.contains("of Kevel now"), "{said}");
+    assert_eq!(names(&other), ["member"]);
+}
+
+#[test]
+fn members_that_do_not_vote_as_they_are_listed_are_refused() {
+    let listed = |further: &str| (b"members".to_vec(), vec![member(0x1000, further), member(MEMBER, "")]);
+    let learner = listed(",\"isLearner\":true");
+    let removed = (b"members".to_vec(), vec![member(0x1000, ""), member(0x2000, ""), member(MEMBER, "")]);
+    for (what, bucket) in [("promoted", learner.clone()), ("zombie", removed)] {
+        let folder = Folder::etcd(what, 10, vec![bucket]);
+        let said = folder.run("--from").unwrap_err();
+        assert!(said.contains("voters abc 1000 and the learners none") && said.contains("3.5.26"), "{said}");
+        assert_eq!(folder.names(), ["member"]);
+    }
+    let both = r#"{"voters":[2748],"learners":[4096]}"#;
+    Folder::etcd("learner", 10, vec![learner, meta(REACHED, both)]).run("--from").unwrap();
+    for told in ["", "{}", r#"{"voters":[]}"#] {
+        let said = Folder::etcd("silent", 10, vec![meta(REACHED, told)]).run("--from").unwrap_err();
+        assert!(said.contains("does not say who votes"), "{said}");
+    }
+}
+
+#[test]
+fn a_log_that_lies_apart_is_set_aside() {
+    let folder = Folder::etcd("apart", 10, vec![]);
+    let wal = folder.0.join("wal");
+    fs::rename(folder.0.join("member/wal"), &wal).unwrap();
+    let said = folder.run("--from").unwrap_err();
+    assert!(said.contains("is not there") && said.contains("--wal-dir"), "{said}");
+    let wal_dir = wal.display().to_string();
+    let line = ["--from", &folder.shown(), "--wal-dir", &wal_dir];
+    let said = run(&line).unwrap();
+    assert!(said.contains("Do not name --wal-dir any more") && said.contains("wal/member.etcd"), "{said}");
+    assert_eq!(names(&wal), ["member.etcd"]);
+    assert_eq!(names(&wal.join("member.etcd")).len(), 1);
+    let refused = open(&config_of(&folder.0, Some(&wal)).unwrap(), &Ports::none()).err().unwrap();
+    assert!(refused.contains("is gone"), "{refused}");
+    assert_eq!(folder.opened().store.applied().index, REACHED);
+    // The same folder that is taken without the flag.
+    let within = folder.0.join("member/wal").display().to_string();
+    let said = run(&["--to-etcd", &folder.shown(), "--wal-dir", &within]).unwrap();
+    assert!(said.contains("Do not name --wal-dir any more"), "{said}");
+    assert!(folder.0.join("member.kevel/wal").read_dir().unwrap().next().is_some());
+    assert!(folder.0.join("member/wal").read_dir().unwrap().next().is_some());
 }
 
 #[test]
@@ -260,13 +376,43 @@ fn what_does_not_fit_is_refused_and_nothing_is_changed() {
     let database = fs::read(folder.snap().join("db")).unwrap();
     fs::write(folder.snap().join("db"), &database[..database.len() / 2]).unwrap();
     folder.run("--from").unwrap_err();
-    assert_eq!(folder.names(), ["member"], "what was begun is gone");
+    assert_eq!(folder.names(), ["member"]);
     fs::write(folder.snap().join("db"), database).unwrap();
     assert!(folder.run("--to-etcd").unwrap_err().contains("holds a member of etcd already"));
+    fs::create_dir(folder.0.join("member/kevel")).unwrap();
+    std::os::unix::fs::symlink("store", folder.0.join("member/kevel/store")).unwrap();
+    let said = folder.run("--from").unwrap_err();
+    assert!(
+        said.starts_with("open ") && said.contains("member/kevel/store"),
+        "nobody knows whose it is: {said}"
+    );
+    fs::remove_dir_all(folder.0.join("member/kevel")).unwrap();
     fs::remove_dir_all(folder.0.join("member/wal")).unwrap();
-    assert!(folder.run("--from").unwrap_err().contains("wal"));
-    fs::remove_dir_all(folder.snap()).unwrap();
+    folder.write_log(REACHED);
+    folder.run("--from").unwrap();
+    let folder = Folder::new("nobody");
     assert!(folder.run("--from").unwrap_err().contains("holds no member of etcd"));
+}
+
+#[test]
+fn a_database_that_is_damaged_in_its_midst_leaves_nothing_of_what_was_begun() {
+    let folder = Folder::etcd("damaged", 3000, vec![]);
+    let mut database = fs::read(folder.snap().join("db")).unwrap();
+    let page = database.len() / 4096 / 2 * 4096;
+    database[page..page + 64].fill(0xff);
+    fs::write(folder.snap().join("db"), database).unwrap();
+    let said = folder.run("--from").unwrap_err();
+    assert!(said.contains("member/snap/db"), "{said}");
+    assert_eq!(folder.names(), ["member"]);
+}
+
+#[test]
+fn a_log_that_ends_too_early_is_etcds_to_mend() {
+    let folder = Folder::etcd("early", 10, vec![]);
+    folder.write_database("db", LAST + 5, 10, vec![]);
+    let said = folder.run("--from").unwrap_err();
+    assert!(said.contains("Start etcd once more") && !said.contains("kevel rebuild"), "{said}");
+    assert_eq!(folder.names(), ["member"]);
 }
 
 #[test]

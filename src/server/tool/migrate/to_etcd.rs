@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use super::super::Failed;
 use super::super::restore::failed;
 use super::command::{Done, config_of};
-use super::from_etcd::write_log;
 use super::meter::{Meter, Metered};
+use super::new_log::write_log;
 use super::staging::{Staging, Way};
 use crate::bbolt::{Database, Source, check};
 use crate::btree::{Applied, Store};
@@ -34,9 +34,9 @@ const PIECE_BYTES: usize = 1 << 20;
 ///
 /// # Errors
 /// What is wrong, and what to do. Then the member of Kevel is what it was.
-pub(super) fn migrate(way: &Way, wal_dir: Option<&Path>) -> Result<Done, Failed> {
+pub(super) fn migrate(way: &Way) -> Result<Done, Failed> {
     way.check()?;
-    let config = config_of(&way.source, wal_dir)?;
+    let config = config_of(&way.source, way.wal_dir.as_deref())?;
     let opened = open(&config, &Ports::none()).map_err(Failed::error)?;
     let Opened { store, opening: Opening::Recover(recovered, _), member_id, cluster_id, .. } = opened else {
         return Err(Failed::error(format!(
@@ -54,21 +54,26 @@ pub(super) fn migrate(way: &Way, wal_dir: Option<&Path>) -> Result<Done, Failed>
     }
     let staging = Staging::begin(way)?;
     let database = staging.folder("snap")?.join("db");
-    write_database(&store, &database)?;
+    write_database(way, &store, &database)?;
     // etcd begins at the mark of the log, and skips what its database has already.
-    let cluster = Cluster::restore(&store.readers().register().snapshot()).map_err(unread)?;
+    let cluster = Cluster::restore(&store.readers().register().snapshot());
+    let cluster = cluster.map_err(|error| unread(way, error))?;
     write_log(&staging, &recovered, applied, cluster.conf_state())?;
     look_again(&staging, &database, applied)?;
-    let kept = staging.finish()?;
-    Ok(Done { owner, revision: applied.revision, index: applied.index, kept })
+    let placed = staging.finish()?;
+    Ok(Done { owner, revision: applied.revision, index: applied.index, placed })
 }
 
-fn unread(_: Error) -> Failed {
-    Failed::error("a record of the store cannot be read: `kevel check` looks at all of it")
+fn unread(way: &Way, _: Error) -> Failed {
+    Failed::error(format!(
+        "a record of the store cannot be read: `kevel check {}` looks at all of it",
+        way.source.display()
+    ))
 }
 
 /// Writes the file that etcd would have of the store. Nobody sweeps meanwhile, so no revision is pinned.
-fn write_database(store: &Store, path: &Path) -> Result<(), Failed> {
+fn write_database(way: &Way, store: &Store, path: &Path) -> Result<(), Failed> {
+    let unread = |error| unread(way, error);
     let mut reader = store.readers().register();
     let state = reader.snapshot();
     let mut gathering = Gathering::new(&state).map_err(unread)?;
