@@ -37,7 +37,7 @@ fn main() -> ExitCode {
         }
         Ok(Command::Snapshot(args)) => tool::snapshot::run(&args),
         Ok(Command::Migrate(args)) => tool::migrate::command::run(&args),
-        Ok(Command::Rebuild(args)) => tool::rebuild::run(&args),
+        Ok(Command::Rebuild(args)) => tool::rebuild::command::run(&args),
         Ok(Command::Check(dir)) => check(&dir),
         Err(Failure::Usage(message)) => {
             eprint!("{message}\n{}", config::help::USAGE);

@@ -163,10 +163,23 @@ fn check(said: &HeaderMap) -> Result<(), Failure> {
     match text("grpc-status") {
         None | Some("0") => Ok(()),
         Some(code) => {
-            let text = text("grpc-message").unwrap_or_default().to_owned();
+            let text = unescaped(text("grpc-message").unwrap_or_default());
             Err(Failure { code: code.parse().ok(), text })
         }
     }
+}
+
+/// A message as it was before gRPC escaped bytes in it: `%` and two hexadecimal digits stand for one.
+fn unescaped(text: &str) -> String {
+    let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
+    while let [first, behind @ ..] = rest {
+        let digits = behind.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
+        let escaped =
+            digits.filter(|_| *first == b'%').and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        bytes.push(escaped.unwrap_or(*first));
+        rest = if escaped.is_some() { &behind[2..] } else { behind };
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// A stream in the form that h2 takes.
@@ -220,6 +233,8 @@ mod tests {
         said.insert("grpc-message", "etcdserver: unhealthy cluster".parse().unwrap());
         let failure = Failure { code: Some(14), text: "etcdserver: unhealthy cluster".into() };
         assert_eq!(check(&said), Err(failure));
+        said.insert("grpc-message", "50%25 of %22k%c3%bc%22, 5%, %2".parse().unwrap());
+        assert_eq!(check(&said).unwrap_err().text, "50% of \"k\u{fc}\", 5%, %2");
         said.insert("grpc-status", "0".parse().unwrap());
         assert_eq!(check(&said), Ok(()));
     }

@@ -226,16 +226,41 @@ func rebuild(s *side, others []*side) {
 }
 
 // rebuildByTool has one command do all of it; then the member starts with its usual flags.
-func rebuildByTool(s *side, tool string, others []*side) {
+func rebuildByTool(s *side, tool string, others []*side, flags ...string) {
 	before := s.id
-	var endpoints []string
-	for _, o := range others {
-		endpoints = append(endpoints, "http://"+o.Client)
-	}
-	tell(tool, "rebuild", "--data-dir", filepath.Join(s.Dir, "data"), "--endpoints", strings.Join(endpoints, ","))
+	tell(tool, append([]string{"rebuild", "--data-dir", s.Data(), "--endpoints", endpoints(others)}, flags...)...)
 	fail(s.Start())
 	if s.id = s.status().Header.MemberId; s.id == before {
 		fail(fmt.Errorf("the member that was rebuilt is %x as before", s.id))
+	}
+}
+
+func endpoints(sides []*side) string {
+	var urls []string
+	for _, s := range sides {
+		urls = append(urls, "http://"+s.Client)
+	}
+	return strings.Join(urls, ",")
+}
+
+// refusesTheWell tries to rebuild members that are not damaged: one that serves, and a copy of its directory, which names it
+// too. Nobody may be removed.
+func refusesTheWell(well *side, tool string, others []*side) {
+	copied := filepath.Join(well.Dir, "copy")
+	fail(os.CopyFS(copied, os.DirFS(well.Data())))
+	for dir, why := range map[string]string{well.Data(): "another process uses", copied: "answers at"} {
+		out, err := exec.Command(tool, "rebuild", "--data-dir", dir, "--endpoints", endpoints(others)).CombinedOutput()
+		if err == nil || !strings.Contains(string(out), why) {
+			fail(fmt.Errorf("rebuild of %s, which is well, ends with %v: %s", dir, err, out))
+		}
+	}
+	fail(os.RemoveAll(copied))
+	ctx, cancel := context.WithTimeout(context.Background(), callWithin)
+	defer cancel()
+	list, err := others[0].cluster().MemberList(ctx, &pb.MemberListRequest{Linearizable: true})
+	fail(err)
+	if !slices.ContainsFunc(list.Members, func(m *pb.Member) bool { return m.ID == well.id }) {
+		fail(fmt.Errorf("a member that is well is gone: %v", list.Members))
 	}
 }
 

@@ -198,6 +198,7 @@ func damage(dir string, kinds []kind) {
 	}
 	hurt := sides[n]
 	others := slices.DeleteFunc(slices.Clone(sides), func(s *side) bool { return s == hurt })
+	refusesTheWell(hurt, kinds[n].server, others)
 	const value = "a value that is to rot on the disk"
 	hurt.put("rots", value)
 	hurt.Stop()
@@ -218,14 +219,19 @@ func damage(dir string, kinds []kind) {
 	agree(sides)
 	expectValue(hurt, "rots", value)
 
-	// The log: a record that was committed.
+	// The log, which lies apart now: a record that was committed.
+	hurt.Stop()
+	apart := filepath.Join(hurt.Dir, "wal")
+	fail(os.Rename(filepath.Join(hurt.Data(), "member", "wal"), apart))
+	hurt.Flags("--wal-dir=" + apart)
+	fail(hurt.Start())
 	const entry = "an entry that is to rot in the log"
 	hurt.put("logged", entry)
 	for n := range 20 {
 		hurt.put("behind", fmt.Sprint(n))
 	}
 	hurt.Kill()
-	logs, err := filepath.Glob(filepath.Join(hurt.Dir, "data", "member", "wal", "*.wal"))
+	logs, err := filepath.Glob(filepath.Join(apart, "*.wal"))
 	fail(err)
 	spoilt := false
 	for _, log := range logs {
@@ -240,7 +246,10 @@ func damage(dir string, kinds []kind) {
 	}
 	hurt.said("in the write-ahead log is damaged", "nothing was changed")
 	fail(os.RemoveAll(filepath.Join(hurt.Dir, "data", "member.damaged")))
-	rebuildByTool(hurt, kinds[n].server, others)
+	rebuildByTool(hurt, kinds[n].server, others, "--wal-dir", apart)
+	if kept, err := filepath.Glob(filepath.Join(apart, "damaged", "*.wal")); err != nil || len(kept) == 0 {
+		fail(fmt.Errorf("the damaged log is not kept in %s: %v", apart, err))
+	}
 	agree(sides)
 	expectValue(hurt, "logged", entry)
 	end(sides)
