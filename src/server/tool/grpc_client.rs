@@ -108,7 +108,7 @@ impl Client {
 /// Connects, with TLS where the URL asks for it.
 async fn stream(url: &Url, ports: &Ports) -> io::Result<Stream> {
     let port = url.port().ok_or_else(|| io::Error::other(format!("{url} has no port")))?;
-    let tcp = dial::dial(&url.host, port, DIAL_WITHIN).await?;
+    let tcp = dial::dial(&url.host, port, None, DIAL_WITHIN).await?;
     if !url.is_tls() {
         return Ok(Stream::Plain(tcp));
     }

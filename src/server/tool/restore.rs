@@ -63,11 +63,11 @@ pub(super) fn failed(what: &str, path: impl Display, error: impl Display) -> Fai
 }
 
 impl Restoration {
-    /// Makes the directory.
+    /// Makes the directory, and tells who belongs to the new cluster.
     ///
     /// # Errors
     /// What is wrong with the flags, the file or the disk.
-    pub(super) fn run(&self) -> Result<(), Failed> {
+    pub(super) fn run(&self) -> Result<String, Failed> {
         if (self.bump_revision > 0) != self.mark_compacted {
             let text = "--mark-compacted required if --revision-bump > 0";
             return Err(Failed::new(STATUS_BAD_ARGUMENTS, text));
@@ -96,7 +96,8 @@ impl Restoration {
         txn.set_applied(import.applied(founders, TERM, self.bump_revision).map_err(damaged)?);
         txn.commit();
         checkpoint(&mut store).map_err(unfilled)?;
-        self.write_log(&foundation, member_id)
+        self.write_log(&foundation, member_id)?;
+        Ok(foundation.founders.iter().map(|founder| added(founder, foundation.cluster_id)).collect())
     }
 
     /// The new cluster, and this member's id in it.
@@ -186,6 +187,12 @@ pub(super) fn new_store(path: &Path, owner: Owner) -> Result<Store, Failed> {
     page::claim(&*file, owner).map_err(|error| failed("write to", path.display(), error))?;
     store.set_owner(owner);
     Ok(store)
+}
+
+/// What is said of a founder, with the words that etcdutl has for it.
+fn added(founder: &Founder, cluster_id: u64) -> String {
+    let (id, urls) = (founder.id, founder.peer_urls.join(","));
+    format!("added member {id:x} ({}, {urls}) to cluster {cluster_id:x}\n", founder.name)
 }
 
 fn add(txn: &mut WriteTxn<'_>, founder: &Founder) {

@@ -103,8 +103,7 @@ fn restore(args: &[String]) -> Result<String, Failed> {
         mark_compacted: switch(&line, "mark-compacted")?,
         name,
     };
-    restoration.run()?;
-    Ok(String::new())
+    restoration.run()
 }
 
 fn switch(line: &CommandLine, name: &str) -> Result<bool, Failed> {

@@ -97,7 +97,8 @@ fn a_restored_directory_is_that_of_a_member_with_all_keys() {
     let file = folder.save("file", &database(4000, vec![]));
     assert!(run(&["status", &file]).unwrap().contains(", 4001, 4000, "));
     let dir = folder.path("data");
-    assert_eq!(run(&["restore", &file, "--data-dir", &dir]), Ok(String::new()));
+    let told = "added member 8e9e05c52164694d (default, http://localhost:2380) to cluster cdf818194e3a8c32\n";
+    assert_eq!(run(&["restore", &file, "--data-dir", &dir]), Ok(told.to_owned()));
     let opened = opened(&dir).unwrap();
     // The ids of etcd's default configuration.
     assert_eq!((opened.member_id, opened.cluster_id), (0x8e9e_05c5_2164_694d, 0xcdf8_1819_4e3a_8c32));

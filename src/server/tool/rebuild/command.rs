@@ -167,7 +167,8 @@ fn ports(files: TlsFiles, is_secure: bool) -> Result<Ports, Failed> {
     };
     let port = Port::open(&tls, Side::Peer).map_err(Failed::error)?;
     let workers = Workers::start_for_peers().map_err(|error| Failed::error(error.to_string()))?;
-    Ok(Ports { client: None, peer: Some(Arc::new(port)), workers: None, peer_workers: Some(workers) })
+    let (peer, peer_workers) = (Some(Arc::new(port)), Some(workers));
+    Ok(Ports { client: None, peer, workers: None, peer_workers, local: None })
 }
 
 #[cfg(test)]
