@@ -34,6 +34,7 @@ const COMPACT_HASH_CHECK: &str = "CompactHashCheck";
 const INITIAL_CORRUPT_CHECK: &str = "InitialCorruptCheck";
 const CHECKPOINT: &str = "LeaseCheckpoint";
 const CHECKPOINT_PERSIST: &str = "LeaseCheckpointPersist";
+const MEMBER_LOCAL_ADDR: &str = "SetMemberLocalAddr";
 
 const fn gate(name: &'static str, stage: Stage) -> Gate {
     Gate { name, stage }
@@ -49,7 +50,7 @@ static GATES: [Gate; 11] = [
     gate(CHECKPOINT, Stage::Alpha),
     gate(CHECKPOINT_PERSIST, Stage::Alpha),
     gate("PriorityRequest", Stage::Alpha),
-    gate("SetMemberLocalAddr", Stage::Alpha),
+    gate(MEMBER_LOCAL_ADDR, Stage::Alpha),
     gate("StopGRPCServiceOnDefrag", Stage::Alpha),
     gate("TxnModeWriteWithSharedBuffer", Stage::Beta),
 ];
@@ -109,6 +110,11 @@ impl Gates {
         self.enabled(COMPACT_HASH_CHECK)
     }
 
+    /// Whether a member calls the others from an address that it advertises.
+    pub fn sets_local_address(&self) -> bool {
+        self.enabled(MEMBER_LOCAL_ADDR)
+    }
+
     /// What speaks against this combination.
     pub fn check(&self) -> Result<(), String> {
         if self.enabled(CHECKPOINT_PERSIST) && !self.enabled(CHECKPOINT) {
@@ -122,7 +128,7 @@ impl Gates {
     /// The gates that were moved from where they are by default, and that switch nothing in this version: lease
     /// checkpoints are applied, and none are sent.
     pub fn moved_in_vain(&self) -> impl Iterator<Item = (&'static str, bool)> + '_ {
-        const WORKING: [&str; 2] = [COMPACT_HASH_CHECK, INITIAL_CORRUPT_CHECK];
+        const WORKING: [&str; 3] = [COMPACT_HASH_CHECK, INITIAL_CORRUPT_CHECK, MEMBER_LOCAL_ADDR];
         let default = Gates::default();
         let moved = move |&at: &usize| self.on[at] != default.on[at] && !WORKING.contains(&GATES[at].name);
         (0..GATES.len()).filter(moved).map(|at| (GATES[at].name, self.on[at]))

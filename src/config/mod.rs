@@ -50,6 +50,7 @@ pub mod tls;
 pub mod url;
 mod yaml;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -283,6 +284,15 @@ impl Config {
     /// The folder of snapshots that were sent by other members.
     pub fn snap_dir(&self) -> PathBuf {
         self.member_dir().join("snap")
+    }
+
+    /// The address of this machine from which other members are called: the first one that the member advertises to
+    /// them, besides loopback, where the gate for it is open.
+    pub fn local_address(&self) -> Option<IpAddr> {
+        let addresses = self.advertise.peer.iter().filter_map(|url| url.host.parse().ok());
+        let mut fit =
+            addresses.filter(|address: &IpAddr| !address.is_loopback() && !address.is_unspecified());
+        if self.gates.sets_local_address() { fit.next() } else { None }
     }
 
     /// Ticks in an election timeout.

@@ -26,6 +26,18 @@ const DEFAULT_CLUSTER: &str = "default=http://localhost:2380";
 /// The host that listens everywhere, so that others need to be told a better one.
 const ANY_HOST: &str = "0.0.0.0";
 
+/// Flags that etcd is going to drop, and what it says where one is given.
+const DEPRECATED: [(&str, &str); 2] = [
+    ("max-snapshots", "--max-snapshots is deprecated in 3.6 and will be decommissioned in 3.8."),
+    (
+        "v2-deprecation",
+        "--v2-deprecation is deprecated and scheduled for removal in v3.8. The default value is enforced, ignoring \
+         user input.",
+    ),
+];
+/// Bytes in what `--bootstrap-defrag-threshold-megabytes` counts.
+const MEGABYTE: u64 = 1 << 20;
+
 /// Settings made sense of, and what is to be said about them. A file keeps the default of `--advertise-client-urls`
 /// beside client listeners of its own; command line and environment do not.
 pub(super) fn resolve(
@@ -124,13 +136,31 @@ pub(super) fn resolve(
         cores: settings.text("cores").parse().map_err(|why| format!("--cores: {why}"))?,
         name,
     };
+    notices.extend(local_address(&config));
     Ok((config, notices))
+}
+
+/// What comes of the gate for the address from which other members are called.
+fn local_address(config: &Config) -> Option<Notice> {
+    let notice = match config.local_address() {
+        Some(address) => Notice::info("setting member local address").with("LocalAddr", address.to_string()),
+        None => Notice::warn("unable to set a member local address due to lack of suitable local addresses")
+            .with("advertise-peer-urls", url::join(&config.advertise.peer)),
+    };
+    config.gates.sets_local_address().then_some(notice)
 }
 
 /// Refuses what is not built, all in one line; warns of what has no effect.
 fn standing(settings: &Settings) -> Result<Vec<Notice>, String> {
     let mut refused: Vec<(&str, Vec<String>)> = Vec::new();
-    let mut notices = Vec::new();
+    let given = DEPRECATED.iter().filter(|(name, _)| settings.is_set(name));
+    let mut notices: Vec<Notice> = given.map(|(_, said)| Notice::warn(*said)).collect();
+    let threshold = settings.uint("bootstrap-defrag-threshold-megabytes");
+    if threshold > 0 {
+        let bytes = threshold.saturating_mul(MEGABYTE).to_string();
+        notices
+            .push(Notice::info("Skipping defragmentation").with("bootstrap-defrag-threshold-bytes", bytes));
+    }
     for flag in FLAGS.iter().filter(|flag| settings.differs(flag)) {
         match flag.standing {
             Standing::Works => {}

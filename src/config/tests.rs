@@ -198,18 +198,52 @@ fn every_flag_that_is_not_built_is_refused_by_its_own_name() {
 fn what_has_no_effect_warns() {
     let (_, notices) = run(
         "--name=x --backend-batch-limit=5 --max-snapshots=9 --experimental-enable-lease-checkpoint=true \
-         --enable-v2=true -v --feature-gates=SetMemberLocalAddr=true,CompactHashCheck=true",
+         --enable-v2=true -v --feature-gates=PriorityRequest=true,CompactHashCheck=true",
     );
     let text: Vec<&str> = notices.iter().map(|notice| notice.message.as_str()).collect();
     for part in [
         "--backend-batch-limit has no effect",
         "--max-snapshots has no effect",
-        "--feature-gates=LeaseCheckpoint=true,SetMemberLocalAddr=true has no effect",
+        "--feature-gates=LeaseCheckpoint=true,PriorityRequest=true has no effect",
     ] {
         assert!(text.iter().any(|line| line.starts_with(part)), "{part}: {text:?}");
     }
     assert!(text.contains(&"flag is no longer supported - ignoring: --enable-v2"));
     assert!(text.contains(&"flag is no longer supported - ignoring: --v"));
+}
+
+#[test]
+fn what_etcd_says_of_flags_without_effect_is_said_too() {
+    for (words, said) in [
+        ("--max-snapshots=5", "--max-snapshots is deprecated in 3.6 and will be decommissioned in 3.8."),
+        (
+            "--v2-deprecation=gone",
+            "--v2-deprecation is deprecated and scheduled for removal in v3.8. The default",
+        ),
+        ("--bootstrap-defrag-threshold-megabytes=7", "Skipping defragmentation"),
+    ] {
+        let notices = run(words).1;
+        assert!(notices.iter().any(|notice| notice.message.starts_with(said)), "{words}: {notices:?}");
+        assert!(!run("--name=x").1.iter().any(|notice| notice.message.starts_with(said)), "{words}");
+    }
+}
+
+#[test]
+fn others_are_called_from_the_first_address_that_they_may_know() {
+    let with = |urls: &str| {
+        let words =
+            format!("--name=x --initial-advertise-peer-urls={urls} --feature-gates=SetMemberLocalAddr=true");
+        let (config, notices) = run(&words);
+        let said = notices.iter().any(|notice| notice.message == "setting member local address");
+        assert_eq!(said, config.local_address().is_some(), "{urls}");
+        config.local_address().map(|address| address.to_string())
+    };
+    let found = with("http://a:1,http://127.0.0.1:1,http://0.0.0.0:1,http://192.0.2.7:1,http://192.0.2.8:1");
+    assert_eq!(found.as_deref(), Some("192.0.2.7"));
+    assert_eq!(with("http://[::1]:1,http://[2001:db8::7]:1").as_deref(), Some("2001:db8::7"));
+    assert_eq!(with("http://localhost:1,http://[::]:1"), None);
+    let (config, _) = run("--name=x --initial-advertise-peer-urls=http://192.0.2.7:1");
+    assert_eq!(config.local_address(), None);
 }
 
 #[test]
@@ -237,7 +271,7 @@ fn who_asks_for_nothing_is_served_and_warned() {
     for words in [
         "--log-rotation-config-json=",
         "--log-rotation-config-json={",
-        "--feature-gates=AllAlpha=true",
+        "--feature-gates=AllAlpha=true,SetMemberLocalAddr=false",
         "--distributed-tracing-sampling-rate=-1",
         "--distributed-tracing-service-name=",
         "--discovery-dial-timeout=1s",

@@ -1,10 +1,10 @@
-//! Listening sockets, and the options of accepted ones.
+//! Listening sockets, the options of accepted ones, and connections that begin at a given address.
 //!
-//! Unsafe: socket options by descriptor, and handing a listening descriptor to glommio.
+//! Unsafe: socket options by descriptor, handing descriptors to glommio, and a connection that glommio does not begin.
 #![allow(unsafe_code)]
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 pub use glommio::net::TcpListener;
@@ -59,6 +59,15 @@ pub fn accept_on(socket: std::net::TcpListener) -> TcpListener {
 }
 
 fn bind(descriptor: RawFd, address: SocketAddr) -> io::Result<()> {
+    // SAFETY: pointer and length are those of an address that lives as long as the call.
+    with_name(address, |name, length| unsafe { libc::bind(descriptor, name, length) })
+}
+
+/// Hands an address to a system call that takes one.
+fn with_name(
+    address: SocketAddr,
+    call: impl FnOnce(*const libc::sockaddr, libc::socklen_t) -> libc::c_int,
+) -> io::Result<()> {
     let result = match address {
         SocketAddr::V4(v4) => {
             let name = libc::sockaddr_in {
@@ -67,8 +76,7 @@ fn bind(descriptor: RawFd, address: SocketAddr) -> io::Result<()> {
                 sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(v4.ip().octets()) },
                 sin_zero: [0; 8],
             };
-            // SAFETY: pointer and length describe the struct above.
-            unsafe { libc::bind(descriptor, (&raw const name).cast(), size_of_val(&name) as libc::socklen_t) }
+            call((&raw const name).cast(), size_of_val(&name) as libc::socklen_t)
         }
         SocketAddr::V6(v6) => {
             let name = libc::sockaddr_in6 {
@@ -78,11 +86,82 @@ fn bind(descriptor: RawFd, address: SocketAddr) -> io::Result<()> {
                 sin6_addr: libc::in6_addr { s6_addr: v6.ip().octets() },
                 sin6_scope_id: v6.scope_id(),
             };
-            // SAFETY: pointer and length describe the struct above.
-            unsafe { libc::bind(descriptor, (&raw const name).cast(), size_of_val(&name) as libc::socklen_t) }
+            call((&raw const name).cast(), size_of_val(&name) as libc::socklen_t)
         }
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A connection that is being made from an address of this machine.
+pub struct Dialling(OwnedFd);
+
+/// Begins a connection with `to` from an address of this machine, at a port that the kernel chooses.
+///
+/// # Errors
+/// What socket, bind and connect answer.
+pub fn dial_from(from: IpAddr, to: SocketAddr) -> io::Result<Dialling> {
+    let socket = open(to)?;
+    let descriptor = socket.as_raw_fd();
+    bind(descriptor, SocketAddr::new(from, 0))?;
+    set_nonblocking(descriptor, true)?;
+    // SAFETY: pointer and length are those of an address that lives as long as the call.
+    match with_name(to, |name, length| unsafe { libc::connect(descriptor, name, length) }) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+        _ => Ok(Dialling(socket)),
+    }
+}
+
+impl Dialling {
+    /// Whether the connection is made by now. Does not wait.
+    ///
+    /// # Errors
+    /// Why there will be none.
+    pub fn is_done(&self) -> io::Result<bool> {
+        let mut poll = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+        // SAFETY: one pollfd of ours.
+        match unsafe { libc::poll(&raw mut poll, 1, 0) } {
+            0 => return Ok(false),
+            n if n < 0 => return Err(io::Error::last_os_error()),
+            _ => {}
+        }
+        let (mut error, mut length) = (0 as libc::c_int, size_of::<libc::c_int>() as libc::socklen_t);
+        // SAFETY: the value is an int on our stack and its size is passed along.
+        let result = unsafe {
+            libc::getsockopt(
+                self.0.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_ERROR,
+                (&raw mut error).cast(),
+                &raw mut length,
+            )
+        };
+        match (result, error) {
+            (0, 0) => Ok(true),
+            (0, error) => Err(io::Error::from_raw_os_error(error)),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// The connection that was made, for the executor of this thread, which waits by itself.
+    ///
+    /// # Errors
+    /// What fcntl answers.
+    pub fn connected(self) -> io::Result<TcpStream> {
+        set_nonblocking(self.0.as_raw_fd(), false)?;
+        // SAFETY: the descriptor is an open socket and its ownership moves into the stream.
+        Ok(unsafe { TcpStream::from_raw_fd(self.0.into_raw_fd()) })
+    }
+}
+
+fn set_nonblocking(descriptor: RawFd, is_on: bool) -> io::Result<()> {
+    // SAFETY: fcntl takes integers here.
+    let flags = unsafe { libc::fcntl(descriptor, libc::F_GETFL) };
+    let wanted = if is_on { flags | libc::O_NONBLOCK } else { flags & !libc::O_NONBLOCK };
+    // SAFETY: likewise.
+    if flags < 0 || unsafe { libc::fcntl(descriptor, libc::F_SETFL, wanted) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// What every accepted connection gets: no delay for small answers, and probes that find a dead peer.

@@ -224,7 +224,7 @@ pub fn starting(config: &Config, initialized: bool, cores_used: usize, cores_ava
         .texts("advertise-client-urls", urls(&config.advertise.client))
         .texts("listen-client-urls", urls(&config.listen.client))
         .texts("listen-metrics-urls", urls(&config.listen.metrics))
-        .text("local-address", "")
+        .text("local-address", config.local_address().map_or_else(String::new, |address| address.to_string()))
         .texts("cors", &config.http.cors)
         .texts("host-whitelist", &config.http.host_whitelist)
         .text("initial-cluster", initial_cluster)

@@ -29,7 +29,7 @@ impl Stream {
     /// When nobody answers there, or somebody who is not to be trusted.
     pub async fn dial(own: &Own, url: &Url) -> io::Result<Self> {
         let port = url.port().ok_or_else(|| io::Error::other("invalid port"))?;
-        let tcp = dial::dial(&url.host, port, own.dial_timeout).await?;
+        let tcp = dial::dial(&url.host, port, own.ports.local, own.dial_timeout).await?;
         if !url.is_tls() {
             return Ok(Self::Plain(tcp));
         }

@@ -313,7 +313,7 @@ mod tests {
             let mut hello = Vec::new();
             client().write_tls(&mut hello).unwrap();
             let shake = async |first: Vec<u8>| {
-                let tcp = dial::dial("127.0.0.1", port, PATIENCE).await.unwrap();
+                let tcp = dial::dial("127.0.0.1", port, None, PATIENCE).await.unwrap();
                 let handshakes = handshakes.clone();
                 task::spawn(async move {
                     let _ = handshakes.accept(tcp, &first, server_config(), None).await;

@@ -56,6 +56,7 @@ mod verify;
 pub mod workers;
 pub mod x509;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use port::{Port, Side};
@@ -74,12 +75,15 @@ pub struct Ports {
     pub workers: Option<Workers>,
     /// The thread for handshakes with other members, likewise.
     pub peer_workers: Option<Workers>,
+    /// The address of this machine from which other members are called, where the kernel is not to choose it: they may
+    /// compare it with the certificate.
+    pub local: Option<IpAddr>,
 }
 
 impl Ports {
     /// Nothing is secured.
     pub fn none() -> Self {
-        Self { client: None, peer: None, workers: None, peer_workers: None }
+        Self { client: None, peer: None, workers: None, peer_workers: None, local: None }
     }
 
     /// Reads the files of all ports that are secured, for a machine with so many CPUs.
@@ -110,6 +114,6 @@ impl Ports {
         let failed = |error| format!("cannot start a thread for handshakes: {error}");
         let workers = client.as_ref().map(|_| Workers::start(cpus)).transpose().map_err(failed)?;
         let peer_workers = peer.as_ref().map(|_| Workers::start_for_peers()).transpose().map_err(failed)?;
-        Ok(Self { client, peer, workers, peer_workers })
+        Ok(Self { client, peer, workers, peer_workers, local: config.local_address() })
     }
 }

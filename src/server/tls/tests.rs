@@ -633,7 +633,7 @@ fn bytes_behind_the_end_of_a_session_end_its_handshake() {
     let run = move || async move {
         let workers = Workers::start(1).unwrap();
         let patience = std::time::Duration::from_secs(5);
-        let mut tcp = dial::dial("127.0.0.1", port, patience).await.unwrap();
+        let mut tcp = dial::dial("127.0.0.1", port, None, patience).await.unwrap();
         let opening = handshake::open(&workers, &mut tcp, Box::new(server.into()), b"and more");
         let opened = task::until(crate::server::io::clock::now() + patience, opening).await;
         let Some(Err(refusal)) = opened else { panic!("nothing is read behind the end") };
