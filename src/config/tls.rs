@@ -42,6 +42,11 @@ pub struct TlsFiles {
     pub skips_client_san: bool,
     /// Certificate and key are made by this member, and no other member's certificate is verified.
     pub is_self_signed: bool,
+    /// The certificates of servers that are dialled are not verified.
+    pub trusts_anybody: bool,
+    /// The name for which the certificate of a server has to be that is dialled, whatever its host is called; empty for
+    /// the host.
+    pub server_name: String,
 }
 
 impl TlsFiles {
@@ -217,7 +222,7 @@ fn files(settings: &Settings, names: &Names) -> TlsFiles {
         allowed_cns: words(names.allowed_cns),
         allowed_hostnames: words(names.allowed_hostnames),
         skips_client_san: names.skips_client_san.is_some_and(|name| settings.bool(name)),
-        is_self_signed: false,
+        ..TlsFiles::default()
     }
 }
 

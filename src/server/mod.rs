@@ -9,6 +9,7 @@
 //!   boot       what happens once at start: the data directory, listening sockets, signals
 //!   tool       what is done with snapshot files and data directories, without a member
 //!   check      members compare their data
+//!   client     calls to other servers with etcd's API
 //!   core       the loops of the replica core and of a session core, and the threads beside them
 //!   peers      the other members: streams to and from them, and what is served at the peer port
 //!   api        etcd's API, one file per service: decode, check, ask the core, translate back
@@ -23,6 +24,7 @@
 //!   http1      HTTP/1.1 connections
 //!   gzip       packed texts, for gRPC and HTTP/1.1
 //!   call       what a handler sees of a call, of whatever transport: method, status
+//!   dns        SRV records
 //!   io         the door to the operating system
 //! ```
 
@@ -31,7 +33,9 @@ pub mod api;
 pub mod boot;
 pub mod call;
 pub mod check;
+pub mod client;
 pub mod core;
+pub mod dns;
 pub mod grpc;
 pub mod gzip;
 pub mod http1;

@@ -33,12 +33,16 @@ impl Stream {
         if !url.is_tls() {
             return Ok(Self::Plain(tcp));
         }
-        let config = own.ports.peer.as_ref().and_then(|port| port.live().client);
-        let (Some(config), Some(workers)) = (config, &own.ports.peer_workers) else {
+        let untold = || {
             let why = format!("{url} needs TLS, of which this member was told nothing (--peer-cert-file)");
-            return Err(io::Error::other(why));
+            io::Error::other(why)
         };
-        handshake::connect(workers, tcp, &url.host, config).await.map(|stream| Self::Secure(Box::new(stream)))
+        let port = own.ports.peer.as_ref().ok_or_else(untold)?;
+        let (Some(config), Some(workers)) = (port.live().client, &own.ports.peer_workers) else {
+            return Err(untold());
+        };
+        let name = port.server_name(&url.host);
+        handshake::connect(workers, tcp, name, config).await.map(|stream| Self::Secure(Box::new(stream)))
     }
 }
 

@@ -62,6 +62,7 @@ use std::sync::Arc;
 use port::{Port, Side};
 use workers::Workers;
 
+use crate::config::tls::{Tls, TlsFiles, TlsVersion};
 use crate::config::{Config, Url};
 
 /// The secured ports of a member.
@@ -84,6 +85,25 @@ impl Ports {
     /// Nothing is secured.
     pub fn none() -> Self {
         Self { client: None, peer: None, workers: None, peer_workers: None, local: None }
+    }
+
+    /// Nothing but what secures connections that are dialled, by these files.
+    ///
+    /// # Errors
+    /// When a file cannot be read or makes no sense, or a thread cannot be started.
+    pub fn to_dial(files: TlsFiles) -> Result<Self, String> {
+        let tls = Tls {
+            client: TlsFiles::default(),
+            peer: files,
+            validity_years: 1,
+            cipher_suites: Vec::new(),
+            min: TlsVersion::V12,
+            max: TlsVersion::V13,
+        };
+        let port = Port::open(&tls, Side::Peer)?;
+        let workers = Workers::start_for_peers().map_err(|error| error.to_string())?;
+        let (peer, peer_workers) = (Some(Arc::new(port)), Some(workers));
+        Ok(Self { client: None, peer, workers: None, peer_workers, local: None })
     }
 
     /// Reads the files of all ports that are secured, for a machine with so many CPUs.

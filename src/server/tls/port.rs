@@ -143,6 +143,11 @@ impl Port {
         self.live.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The name for which the certificate of a server has to be that is dialled at this host.
+    pub fn server_name<'a>(&'a self, host: &'a str) -> &'a str {
+        if self.files.server_name.is_empty() { host } else { &self.files.server_name }
+    }
+
     /// Whether who shows a certificate is known by the name in it.
     pub fn knows_clients(&self) -> bool {
         self.files.client_cert_auth
@@ -308,7 +313,7 @@ fn server(
 
 /// For connections that are dialled.
 fn client(files: &TlsFiles, own: Option<CertifiedKey>, rules: &Rules) -> Result<Arc<ClientConfig>, String> {
-    let servers = if files.is_self_signed {
+    let servers = if files.is_self_signed || files.trusts_anybody {
         Servers::any(&rules.provider)
     } else {
         Servers::new(authorities(files)?, allowed(files), &rules.provider)

@@ -3,15 +3,14 @@
 //! or the other way; `kevel rebuild` has the cluster of a damaged member rebuild it.
 //!
 //! ```text
-//!   migrate      a member of etcd made one of Kevel, and the other way
-//!   snapshot     the subcommands of kevel snapshot
-//!   restore      a data directory from a file, or an empty one
-//!   rebuild      a damaged member removed, added again, and begun anew
-//!   folders      whose folders are, and whether they can be renamed
-//!   grpc_client  calls to the other members
-//!   flags        a command line as cobra reads it
-//!   print        the forms of output
-//!   tests        snapshots and what is made of them
+//!   migrate    a member of etcd made one of Kevel, and the other way
+//!   snapshot   the subcommands of kevel snapshot
+//!   restore    a data directory from a file, or an empty one
+//!   rebuild    a damaged member removed, added again, and begun anew
+//!   folders    whose folders are, and whether they can be renamed
+//!   flags      a command line as cobra reads it
+//!   print      the forms of output
+//!   tests      snapshots and what is made of them
 //! ```
 //!
 //! Statuses are etcdutl's: 1 for what goes wrong, 4 for a form of output that does not exist, 128 for arguments that
@@ -20,7 +19,6 @@
 
 mod flags;
 mod folders;
-mod grpc_client;
 pub mod migrate;
 mod print;
 pub mod rebuild;

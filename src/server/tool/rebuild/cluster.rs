@@ -3,17 +3,21 @@
 
 use std::sync::mpsc;
 
-use super::super::grpc_client::{Client, Failure};
 use super::note::Note;
 use crate::config::Url;
 use crate::proto::etcdserverpb::{
     Member, MemberAddRequest, MemberAddResponse, MemberListRequest, MemberListResponse, MemberRemoveRequest,
     MemberRemoveResponse,
 };
+use crate::server::client::{Client, Failure};
 use crate::server::io::{clock, executor, task};
 use crate::server::tls::Ports;
 use crate::stdx::time::Duration;
 
+/// How long a connection may take to be made.
+const DIAL_WITHIN: Duration = Duration::from_secs(5);
+/// How long a call may take.
+const CALL_WITHIN: Duration = Duration::from_secs(10);
 /// How long the cluster may refuse a change for the moment.
 const CHANGE_WITHIN: Duration = Duration::from_secs(60);
 /// Time between two attempts.
@@ -118,11 +122,11 @@ impl Change {
         match self {
             Self::Remove(id) => {
                 let request = MemberRemoveRequest { id: *id };
-                Ok(client.call::<MemberRemoveResponse>(REMOVE, &request).await?.members)
+                Ok(client.call::<MemberRemoveResponse>(REMOVE, &request, CALL_WITHIN).await?.members)
             }
             Self::Add(_, urls, is_learner) => {
                 let request = MemberAddRequest { peer_ur_ls: urls.clone(), is_learner: *is_learner };
-                Ok(client.call::<MemberAddResponse>(ADD, &request).await?.members)
+                Ok(client.call::<MemberAddResponse>(ADD, &request, CALL_WITHIN).await?.members)
             }
         }
     }
@@ -237,9 +241,9 @@ impl Asking {
     }
 
     async fn ask(&self, endpoint: &Url) -> Result<Answer, Failure> {
-        let client = Client::dial(endpoint, &self.ports).await?;
+        let client = Client::dial(endpoint, &self.ports, DIAL_WITHIN).await?;
         let request = MemberListRequest { linearizable: true };
-        let MemberListResponse { header, members } = client.call(LIST, &request).await?;
+        let MemberListResponse { header, members } = client.call(LIST, &request, CALL_WITHIN).await?;
         let (header, own) = (header.unwrap_or_default(), self.note.cluster_id);
         if header.cluster_id != own {
             let found = header.cluster_id;

@@ -3,7 +3,6 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use super::super::flags::{CommandLine, Flag};
 use super::super::{Failed, STATUS_BAD_ARGUMENTS, finish};
@@ -11,11 +10,9 @@ use super::cluster::{Cluster, Others};
 use super::note::Note;
 use super::place::Place;
 use crate::config::Url;
-use crate::config::tls::{Tls, TlsFiles, TlsVersion};
+use crate::config::tls::TlsFiles;
 use crate::page::Owner;
 use crate::server::tls::Ports;
-use crate::server::tls::port::{Port, Side};
-use crate::server::tls::workers::Workers;
 
 const HELP: &str = "\
 Usage:
@@ -154,21 +151,7 @@ fn with_schemes(endpoints: &str) -> String {
 
 /// What secures connections to the other members.
 fn ports(files: TlsFiles, is_secure: bool) -> Result<Ports, Failed> {
-    if !is_secure {
-        return Ok(Ports::none());
-    }
-    let tls = Tls {
-        client: TlsFiles::default(),
-        peer: files,
-        validity_years: 1,
-        cipher_suites: Vec::new(),
-        min: TlsVersion::V12,
-        max: TlsVersion::V13,
-    };
-    let port = Port::open(&tls, Side::Peer).map_err(Failed::error)?;
-    let workers = Workers::start_for_peers().map_err(|error| Failed::error(error.to_string()))?;
-    let (peer, peer_workers) = (Some(Arc::new(port)), Some(workers));
-    Ok(Ports { client: None, peer, workers: None, peer_workers, local: None })
+    if is_secure { Ports::to_dial(files).map_err(Failed::error) } else { Ok(Ports::none()) }
 }
 
 #[cfg(test)]
