@@ -13,6 +13,7 @@
 //! A membership entry takes effect or not by the rules of [`membership`]; [`member`] is what such an entry carries.
 //! [`reconfig`] says whether such an entry may be proposed, [`version`] what the cluster's version is to be.
 //! [`corruption`] says what the members' hashes mean, and whom to accuse of data that differ.
+//! [`discovery`] is how the founders of a cluster find one another.
 //! [`cost`] is here because the alarm NOSPACE forbids what costs something.
 //!
 //! Absent on purpose: who leads and how far anybody is. That is raft's, and changes without the log.
@@ -21,6 +22,7 @@
 pub mod alarms;
 pub mod corruption;
 pub mod cost;
+pub mod discovery;
 pub mod member;
 pub mod members;
 pub mod membership;

@@ -205,10 +205,8 @@ impl Flag {
     }
 }
 
-const DISCOVERY: &str = "discovery";
 const TRACING: &str = "distributed tracing";
 const ROTATION: &str = "log rotation";
-const NO_DISCOVERY: &str = "no member is found by discovery, which is not built yet";
 const NO_TRACING: &str = "traces are not sent, which is not built yet";
 const NO_ROTATION: &str = "log files are not rotated, which is not built yet";
 const PEER_TIMEOUT: &str = "connections between members have five seconds";
@@ -291,35 +289,35 @@ pub static FLAGS: &[Flag] = &[
     flag(Clustering, "strict-reconfig-check", Bool, "true",
         "Refuse member changes that would lose the quorum."),
     flag(Clustering, "pre-vote", Bool, "true", "Ask for votes before raising the term."),
-    flag(Clustering, "discovery-srv", Text, "", "Domain whose SRV records name the members.")
-        .not_built(DISCOVERY),
-    flag(Clustering, "discovery-srv-name", Text, "", "Suffix of the SRV service name.").no_effect(NO_DISCOVERY),
+    flag(Clustering, "discovery-srv", Text, "", "Domain whose SRV records name the members."),
+    flag(Clustering, "discovery-srv-name", Text, "", "Suffix of the SRV service name."),
     flag(Clustering, "discovery-token", Text, "", "Cluster's token at a discovery service.")
-        .inside(&["discovery-config", "token"]).not_built(DISCOVERY),
+        .inside(&["discovery-config", "token"]),
     flag(Clustering, "discovery-endpoints", List, "", "Endpoints of a discovery service.")
-        .inside(&["discovery-config", "client", "endpoints"]).not_built(DISCOVERY),
-    flag(Clustering, "discovery-dial-timeout", Duration, "2s", "Dial timeout towards it.")
-        .inside(&["discovery-config", "client", "dial-timeout"]).no_effect(NO_DISCOVERY),
-    flag(Clustering, "discovery-request-timeout", Duration, "5s", "Request timeout towards it.")
-        .inside(&["discovery-config", "client", "request-timeout"]).no_effect(NO_DISCOVERY),
-    flag(Clustering, "discovery-keepalive-time", Duration, "2s", "Keepalive interval towards it.")
-        .inside(&["discovery-config", "client", "keepalive-time"]).no_effect(NO_DISCOVERY),
-    flag(Clustering, "discovery-keepalive-timeout", Duration, "6s", "Keepalive timeout towards it.")
-        .inside(&["discovery-config", "client", "keepalive-timeout"]).no_effect(NO_DISCOVERY),
-    flag(Clustering, "discovery-insecure-transport", Bool, "true", "Talk to it without TLS.")
-        .inside(&["discovery-config", "client", "secure", "insecure-transport"]).no_effect(NO_DISCOVERY),
-    flag(Clustering, "discovery-insecure-skip-tls-verify", Bool, "false", "Take any certificate from it.")
-        .inside(&["discovery-config", "client", "secure", "insecure-skip-tls-verify"]).no_effect(NO_DISCOVERY),
-    flag(Clustering, "discovery-cert", Text, "", "Client certificate for it.")
-        .inside(&["discovery-config", "client", "secure", "cert"]).no_effect(NO_DISCOVERY),
+        .inside(&["discovery-config", "client", "endpoints"]),
+    flag(Clustering, "discovery-dial-timeout", Duration, "2s", "Dial timeout towards the discovery service.")
+        .inside(&["discovery-config", "client", "dial-timeout"]),
+    flag(Clustering, "discovery-request-timeout", Duration, "5s", "Time that the discovery service has for an answer.")
+        .inside(&["discovery-config", "client", "request-timeout"]),
+    flag(Clustering, "discovery-keepalive-time", Duration, "2s", "Silence after which the discovery service is pinged.")
+        .inside(&["discovery-config", "client", "keepalive-time"]),
+    flag(Clustering, "discovery-keepalive-timeout", Duration, "6s", "Wait for the answer to such a ping.")
+        .inside(&["discovery-config", "client", "keepalive-timeout"]),
+    flag(Clustering, "discovery-insecure-transport", Bool, "true", "Talk to the discovery service without TLS.")
+        .inside(&["discovery-config", "client", "secure", "insecure-transport"]),
+    flag(Clustering, "discovery-insecure-skip-tls-verify", Bool, "false",
+        "Take any certificate from the discovery service.")
+        .inside(&["discovery-config", "client", "secure", "insecure-skip-tls-verify"]),
+    flag(Clustering, "discovery-cert", Text, "", "Certificate shown to the discovery service.")
+        .inside(&["discovery-config", "client", "secure", "cert"]),
     flag(Clustering, "discovery-key", Text, "", "Key of that certificate.")
-        .inside(&["discovery-config", "client", "secure", "key"]).no_effect(NO_DISCOVERY),
-    flag(Clustering, "discovery-cacert", Text, "", "Authority that signed its certificate.")
-        .inside(&["discovery-config", "client", "secure", "cacert"]).no_effect(NO_DISCOVERY),
-    flag(Clustering, "discovery-user", Text, "", "User there.")
-        .inside(&["discovery-config", "client", "auth", "username"]).no_effect(NO_DISCOVERY),
-    flag(Clustering, "discovery-password", Text, "", "Password there.")
-        .inside(&["discovery-config", "client", "auth", "password"]).no_effect(NO_DISCOVERY),
+        .inside(&["discovery-config", "client", "secure", "key"]),
+    flag(Clustering, "discovery-cacert", Text, "", "Authorities that sign the certificates of the discovery service.")
+        .inside(&["discovery-config", "client", "secure", "cacert"]),
+    flag(Clustering, "discovery-user", Text, "", "User at the discovery service.")
+        .inside(&["discovery-config", "client", "auth", "username"]),
+    flag(Clustering, "discovery-password", Text, "", "Password of that user.")
+        .inside(&["discovery-config", "client", "auth", "password"]),
     flag(Clustering, "discovery-fallback", OneOf(&["exit", "proxy"]), "exit",
         "What to do when discovery fails; only exit is left.")
         .not_in_file(),

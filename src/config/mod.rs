@@ -24,8 +24,8 @@
 //!   resolve   what values mean together       help       --help and --version
 //!   go        Go's numbers and durations      url        URLs of flags
 //!   cluster   who founds a cluster            cores      which CPUs
-//!   gates     feature gates                   logging    levels and outputs of the log
-//!   tls       certificates, versions, cipher suites
+//!   discovery where founders are told         logging    levels and outputs of the log
+//!   gates     feature gates                   tls        certificates, versions, cipher suites
 //!   fuzz      files in every form, and texts that nearly are files
 //! ```
 //!
@@ -37,6 +37,7 @@ pub mod args;
 pub mod cluster;
 pub mod command;
 pub mod cores;
+pub mod discovery;
 pub mod file;
 pub mod flag;
 pub mod fuzz;
@@ -57,6 +58,7 @@ use std::time::Duration;
 pub use cluster::InitialCluster;
 pub use command::{Command, Surroundings, parse};
 pub use cores::Cores;
+pub use discovery::Discovery;
 pub use gates::Gates;
 pub use logging::{LogConfig, LogLevel, LogOutput};
 pub use settings::Notice;
@@ -119,8 +121,11 @@ pub struct Advertise {
 /// How a member without data finds its cluster. All of it but the last is ignored once there is data.
 #[derive(Clone, Debug)]
 pub struct Founding {
-    /// Members of a new cluster, as text: see [`Config::founders`].
+    /// Members of a new cluster, as text: see [`Config::founders`]. This member alone where a discovery service tells
+    /// the others, and nobody until DNS has told all.
     pub initial_cluster: String,
+    /// Where the founders are told, if they are to be discovered.
+    pub discovery: Option<Discovery>,
     /// True to join a cluster that exists.
     pub join_existing: bool,
     /// Enters the ids of cluster and members.

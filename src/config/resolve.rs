@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::flag::{self, FLAGS, Standing};
 use super::settings::{Notice, Settings};
 use super::{
-    Advertise, Checks, Config, Founding, Gates, HttpAccess, InitialCluster, Keepalive, Limits, Listen, Raft,
-    Reporting, Url, go, logging, tls, url,
+    Advertise, Checks, Config, Discovery, Founding, Gates, HttpAccess, InitialCluster, Keepalive, Limits,
+    Listen, Raft, Reporting, Url, discovery, go, logging, tls, url,
 };
 
 /// The longest election timeout etcd takes, in milliseconds.
@@ -46,10 +46,12 @@ pub(super) fn resolve(
     default_host: &dyn Fn() -> Option<String>,
 ) -> Result<(Config, Vec<Notice>), String> {
     let mut notices = standing(settings)?;
-    discovery(settings)?;
     let log = logging::log(settings)?;
     let listen = listen(settings)?;
     let advertise = advertise(settings)?;
+    let initial_cluster = discovery::initial_cluster(settings, from_file, DEFAULT_CLUSTER);
+    let discovery = discovery::read(settings, from_file, initial_cluster)?;
+    notices.extend(discovery::in_vain(settings, discovery.as_ref()));
     let raft = raft(settings)?;
     if !from_file && settings.is_set("listen-client-urls") && !settings.is_set("advertise-client-urls") {
         return Err(
@@ -97,7 +99,7 @@ pub(super) fn resolve(
         data_dir,
         data_dir_defaulted: settings.text("data-dir").is_empty(),
         unsafe_no_fsync: settings.bool("unsafe-no-fsync"),
-        founding: founding(settings, &name, &advertise.peer),
+        founding: founding(settings, initial_cluster, discovery, &name, &advertise.peer),
         listen,
         advertise,
         raft,
@@ -200,22 +202,6 @@ fn wal_dir(given: &str, data_dir: &Path) -> Result<Option<PathBuf>, String> {
     Ok(dir)
 }
 
-/// Discovery's flags against each other. An empty endpoint is an endpoint to etcd.
-fn discovery(settings: &Settings) -> Result<(), String> {
-    if !settings.is_set("discovery-endpoints") {
-        return Ok(());
-    }
-    if settings.is_set("initial-cluster") && !settings.text("initial-cluster").is_empty() {
-        return Err("multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \
-                    \"discovery-endpoints\" or \"discovery-srv\""
-            .to_owned());
-    }
-    if settings.text("discovery-token").is_empty() {
-        return Err("both --discovery-token and --discovery-endpoints must be set".to_owned());
-    }
-    Ok(())
-}
-
 /// The value of a flag that holds URLs.
 fn urls(settings: &Settings, name: &str) -> Result<Vec<Url>, String> {
     match settings.text(name) {
@@ -304,21 +290,35 @@ fn with_default_host(
     (advertise, Some(Notice::info("detected default host for advertise").with("host", host)))
 }
 
-/// The cluster's founders: those that were named, or this member alone where its name is all that was given.
-fn founding(settings: &Settings, name: &str, peer_urls: &[Url]) -> Founding {
-    let given =
-        if settings.is_set("initial-cluster") { settings.text("initial-cluster") } else { DEFAULT_CLUSTER };
-    let initial_cluster = match given {
-        DEFAULT_CLUSTER if name != DEFAULT_NAME => {
-            let name = if name.is_empty() { DEFAULT_NAME } else { name };
-            InitialCluster::alone(name, peer_urls).to_string()
+/// The cluster's founders: those that were named, or this member alone where its name is all that was given, or where
+/// a discovery service is to name the others.
+fn founding(
+    settings: &Settings,
+    given: &str,
+    discovery: Option<Discovery>,
+    name: &str,
+    peer_urls: &[Url],
+) -> Founding {
+    let (initial_cluster, token) = match &discovery {
+        Some(Discovery::Service(service)) => {
+            (InitialCluster::alone(name, peer_urls).to_string(), service.token.clone())
         }
-        given => given.to_owned(),
+        _ => {
+            let alone = if name.is_empty() { DEFAULT_NAME } else { name };
+            let cluster = match given {
+                DEFAULT_CLUSTER if name != DEFAULT_NAME => {
+                    InitialCluster::alone(alone, peer_urls).to_string()
+                }
+                given => given.to_owned(),
+            };
+            (cluster, settings.text("initial-cluster-token").to_owned())
+        }
     };
     Founding {
         initial_cluster,
+        discovery,
         join_existing: settings.text("initial-cluster-state") == "existing",
-        token: settings.text("initial-cluster-token").to_owned(),
+        token,
         goes_on_alone: settings.bool("force-new-cluster"),
     }
 }

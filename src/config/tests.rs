@@ -113,12 +113,6 @@ fn flags_are_checked_against_each_other_in_etcds_words() {
             "min version (TLS1.3) is greater than max version (TLS1.2)",
         ),
         ("--cipher-suites=", "unexpected TLS cipher suite \"\""),
-        ("--discovery-endpoints=", "both --discovery-token and --discovery-endpoints must be set"),
-        (
-            "--discovery-endpoints= --initial-cluster=default=http://localhost:2380",
-            "multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \
-             \"discovery-endpoints\" or \"discovery-srv\"",
-        ),
         (
             "--data-dir=/a/b --wal-dir=/a/./b/",
             "--wal-dir=/a/./b/ holds the member's other files: name a folder for the log alone",
@@ -143,9 +137,10 @@ fn flags_are_checked_against_each_other_in_etcds_words() {
 fn what_is_not_built_is_refused_by_name() {
     for (words, complaint) in [
         (
-            "--discovery-srv=a --discovery-token=b --memory-mlock",
+            "--enable-distributed-tracing --enable-log-rotation --memory-mlock",
             "--memory-mlock is not built yet: it needs locking the store in memory; \
-             --discovery-srv, --discovery-token are not built yet: they need discovery",
+             --enable-distributed-tracing is not built yet: it needs distributed tracing; \
+             --enable-log-rotation is not built yet: it needs log rotation",
         ),
         (
             "--listen-client-urls=unix://a:1 --advertise-client-urls=unix://a:1",
@@ -157,7 +152,6 @@ fn what_is_not_built_is_refused_by_name() {
             "--auto-compaction-retention is not built yet: it needs automatic compaction; leave it out and let a \
              client compact (etcdctl compact), as kube-apiserver does by itself",
         ),
-        ("--discovery-token=x", "--discovery-token is not built yet: it needs discovery"),
         ("gateway start", "the sub command gateway is not built yet"),
         (
             "--discovery-fallback=proxy",
@@ -287,6 +281,82 @@ fn who_asks_for_nothing_is_served_and_warned() {
 }
 
 #[test]
+fn one_flag_alone_says_who_founds_the_cluster() {
+    const SEVERAL: &str = "multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \
+                           \"discovery-endpoints\" or \"discovery-srv\"";
+    const HALF: &str = "both --discovery-token and --discovery-endpoints must be set";
+    for (words, complaint) in [
+        ("--discovery-endpoints= --initial-cluster=default=http://localhost:2380", SEVERAL),
+        ("--discovery-srv=a --initial-cluster=default=http://localhost:2380", SEVERAL),
+        ("--discovery-srv=a --discovery-endpoints=b:1 --discovery-token=c", SEVERAL),
+        ("--discovery-srv=a --discovery-token=b", HALF),
+        ("--discovery-endpoints=", HALF),
+        ("--discovery-endpoints=a:1", HALF),
+        ("--discovery-token=x", HALF),
+        (
+            "--discovery-token=x --discovery-endpoints=",
+            "--discovery-endpoints must not contain empty endpoints",
+        ),
+        (
+            "--discovery-token=x --discovery-endpoints=a:1,,b:1",
+            "--discovery-endpoints must not contain empty endpoints",
+        ),
+        (
+            "--discovery-token=x --discovery-endpoints=a:1,b",
+            "--discovery-endpoints: URL address does not have the form \"host:port\": http://b",
+        ),
+    ] {
+        assert_eq!(error(words), complaint, "{words}");
+    }
+    let dns = |domain: &str, service_name: &str| {
+        Some(Discovery::Dns(discovery::Dns { domain: domain.into(), service_name: service_name.into() }))
+    };
+    let (config, _) = run("--name=m1 --discovery-srv=example.com --discovery-srv-name=x");
+    assert_eq!((config.founding.discovery, &*config.founding.initial_cluster), (dns("example.com", "x"), ""));
+    // An empty cluster beside it is none, and a file may spell out the default.
+    assert_eq!(run("--discovery-srv=a --initial-cluster=").0.founding.discovery, dns("a", ""));
+    let file = "discovery-srv: a\ninitial-cluster: default=http://localhost:2380";
+    assert_eq!(config_of("--config-file=f.yml", file).founding.discovery, dns("a", ""));
+    let refused = parse_with("--config-file=f.yml", &[], "discovery-srv: a\ninitial-cluster: b=http://c:1");
+    let Err(Failure::Invalid { error, .. }) = refused else { panic!("{refused:?}") };
+    assert_eq!(error, format!("f.yml: {SEVERAL}"));
+    // The name of a service drops the default on the command line, and not in a file.
+    assert_eq!(run("--discovery-srv-name=x").0.founding.initial_cluster, "");
+    let kept = config_of("--config-file=f.yml", "discovery-srv-name: x");
+    assert_eq!(kept.founding.initial_cluster, "default=http://localhost:2380");
+}
+
+#[test]
+fn a_discovery_service_names_the_others_and_the_token() {
+    let words = "--name=m1 --discovery-token=t --discovery-endpoints=b:2,a:1,b:2 --initial-cluster-token=x \
+                 --initial-advertise-peer-urls=http://h:1,http://g:1 --discovery-cacert=ca \
+                 --discovery-user=u --discovery-password=p --discovery-keepalive-time=-1s";
+    let (config, notices) = run(words);
+    assert!(notices.iter().all(|notice| !notice.message.contains("no effect")), "{notices:?}");
+    let Founding { initial_cluster, discovery: Some(Discovery::Service(service)), token, .. } =
+        config.founding
+    else {
+        panic!("a discovery service was named")
+    };
+    assert_eq!((&*initial_cluster, &*token), ("m1=http://g:1,m1=http://h:1", "t"));
+    assert_eq!(
+        (url::join(&service.urls), service.endpoints.join(",")),
+        ("https://a:1,https://b:2".into(), "a:1,b:2".into())
+    );
+    assert_eq!((service.login(), service.files.trusted_ca.as_str()), (Some(("u", "p")), "ca"));
+    let seconds =
+        [service.dial_timeout, service.request_timeout, service.keepalive_time, service.keepalive_timeout];
+    assert_eq!(seconds.map(|time| time.as_secs()), [2, 5, 0, 6]);
+    let file = "discovery-config:\n  token: t\n  client:\n    endpoints: [b:2, a:1]\n    dial-timeout: 1000000000\n    \
+                auth:\n      username: u\n    secure:\n      insecure-transport: false\n";
+    let Some(Discovery::Service(service)) = config_of("--config-file=f.yml", file).founding.discovery else {
+        panic!("a discovery service was named")
+    };
+    assert_eq!(url::join(&service.urls), "https://b:2,https://a:1");
+    assert_eq!((service.dial_timeout.as_secs(), service.login()), (1, None));
+}
+
+#[test]
 fn a_file_replaces_everything_else() {
     let env = [("ETCD_NAME", "from-env"), ("ETCD_MAX_WALS", "bad")];
     let file = "name: from-file\nlisten-client-urls: http://127.0.0.1:9\n";
@@ -303,9 +373,6 @@ fn a_file_replaces_everything_else() {
     }
     let missing = parse_with("--config-file=none.yml", &[], "");
     assert!(matches!(missing, Err(Failure::Invalid { error, .. }) if error.starts_with("open none.yml: ")));
-    let srv = parse_with("--config-file=f.yml", &[], "discovery-srv: a");
-    let Err(Failure::Invalid { error, .. }) = srv else { panic!("{srv:?}") };
-    assert_eq!(error, "f.yml: --discovery-srv is not built yet: it needs discovery");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use super::boot::failure::{Failure, to};
 use super::boot::wiring::{self, Ending};
-use super::boot::{data_dir, executors, listeners, open, signals};
+use super::boot::{data_dir, executors, founders, listeners, open, signals};
 use super::check;
 use super::core::plan::Plan;
 use super::io::{probe, process};
@@ -14,8 +14,8 @@ use super::tls::Ports;
 use crate::config::Config;
 
 /// Runs a member until it is told to stop.
-pub fn run(config: Config) -> ExitCode {
-    match try_run(&config) {
+pub fn run(mut config: Config) -> ExitCode {
+    match try_run(&mut config) {
         Ok(ending) => {
             lines::closed(&config);
             log::flush();
@@ -34,7 +34,7 @@ pub fn run(config: Config) -> ExitCode {
 }
 
 /// A whole life. What ended it, or why it did not begin.
-fn try_run(config: &Config) -> Result<Option<Ending>, Failure> {
+fn try_run(config: &mut Config) -> Result<Option<Ending>, Failure> {
     // 1. What this process may use: rings, descriptors, CPUs.
     let rings = probe::probe().map_err(to("cannot use io_uring"))?;
     process::enough_descriptors().map_err(to("too few file descriptors"))?;
@@ -43,7 +43,7 @@ fn try_run(config: &Config) -> Result<Option<Ending>, Failure> {
     lines::cores(&config.cores, cpus.len());
     let depth = rings.depth(plan.executors());
 
-    // 2. The data directory: made, or found with a member in it.
+    // 2. The data directory: made, or found with a member in it. Founders that DNS is to name are asked for before.
     let initialized = data_dir::prepare(config)?;
     lines::data_dir(config, initialized);
 
@@ -57,7 +57,11 @@ fn try_run(config: &Config) -> Result<Option<Ending>, Failure> {
     lines::streams(config);
     lines::machine(&plan.to_string(), &rings, depth, process::descriptor_limit());
 
-    // 4. The store, and the log behind it.
+    // 4. The store, and the log behind it; before them the founders, where a discovery service is to name them.
+    if !initialized {
+        founders::join(config).map_err(to("discovery failed"))?;
+    }
+    let config = &*config;
     let opened = open::open(config, &ports).map_err(to("cannot open the member's data"))?;
     lines::no_fsync(config);
     lines::quota(config.limits.quota_backend_bytes, config.quota_bytes());

@@ -7,24 +7,27 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::failure::{Failure, at_path, to};
+use super::founders;
 use super::places::Places;
-use crate::config::Config;
+use crate::config::{Config, Discovery};
 use crate::page;
 use crate::server::io::dir;
 use crate::server::io::page_file::MappedFile;
 use crate::server::log::{Line, lines};
 use crate::wal::SegmentName;
 
-/// Looks at the data directory and makes it if need be. True when a member of ours lives there.
+/// Looks at the data directory and makes it if need be. True when a member of ours lives there. Where none does, the
+/// founders are asked for that DNS is to name.
 ///
 /// # Errors
 /// When it holds another program's data, cannot be used, or is empty while the flags describe no member that could
 /// begin there.
-pub fn prepare(config: &Config) -> Result<bool, Failure> {
+pub fn prepare(config: &mut Config) -> Result<bool, Failure> {
     let initialized = inspect(config).map_err(to("cannot use the data directory"))?;
     if initialized {
         return Ok(true);
     }
+    founders::discover(config).map_err(to("discovery failed"))?;
     may_begin(config).map_err(to("cannot found or join a cluster"))?;
     dir::create(&config.data_dir)
         .map_err(|error| at_path("create", config.data_dir.display(), &error))
@@ -41,7 +44,13 @@ pub fn prepare(config: &Config) -> Result<bool, Failure> {
 fn may_begin(config: &Config) -> Result<(), String> {
     let cluster = config.founders()?;
     if config.founding.join_existing {
-        return cluster.check_joiner(&config.name).map(drop);
+        cluster.check_joiner(&config.name)?;
+        return match config.founding.discovery {
+            Some(Discovery::Service(_)) => {
+                Err("discovery URL should not be set when joining existing initial cluster".to_owned())
+            }
+            _ => Ok(()),
+        };
     }
     let places = Places::begin();
     cluster.check(&config.name, &config.advertise.peer, |one, other| places.are_same(one, other))
@@ -83,7 +92,7 @@ fn inspect(config: &Config) -> Result<bool, String> {
         }
         lines::etcd_store_found(&config.member_dir().join("snap"));
     }
-    Ok(config.store_path().exists() || first_segment(&config.wal_dir()).is_some())
+    Ok(is_ours(&config.store_path()) || first_segment(&config.wal_dir()).is_some())
 }
 
 /// The first segment of the log in a folder. Other files are none of a member.
@@ -162,27 +171,35 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("kevel-data-dir-{}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
         let joins = "--initial-cluster-state=existing --initial-cluster=other=http://other:1";
-        let Failure { what, why: unlisted } = prepare(&config(&dir, joins)).unwrap_err();
+        let Failure { what, why: unlisted } = prepare(&mut config(&dir, joins)).unwrap_err();
         assert_eq!(what, "cannot found or join a cluster");
         assert!(unlisted.starts_with("couldn't find local name"), "{unlisted}");
         assert!(!dir.exists(), "refused before anything was made");
-        let other = prepare(&config(&dir, "--initial-cluster=m=http://localhost:1")).unwrap_err().why;
+        let other = prepare(&mut config(&dir, "--initial-cluster=m=http://localhost:1")).unwrap_err().why;
         assert!(other.starts_with("--initial-cluster has m=http://localhost:1 but missing from"), "{other}");
 
-        assert_eq!(prepare(&config(&dir, "--initial-cluster=m=http://localhost:2380,")), Ok(false));
+        assert_eq!(prepare(&mut config(&dir, "--initial-cluster=m=http://localhost:2380,")), Ok(false));
         assert_eq!(fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o700);
         fs::create_dir_all(dir.join("member/wal")).unwrap();
         fs::write(dir.join("member/wal/notes.txt"), "").unwrap();
-        assert_eq!(prepare(&config(&dir, "")), Ok(false), "a stray file is no log");
+        assert_eq!(prepare(&mut config(&dir, "")), Ok(false), "a stray file is no log");
         fs::write(dir.join("member/wal/0000000000000000-0000000000000000.wal"), "").unwrap();
-        assert_eq!(prepare(&config(&dir, "")), Ok(true));
+        assert_eq!(prepare(&mut config(&dir, "")), Ok(true));
         fs::remove_dir_all(dir.join("member/wal")).unwrap();
         fs::create_dir_all(dir.join("member/kevel")).unwrap();
-        fs::write(dir.join("member/kevel/store"), "").unwrap();
-        let restarted =
+        let store = dir.join("member/kevel/store");
+        fs::write(&store, "").unwrap();
+        assert_eq!(
+            prepare(&mut config(&dir, "")),
+            Ok(false),
+            "a start that was interrupted has left no member"
+        );
+        drop(Store::open(Arc::new(MappedFile::open(&store).unwrap())).unwrap());
+        page::claim(&MappedFile::open(&store).unwrap(), Owner { member_id: 1, cluster_id: 2 }).unwrap();
+        let mut restarted =
             config(&dir, "--initial-cluster-state=existing --initial-cluster=other=http://other:1,b=x");
         assert_eq!(
-            prepare(&restarted),
+            prepare(&mut restarted),
             Ok(true),
             "flags that found a cluster mean nothing once there is data"
         );
@@ -197,7 +214,7 @@ mod tests {
         fs::create_dir_all(dir.join("member/snap")).unwrap();
         fs::write(dir.join("member/snap/db"), "").unwrap();
         let config = config(&dir, "");
-        let refused = || match prepare(&config) {
+        let refused = || match prepare(&mut config.clone()) {
             Err(Failure { what: "cannot use the data directory", why }) => {
                 why.contains("holds a member of etcd") && why.contains("snapshot restore")
             }
@@ -218,9 +235,13 @@ mod tests {
         assert!(refused(), "a store that no member has begun to live in");
         let owner = Owner { member_id: 1, cluster_id: 2 };
         page::claim(&MappedFile::open(&config.store_path()).unwrap(), owner).unwrap();
-        assert_eq!(prepare(&config), Ok(true), "etcd was started once on a directory of Kevel");
+        assert_eq!(prepare(&mut config.clone()), Ok(true), "etcd was started once on a directory of Kevel");
         fs::write(config.store_path(), [7; 2 * page::PAGE_SIZE]).unwrap();
-        assert_eq!(prepare(&config), Ok(true), "what is wrong with the store is said when it is opened");
+        assert_eq!(
+            prepare(&mut config.clone()),
+            Ok(true),
+            "what is wrong with the store is said when it is opened"
+        );
         fs::remove_dir_all(&dir).unwrap();
     }
 
@@ -228,9 +249,9 @@ mod tests {
     fn a_new_data_directory_has_the_folder_that_tools_for_logs_look_for() {
         let dir = std::env::temp_dir().join(format!("kevel-data-dir-snap-{}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
-        assert_eq!(prepare(&config(&dir, "")), Ok(false));
+        assert_eq!(prepare(&mut config(&dir, "")), Ok(false));
         assert!(dir.join("member/snap").is_dir());
-        assert_eq!(prepare(&config(&dir, "")), Ok(false), "an empty folder is no member of etcd");
+        assert_eq!(prepare(&mut config(&dir, "")), Ok(false), "an empty folder is no member of etcd");
         fs::remove_dir_all(&dir).unwrap();
     }
 }

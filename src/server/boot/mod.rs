@@ -4,6 +4,8 @@
 //!   data_dir      the member's folder: made, or examined for the member that lives in it
 //!   default_host  the machine's own address, for a member that listens everywhere
 //!   listeners     every listening socket, claimed before anything is opened
+//!   founders      the founders of a cluster that DNS names, or a discovery service
+//!   registry      asks a discovery service
 //!   open          the store and the log, opened or founded, and whether they belong together
 //!   join          the cluster that a new member joins, and its place there
 //!   places        whether two URLs lead to one place, names that are not known yet being waited for
@@ -27,6 +29,7 @@ pub mod data_dir;
 pub mod default_host;
 pub mod executors;
 pub mod failure;
+pub mod founders;
 pub mod join;
 pub mod listener;
 pub mod listeners;
@@ -35,6 +38,7 @@ pub mod notify;
 pub mod open;
 pub mod places;
 pub mod publish;
+mod registry;
 pub mod serving;
 pub mod signals;
 pub mod wiring;

@@ -23,7 +23,7 @@ use super::{join, newborn};
 use crate::btree::Store;
 use crate::cluster::member::MemberContext;
 use crate::cluster::stored;
-use crate::config::{Config, InitialCluster, Url};
+use crate::config::{Config, Discovery, InitialCluster, Url};
 use crate::error::RECOVERY;
 use crate::page::{self, Applied, Owner, PageFile};
 use crate::replica::Opening;
@@ -87,6 +87,9 @@ pub fn open(config: &Config, ports: &Ports) -> Result<Opened, String> {
         store.set_owner(owner);
         let founded: OnFounded = Box::new(move || record(&*file, owner));
         return Ok(Opened { store, opening, member_id, cluster_id, wal_dir, founded: Some(founded), known });
+    }
+    if matches!(config.founding.discovery, Some(Discovery::Service(_))) {
+        lines::discovery_ignored(&wal_path);
     }
     let snapshot = installed::read(&store.readers().register().snapshot());
     let after = snapshot.map_or_else(|| read_after(config, &store, &names), |(index, _)| index);
@@ -170,7 +173,10 @@ fn beginning(config: &Config, ports: &Ports) -> Result<Begun, String> {
 }
 
 /// The cluster that a member without data founds, and the member's id in it.
-fn foundation(config: &Config) -> Result<(Foundation, u64), String> {
+///
+/// # Errors
+/// When the founders cannot be read, or this member is none of them.
+pub fn foundation(config: &Config) -> Result<(Foundation, u64), String> {
     let InitialCluster { members } = config.founders()?;
     let members = members.into_iter().map(|(name, urls)| (name, urls.iter().map(Url::to_string).collect()));
     let foundation = Foundation::new(members, &config.founding.token);

@@ -108,6 +108,8 @@ mod tests {
         said.insert("grpc-message", "etcdserver: unhealthy cluster".parse().unwrap());
         let failure = Failure { code: Some(14), text: "etcdserver: unhealthy cluster".into() };
         assert_eq!(check(&said), Err(failure));
+        said.insert("grpc-message", "50%25 of %22k%c3%bc%22, 5%, %2".parse().unwrap());
+        assert_eq!(check(&said).unwrap_err().text, "50% of \"k\u{fc}\", 5%, %2");
         said.insert("grpc-status", "0".parse().unwrap());
         assert_eq!(check(&said), Ok(()));
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::Line;
 use crate::config::go;
 use crate::config::tls::TlsFiles;
-use crate::config::{Config, Cores, ETCD_VERSION, GIT_SHA, LogLevel, Notice, TOOLCHAIN, Url};
+use crate::config::{Config, Cores, Discovery, ETCD_VERSION, GIT_SHA, LogLevel, Notice, TOOLCHAIN, Url};
 use crate::replica::force::Forced;
 use crate::server::grpc::STREAMS_MAX;
 use crate::server::io::probe::Rings;
@@ -69,6 +69,14 @@ pub fn data_dir(config: &Config, initialized: bool) {
         false => ("Initialize and start etcd server", "empty"),
     };
     Line::info(message).text("data-dir", &dir).text("dir-type", kind).write();
+}
+
+/// A discovery service was named, and there are data.
+#[track_caller]
+pub fn discovery_ignored(wal_dir: &Path) {
+    Line::warn("discovery token is ignored since cluster already initialized; valid logs are found")
+        .text("wal-dir", wal_dir.display().to_string())
+        .write();
 }
 
 /// A file in the data directory that is not ours.
@@ -201,7 +209,8 @@ pub fn starting(config: &Config, initialized: bool, cores_used: usize, cores_ava
         Some(sha) => line.text("git-sha", sha),
         None => line,
     };
-    line.text("go-version", TOOLCHAIN)
+    let line = line
+        .text("go-version", TOOLCHAIN)
         .text("go-os", std::env::consts::OS)
         .text("go-arch", crate::config::help::arch())
         .value("max-cpu-set", cores_used)
@@ -243,8 +252,25 @@ pub fn starting(config: &Config, initialized: bool, cores_used: usize, cores_ava
         .duration("compact-check-time-interval", config.checks.compact_hash_time)
         .text("auto-compaction-mode", &config.auto_compaction_mode)
         .text("auto-compaction-retention", "0s")
-        .value("unsafe-no-fsync", config.unsafe_no_fsync)
-        .write();
+        .value("unsafe-no-fsync", config.unsafe_no_fsync);
+    with_discovery(line, config).write();
+}
+
+/// With what was said of a discovery service, where one was named.
+fn with_discovery(line: Line, config: &Config) -> Line {
+    let Some(Discovery::Service(service)) = &config.founding.discovery else { return line };
+    line.text("discovery-token", &service.token)
+        .text("discovery-endpoints", service.endpoints.join(","))
+        .duration("discovery-dial-timeout", service.dial_timeout)
+        .duration("discovery-request-timeout", service.request_timeout)
+        .duration("discovery-keepalive-time", service.keepalive_time)
+        .duration("discovery-keepalive-timeout", service.keepalive_timeout)
+        .value("discovery-insecure-transport", service.insecure_transport)
+        .value("discovery-insecure-skip-tls-verify", service.files.trusts_anybody)
+        .text("discovery-cert", &service.files.cert)
+        .text("discovery-key", &service.files.key)
+        .text("discovery-cacert", &service.files.trusted_ca)
+        .text("discovery-user", &service.user)
 }
 
 /// What the member found on its machine, and how it spreads over it.
