@@ -87,6 +87,12 @@ pub const READS_PENDING_MAX: usize = 65_536;
 /// Changes of the members that may wait for the one before.
 pub const MEMBER_CHANGES_PENDING_MAX: usize = 64;
 
+/// How long a member that was removed goes on, so that the others and its clients hear of it, etcd's own figure.
+pub const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Likewise at most, where one voter is left, which cannot do without the other one before it has heard of the removal.
+pub const LAST_FAREWELL: Duration = Duration::from_secs(60);
+
 /// Proposals of other members that a leader keeps while it hands leadership over, and their bytes.
 pub const PROPOSALS_HELD_MAX: usize = 4096;
 

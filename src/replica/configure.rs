@@ -13,7 +13,9 @@ use super::port::{Output, Outputs, Ticket};
 use super::replica::Replica;
 use crate::cluster::member::MemberContext;
 use crate::error::Error;
+use crate::limits::{FAREWELL, LAST_FAREWELL};
 use crate::response::Response;
+use crate::stdx::time::Duration;
 
 /// A learner has caught up when it has so many percent of the leader's log, etcd's own figure.
 const CAUGHT_UP_PERCENT: u128 = 90;
@@ -63,6 +65,12 @@ impl Replica {
         message.set_msg_type(MessageType::MsgPropose);
         message.entries.extend(self.proposals.take_change(self.node.raft.term));
         let _ = self.node.raft.step(message);
+    }
+
+    /// How long this member, which was removed, goes on at most, unless it hears that another one knows of that. The
+    /// only voter that is left may need this member's vote, and what it has acknowledged, to learn of the removal.
+    pub fn farewell(&self) -> Duration {
+        if self.state.cluster.voters().count() == 1 { LAST_FAREWELL } else { FAREWELL }
     }
 
     /// What a client is told whose change was applied.

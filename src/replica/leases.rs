@@ -156,8 +156,24 @@ impl Leases {
     fn revoke(&mut self, term: u64, expired: impl Iterator<Item = i64>, proposals: &mut Proposals) {
         for id in expired {
             let request = Request::LeaseRevoke(LeaseRevokeRequest { id });
-            self.revoking.insert(proposals.queue_of_lessor(term, request));
+            let request_id = match self.revokes_late() {
+                true => proposals.queue_own(request),
+                false => proposals.queue_of_lessor(term, request),
+            };
+            self.revoking.insert(request_id);
         }
+    }
+
+    /// Whether the lessor revokes leases though its leadership is over, by a planted bug.
+    #[cfg(any(debug_assertions, feature = "faults"))]
+    pub(super) fn revokes_late(&self) -> bool {
+        self.fault == Some(LessorFault::RevokesLate)
+    }
+
+    /// Never: what a lessor decides is dropped when its term is over.
+    #[cfg(not(any(debug_assertions, feature = "faults")))]
+    pub(super) fn revokes_late(&self) -> bool {
+        false
     }
 
     /// Whether a round has to confirm the leader first: not on a member that is the only voter.
@@ -250,6 +266,8 @@ impl Leases {
 pub enum LessorFault {
     /// It renews leases without a round.
     RenewsAlone,
+    /// It goes on when its leadership is over, and the next leader does what it decides.
+    RevokesLate,
 }
 
 #[cfg(any(debug_assertions, feature = "faults"))]

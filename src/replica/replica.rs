@@ -426,8 +426,8 @@ impl Replica {
 
     /// Expired leases are revoked as soon as the log takes the entries.
     fn may_revoke(&self, now: Instant) -> bool {
-        self.is_leader()
-            && self.leadership.is_of(self.node.raft.term)
+        let leads = self.is_leader() && self.leadership.is_of(self.node.raft.term);
+        (leads || self.leases.revokes_late())
             && self.log_takes_more()
             && self.leases.has_expired(now, &self.state.lessor)
     }
@@ -467,7 +467,7 @@ impl Replica {
         let applied = self.store.applied();
         let term = self.node.raft.term;
         if !self.is_leader() {
-            if self.leadership.end() {
+            if self.leadership.end() && !self.leases.revokes_late() {
                 self.state.lessor.demote();
             }
             return;

@@ -46,6 +46,10 @@ pub struct Disk {
     /// The log write on its way, and the prepared file that it is the head of a segment for.
     in_flight: Option<(wal::Write, Option<LogFile>)>,
     store: Arc<StoreFile>,
+    /// The file that a snapshot of the leader becomes a store in.
+    next: Option<Arc<StoreFile>>,
+    /// The store file before another one has got its name, as long as that is not durable.
+    replaced: Option<Arc<StoreFile>>,
     prng: Prng,
     plant: Option<Plant>,
 }
@@ -54,12 +58,44 @@ impl Disk {
     /// An empty disk.
     pub fn new(prng: Prng, plant: Option<Plant>) -> Self {
         let store = Arc::new(StoreFile { plant, inner: Mutex::default() });
-        Self { folder: LogDisk::new(plant), in_flight: None, store, prng, plant }
+        let folder = LogDisk::new(plant);
+        Self { folder, in_flight: None, store, next: None, replaced: None, prng, plant }
     }
 
     /// The store file, as the process has it open.
     pub fn store_file(&self) -> Arc<StoreFile> {
         self.store.clone()
+    }
+
+    /// An empty file for the store of a snapshot. What an earlier one has left there is gone.
+    pub fn begin_next(&mut self) -> Arc<StoreFile> {
+        let next = Arc::new(StoreFile { plant: self.plant, inner: Mutex::default() });
+        self.next = Some(next.clone());
+        next
+    }
+
+    /// The store of a snapshot is whole, and durable.
+    pub fn settle_next(&self) {
+        if let Some(next) = &self.next {
+            next.settle();
+        }
+    }
+
+    /// The store of a snapshot is not wanted.
+    pub fn remove_next(&mut self) {
+        self.next = None;
+    }
+
+    /// The store of a snapshot gets the name of the store file, which is not durable yet.
+    pub fn place_next(&mut self) {
+        if let Some(next) = self.next.take() {
+            self.replaced = Some(std::mem::replace(&mut self.store, next));
+        }
+    }
+
+    /// What the store file is called is durable.
+    pub fn settle_name(&mut self) {
+        self.replaced = None;
     }
 
     /// The directory of the log, for somebody who works on it.
@@ -122,6 +158,14 @@ impl Disk {
             None => {}
         }
         self.folder.crash(power, &mut self.prng);
+        // The next start removes what is left of a snapshot.
+        self.next = None;
+        if let Some(replaced) = self.replaced.take()
+            && power
+            && self.prng.chance(1, 2)
+        {
+            self.store = replaced;
+        }
         self.store = Arc::new(self.store.crash(power, &mut self.prng));
     }
 

@@ -33,6 +33,7 @@ impl World {
 
     /// When nothing is left to do, every watch has everything, and the store is what the log says.
     pub fn conclude(&mut self) {
+        self.tally.seconds = self.now.as_nanos() / 1_000_000_000;
         let current = self.judge.durable_revision();
         for client in &self.clients {
             for watched in client.watches.values().filter(|watched| !watched.compacted) {

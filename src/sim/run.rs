@@ -10,6 +10,7 @@ use std::time::Instant;
 use super::cluster;
 use super::peers;
 use super::plant::Plant;
+use super::shrink::Cuts;
 use super::spoil::HAS_FAULTS;
 use super::world::{Tally, World};
 
@@ -75,12 +76,12 @@ pub fn world(kind: Kind, seed: u64, plant: Option<Plant>, verbose: bool) -> Resu
     match kind {
         Kind::Member => member(seed, plant, verbose),
         Kind::Peers => scripted(seed, plant, verbose),
-        Kind::Cluster => clustered(seed, plant, verbose),
+        Kind::Cluster => clustered(seed, plant, verbose, &Cuts::default()),
     }
 }
 
-fn clustered(seed: u64, plant: Option<Plant>, verbose: bool) -> Result<Verdict, Failure> {
-    let mut world = cluster::World::new(seed, plant, verbose);
+fn clustered(seed: u64, plant: Option<Plant>, verbose: bool, cuts: &Cuts) -> Result<Verdict, Failure> {
+    let mut world = cluster::World::new(seed, plant, verbose, cuts);
     match panic::catch_unwind(AssertUnwindSafe(|| world.run())) {
         Ok(()) => Ok(Verdict { digest: world.trace.digest(), tally: world.tally, refused: false }),
         Err(panic) => {
@@ -149,6 +150,8 @@ Runs simulated worlds and judges them; each runs twice and has to leave the same
 
     --world W   member, peers or cluster: one member and its clients, one member among scripted peers, or a cluster
                 of real members
+    --cut C     a smaller world of a cluster, as a failing seed says: faults=N, requests=N, no-changes, no-watchers,
+                no-leases, no-compactions, with commas between them
     --once      run each world once: faster, and blind to what differs between two runs
     --help      this text
 
@@ -163,6 +166,7 @@ struct Args {
     one: bool,
     refresh: bool,
     kind: Option<Kind>,
+    cuts: Cuts,
 }
 
 impl Args {
@@ -193,6 +197,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Args, String> {
         one: false,
         refresh: false,
         kind: None,
+        cuts: Cuts::default(),
     };
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or(format!("{arg} needs a value"));
@@ -204,6 +209,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Args, String> {
             "--once" => parsed.once = true,
             "--refresh" => parsed.refresh = true,
             "--seed" => (parsed.start, parsed.seeds, parsed.one) = (number(value()?)?, 1, true),
+            "--cut" => parsed.cuts = Cuts::parse(&value()?)?,
             "--world" => {
                 parsed.kind = Some(match value()?.as_str() {
                     "member" => Kind::Member,
@@ -304,6 +310,18 @@ fn first(args: &Args, holds: impl Fn(u64) -> bool + Sync) -> Option<u64> {
 
 fn one(args: &Args) -> ExitCode {
     let kind = args.kinds(args.start)[0];
+    if kind == Kind::Cluster && args.cuts != Cuts::default() {
+        return match clustered(args.start, args.plant, true, &args.cuts) {
+            Ok(verdict) => {
+                println!("seed {} passes: {verdict:?}", args.start);
+                ExitCode::SUCCESS
+            }
+            Err(failure) => {
+                say(kind, args.start, args.plant, &failure, &args.cuts);
+                ExitCode::FAILURE
+            }
+        };
+    }
     match world(kind, args.start, args.plant, true).and_then(|_| twice(kind, args.start, args.plant)) {
         Ok(verdict) => {
             println!("seed {} passes: {verdict:?}", args.start);
@@ -316,19 +334,33 @@ fn one(args: &Args) -> ExitCode {
     }
 }
 
+/// Says how a world fails, how to see it again, and the same of a smaller one.
 fn report(kind: Kind, seed: u64, plant: Option<Plant>, failure: &Failure) {
+    if kind == Kind::Cluster {
+        let cuts = Cuts::default().shrink(|cuts| clustered(seed, plant, false, cuts).is_err());
+        if cuts != Cuts::default()
+            && let Err(failure) = clustered(seed, plant, true, &cuts)
+        {
+            say(kind, seed, plant, &failure, &cuts);
+        }
+    }
     let lines = match failure.lines.is_empty() {
         true => world(kind, seed, plant, true).err().map_or(vec![], |failure| failure.lines),
         false => failure.lines.clone(),
     };
+    say(kind, seed, plant, &Failure { message: failure.message.clone(), lines }, &Cuts::default());
+}
+
+fn say(kind: Kind, seed: u64, plant: Option<Plant>, failure: &Failure, cuts: &Cuts) {
     let mut err = std::io::stderr().lock();
-    for line in lines {
+    for line in &failure.lines {
         let cut = line.char_indices().nth(400).map_or(line.len(), |(at, _)| at);
         let _ = writeln!(err, "{}", &line[..cut]);
     }
     let plant = plant.map_or(String::new(), |plant| format!(" --plant {}", plant.name()));
     let _ = writeln!(err, "seed {seed} fails: {}", failure.message);
-    let _ = writeln!(err, "    cargo run --release --bin sim --{} --seed {seed}{plant}", kind.argument());
+    let _ =
+        writeln!(err, "    cargo run --release --bin sim --{} --seed {seed}{plant}{cuts}", kind.argument());
 }
 
 fn many(args: &Args) -> ExitCode {

@@ -122,8 +122,13 @@ pub struct Tally {
     pub crashes_midway: u64,
     pub expired_leases: u64,
     pub checkpoints: u64,
+    /// Snapshots that came to other members, and those that took the place of a store.
+    pub snapshots: u64,
+    pub installed: u64,
     /// Clients that went away.
     pub left: u64,
+    /// How long the world has lasted, by its own clock.
+    pub seconds: u64,
 }
 
 impl Tally {
@@ -142,7 +147,10 @@ impl Tally {
         self.crashes_midway += other.crashes_midway;
         self.expired_leases += other.expired_leases;
         self.checkpoints += other.checkpoints;
+        self.snapshots += other.snapshots;
+        self.installed += other.installed;
         self.left += other.left;
+        self.seconds += other.seconds;
     }
 }
 

@@ -6,6 +6,7 @@ use raft::eraftpb::{ConfChangeType, Entry, Message, MessageType, Snapshot, Snaps
 use super::network::Cluster;
 use super::world::World;
 use crate::btree::{Applied, Read as _, Store};
+use crate::limits::{FAREWELL, LAST_FAREWELL};
 use crate::mvcc::write::initialize;
 use crate::replica::apply::State;
 use crate::replica::arrival::Arrival;
@@ -91,6 +92,17 @@ fn a_member_that_is_left_alone_leads_also_behind_a_crash() {
         cluster.until(|cluster| cluster.leader().is_some());
         let put = cluster.put(leader);
         cluster.until(|cluster| cluster.reply(leader, put).is_some_and(Result::is_ok));
+    }
+}
+
+#[test]
+fn a_member_whose_removal_leaves_one_voter_stays_for_longer() {
+    for (founders, farewell) in [(3, FAREWELL), (2, LAST_FAREWELL)] {
+        let mut cluster = Cluster::new(founders);
+        let (leader, follower) = (cluster.leader().unwrap(), cluster.follower());
+        cluster.change(leader, removed(follower)).unwrap();
+        cluster.until(|cluster| cluster.members[&follower].said.removed);
+        assert_eq!(cluster.members[&follower].replica.farewell(), farewell);
     }
 }
 

@@ -39,9 +39,6 @@ const TURN_INPUTS_MAX: usize = 4096;
 /// are bounded, and not in the log's queue.
 const WRITES_MAX: usize = 1024;
 
-/// How long a member that was removed goes on, so that the others and its clients hear of it, etcd's own figure.
-const FAREWELL: Duration = Duration::from_secs(1);
-
 /// A member that finds at its start that it was removed goes on for so many election timeouts more: the others may have
 /// lost their leader before they have heard of the removal, and need one more vote to elect another leader.
 const ELECTIONS: u32 = 2;
@@ -316,7 +313,7 @@ impl Running {
                 Some(_) => self.peers.forward_promotion(ticket, id),
                 None => self.peers.on_reply(ticket, Err(Error::NotLeader)),
             },
-            Output::Removed => self.farewell = Some(self.farewell_min.max(clock::now() + FAREWELL)),
+            Output::Removed => self.farewell = Some(self.farewell_min.max(clock::now() + self.replica.farewell())),
             Output::SendSnapshot { to, message } => self.peers.send_snapshot(to, message),
             Output::PlaceSnapshot => {
                 self.counts.metrics.snapshots_applying.set(1);

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use super::super::judge::judge;
 use super::clients::{Asked, What};
+use super::network::HELD;
 use super::world::{Event, World};
 use kevel::error::Error;
 use kevel::mvcc::event;
@@ -18,9 +19,6 @@ use kevel::stdx::time::{Duration, Instant};
 
 /// Begins the keys that are attached to leases, with the id behind it.
 const KEY_PREFIX: &str = "lease";
-
-/// When a question is looked at again whose receiver is paused.
-const HELD: Duration = Duration::from_millis(20);
 
 /// What is known of one lease from outside of the members.
 #[derive(Debug, Default)]
@@ -42,7 +40,16 @@ pub struct Leases {
     next: i64,
 }
 
-/// A question to the lessor of another member, which comes back to this life of a process.
+/// What a member asks another one, which it takes for the leader.
+#[derive(Clone, Debug)]
+pub enum Question {
+    /// Something about a lease.
+    Lease(LeaseCall),
+    /// Whether a learner may have its vote.
+    Promote(u64),
+}
+
+/// Who asks: the answer comes back to this life of a process.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin {
     pub number: usize,
@@ -135,41 +142,44 @@ impl Leases {
 }
 
 impl World {
-    /// A member asks the lessor of the leader.
-    pub(super) fn ask_lessor(&mut self, leader: u64, origin: Origin, call: LeaseCall) {
+    /// A member asks the leader.
+    pub(super) fn ask_leader(&mut self, leader: u64, origin: Origin, question: Question) {
         let from = self.nodes[origin.number].id;
-        let Some(to) = self.nodes.iter().position(|node| node.id == leader) else { return };
-        let line = format_args!("{} asks the lessor of {to}: {call:?}", origin.number);
+        let Some(to) = self.number_of(leader) else { return };
+        let line = format_args!("{} asks {to}, the leader: {question:?}", origin.number);
         self.trace.step(self.now, &[11, origin.number as u64, to as u64], line);
         if let Some(late) = self.passage(from, leader) {
-            self.plan(late, Event::AskLessor { to, origin, call });
+            self.plan(late, Event::AskLeader { to, origin, question });
         }
     }
 
     /// The question is there.
-    pub(super) fn on_lessor_asked(&mut self, to: usize, origin: Origin, call: LeaseCall) {
+    pub(super) fn on_leader_asked(&mut self, to: usize, origin: Origin, question: Question) {
         if self.nodes[to].paused {
-            return self.plan(HELD, Event::AskLessor { to, origin, call });
+            return self.plan(HELD, Event::AskLeader { to, origin, question });
         }
         let asked = Asked::for_peer(origin, self.now);
         let Some(life) = &mut self.nodes[to].life else { return };
         let ticket = life.ticket(asked);
-        life.replica.step(Input::Lease { ticket, call });
+        life.replica.step(match question {
+            Question::Lease(call) => Input::Lease { ticket, call },
+            Question::Promote(id) => Input::Promote { ticket, id },
+        });
         self.turn_soon(to);
     }
 
-    /// The lessor of another member has answered.
+    /// The leader has answered.
     pub(super) fn answer_peer(&mut self, at: usize, origin: Origin, result: Result<Response, Error>) {
         let (from, to) = (self.nodes[at].id, self.nodes[origin.number].id);
         if let Some(late) = self.passage(from, to) {
-            self.plan(late, Event::LessorSays { origin, result });
+            self.plan(late, Event::LeaderSays { origin, result });
         }
     }
 
-    /// The answer of a lessor elsewhere is there.
-    pub(super) fn on_lessor_says(&mut self, origin: Origin, result: Result<Response, Error>) {
+    /// The leader's answer is there.
+    pub(super) fn on_leader_says(&mut self, origin: Origin, result: Result<Response, Error>) {
         if self.nodes[origin.number].paused {
-            return self.plan(HELD, Event::LessorSays { origin, result });
+            return self.plan(HELD, Event::LeaderSays { origin, result });
         }
         if self.nodes[origin.number].life.as_ref().is_some_and(|life| life.number == origin.life) {
             self.on_reply(origin.number, origin.ticket, result);

@@ -4,15 +4,16 @@
 
 use std::collections::BTreeSet;
 
-use raft::eraftpb::Message;
+use raft::eraftpb::{Message, MessageType};
 
+use super::super::plant::Plant;
 use super::world::{Event, World};
 use kevel::replica::port::Input;
 use kevel::stdx::prng::Prng;
 use kevel::stdx::time::Duration;
 
 /// When a message is looked at again whose receiver is paused.
-const HELD: Duration = Duration::from_millis(20);
+pub const HELD: Duration = Duration::from_millis(20);
 
 /// The network.
 pub struct Network {
@@ -50,8 +51,15 @@ impl Network {
 }
 
 impl World {
+    /// The number of the member with this id.
+    pub(super) fn number_of(&self, id: u64) -> Option<usize> {
+        self.nodes.iter().position(|node| node.id == id)
+    }
+
     /// A message leaves.
-    pub(super) fn send(&mut self, message: Message) {
+    pub(super) fn send(&mut self, number: usize, message: Message) {
+        self.judge.on_message(number, &message);
+        self.forge(&message);
         let kind = message.msg_type() as u64;
         let line = format_args!(
             "{:x} to {:x}: {:?}, term {}, {} entries after {} of term {}, commit {}, reject {}",
@@ -78,7 +86,12 @@ impl World {
     pub(super) fn passage(&mut self, from: u64, to: u64) -> Option<Duration> {
         let lost = !self.is_calm && self.prng.chance(self.network.loss, 100);
         let late = self.some(self.delay());
-        (!lost && !self.network.cut.contains(&(from, to))).then_some(late)
+        (!lost && self.hears(to, from)).then_some(late)
+    }
+
+    /// Whether a member hears another one, both given by their ids.
+    pub(super) fn hears(&self, id: u64, from: u64) -> bool {
+        !self.network.cut.contains(&(from, id))
     }
 
     /// How late a message is at most.
@@ -86,15 +99,37 @@ impl World {
         if self.is_calm { self.network.delay.min(HELD) } else { self.network.delay }
     }
 
-    /// A message is there.
+    /// A message is there. Whom the receiver knows to be removed is told so.
     pub(super) fn arrive(&mut self, message: Box<Message>) {
-        let Some(number) = self.nodes.iter().position(|node| node.id == message.to) else { return };
+        let Some(number) = self.number_of(message.to) else { return };
         if self.nodes[number].paused {
             return self.plan(HELD, Event::Arrive(message));
         }
-        if let Some(life) = &mut self.nodes[number].life {
-            life.replica.step(Input::PeerMessage(message));
-            self.turn_soon(number);
+        let Some(life) = &mut self.nodes[number].life else { return };
+        if life.replica.cluster().removed.contains(&message.from) {
+            return self.refuse(message.to, message.from);
+        }
+        life.replica.step(Input::PeerMessage(message));
+        self.turn_soon(number);
+    }
+
+    /// What a planted bug makes of a message: that somebody else has acknowledged the same entries.
+    fn forge(&mut self, message: &Message) {
+        let is_answer = message.msg_type() == MessageType::MsgAppendResponse && !message.reject;
+        let Some(plant) = self.plant.filter(|_| is_answer) else { return };
+        let Some(cluster) = self.judge.cluster() else { return };
+        let voters = cluster.voters().map(|voter| voter.id);
+        let others: Vec<u64> = voters.filter(|&id| id != message.from && id != message.to).collect();
+        let is_voter = cluster.voters().any(|voter| voter.id == message.from);
+        let forges = match plant {
+            Plant::ClusterCommitEarly => is_voter,
+            Plant::ClusterLearnerCounts => !is_voter && cluster.members.contains_key(&message.from),
+            _ => false,
+        };
+        if forges && !others.is_empty() {
+            let from = others[message.index as usize % others.len()];
+            let forged = Message { from, ..message.clone() };
+            self.plan(Duration::ZERO, Event::Arrive(Box::new(forged)));
         }
     }
 }
