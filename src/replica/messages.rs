@@ -102,7 +102,7 @@ fn continues<S: Storage>(raft: &Raft<S>, message: &Message) -> bool {
 impl Replica {
     /// Another member says something. Raft refuses messages of strangers and of the past; nothing else is to be done
     /// about them.
-    pub(super) fn on_message(&mut self, message: Message) {
+    pub(super) fn on_message(&mut self, mut message: Message) {
         if let Some(why) = flaw(&self.node.raft, &message) {
             return self.complain(&message, why);
         }
@@ -110,11 +110,24 @@ impl Replica {
             MessageType::MsgPropose => return self.on_forwarded(message),
             MessageType::MsgReadIndex if self.leads_nobody() => return,
             MessageType::MsgTimeoutNow if self.bars_election() => return,
+            MessageType::MsgRequestPreVote | MessageType::MsgRequestVote if self.yields_to(message.from) => {
+                let log = &self.node.raft.raft_log;
+                message.index = message.index.max(log.last_index());
+                message.log_term = message.log_term.max(log.last_term());
+            }
             // The leader takes them for lost, and sends them again.
             MessageType::MsgAppend if !message.entries.is_empty() && !self.has_room_for_entries() => return,
             _ => {}
         }
         let _ = self.node.step(message);
+    }
+
+    /// Whether this member was removed, and the one with this id is the only voter that is left. Then nothing was
+    /// committed without that one, and it gets this member's vote whatever its log lacks: it may not know of the
+    /// removal, so it cannot do without.
+    fn yields_to(&self, id: u64) -> bool {
+        let cluster = &self.state.cluster;
+        cluster.removed.contains(&self.settings.member_id) && cluster.voters().map(|voter| voter.id).eq([id])
     }
 
     fn complain(&mut self, message: &Message, why: String) {

@@ -155,6 +155,8 @@ pub struct Replica {
     // What other members say.
     /// What was wrong with messages.
     pub(super) complaints: Complaints,
+    /// The store that a start has found says that this member was removed, and the world is to hear of it.
+    pub(super) farewell_due: bool,
     // Snapshots of the leader, and to members that lag.
     pub(super) installing: Installing,
     /// Snapshots that came while another one was under way.
@@ -217,6 +219,9 @@ impl Replica {
     pub fn drain(&mut self, now: Instant, outputs: &mut Outputs) -> bool {
         if !self.found(outputs) || !self.install(now, outputs) {
             return false;
+        }
+        if std::mem::take(&mut self.farewell_due) {
+            outputs.push(Output::Removed);
         }
         self.sweep.begin_turn(now);
         if self.leadership.is_of(self.node.raft.term) {

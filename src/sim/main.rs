@@ -143,6 +143,8 @@
 //! | `cluster-event-twice` | An event of a transaction with several comes twice. | 0 |
 //! | `cluster-tombstone-lost` | A deletion to whose revision the store was compacted is not shown to watchers. | 0 |
 //! | `cluster-future-ignored` | A watch from a revision that its member has not reached is shown what is older. | 0 |
+//! | `cluster-past-ignored` | A watch from a revision of the past begins with what comes next. | 0 |
+//! | `cluster-txn-unread` | A follower's transactions do not fail for a read of what is compacted. | 0 |
 //!
 //! A second, smaller world ([`peers`]) has several members, of which the script plays all but one: `--world peers`.
 //! A third one ([`cluster`]) has up to seven real members on a network that fails: `--world cluster`.

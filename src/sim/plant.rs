@@ -222,6 +222,10 @@ plants! {
     ClusterTombstoneLost = "cluster-tombstone-lost", 0;
     /// A watch from a revision that its member has not reached is shown what is older.
     ClusterFutureIgnored = "cluster-future-ignored", 0;
+    /// A watch from a revision of the past begins with what comes next.
+    ClusterPastIgnored = "cluster-past-ignored", 0;
+    /// A follower's transactions do not fail for a read of what is compacted.
+    ClusterTxnUnread = "cluster-txn-unread", 0;
 }
 
 impl Plant {

@@ -107,6 +107,26 @@ fn a_member_whose_removal_leaves_one_voter_stays_for_longer() {
 }
 
 #[test]
+fn the_last_voter_gets_the_vote_of_a_leader_that_was_removed_whatever_its_log_lacks() {
+    let mut cluster = Cluster::new(2);
+    let (leader, follower) = (cluster.leader().unwrap(), cluster.follower());
+    // As if there had been nobody to hand leadership to.
+    let replica = &mut cluster.members.get_mut(&leader).unwrap().replica;
+    replica.node.propose_conf_change(Vec::new(), removed(leader)).unwrap();
+    cluster.turn(leader);
+    (0..2).for_each(|_| _ = cluster.turn(follower));
+    // The removal is committed, and the follower hears neither of that nor of this.
+    cluster.put(leader);
+    cluster.loses = |_| true;
+    cluster.settle();
+    assert!(cluster.members[&leader].said.removed && !cluster.members[&leader].replica.is_leader());
+    cluster.loses = |_| false;
+    cluster.until(|cluster| cluster.members[&follower].replica.cluster().members.len() == 1);
+    let ticket = cluster.put(follower);
+    cluster.until(|cluster| cluster.reply(follower, ticket).is_some());
+}
+
+#[test]
 fn a_removal_that_was_never_committed_keeps_nobody_from_starting() {
     let mut cluster = Cluster::new(2);
     let (leader, follower) = (cluster.leader().unwrap(), cluster.follower());

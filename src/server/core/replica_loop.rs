@@ -18,6 +18,7 @@ use super::checkpointer::Checkpointer;
 use super::log_task::{Log, Written};
 use super::session_loop::{self, FromReplica};
 use crate::error::Error;
+use crate::limits::FAREWELL;
 use crate::mvcc::compact_hash::CompactionDigest;
 use crate::replica::Replica;
 use crate::replica::port::{Input, Output, Outputs};
@@ -169,7 +170,7 @@ impl Running {
     fn new(core: ReplicaCore) -> Self {
         let segments = core.prepared.releaser();
         let farewell_min = clock::now() + FAREWELL + ELECTIONS * core.replica.election_timeout();
-        let farewell = core.replica.is_removed().then_some(farewell_min);
+        let farewell = core.replica.is_removed().then(|| farewell_min.max(clock::now() + core.replica.farewell()));
         let ReplicaCore { replica, lane, sessions, checkpoints, digests, metrics, slow_apply, halt, .. } =
             core;
         Self {

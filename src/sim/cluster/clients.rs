@@ -13,7 +13,8 @@ use kevel::error::Error;
 use kevel::mvcc::hash::{HashKv, KvHash};
 use kevel::mvcc::view::View;
 use kevel::proto::etcdserverpb::{
-    CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, PutRequest, RequestOp, TxnRequest, request_op,
+    CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, PutRequest, RangeRequest, RequestOp,
+    TxnRequest, request_op,
 };
 use kevel::proto::mvccpb::KeyValue;
 use kevel::replica::bucket_hash::BucketHash;
@@ -62,9 +63,10 @@ pub enum What {
         /// 0 for none.
         lease: i64,
     },
-    /// Puts of several keys, in one transaction.
+    /// Puts of several keys, in one transaction, in which a revision of the past is read if it is not 0.
     PutMany {
         pairs: Vec<(Vec<u8>, Vec<u8>)>,
+        reads: i64,
     },
     Delete {
         key: Vec<u8>,
@@ -149,7 +151,8 @@ impl World {
             14..17 => {
                 let count = 2 + self.prng.below(KEYS - 1);
                 let pairs = (0..count).map(|at| (key((first + at) % KEYS), value.clone())).collect();
-                What::PutMany { pairs }
+                let back = if self.prng.chance(1, 2) { self.prng.below(8) as i64 } else { i64::MAX };
+                What::PutMany { pairs, reads: (self.judge.answered() - back).max(0) }
             }
             17..20 => What::Delete { key: key(first) },
             20 => What::DeleteAll,
@@ -176,11 +179,14 @@ impl World {
         };
         let proposal = match &asked.what {
             What::Put { key, value, lease } => Request::Put(put(key, value, *lease)),
-            What::PutMany { pairs } => {
+            What::PutMany { pairs, reads } => {
                 let op = |(key, value): &(Vec<u8>, Vec<u8>)| RequestOp {
                     request: Some(request_op::Request::RequestPut(put(key, value, 0))),
                 };
-                let success = pairs.iter().map(op).collect();
+                let range = RangeRequest { key: "k0".into(), revision: *reads, ..RangeRequest::default() };
+                let read = RequestOp { request: Some(request_op::Request::RequestRange(range)) };
+                let read = (*reads > 0).then_some(read);
+                let success = read.into_iter().chain(pairs.iter().map(op)).collect();
                 Request::Txn(TxnRequest { success, ..TxnRequest::default() })
             }
             What::Delete { key } => {
@@ -256,7 +262,7 @@ impl World {
             (What::Put { key, value, .. }, _) => {
                 self.judge.on_written(revision, floor, &[(key, Some(value))]);
             }
-            (What::PutMany { pairs }, _) => {
+            (What::PutMany { pairs, .. }, _) => {
                 let changes: Vec<_> = pairs.into_iter().map(|(key, value)| (key, Some(value))).collect();
                 self.judge.on_written(revision, floor, &changes);
             }

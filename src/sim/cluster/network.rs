@@ -8,7 +8,9 @@ use raft::eraftpb::{Message, MessageType};
 
 use super::super::plant::Plant;
 use super::world::{Event, World};
+use kevel::proto::etcdserverpb::request_op;
 use kevel::replica::port::Input;
+use kevel::request::{Entry, Request};
 use kevel::stdx::prng::Prng;
 use kevel::stdx::time::Duration;
 
@@ -60,6 +62,7 @@ impl World {
     pub(super) fn send(&mut self, number: usize, message: Message) {
         self.judge.on_message(number, &message);
         self.forge(&message);
+        let message = self.alter(message);
         let kind = message.msg_type() as u64;
         let line = format_args!(
             "{:x} to {:x}: {:?}, term {}, {} entries after {} of term {}, commit {}, reject {}",
@@ -74,12 +77,24 @@ impl World {
             message.reject
         );
         self.trace.step(self.now, &[4, message.from, message.to, kind, message.term, message.index], line);
-        let Some(late) = self.passage(message.from, message.to) else { return };
+        let Some(late) = self.passage(message.from, message.to) else {
+            return self.on_lost(number, message.to);
+        };
         if self.prng.chance(self.network.doubled, 100) {
             let again = self.some(self.delay());
             self.plan(again, Event::Arrive(Box::new(message.clone())));
         }
         self.plan(late, Event::Arrive(Box::new(message)));
+    }
+
+    /// A message is lost. At times the sender knows, as where its queue is full.
+    fn on_lost(&mut self, number: usize, to: u64) {
+        if self.prng.chance(1, 4)
+            && let Some(life) = &mut self.nodes[number].life
+        {
+            life.replica.step(Input::PeerUnreachable(to));
+            self.turn_soon(number);
+        }
     }
 
     /// How late something is that one member says to another, unless it is lost.
@@ -131,5 +146,18 @@ impl World {
             let forged = Message { from, ..message.clone() };
             self.plan(Duration::ZERO, Event::Arrive(Box::new(forged)));
         }
+    }
+
+    /// What a planted bug makes of entries on their way to a member: its transactions do not look at what they read.
+    fn alter(&self, mut message: Message) -> Message {
+        if self.plant == Some(Plant::ClusterTxnUnread) {
+            for entry in &mut message.entries {
+                let Ok(command) = Entry::decode(entry.data.clone()) else { continue };
+                let Request::Txn(mut txn) = command.request else { continue };
+                txn.success.retain(|op| !matches!(op.request, Some(request_op::Request::RequestRange(_))));
+                entry.data = Entry::new(command.id, Request::Txn(txn)).encode();
+            }
+        }
+        message
     }
 }

@@ -39,12 +39,16 @@ pub struct Sender {
     pub number: usize,
     pub life: u64,
     to: u64,
+    /// Which of the snapshots of this life it is; 0 for one that was never begun.
+    serial: u64,
 }
 
 /// The snapshots of a process: those that it sends, and the one that it takes.
 pub struct Transfers {
     /// Where further ones may pin their revisions.
     slots: Vec<PinSlot>,
+    /// Snapshots that were begun.
+    begun: u64,
     sending: BTreeMap<u64, Sending>,
     /// Who has sent the one that is being taken in.
     receiving: Option<Sender>,
@@ -56,6 +60,7 @@ pub struct Transfers {
 struct Sending {
     /// The file, as long as it is being made.
     making: Option<Making>,
+    serial: u64,
     slot: PinSlot,
     message: Box<Message>,
 }
@@ -76,7 +81,7 @@ impl Transfers {
     /// None is under way. The first slot is that of the session core.
     pub fn new(pins: &Pins) -> Self {
         let slots = (1..=Self::MAX).map(|slot| pins.slot(slot)).collect();
-        Self { slots, sending: BTreeMap::new(), receiving: None, replaced: vec![] }
+        Self { slots, begun: 0, sending: BTreeMap::new(), receiving: None, replaced: vec![] }
     }
 
     /// Whether a snapshot is being taken in.
@@ -92,7 +97,13 @@ impl Transfers {
 
 impl Sending {
     /// Of the newest state. With a planted bug nothing is pinned.
-    fn begin(readers: &Readers, mut slot: PinSlot, message: Box<Message>, is_pinned: bool) -> Self {
+    fn begin(
+        sender: Sender,
+        readers: &Readers,
+        mut slot: PinSlot,
+        message: Box<Message>,
+        is_pinned: bool,
+    ) -> Self {
         let mut reader = readers.register();
         let mut compacted = reader.snapshot().applied().compact_revision;
         while is_pinned && !slot.pin(compacted, || reader.snapshot().applied().compact_revision) {
@@ -106,7 +117,7 @@ impl Sending {
         };
         let pinned = is_pinned.then_some(compacted);
         let making = Making { reader, file, is_counted: false, bytes: vec![], pinned };
-        Self { making: Some(making), slot, message }
+        Self { making: Some(making), serial: sender.serial, slot, message }
     }
 
     /// A slice of the file. The whole file, once it is made; an error where the store does not have it any more.
@@ -144,13 +155,14 @@ impl World {
     pub(super) fn send_snapshot(&mut self, number: usize, to: u64, message: Box<Message>) {
         let is_pinned = self.plant != Some(Plant::ClusterUnpinned);
         let Some(life) = &mut self.nodes[number].life else { return };
-        let sender = Sender { number, life: life.number, to };
         let transfers = &mut life.transfers;
+        transfers.begun += 1;
+        let sender = Sender { number, life: life.number, to, serial: transfers.begun };
         let slot = if transfers.sending.contains_key(&to) { None } else { transfers.slots.pop() };
         let Some(slot) = slot else {
-            return self.plan(HELD, Event::SnapshotSent(sender, false));
+            return self.plan(HELD, Event::SnapshotSent(Sender { serial: 0, ..sender }, false));
         };
-        let sending = Sending::begin(&life.replica.readers(), slot, message, is_pinned);
+        let sending = Sending::begin(sender, &life.replica.readers(), slot, message, is_pinned);
         transfers.sending.insert(to, sending);
         let line = format_args!("{number} makes a snapshot for {to:x}");
         self.trace.step(self.now, &[16, number as u64, to], line);
@@ -159,12 +171,14 @@ impl World {
 
     /// A slice of a snapshot's file is made.
     pub(super) fn make_snapshot(&mut self, sender: Sender) {
-        let Sender { number, life, to } = sender;
+        let Sender { number, life, to, .. } = sender;
         let late = self.some(Duration::from_millis(20));
         let budget = 1 + self.prng.below(40) as usize;
         let is_paused = self.nodes[number].paused;
         let Some(running) = self.life(number, life) else { return };
-        let Some(sending) = running.transfers.sending.get_mut(&to) else { return };
+        let sending =
+            running.transfers.sending.get_mut(&to).filter(|sending| sending.serial == sender.serial);
+        let Some(sending) = sending else { return };
         if is_paused {
             return self.plan(HELD, Event::MakeSnapshot(sender));
         }
@@ -184,12 +198,15 @@ impl World {
 
     /// A sender hears what has become of its snapshot.
     pub(super) fn on_snapshot_sent(&mut self, sender: Sender, is_taken: bool) {
-        let Sender { number, life, to } = sender;
+        let Sender { number, life, to, serial } = sender;
         if self.nodes[number].paused {
             return self.plan(HELD, Event::SnapshotSent(sender, is_taken));
         }
         let Some(running) = self.life(number, life) else { return };
-        if let Some(mut sending) = running.transfers.sending.remove(&to) {
+        if serial > 0 {
+            let is_it = running.transfers.sending.get(&to).is_some_and(|sending| sending.serial == serial);
+            let sending = if is_it { running.transfers.sending.remove(&to) } else { None };
+            let Some(mut sending) = sending else { return };
             sending.end();
             running.transfers.slots.push(sending.slot);
         }

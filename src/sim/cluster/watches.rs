@@ -226,9 +226,12 @@ impl World {
         let skipped = self.judge.changes(watcher.next, watcher.next + ahead - 1).next().is_some();
         let start_revision = watcher.next + if skipped { 0 } else { ahead };
         self.watchers[which].next = start_revision;
-        // With a planted bug, the member takes what is in the future for it for what comes next.
+        // With a planted bug, the member takes what is in its future, or in its past, for what comes next.
         let start_revision = match self.plant {
             Some(Plant::ClusterFutureIgnored) => start_revision.min(self.shown_revision(number) + 1),
+            Some(Plant::ClusterPastIgnored) if start_revision > 0 => {
+                start_revision.max(self.shown_revision(number) + 1)
+            }
             _ => start_revision,
         };
         let request = WatchCreateRequest { start_revision, ..request };
