@@ -99,6 +99,18 @@ impl Cluster {
         self.members.values().filter(|member| !is_learner(member))
     }
 
+    /// The only voter, if there is no other one.
+    pub fn only_voter(&self) -> Option<u64> {
+        let mut voters = self.voters().map(|voter| voter.id);
+        voters.next().filter(|_| voters.next().is_none())
+    }
+
+    /// Whether a member may stop because another one, `by`, says that it was removed. Where one voter is left, that one
+    /// may be the last to know of the removal, and cannot do without the member until then.
+    pub fn releases(&self, id: u64, by: u64) -> bool {
+        !self.removed.contains(&id) || self.only_voter().is_none_or(|voter| voter == by)
+    }
+
     /// Voters that have published their name, but for one that is left out.
     fn started_voters(&self, left_out: Option<u64>) -> usize {
         let has_name =
@@ -138,6 +150,15 @@ mod tests {
     fn reach(others: &[(u64, u64)]) -> Reach {
         let others = others.iter().map(|&(id, seconds)| (id, Duration::from_secs(seconds))).collect();
         Reach { own: 1, others }
+    }
+
+    #[test]
+    fn who_was_removed_is_released_by_the_only_voter_that_is_left() {
+        let removed_from = |kinds| Cluster { removed: [9].into(), ..cluster(kinds) };
+        assert_eq!((cluster("SS").only_voter(), cluster("lS").only_voter()), (None, Some(2)));
+        let alone = removed_from("Sl");
+        assert!(alone.releases(9, 1) && !alone.releases(9, 2) && alone.releases(2, 1));
+        assert!(removed_from("SS").releases(9, 2) && cluster("Sl").releases(9, 2));
     }
 
     #[test]

@@ -70,7 +70,7 @@ impl Replica {
     /// How long this member, which was removed, goes on at most, unless it hears that another one knows of that. The
     /// only voter that is left may need this member's vote, and what it has acknowledged, to learn of the removal.
     pub fn farewell(&self) -> Duration {
-        if self.state.cluster.voters().count() == 1 { LAST_FAREWELL } else { FAREWELL }
+        if self.state.cluster.only_voter().is_some() { LAST_FAREWELL } else { FAREWELL }
     }
 
     /// What a client is told whose change was applied.

@@ -127,7 +127,7 @@ impl Replica {
     /// removal, so it cannot do without.
     fn yields_to(&self, id: u64) -> bool {
         let cluster = &self.state.cluster;
-        cluster.removed.contains(&self.settings.member_id) && cluster.voters().map(|voter| voter.id).eq([id])
+        cluster.removed.contains(&self.settings.member_id) && cluster.only_voter() == Some(id)
     }
 
     fn complain(&mut self, message: &Message, why: String) {

@@ -94,7 +94,7 @@ async fn post(switchboard: &Switchboard, link: &Link, message: &Message) -> Resu
         204 => Ok(()),
         403 => {
             if text.contains("removed member") {
-                switchboard.on_removed();
+                switchboard.on_removed(link.id);
             }
             refused(format!("refused for good: {text}"))
         }

@@ -70,7 +70,7 @@ async fn dial(switchboard: &Switchboard, link: &Link, channel: Channel) -> io::R
         return Ok((connection, reply));
     }
     if reply.status == 410 {
-        switchboard.on_removed();
+        switchboard.on_removed(link.id);
     }
     let text = connection.read_whole(reply.body).await.unwrap_or_default();
     let text = String::from_utf8_lossy(&text).trim_end().to_owned();

@@ -188,9 +188,11 @@ impl Switchboard {
         &self.known
     }
 
-    /// Another member says that this one was removed for good.
-    pub fn on_removed(&self) {
-        self.is_removed.set(true);
+    /// Another member, `by`, says that this one was removed for good.
+    pub fn on_removed(&self, by: u64) {
+        if self.cluster.borrow().releases(self.own.member_id, by) {
+            self.is_removed.set(true);
+        }
     }
 
     /// Whether another member has said that this one was removed for good.

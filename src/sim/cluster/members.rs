@@ -163,16 +163,17 @@ impl World {
     /// A member tells another one, both by their ids, that it was removed, if that can be heard.
     pub(super) fn refuse(&mut self, by: u64, whom: u64) {
         if let (Some(number), Some(late)) = (self.number_of(whom), self.passage(by, whom)) {
-            self.plan(late, Event::Dismiss(number));
+            self.plan(late, Event::Dismiss(number, by));
         }
     }
 
-    /// A member hears that it was removed for good.
-    pub(super) fn dismiss(&mut self, number: usize) {
+    /// A member hears from another one that it was removed for good.
+    pub(super) fn dismiss(&mut self, number: usize, by: u64) {
         if self.nodes[number].paused {
-            return self.plan(HELD, Event::Dismiss(number));
+            return self.plan(HELD, Event::Dismiss(number, by));
         }
-        if self.nodes[number].life.is_some() {
+        let node = &self.nodes[number];
+        if node.life.as_ref().is_some_and(|life| life.replica.cluster().releases(node.id, by)) {
             self.stop_for_good(number);
         }
     }

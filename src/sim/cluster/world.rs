@@ -66,8 +66,8 @@ pub enum Event {
     Heal,
     /// A member hears that the process of the member with this id has ended.
     Gone(usize, u64),
-    /// A member hears that it was removed.
-    Dismiss(usize),
+    /// A member hears that it was removed, from the one with this id.
+    Dismiss(usize, u64),
     /// A question to the leader arrives, from a member whose client asks.
     AskLeader { to: usize, origin: Origin, question: Question },
     /// The answer arrives.
@@ -288,7 +288,7 @@ impl World {
             Event::Resume(number) => self.nodes[number].paused = false,
             Event::Heal => self.network.heal(),
             Event::Gone(number, id) => self.on_gone(number, id),
-            Event::Dismiss(number) => self.dismiss(number),
+            Event::Dismiss(number, by) => self.dismiss(number, by),
             Event::AskLeader { to, origin, question } => self.on_leader_asked(to, origin, question),
             Event::LeaderSays { origin, result } => self.on_leader_says(origin, result),
             Event::MakeSnapshot(sender) => self.make_snapshot(sender),
