@@ -337,7 +337,8 @@ fn one(args: &Args) -> ExitCode {
 /// Says how a world fails, how to see it again, and the same of a smaller one.
 fn report(kind: Kind, seed: u64, plant: Option<Plant>, failure: &Failure) {
     if kind == Kind::Cluster {
-        let cuts = Cuts::default().shrink(|cuts| clustered(seed, plant, false, cuts).is_err());
+        let is_same = |other: Failure| class(&other.message) == class(&failure.message);
+        let cuts = Cuts::default().shrink(|cuts| clustered(seed, plant, false, cuts).is_err_and(is_same));
         if cuts != Cuts::default()
             && let Err(failure) = clustered(seed, plant, true, &cuts)
         {
@@ -349,6 +350,11 @@ fn report(kind: Kind, seed: u64, plant: Option<Plant>, failure: &Failure) {
         false => failure.lines.clone(),
     };
     say(kind, seed, plant, &Failure { message: failure.message.clone(), lines }, &Cuts::default());
+}
+
+/// What failures have in common that a smaller world has to keep: the words at the beginning.
+fn class(message: &str) -> String {
+    message.chars().filter(|letter| !letter.is_ascii_digit()).take(40).collect()
 }
 
 fn say(kind: Kind, seed: u64, plant: Option<Plant>, failure: &Failure, cuts: &Cuts) {

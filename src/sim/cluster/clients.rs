@@ -337,14 +337,17 @@ impl Life {
     }
 }
 
-/// What HashKV answers about the newest revision.
-pub fn kv_hash(life: &mut Life) -> KvHash {
+/// What HashKV answers about the newest revision, if the store that is read has applied the entries up to `index`.
+pub fn kv_hash(life: &mut Life, index: u64) -> Option<KvHash> {
     let snapshot = life.looker.snapshot();
+    if snapshot.applied().index != index {
+        return None;
+    }
     let view = View::new(&snapshot);
     let mut hash = HashKv::new(&view, 0).expect("the newest revision is there");
     loop {
         let found = hash.step(&view, 100).expect("a store whose records can be read");
-        if let Some(found) = found {
+        if found.is_some() {
             return found;
         }
     }

@@ -182,7 +182,8 @@ impl World {
         let cluster = (life.cluster_changes.replace(changes) != Some(changes) && applied.index > 0)
             .then(|| life.replica.cluster().clone());
         let is_new = std::mem::replace(&mut life.hashed, applied.index) != applied.index;
-        let hash = (looks || is_new && self.judge.knows_hash(applied.index)).then(|| kv_hash(life));
+        let looks = looks || is_new && self.judge.knows_hash(applied.index);
+        let hash = if looks { kv_hash(life, applied.index) } else { None };
         self.judge.on_turn(number, (term, committed, applied.index), leads, &applied);
         if let Some(hash) = hash {
             self.judge.on_hash(number, applied.index, hash);
