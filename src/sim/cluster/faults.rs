@@ -51,6 +51,17 @@ impl World {
         self.plan(late, Event::Boot(number));
     }
 
+    /// Once in so many times, a process dies while something takes its time, which is then left undone.
+    pub(super) fn die_amid(&mut self, number: usize, one_in: u64, time: Duration) {
+        if self.is_calm || self.faults_left == 0 || !self.prng.chance(1, one_in) {
+            return;
+        }
+        self.faults_left -= 1;
+        let Some(life) = self.nodes[number].life.as_ref().map(|life| life.number) else { return };
+        let late = self.some(time);
+        self.plan(late, Event::Die(number, life));
+    }
+
     /// A process ends, with the power or without, and so do its connections.
     pub(super) fn end_process(&mut self, number: usize, power: bool) {
         let Some(mut life) = self.nodes[number].life.take() else { return };

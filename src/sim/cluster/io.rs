@@ -82,6 +82,7 @@ impl World {
             running.replica.step(Input::CheckpointSynced { generation });
         }
         self.tally.checkpoints += 1;
+        self.die_amid(number, 60, time * 2);
         self.plan(time, Event::Checkpointed(number, life, generation));
     }
 

@@ -251,7 +251,10 @@ impl World {
         let line = format_args!("{number} takes a snapshot up to {}, {} bytes", arrival.index(), bytes.len());
         self.trace.step(self.now, &[18, number as u64, arrival.index(), bytes.len() as u64], line);
         self.tally.snapshots += 1;
-        let late = self.some(Duration::from_millis(200));
+        let longest =
+            if self.prng.chance(1, 3) { Duration::from_secs(4) } else { Duration::from_millis(100) };
+        let late = self.some(longest);
+        self.die_amid(number, 8, late);
         self.plan(late, Event::SnapshotBuilt(number, life, Box::new(arrival)));
     }
 
@@ -280,11 +283,13 @@ impl World {
         if !is_renamed {
             self.nodes[number].disk.place_next();
             let late = self.some(Duration::from_millis(30));
+            self.die_amid(number, 8, late);
             return self.plan(late, Event::PlaceSnapshot(number, life, true));
         }
         if self.plant != Some(Plant::ClusterPlaceUnsynced) {
             self.nodes[number].disk.settle_name();
         }
+        self.die_amid(number, 4, Duration::from_millis(10));
         let Some(running) = self.life(number, life) else { return };
         let sender = running.transfers.receiving;
         running.replica.step(Input::SnapshotPlaced);

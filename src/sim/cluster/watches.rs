@@ -214,10 +214,13 @@ impl World {
     /// A watcher goes to a member that runs.
     fn open_watch(&mut self, which: usize) {
         self.watchers[which].leave();
-        let number = self.prng.below(self.nodes.len() as u64) as usize;
-        let node = &self.nodes[number];
-        let Some(life) = node.life.as_ref().filter(|_| !node.paused) else { return };
-        let life = life.number;
+        let runs = |&number: &usize| self.nodes[number].life.is_some() && !self.nodes[number].paused;
+        let running: Vec<usize> = (0..self.nodes.len()).filter(runs).collect();
+        if running.is_empty() {
+            return;
+        }
+        let number = running[self.prng.below(running.len() as u64) as usize];
+        let life = self.nodes[number].life.as_ref().map_or(0, |life| life.number);
         let interval = Duration::from_millis(500 + self.prng.below(5_000));
         let watcher = &self.watchers[which];
         let (window, request) = (watcher.window, watcher.request.clone());

@@ -58,6 +58,8 @@ pub enum Event {
     Room(usize, u64),
     /// Something fails.
     Fail,
+    /// A process dies.
+    Die(usize, u64),
     /// A process starts.
     Boot(usize),
     /// A member that was paused goes on.
@@ -168,7 +170,7 @@ impl World {
             events: BTreeMap::new(),
             planned: 0,
             requests_left: cuts.requests(params.requests),
-            faults_left: cuts.faults(prng.below(12)),
+            faults_left: cuts.faults(prng.below(16)),
             is_calm: false,
             params,
             variety,
@@ -288,6 +290,8 @@ impl World {
             Event::Take(which, streams) => self.take(which, streams),
             Event::Room(which, streams) => self.make_room(which, streams),
             Event::Fail => self.fail(),
+            Event::Die(number, life) if self.life(number, life).is_some() => self.die(number),
+            Event::Die(..) => {}
             Event::Boot(number) => self.boot(number),
             Event::Resume(number) => self.nodes[number].paused = false,
             Event::Heal => self.network.heal(),
