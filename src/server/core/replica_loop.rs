@@ -170,7 +170,8 @@ impl Running {
     fn new(core: ReplicaCore) -> Self {
         let segments = core.prepared.releaser();
         let farewell_min = clock::now() + FAREWELL + ELECTIONS * core.replica.election_timeout();
-        let farewell = core.replica.is_removed().then(|| farewell_min.max(clock::now() + core.replica.farewell()));
+        let farewell =
+            core.replica.is_removed().then(|| farewell_min.max(clock::now() + core.replica.farewell()));
         let ReplicaCore { replica, lane, sessions, checkpoints, digests, metrics, slow_apply, halt, .. } =
             core;
         Self {
@@ -314,7 +315,9 @@ impl Running {
                 Some(_) => self.peers.forward_promotion(ticket, id),
                 None => self.peers.on_reply(ticket, Err(Error::NotLeader)),
             },
-            Output::Removed => self.farewell = Some(self.farewell_min.max(clock::now() + self.replica.farewell())),
+            Output::Removed => {
+                self.farewell = Some(self.farewell_min.max(clock::now() + self.replica.farewell()))
+            }
             Output::SendSnapshot { to, message } => self.peers.send_snapshot(to, message),
             Output::PlaceSnapshot => {
                 self.counts.metrics.snapshots_applying.set(1);

@@ -20,10 +20,10 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use aws_lc_rs::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 use bytes::Bytes;
 use futures::channel::oneshot;
 use raft::eraftpb::Message;
-use ring::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 
 use crate::page::PageFile;
 use crate::replica::arrival::{Arrival, Recipient};
@@ -316,7 +316,7 @@ pub fn clean(store: &Path, folder: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ring::digest::digest;
+    use aws_lc_rs::digest::digest;
 
     #[test]
     fn a_digest_is_told_from_the_file_in_front_of_it() {

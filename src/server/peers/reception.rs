@@ -21,11 +21,11 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::mpsc;
 
+use aws_lc_rs::digest::SHA256_OUTPUT_LEN;
 use bytes::{Bytes, BytesMut};
 use futures::channel::oneshot;
 use futures::future::{Either, select};
 use raft::eraftpb::{Message, MessageType};
-use ring::digest::SHA256_OUTPUT_LEN;
 
 use super::client::in_time;
 use super::intake::{self, Built, Coming, Files, Intake, IntakeThread, Order, Piece, UNFINISHED};

@@ -20,10 +20,10 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Instant as StdInstant;
 
+use aws_lc_rs::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 use bytes::Bytes;
 use prost::Message as _;
 use raft::eraftpb::{Message, Snapshot};
-use ring::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 
 use super::client::{Ask, Connection};
 use super::link::Link;

@@ -137,9 +137,8 @@ impl World {
             .unwrap_or_else(|error| panic!("judge: the log cannot be mended: {error}"));
         file.settle();
         let entries = unapplied(store, &recovered.entries);
-        if let Some(why) = refusal(node.id, store, entries, recovered.state.commit) {
-            judge!(why.contains("was removed"), "{number} does not start: {why}");
-            return None;
+        if let Some(why) = refusal(store, entries, recovered.state.commit) {
+            panic!("judge: {number} does not start: {why}");
         }
         Some(Opening::Recover(Box::new(recovered), names))
     }

@@ -134,8 +134,7 @@ impl Sending {
         if !is_last {
             return Ok(None);
         }
-        let metadata = making.file.metadata().clone();
-        self.message.snapshot.get_or_insert_default().metadata = Some(metadata);
+        self.message.snapshot = Some(making.file.message().clone());
         drop(state);
         Ok(self.end())
     }
