@@ -69,17 +69,7 @@ pub(super) fn resolve(
             "--feature-gates={moved} has no effect: this version of Kevel has nothing that it switches on or off"
         )));
     }
-    if settings.nanos("compact-hash-check-time") <= 0 {
-        let given = settings.text("compact-hash-check-time");
-        return Err(format!("--compact-hash-check-time must be >0 (set to {given})"));
-    }
-    if settings.nanos("corrupt-check-time") < 0 {
-        let given = settings.text("corrupt-check-time");
-        return Err(format!("--corrupt-check-time must not be negative (set to {given})"));
-    }
-    if settings.int("max-learners") < 0 {
-        return Err(format!("max-learners must not be negative (set to {})", settings.int("max-learners")));
-    }
+    check_numbers(settings)?;
     let name = settings.text("name").to_owned();
     if name == DEFAULT_NAME {
         let message =
@@ -140,6 +130,22 @@ pub(super) fn resolve(
     };
     notices.extend(local_address(&config));
     Ok((config, notices))
+}
+
+/// Numbers that make no sense.
+fn check_numbers(settings: &Settings) -> Result<(), String> {
+    if settings.nanos("compact-hash-check-time") <= 0 {
+        let given = settings.text("compact-hash-check-time");
+        return Err(format!("--compact-hash-check-time must be >0 (set to {given})"));
+    }
+    if settings.nanos("corrupt-check-time") < 0 {
+        let given = settings.text("corrupt-check-time");
+        return Err(format!("--corrupt-check-time must not be negative (set to {given})"));
+    }
+    if settings.int("max-learners") < 0 {
+        return Err(format!("max-learners must not be negative (set to {})", settings.int("max-learners")));
+    }
+    Ok(())
 }
 
 /// What comes of the gate for the address from which other members are called.

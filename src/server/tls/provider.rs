@@ -75,7 +75,7 @@ impl ActiveKeyExchange for Exchange {
             return Err(WRONG);
         }
         let peer = UnparsedPublicKey::new(&ECDH_P521, peer);
-        agree_ephemeral(self.private, &peer, WRONG, |secret| Ok(SharedSecret::from(secret)))
+        agree_ephemeral(self.private, peer, WRONG, |secret| Ok(SharedSecret::from(secret)))
     }
 
     fn pub_key(&self) -> &[u8] {
