@@ -17,6 +17,7 @@ use rcgen::{
 use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
     CipherSuite, ClientConfig, ClientConnection, NamedGroup, RootCertStore, ServerConnection, StreamOwned,
 };
@@ -170,18 +171,19 @@ fn client_session(ca: &str, leaf: Option<&Leaf>) -> ClientConnection {
     session_with(provider(), ca, leaf)
 }
 
-fn session_with(provider: CryptoProvider, ca: &str, leaf: Option<&Leaf>) -> ClientConnection {
+fn session_with(spoken: CryptoProvider, ca: &str, leaf: Option<&Leaf>) -> ClientConnection {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap()).unwrap();
-    let builder = ClientConfig::builder_with_provider(Arc::new(provider));
+    let builder = ClientConfig::builder_with_provider(Arc::new(spoken));
     let builder = builder.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
     let config = match leaf {
         None => builder.with_no_client_auth(),
         Some(leaf) => {
             let chain = CertificateDer::pem_slice_iter(leaf.cert.as_bytes()).map(Result::unwrap).collect();
-            builder
-                .with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).unwrap())
-                .unwrap()
+            let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).unwrap();
+            // Nothing is compared here: rustls does not read certificates of version 1.
+            let key = provider().key_provider.load_private_key(key).unwrap();
+            builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, key))))
         }
     };
     ClientConnection::new(Arc::new(config), ServerName::try_from("localhost").unwrap()).unwrap()
