@@ -171,6 +171,8 @@ func (l *load) put(s *side, key string) {
 	}
 	step.slowest = max(step.slowest, now.Sub(asked))
 	if err != nil {
+		// One that was under way when the next member went has failed because of that.
+		step = l.steps[len(l.steps)-1]
 		step.failed++
 		step.late = max(step.late, asked.Sub(step.began))
 		return
