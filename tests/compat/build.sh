@@ -73,8 +73,10 @@ suite() {
 # without the replaces builds anywhere. Robustness is told that no failpoints exist; it would skip every test otherwise.
 suites() {
   fresh suites "$here/build.sh" && return
-  local copy=$judges/etcd-tests source m
+  local copy=$judges/etcd-tests source example m
   (cd "$here/judges/etcd" && go mod download "go.etcd.io/etcd/tests/v3@$etcd_version")
+  (cd "$here/judges/tools" && go mod download go.etcd.io/etcd/v3)
+  example=$(cd "$here/judges/tools" && go list -m -f '{{.Dir}}' go.etcd.io/etcd/v3)/etcd.conf.yml.sample
   source=$(go env GOMODCACHE)/go.etcd.io/etcd/tests/v3@$etcd_version
   rm -rf "$copy" && cp -r "$source" "$copy" && chmod -R u+w "$copy"
   (
@@ -87,6 +89,8 @@ suites() {
     for m in common e2e robustness; do
       suite "$m.test" "./$m"
     done
+    # One test reads etcd's example of a configuration file, two folders above its own.
+    install -m 644 "$example" "$judges/etcd.conf.yml.sample"
     # Some tests take the framework's default of three members without saying so. This one asks the same of one member.
     sed -i 's/ClusterSize: *3,/ClusterSize: 1,/' framework/config/cluster.go
     suite common-one.test ./common
