@@ -78,8 +78,9 @@ impl Replica {
         begins
     }
 
-    /// Hands leadership to the voter that has most of the log: one that has answered lately, or, as raft forgets all
-    /// answers once in an election timeout, one that takes what it is sent. False if there is nobody to hand it to.
+    /// Hands leadership to the voter that has most of the log: one that takes what it is sent and has answered lately, as
+    /// far as raft, which forgets all answers once in an election timeout, knows. One that was reported unreachable may
+    /// have answered lately too, and comes last. False if there is nobody to hand it to.
     pub(super) fn resign(&mut self) -> bool {
         if !self.is_leader() {
             return false;
@@ -92,7 +93,8 @@ impl Replica {
             ProgressState::Probe => progress.recent_active,
             ProgressState::Snapshot => false,
         });
-        let rank = |progress: &Progress| (progress.recent_active, progress.matched);
+        let takes_all = |progress: &Progress| progress.state == ProgressState::Replicate;
+        let rank = |progress: &Progress| (takes_all(progress), progress.recent_active, progress.matched);
         let best = reachable.map(|(&id, progress)| (rank(progress), std::cmp::Reverse(id))).max();
         if let Some((_, std::cmp::Reverse(id))) = best {
             self.node.transfer_leader(id);

@@ -156,6 +156,23 @@ fn a_leader_resigns_in_the_turn_in_which_raft_forgets_who_has_answered() {
 }
 
 #[test]
+fn a_leader_resigns_for_none_that_has_gone_a_moment_ago() {
+    for gone in 0..4 {
+        let mut cluster = Cluster::new(5);
+        let leader = cluster.leader().unwrap();
+        let put = cluster.put(leader);
+        cluster.until(|cluster| cluster.reply(leader, put).is_some_and(Result::is_ok));
+        cluster.settle();
+        let gone = *cluster.members.keys().filter(|id| **id != leader).nth(gone).unwrap();
+        let replica = &mut cluster.members.get_mut(&leader).unwrap().replica;
+        replica.step(Input::PeerUnreachable(gone));
+        replica.step(Input::Resign);
+        let target = replica.node.raft.lead_transferee;
+        assert!(target.is_some_and(|target| target != gone), "{target:?} of which {gone} has gone");
+    }
+}
+
+#[test]
 fn the_only_voter_leads_only_when_its_log_is_durable() {
     let mut world = World::new(7);
     world.start().unwrap();
