@@ -78,9 +78,9 @@ impl Replica {
         begins
     }
 
-    /// Hands leadership to the voter that has most of the log: one that takes what it is sent and has answered lately, as
-    /// far as raft, which forgets all answers once in an election timeout, knows. One that was reported unreachable may
-    /// have answered lately too, and comes last. False if there is nobody to hand it to.
+    /// Hands leadership to the voter that has most of the log: one that takes what it is sent and has answered lately,
+    /// as far as raft knows, which forgets all answers once in an election timeout. One that was reported unreachable
+    /// may have answered lately too, and comes last. False if there is nobody to hand it to.
     pub(super) fn resign(&mut self) -> bool {
         if !self.is_leader() {
             return false;
