@@ -88,6 +88,7 @@ impl Disk {
 
     /// The store of a snapshot gets the name of the store file, which is not durable yet.
     pub fn place_next(&mut self) {
+        judge!(self.next.is_some(), "the store of a snapshot is gone before it is placed");
         if let Some(next) = self.next.take() {
             self.replaced = Some(std::mem::replace(&mut self.store, next));
         }

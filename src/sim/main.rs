@@ -118,33 +118,33 @@
 //! | `answer-before-log` | A member answers its leader and its candidates before its log is durable. | 5 |
 //! | `vote-unlogged` | A member gives its vote in a term that it knows before the vote is in its log. | 211 |
 //! | `commit-forgotten` | A restart forgets what was committed, and takes former members for the present ones. | 1 |
-//! | `cluster-stale-read` | Each member of a cluster reads without a round, as if it were the only one. | 0 |
+//! | `cluster-stale-read` | Each member of a cluster reads without a round, as if it were the only one. | 1 |
 //! | `cluster-vote-forgotten` | A restart of a cluster's member knows its term and not whom it has voted for. | 11497 |
-//! | `cluster-answer-early` | The members of a cluster answer each other before their logs are durable. | 175 |
-//! | `cluster-renewed-alone` | A leader renews leases without a round, as if nobody could have followed it. | 1453 |
-//! | `cluster-read-alone` | Whoever takes itself for the leader of a cluster reads without a round. | 0 |
+//! | `cluster-answer-early` | The members of a cluster answer each other before their logs are durable. | 6 |
+//! | `cluster-renewed-alone` | A leader renews leases without a round, as if nobody could have followed it. | 11 |
+//! | `cluster-read-alone` | Whoever takes itself for the leader of a cluster reads without a round. | 34 |
 //! | `cluster-commit-early` | A leader takes the acknowledgement of one member for that of another one too. | 0 |
-//! | `cluster-learner-counts` | A leader takes the acknowledgement of a learner for that of a voter. | 0 |
-//! | `cluster-revoked-late` | A lessor goes on revoking leases when its leadership is over. | 0 |
-//! | `cluster-farewell-short` | A member whose removal leaves one voter stops before that one has heard of it. | 0 |
-//! | `cluster-alone-unsynced` | A member that is the only voter answers before its log is durable. | 0 |
+//! | `cluster-learner-counts` | A leader takes the acknowledgement of a learner for that of a voter. | 13 |
+//! | `cluster-revoked-late` | A lessor goes on revoking leases when its leadership is over. | 2 |
+//! | `cluster-farewell-short` | A member whose removal leaves one voter stops before that one has heard of it. | 254 |
+//! | `cluster-alone-unsynced` | A member that is the only voter answers before its log is durable. | 2 |
 //! | `cluster-index-ahead` | A start finds an applied index above what is in the store of a cluster's member. | 0 |
-//! | `cluster-revision-lower` | A start in the middle of a compaction finds a revision below the last one. | 0 |
+//! | `cluster-revision-lower` | A start in the middle of a compaction finds a revision below the last one. | 14 |
 //! | `cluster-checkpoint-early` | A checkpoint of a cluster's member is told before it is durable. | 0 |
-//! | `cluster-place-unsynced` | The new name of a snapshot's store is not durable when the log begins anew. | 0 |
-//! | `cluster-note-ignored` | A start does not look whether the store is a snapshot that the log does not know. | 0 |
+//! | `cluster-place-unsynced` | The new name of a snapshot's store is not durable when the log begins anew. | 72 |
+//! | `cluster-note-ignored` | A start does not look whether the store is a snapshot that the log does not know. | 34 |
 //! | `cluster-two-snapshots` | A member takes a snapshot while another one is being taken in. | 0 |
-//! | `cluster-unpinned` | A snapshot that is being made pins no revision. | 0 |
-//! | `cluster-reader-kept` | A session core reads the old store when a snapshot has taken its place. | 0 |
-//! | `cluster-install-skips` | A member that installs a snapshot keeps from its watchers what it has skipped. | 0 |
-//! | `cluster-install-repeats` | A member that installs a snapshot shows its watchers their last events again. | 0 |
-//! | `cluster-progress-early` | Progress of a watch overtakes events on their way from a cluster's member. | 0 |
+//! | `cluster-unpinned` | A snapshot that is being made pins no revision. | 18 |
+//! | `cluster-reader-kept` | A session core reads the old store when a snapshot has taken its place. | 4 |
+//! | `cluster-install-skips` | A member that installs a snapshot keeps from its watchers what it has skipped. | 35 |
+//! | `cluster-install-repeats` | A member that installs a snapshot shows its watchers their last events again. | 35 |
+//! | `cluster-progress-early` | Progress of a watch overtakes events on their way from a cluster's member. | 53 |
 //! | `cluster-starved` | A watcher that is behind the store of its member loses events. | 0 |
 //! | `cluster-event-twice` | An event of a transaction with several comes twice. | 0 |
-//! | `cluster-tombstone-lost` | A deletion to whose revision the store was compacted is not shown to watchers. | 0 |
+//! | `cluster-tombstone-lost` | A deletion to whose revision the store was compacted is not shown to watchers. | 83 |
 //! | `cluster-future-ignored` | A watch from a revision that its member has not reached is shown what is older. | 0 |
 //! | `cluster-past-ignored` | A watch from a revision of the past begins with what comes next. | 0 |
-//! | `cluster-txn-unread` | A follower's transactions do not fail for a read of what is compacted. | 0 |
+//! | `cluster-txn-unread` | A follower's transactions do not fail for a read of what is compacted. | 2 |
 //!
 //! A second, smaller world ([`peers`]) has several members, of which the script plays all but one: `--world peers`.
 //! A third one ([`cluster`]) has up to seven real members on a network that fails: `--world cluster`.

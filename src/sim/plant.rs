@@ -173,59 +173,59 @@ plants! {
     /// A restart forgets what was committed, and takes former members for the present ones.
     CommitForgotten = "commit-forgotten", 1;
     /// Each member of a cluster reads without a round, as if it were the only one.
-    ClusterStaleRead = "cluster-stale-read", 0;
+    ClusterStaleRead = "cluster-stale-read", 1;
     /// A restart of a cluster's member knows its term and not whom it has voted for.
     ClusterVoteForgotten = "cluster-vote-forgotten", 11497;
     /// The members of a cluster answer each other before their logs are durable.
-    ClusterAnswerEarly = "cluster-answer-early", 175;
+    ClusterAnswerEarly = "cluster-answer-early", 6;
     /// A leader renews leases without a round, as if nobody could have followed it.
-    ClusterRenewedAlone = "cluster-renewed-alone", 1453;
+    ClusterRenewedAlone = "cluster-renewed-alone", 11;
     /// Whoever takes itself for the leader of a cluster reads without a round.
-    ClusterReadAlone = "cluster-read-alone", 0;
+    ClusterReadAlone = "cluster-read-alone", 34;
     /// A leader takes the acknowledgement of one member for that of another one too.
     ClusterCommitEarly = "cluster-commit-early", 0;
     /// A leader takes the acknowledgement of a learner for that of a voter.
-    ClusterLearnerCounts = "cluster-learner-counts", 0;
+    ClusterLearnerCounts = "cluster-learner-counts", 13;
     /// A lessor goes on revoking leases when its leadership is over.
-    ClusterRevokedLate = "cluster-revoked-late", 0;
+    ClusterRevokedLate = "cluster-revoked-late", 2;
     /// A member whose removal leaves one voter stops before that one has heard of it.
-    ClusterFarewellShort = "cluster-farewell-short", 0;
+    ClusterFarewellShort = "cluster-farewell-short", 254;
     /// A member that is the only voter answers before its log is durable.
-    ClusterAloneUnsynced = "cluster-alone-unsynced", 0;
+    ClusterAloneUnsynced = "cluster-alone-unsynced", 2;
     /// A start finds an applied index above what is in the store of a cluster's member.
     ClusterIndexAhead = "cluster-index-ahead", 0;
     /// A start in the middle of a compaction finds a revision below the last one.
-    ClusterRevisionLower = "cluster-revision-lower", 0;
+    ClusterRevisionLower = "cluster-revision-lower", 14;
     /// A checkpoint of a cluster's member is told before it is durable.
     ClusterCheckpointEarly = "cluster-checkpoint-early", 0;
     /// The new name of a snapshot's store is not durable when the log begins anew.
-    ClusterPlaceUnsynced = "cluster-place-unsynced", 0;
+    ClusterPlaceUnsynced = "cluster-place-unsynced", 72;
     /// A start does not look whether the store is a snapshot that the log does not know.
-    ClusterNoteIgnored = "cluster-note-ignored", 0;
+    ClusterNoteIgnored = "cluster-note-ignored", 34;
     /// A member takes a snapshot while another one is being taken in.
     ClusterTwoSnapshots = "cluster-two-snapshots", 0;
     /// A snapshot that is being made pins no revision.
-    ClusterUnpinned = "cluster-unpinned", 0;
+    ClusterUnpinned = "cluster-unpinned", 18;
     /// A session core reads the old store when a snapshot has taken its place.
-    ClusterReaderKept = "cluster-reader-kept", 0;
+    ClusterReaderKept = "cluster-reader-kept", 4;
     /// A member that installs a snapshot keeps from its watchers what it has skipped.
-    ClusterInstallSkips = "cluster-install-skips", 0;
+    ClusterInstallSkips = "cluster-install-skips", 35;
     /// A member that installs a snapshot shows its watchers their last events again.
-    ClusterInstallRepeats = "cluster-install-repeats", 0;
+    ClusterInstallRepeats = "cluster-install-repeats", 35;
     /// Progress of a watch overtakes events on their way from a cluster's member.
-    ClusterProgressEarly = "cluster-progress-early", 0;
+    ClusterProgressEarly = "cluster-progress-early", 53;
     /// A watcher that is behind the store of its member loses events.
     ClusterStarved = "cluster-starved", 0;
     /// An event of a transaction with several comes twice.
     ClusterEventTwice = "cluster-event-twice", 0;
     /// A deletion to whose revision the store was compacted is not shown to watchers.
-    ClusterTombstoneLost = "cluster-tombstone-lost", 0;
+    ClusterTombstoneLost = "cluster-tombstone-lost", 83;
     /// A watch from a revision that its member has not reached is shown what is older.
     ClusterFutureIgnored = "cluster-future-ignored", 0;
     /// A watch from a revision of the past begins with what comes next.
     ClusterPastIgnored = "cluster-past-ignored", 0;
     /// A follower's transactions do not fail for a read of what is compacted.
-    ClusterTxnUnread = "cluster-txn-unread", 0;
+    ClusterTxnUnread = "cluster-txn-unread", 2;
 }
 
 impl Plant {

@@ -77,6 +77,7 @@ impl World {
         let line = format_args!("{number} begins checkpoint {generation} of entry {}", job.applied_index());
         self.trace.step(self.now, &[23, number as u64, generation, job.applied_index()], line);
         let is_early = self.plant == Some(Plant::ClusterCheckpointEarly);
+        let time = if is_early { time + Duration::from_secs(2) } else { time };
         let Some(running) = self.life(number, life) else { return };
         if is_early {
             running.replica.step(Input::CheckpointSynced { generation });
