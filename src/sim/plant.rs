@@ -197,13 +197,13 @@ plants! {
     /// A start in the middle of a compaction finds a revision below the last one.
     ClusterRevisionLower = "cluster-revision-lower", 14;
     /// A checkpoint of a cluster's member is told before it is durable.
-    ClusterCheckpointEarly = "cluster-checkpoint-early", 0;
+    ClusterCheckpointEarly = "cluster-checkpoint-early", 26;
     /// The new name of a snapshot's store is not durable when the log begins anew.
     ClusterPlaceUnsynced = "cluster-place-unsynced", 72;
     /// A start does not look whether the store is a snapshot that the log does not know.
     ClusterNoteIgnored = "cluster-note-ignored", 34;
     /// A member takes a snapshot while another one is being taken in.
-    ClusterTwoSnapshots = "cluster-two-snapshots", 0;
+    ClusterTwoSnapshots = "cluster-two-snapshots", 1579;
     /// A snapshot that is being made pins no revision.
     ClusterUnpinned = "cluster-unpinned", 18;
     /// A session core reads the old store when a snapshot has taken its place.
