@@ -126,14 +126,14 @@
 //! | `cluster-commit-early` | A leader takes the acknowledgement of one member for that of another one too. | 0 |
 //! | `cluster-learner-counts` | A leader takes the acknowledgement of a learner for that of a voter. | 13 |
 //! | `cluster-revoked-late` | A lessor goes on revoking leases when its leadership is over. | 2 |
-//! | `cluster-farewell-short` | A member whose removal leaves one voter stops before that one has heard of it. | 254 |
+//! | `cluster-farewell-short` | A member whose removal leaves one voter stops before that one has heard of it. | 653 |
 //! | `cluster-alone-unsynced` | A member that is the only voter answers before its log is durable. | 2 |
 //! | `cluster-index-ahead` | A start finds an applied index above what is in the store of a cluster's member. | 0 |
 //! | `cluster-revision-lower` | A start in the middle of a compaction finds a revision below the last one. | 14 |
 //! | `cluster-checkpoint-early` | A checkpoint of a cluster's member is told before it is durable. | 26 |
 //! | `cluster-place-unsynced` | The new name of a snapshot's store is not durable when the log begins anew. | 72 |
 //! | `cluster-note-ignored` | A start does not look whether the store is a snapshot that the log does not know. | 34 |
-//! | `cluster-two-snapshots` | A member takes a snapshot while another one is being taken in. | 1579 |
+//! | `cluster-two-snapshots` | A member takes a snapshot while another one is being taken in. | 1125 |
 //! | `cluster-unpinned` | A snapshot that is being made pins no revision. | 18 |
 //! | `cluster-reader-kept` | A session core reads the old store when a snapshot has taken its place. | 4 |
 //! | `cluster-install-skips` | A member that installs a snapshot keeps from its watchers what it has skipped. | 35 |

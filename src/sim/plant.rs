@@ -189,7 +189,7 @@ plants! {
     /// A lessor goes on revoking leases when its leadership is over.
     ClusterRevokedLate = "cluster-revoked-late", 2;
     /// A member whose removal leaves one voter stops before that one has heard of it.
-    ClusterFarewellShort = "cluster-farewell-short", 254;
+    ClusterFarewellShort = "cluster-farewell-short", 653;
     /// A member that is the only voter answers before its log is durable.
     ClusterAloneUnsynced = "cluster-alone-unsynced", 2;
     /// A start finds an applied index above what is in the store of a cluster's member.
@@ -203,7 +203,7 @@ plants! {
     /// A start does not look whether the store is a snapshot that the log does not know.
     ClusterNoteIgnored = "cluster-note-ignored", 34;
     /// A member takes a snapshot while another one is being taken in.
-    ClusterTwoSnapshots = "cluster-two-snapshots", 1579;
+    ClusterTwoSnapshots = "cluster-two-snapshots", 1125;
     /// A snapshot that is being made pins no revision.
     ClusterUnpinned = "cluster-unpinned", 18;
     /// A session core reads the old store when a snapshot has taken its place.
