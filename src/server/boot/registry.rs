@@ -250,9 +250,9 @@ impl Session {
             self.endpoint = at + 1;
             match self.connect_to(at).await {
                 Ok(client) => return Ok(client),
-                Err(why) => {
-                    failure = Failure { text: format!("{}: {}", self.service.urls[at], why.text), ..why }
-                }
+                // What a server says is told as it is, as etcd does.
+                Err(why) if why.code.is_some() => failure = why,
+                Err(why) => failure = Failure::lost(format!("{}: {}", self.service.urls[at], why.text)),
             }
         }
         Err(failure)

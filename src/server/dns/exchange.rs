@@ -107,7 +107,7 @@ fn by_datagram(
     socket.send(bytes).map_err(|error| failed("write", &error))?;
     let mut buffer = vec![0; usize::from(DATAGRAM_BYTES_MAX)];
     loop {
-        let received = left(deadline).and_then(|left| {
+        let received = uninterrupted(deadline, |left| {
             socket.set_read_timeout(Some(left))?;
             socket.recv(&mut buffer)
         });
@@ -145,13 +145,29 @@ fn by_connection(
 
 fn read_exactly(stream: &mut TcpStream, mut into: &mut [u8], deadline: Instant) -> io::Result<()> {
     while !into.is_empty() {
-        stream.set_read_timeout(Some(left(deadline)?))?;
-        match stream.read(into)? {
+        let read = uninterrupted(deadline, |left| {
+            stream.set_read_timeout(Some(left))?;
+            stream.read(into)
+        });
+        match read? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             length => into = &mut into[length..],
         }
     }
     Ok(())
+}
+
+/// Receives until something has come, also where a signal comes first: a debugger's, or one that stops and continues.
+fn uninterrupted(
+    deadline: Instant,
+    mut receive: impl FnMut(Duration) -> io::Result<usize>,
+) -> io::Result<usize> {
+    loop {
+        match left(deadline).and_then(&mut receive) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            received => return received,
+        }
+    }
 }
 
 /// The time that is left; never nothing.

@@ -33,8 +33,8 @@ type Member struct {
 	Peer   string
 	Dir    string
 
-	// advertised is where other members reach it: at its own address, unless a proxy stands before it.
-	advertised string
+	// proxy is where other members reach it, if that is not Peer.
+	proxy string
 
 	binary string
 	flags  []string
@@ -61,18 +61,25 @@ func New(binary, name, dir string, flags ...string) (*Member, error) {
 	if m.Peer, err = freeAddress(); err != nil {
 		return nil, err
 	}
-	m.advertised = m.Peer
 	return m, os.MkdirAll(m.Dir, 0o700)
 }
 
 // Behind has other members reach it at another address than its own. To be called before Together and Join.
-func (m *Member) Behind(address string) { m.advertised = address }
+func (m *Member) Behind(address string) { m.proxy = address }
+
+// advertised is where other members reach it.
+func (m *Member) advertised() string {
+	if m.proxy != "" {
+		return m.proxy
+	}
+	return m.Peer
+}
 
 // Together makes members the founders of one cluster, each under its own name.
 func Together(members ...*Member) {
 	var founders []string
 	for _, m := range members {
-		founders = append(founders, m.Name+"=http://"+m.advertised)
+		founders = append(founders, m.Name+"=http://"+m.advertised())
 	}
 	for _, m := range members {
 		m.flags = append(m.flags, "--name="+m.Name, "--initial-cluster="+strings.Join(founders, ","))
@@ -83,7 +90,7 @@ func Together(members ...*Member) {
 func (m *Member) Join(others ...*Member) {
 	var all []string
 	for _, o := range append(others, m) {
-		all = append(all, o.Name+"=http://"+o.advertised)
+		all = append(all, o.Name+"=http://"+o.advertised())
 	}
 	m.flags = append(m.flags, "--name="+m.Name, "--initial-cluster="+strings.Join(all, ","), "--initial-cluster-state=existing")
 }
@@ -132,7 +139,7 @@ func (m *Member) Launch() error {
 		return err
 	}
 	defer log.Close()
-	client, peer, advertised := "http://"+m.Client, "http://"+m.Peer, "http://"+m.advertised
+	client, peer, advertised := "http://"+m.Client, "http://"+m.Peer, "http://"+m.advertised()
 	// Every member is called "default" inside: clients compare member names, and two sides must not differ by ours.
 	m.cmd = exec.Command(m.binary, append([]string{
 		"--name=default", "--data-dir=" + m.Data(),
