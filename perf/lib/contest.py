@@ -21,6 +21,9 @@ from lib.wire import Refused
 # A run that ends with one of these has failed; the others go on.
 FAILURES = (Failure, Refused, OSError, subprocess.SubprocessError, LookupError, ValueError, ZeroDivisionError)
 
+# Ports that a member takes at most: for clients, for members, and for clients under TLS.
+PORTS = 3
+
 
 @dataclass(frozen=True)
 class Side:
@@ -131,7 +134,7 @@ class Contest:
             # Not ready until it is: what failed halfway is not measured in later rounds.
             self.stores[side.store] = None
             # Members find each other by the addresses in their stores, so a store keeps its ports.
-            prepared = Prepared(tempfile.mkdtemp(dir=self.folder), list(islice(self.ports, 2 * result.axis.members)))
+            prepared = Prepared(tempfile.mkdtemp(dir=self.folder), list(islice(self.ports, PORTS * result.axis.members)))
             self.with_server(result, side, prepared.folder, iter(prepared.ports), result.axis.prepare)
             self.stores[side.store] = prepared
         prepared = self.stores[side.store]
