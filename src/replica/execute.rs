@@ -233,6 +233,7 @@ impl Replica {
             if !takes_effect(&mut self.node, &change) {
                 return Err(Error::MemberNotEnoughStarted);
             }
+            self.shared = self.node.raft.raft_log.last_index();
             if judged == Change::Remove(self.settings.member_id) {
                 draft.told.push(Output::Removed);
                 self.leave(entry.index);

@@ -4,7 +4,8 @@
 //! every acknowledged write was applied here before it was acknowledged, nobody else can have acknowledged any, and
 //! the newest published state is linearizable: ReadIndex would return at once (raft thesis 6.4, with a quorum of
 //! one). A second voter closes it: the configuration takes effect here, under this member's leadership, before
-//! any quorum without this member exists.
+//! any quorum without this member exists. Behind the removal of the last other voter it stays closed until what lay in
+//! the log then is applied: the removed member may have had a part in committing it, and may have answered it already.
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};

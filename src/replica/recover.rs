@@ -191,6 +191,7 @@ impl Replica {
             sweep: Sweep::new(applied),
             pins,
             complaints: Complaints::default(),
+            shared: 0,
             farewell_due: state.cluster.removed.contains(&settings.member_id),
             installing: Installing::default(),
             refused_arrivals: Vec::new(),

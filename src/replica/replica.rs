@@ -152,6 +152,9 @@ pub struct Replica {
     /// Revisions that sessions still read.
     pub(super) pins: Pins,
 
+    /// Entries up to this index may have been committed by voters that have been removed since, and these may have
+    /// answered them already.
+    pub(super) shared: u64,
     // What other members say.
     /// What was wrong with messages.
     pub(super) complaints: Complaints,
@@ -398,6 +401,12 @@ impl Replica {
         voters.len() == 1 && voters.contains(self.settings.member_id)
     }
 
+    /// Whether nobody else can have acknowledged what is not applied here: this member is the only voter, and has applied
+    /// what may have been committed while it was not.
+    fn decides_alone(&self) -> bool {
+        self.is_sole_voter() && self.store.applied().index >= self.shared
+    }
+
     /// All that waits becomes one append. While a log write is on its way the next batch gathers.
     fn propose_waiting(&mut self, outputs: &mut Outputs) {
         for (ticket, error) in self.proposals.take_refused() {
@@ -492,8 +501,8 @@ impl Replica {
 
     fn answer_leases(&mut self, now: Instant, outputs: &mut Outputs) {
         let Applied { revision, index, .. } = self.store.applied();
-        let (place, is_sole_voter) = (self.lessors_place(), self.is_sole_voter());
-        self.leases.let_on(is_sole_voter, place, index);
+        let place = self.lessors_place();
+        self.leases.let_on(self.decides_alone(), place, index);
         self.leases.answer(now, revision, place, &mut self.state.lessor, &mut self.proposals, outputs);
     }
 
@@ -520,7 +529,7 @@ impl Replica {
         self.gate.set_vote(role, raft.vote);
         self.gate.set_learner(self.is_learner());
         let leads = raft.state == StateRole::Leader && applied.term == raft.term;
-        self.gate.set_open(leads && self.is_sole_voter());
+        self.gate.set_open(leads && self.decides_alone());
         let id = self.settings.member_id;
         let published = self.state.cluster.members.get(&id).is_some_and(|m| m.member_attributes.is_some());
         let follows = raft.state == StateRole::Follower && raft.leader_id != 0;
