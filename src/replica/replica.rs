@@ -401,8 +401,8 @@ impl Replica {
         voters.len() == 1 && voters.contains(self.settings.member_id)
     }
 
-    /// Whether nobody else can have acknowledged what is not applied here: this member is the only voter, and has applied
-    /// what may have been committed while it was not.
+    /// Whether nobody else can have acknowledged what is not applied here: this member is the only voter, and has
+    /// applied what may have been committed while it was not.
     fn decides_alone(&self) -> bool {
         self.is_sole_voter() && self.store.applied().index >= self.shared
     }
