@@ -402,9 +402,14 @@ impl Replica {
     }
 
     /// Whether nobody else can have acknowledged what is not applied here: this member is the only voter, and has
-    /// applied what may have been committed while it was not.
+    /// applied what may have been committed while it was not. A learner may be ahead of it, and have learnt there that it
+    /// votes now.
     fn decides_alone(&self) -> bool {
-        self.is_sole_voter() && self.store.applied().index >= self.shared
+        let applied = self.store.applied().index;
+        let is_alone = self.state.cluster.members.len() < 2;
+        self.is_sole_voter()
+            && applied >= self.shared
+            && (is_alone || applied >= self.node.raft.raft_log.committed)
     }
 
     /// All that waits becomes one append. While a log write is on its way the next batch gathers.
