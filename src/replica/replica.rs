@@ -402,8 +402,8 @@ impl Replica {
     }
 
     /// Whether nobody else can have acknowledged what is not applied here: this member is the only voter, and has
-    /// applied what may have been committed while it was not. A learner may be ahead of it, and have learnt there that it
-    /// votes now.
+    /// applied what may have been committed while it was not. A learner may be ahead of it, and know already that it
+    /// votes.
     fn decides_alone(&self) -> bool {
         let applied = self.store.applied().index;
         let is_alone = self.state.cluster.members.len() < 2;
