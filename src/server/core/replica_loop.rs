@@ -170,8 +170,6 @@ impl Running {
     fn new(core: ReplicaCore) -> Self {
         let segments = core.prepared.releaser();
         let farewell_min = clock::now() + FAREWELL + ELECTIONS * core.replica.election_timeout();
-        let farewell =
-            core.replica.is_removed().then(|| farewell_min.max(clock::now() + core.replica.farewell()));
         let ReplicaCore { replica, lane, sessions, checkpoints, digests, metrics, slow_apply, halt, .. } =
             core;
         Self {
@@ -186,7 +184,7 @@ impl Running {
             outputs: Outputs::default(),
             counts: Counts { metrics, turns: replica::Turns::default(), slow_apply },
             halt,
-            farewell,
+            farewell: None,
             farewell_min,
             is_dismissed: false,
             versions: peers::Asked::default(),
