@@ -97,6 +97,10 @@ impl Pairs {
         Ok(())
     }
 
+    fn len(&self) -> usize {
+        self.chunks.iter().map(Vec::len).sum::<usize>() - self.taken
+    }
+
     /// Room that the pairs take, in pairs.
     fn capacity(&self) -> usize {
         self.chunks.iter().map(Vec::capacity).sum()
@@ -106,7 +110,6 @@ impl Pairs {
 /// A run that is sealed.
 struct Run {
     pairs: Pairs,
-    len: usize,
     /// Length of their fields in the answer.
     kvs_len: usize,
     /// Length of the longest stored pair among them.
@@ -262,9 +265,9 @@ impl Sorter {
         // Into room of their own: collected, they would keep that of the heads, which is nearly twice as long.
         let mut items = self.room.chunk(heads.len())?;
         items.extend(heads.iter().map(|head| head.item));
-        let (len, kvs_len) = (items.len(), items.iter().map(|item| bytes_field_len(item.len)).sum());
+        let kvs_len = items.iter().map(|item| bytes_field_len(item.len)).sum();
         let pairs = Pairs { chunks: VecDeque::from([items]), taken: 0 };
-        self.sealed.push_back(Run { pairs, len, kvs_len, longest });
+        self.sealed.push_back(Run { pairs, kvs_len, longest });
         Ok(())
     }
 
@@ -308,11 +311,11 @@ impl Sorter {
                 break;
             }
             let Some(run) = self.sealed.pop_front() else { break };
-            len += run.len;
+            len += run.pairs.len();
             longest = longest.max(run.longest);
             sources.push(run.pairs);
         }
-        let out = Run { pairs: Pairs::default(), len: 0, kvs_len: 0, longest };
+        let out = Run { pairs: Pairs::default(), kvs_len: 0, longest };
         self.merging = Some(Merge { sources, out, wanted: len.min(self.keep) });
     }
 
@@ -394,7 +397,6 @@ impl Merge {
                 heads.push(Reverse(by.head(view, item, first.source)?));
             }
             self.out.kvs_len += bytes_field_len(first.item.len);
-            self.out.len += 1;
             self.out.pairs.push(first.item, self.wanted, room)?;
             self.wanted -= 1;
             *budget = budget.saturating_sub(cost);
