@@ -329,5 +329,16 @@ impl Config {
     }
 }
 
+/// The configuration of a command line that runs a member: without files, variables and a host of the machine.
+#[cfg(test)]
+pub(crate) fn of_line(line: &str) -> Config {
+    let args: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+    let read_file = |_: &std::path::Path| Err(std::io::ErrorKind::NotFound.into());
+    match parse(&args, &Surroundings { env: &[], read_file: &read_file, default_host: &|| None }) {
+        Ok(Command::Run { config, .. }) => *config,
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -148,22 +148,12 @@ pub fn no_store(dir: &Path, store: &Path) -> String {
 mod tests {
     use super::*;
     use crate::btree::Store;
-    use crate::config::{self, Command, Surroundings};
+    use crate::config;
     use crate::page::Owner;
     use std::sync::Arc;
 
     fn config(dir: &Path, more: &str) -> Config {
-        let line = format!("--name=m --data-dir={} {more}", dir.display());
-        let args: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-        let surroundings = Surroundings {
-            env: &[],
-            read_file: &|_| Err(io::Error::other("no file")),
-            default_host: &|| None,
-        };
-        match config::parse(&args, &surroundings) {
-            Ok(Command::Run { config, .. }) => *config,
-            other => panic!("{other:?}"),
-        }
+        config::of_line(&format!("--name=m --data-dir={} {more}", dir.display()))
     }
 
     #[test]

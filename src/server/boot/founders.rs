@@ -173,20 +173,10 @@ fn say(config: &Config, dns: &Dns, service: &Service, found: &Result<Members, St
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{self, Command, Surroundings};
+    use crate::config;
 
     fn config(more: &str) -> Config {
-        let line = format!("--name=m1 --discovery-srv=example.com {more}");
-        let args: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-        let surroundings = Surroundings {
-            env: &[],
-            read_file: &|_| Err(io::Error::other("no file")),
-            default_host: &|| None,
-        };
-        match config::parse(&args, &surroundings) {
-            Ok(Command::Run { config, .. }) => *config,
-            other => panic!("{other:?}"),
-        }
+        config::of_line(&format!("--name=m1 --discovery-srv=example.com {more}"))
     }
 
     fn record(target: &str, port: u16) -> Record {

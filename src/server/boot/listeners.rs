@@ -232,24 +232,11 @@ fn resolve(url: &Url) -> io::Result<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{self, Command, Surroundings};
+    use crate::config;
 
     /// A port that was free a moment ago.
     fn free_port() -> u16 {
         TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-    }
-
-    fn config(flags: &str) -> Config {
-        let args: Vec<String> = flags.split_whitespace().map(str::to_owned).collect();
-        let surroundings = Surroundings {
-            env: &[],
-            read_file: &|_| Err(io::Error::other("no file")),
-            default_host: &|| None,
-        };
-        match config::parse(&args, &surroundings) {
-            Ok(Command::Run { config, .. }) => *config,
-            other => panic!("{other:?}"),
-        }
     }
 
     /// Claims a client listener and one more on the same port.
@@ -260,7 +247,7 @@ mod tests {
              --listen-peer-urls=http://127.0.0.1:0"
         );
         flags += &format!(" {flag}=http://{other}:{port}");
-        claim(&config(&flags))
+        claim(&config::of_line(&flags))
             .map(|claimed| claimed.len())
             .map_err(|error| error.replace(&port.to_string(), "PORT"))
     }
@@ -294,7 +281,7 @@ mod tests {
     fn a_socket_that_cannot_be_shared_is_an_error_that_says_what_to_do() {
         let flags = "--advertise-client-urls=http://h:1 --listen-client-urls=http://127.0.0.1:0 \
                      --listen-peer-urls=http://127.0.0.1:0";
-        let claimed = claim(&config(flags)).unwrap();
+        let claimed = claim(&config::of_line(flags)).unwrap();
         let shared: Vec<_> =
             share(&claimed).unwrap().iter().map(|socket| socket.local_addr().unwrap()).collect();
         let own: Vec<_> = claimed.iter().map(|listener| listener.socket.local_addr().unwrap()).collect();
@@ -311,7 +298,7 @@ mod tests {
                 "--advertise-client-urls=http://h:1 --listen-peer-urls=http://127.0.0.1:0 \
                  --listen-client-urls=http://{host}:0"
             );
-            claim(&config(&flags)).err().unwrap()
+            claim(&config::of_line(&flags)).err().unwrap()
         };
         let nobody = refused("203.0.113.1");
         assert!(nobody.contains("no interface of this machine") && nobody.contains("0.0.0.0"), "{nobody}");
@@ -325,7 +312,7 @@ mod tests {
 
     #[test]
     fn every_address_is_of_both_families() {
-        let claimed = claim(&config(
+        let claimed = claim(&config::of_line(
             "--advertise-client-urls=http://h:1 --listen-client-urls=http://0.0.0.0:0 \
              --listen-peer-urls=http://127.0.0.1:0",
         ))

@@ -255,11 +255,10 @@ fn failed(what: &str, path: impl Display, error: &dyn Display) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{self, Command, Surroundings};
+    use crate::config;
     use crate::wal::{Appender, Write};
     use raft::eraftpb::HardState;
     use std::fs;
-    use std::io;
     use std::path::PathBuf;
 
     /// A data directory of its own for each test.
@@ -279,16 +278,7 @@ mod tests {
         }
 
         fn config(&self) -> Config {
-            let line = ["--name=m".to_owned(), format!("--data-dir={}", self.root.display())];
-            let surroundings = Surroundings {
-                env: &[],
-                read_file: &|_| Err(io::Error::other("no file")),
-                default_host: &|| None,
-            };
-            match config::parse(&line, &surroundings) {
-                Ok(Command::Run { config, .. }) => *config,
-                other => panic!("{other:?}"),
-            }
+            config::of_line(&format!("--name=m --data-dir={}", self.root.display()))
         }
 
         fn open(&self) -> Result<Opened, String> {

@@ -8,7 +8,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use super::snapshot::command;
 use crate::bbolt::fuzz::{Buckets, write};
 use crate::btree::{Read, Tree};
-use crate::config::{self, Command, Config, Surroundings};
+use crate::config::{self, Config};
 use crate::replica::Opening;
 use crate::server::boot::open::{Opened, open};
 use crate::server::tls::Ports;
@@ -74,16 +74,7 @@ fn run(line: &[&str]) -> Result<String, (u8, String)> {
 }
 
 fn config(dir: &str) -> Config {
-    let line = ["--name=default".to_owned(), format!("--data-dir={dir}")];
-    let surroundings = Surroundings {
-        env: &[],
-        read_file: &|_| Err(std::io::Error::other("no file")),
-        default_host: &|| None,
-    };
-    match config::parse(&line, &surroundings) {
-        Ok(Command::Run { config, .. }) => *config,
-        other => panic!("{other:?}"),
-    }
+    config::of_line(&format!("--name=default --data-dir={dir}"))
 }
 
 fn opened(dir: &str) -> Result<Opened, String> {
