@@ -225,10 +225,7 @@ fn a_leader_that_is_removed_with_more_on_its_way_leads_no_longer() {
     let mut cluster = Cluster::new(3);
     let leader = cluster.leader().unwrap();
     let others: Vec<u64> = cluster.members.keys().copied().filter(|id| *id != leader).collect();
-    // As if there had been nobody to hand leadership to.
-    let replica = &mut cluster.members.get_mut(&leader).unwrap().replica;
-    replica.node.propose_conf_change(Vec::new(), removed(leader)).unwrap();
-    cluster.turn(leader);
+    cluster.remove_itself(leader);
     for &id in others.iter().chain(&others) {
         cluster.turn(id);
     }
@@ -243,10 +240,7 @@ fn a_leader_that_is_removed_with_more_on_its_way_leads_no_longer() {
 fn a_member_that_was_removed_gives_its_vote_where_the_others_have_not_heard_of_it() {
     let mut cluster = Cluster::new(2);
     let (leader, other) = (cluster.leader().unwrap(), cluster.follower());
-    // As if the other one had not answered when leadership was to be handed over.
-    let replica = &mut cluster.members.get_mut(&leader).unwrap().replica;
-    replica.node.propose_conf_change(Vec::new(), removed(leader)).unwrap();
-    cluster.turn(leader);
+    cluster.remove_itself(leader);
     (0..2).for_each(|_| _ = cluster.turn(other));
     // The removal is committed and applied, and the leader dies before the other one hears of that.
     cluster.loses = |_| true;

@@ -18,7 +18,7 @@ use crate::page::{MemoryFile, Owner};
 use crate::proto::etcdserverpb::PutRequest;
 use crate::replica::arrival::{Arrival, Recipient};
 use crate::replica::bootstrap::Foundation;
-use crate::replica::configure::added;
+use crate::replica::configure::{added, removed};
 use crate::replica::port::{Input, LeaseCall, Output, Outputs, Ticket};
 use crate::replica::{Opening, Replica, Settings, refusal, unapplied};
 use crate::request::{Entry, Request};
@@ -248,6 +248,13 @@ impl Cluster {
             Ok(other) => panic!("{other:?}"),
             Err(error) => Err(error),
         }
+    }
+
+    /// A leader has its own removal decided, as if there were nobody to hand leadership to.
+    pub(super) fn remove_itself(&mut self, leader: u64) {
+        let replica = &mut self.members.get_mut(&leader).unwrap().replica;
+        replica.node.propose_conf_change(Vec::new(), removed(leader)).unwrap();
+        self.turn(leader);
     }
 
     pub(super) fn reply(&self, id: u64, ticket: Ticket) -> Option<&Result<Response, Error>> {
