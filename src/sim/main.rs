@@ -159,7 +159,7 @@
 //! ```text
 //!   world, run, params          a world and its events; worlds by the thousand; what differs from seed to seed
 //!   member, process             the member as a start makes it; its log writes, checkpoints, crashes and starts
-//!   session, watching           session cores; watch streams
+//!   session, outlets, watching  session cores; what their streams hold; watch streams
 //!   reading, legs               reads, and answers that take legs
 //!   client, workload            a client and what it waits for; what clients ask
 //!   leaving, asked              clients that go away; what the replica was asked and has not answered
@@ -193,6 +193,7 @@ mod log_disk;
 mod member;
 mod model;
 mod model_hash;
+mod outlets;
 mod params;
 mod peers;
 mod plant;

@@ -1,12 +1,13 @@
 //! The session cores: the real tickets, turns and watches, on streams that hold a few bytes.
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use prost::Message as _;
 
 use super::client::Waiting;
 use super::judge::judge;
+use super::outlets::Outlets;
 use super::plant::Plant;
 use super::spoil::spoil_walks;
 use super::workload::Ask;
@@ -22,7 +23,7 @@ use kevel::replica::port::{Input, Ticket};
 use kevel::response::Response;
 use kevel::session::{FromReplica, Shell, Tickets, Transport, Watches, turn};
 use kevel::stdx::time::Duration;
-use kevel::watch::{Fault, History, Output, Part, StreamId};
+use kevel::watch::{Fault, History, Part, StreamId};
 
 /// One session core.
 pub struct Core {
@@ -40,61 +41,6 @@ pub struct Core {
     pub inbox: VecDeque<FromReplica>,
     /// A turn of the core is scheduled.
     pub turn_due: bool,
-}
-
-/// The streams of a core: each holds some bytes until its client takes them.
-#[derive(Default)]
-pub struct Outlets {
-    streams: BTreeMap<StreamId, Outlet>,
-    /// Sent and not yet on their way to the clients.
-    sent: Vec<Output>,
-}
-
-struct Outlet {
-    capacity: usize,
-    unsent: usize,
-    /// A response of which parts have come, and its length.
-    begun: Option<(Vec<u8>, usize)>,
-}
-
-impl Outlets {
-    pub fn open(&mut self, stream: StreamId, capacity: usize) {
-        self.streams.insert(stream, Outlet { capacity, unsent: 0, begun: None });
-    }
-
-    pub fn close(&mut self, stream: StreamId) {
-        self.streams.remove(&stream);
-    }
-
-    /// The client took so many bytes.
-    pub fn take(&mut self, stream: StreamId, bytes: usize) {
-        if let Some(outlet) = self.streams.get_mut(&stream) {
-            outlet.unsent = outlet.unsent.saturating_sub(bytes);
-        }
-    }
-
-    pub fn set_capacity(&mut self, stream: StreamId, capacity: usize) {
-        if let Some(outlet) = self.streams.get_mut(&stream) {
-            outlet.capacity = capacity;
-        }
-    }
-
-    pub fn room(&self, stream: StreamId) -> usize {
-        self.streams.get(&stream).map_or(0, |outlet| outlet.capacity.saturating_sub(outlet.unsent))
-    }
-}
-
-impl Transport for Outlets {
-    fn send(&mut self, output: Output) {
-        if let Some(outlet) = self.streams.get_mut(&output.stream) {
-            outlet.unsent += output.len();
-        }
-        self.sent.push(output);
-    }
-
-    fn flush(&mut self, stream: StreamId) -> usize {
-        self.room(stream)
-    }
 }
 
 /// A turn of a core, which ends after some pieces of work.
@@ -220,29 +166,22 @@ impl World {
             let promise = WatchResponse { header, watch_id: -1, ..WatchResponse::default() };
             self.deliver(core, stream, promise, 0);
         }
-        if let Some(outlet) = self.member().cores[core].outlets.streams.get_mut(&stream) {
-            judge!(outlet.begun.is_none(), "a response begins in the middle of another");
-            outlet.begun = Some((bytes, total));
+        if let Some(outlet) = self.member().cores[core].outlets.get(stream) {
+            outlet.begin(bytes, total);
         }
     }
 
     /// More of a response is on its way. What has come takes no room, but the response is seen when it is whole.
     fn go_on(&mut self, core: usize, stream: StreamId, bytes: &[u8]) {
-        let Some(outlet) = self.member().cores[core].outlets.streams.get_mut(&stream) else { return };
-        let Some((mut begun, total)) = outlet.begun.take() else {
-            panic!("judge: a part of no response");
-        };
-        begun.extend_from_slice(bytes);
-        judge!(begun.len() <= total, "{} bytes of a response of {total}", begun.len());
-        if begun.len() < total {
-            outlet.unsent = outlet.unsent.saturating_sub(bytes.len());
-            outlet.begun = Some((begun, total));
+        let Some(outlet) = self.member().cores[core].outlets.get(stream) else { return };
+        let Some((begun, total)) = outlet.go_on(bytes) else {
+            outlet.take(bytes.len());
             if let Some(number) = self.clients.iter().position(|client| client.is_at(core, stream)) {
                 let time = self.some(Duration::from_millis(20));
                 self.schedule(time, Event::Window(number));
             }
             return;
-        }
+        };
         self.tally.pieced += 1;
         if self.plant == Some(Plant::EventBetweenParts) {
             let mut response = WatchResponse::decode(&*begun).expect("an encoded response");

@@ -2,8 +2,9 @@
 //! order of replies, events and the watchers' work is the server's own ([`kevel::session`]).
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
+use super::super::outlets::Outlets;
 use super::super::plant::Plant;
 use super::super::spoil::nothing_at;
 use super::super::world::TICK;
@@ -16,7 +17,7 @@ use kevel::response::Response;
 use kevel::session::{FromReplica, Shell, Transport, Watches, turn};
 use kevel::stdx::time::Duration;
 use kevel::watch::encode::Identity;
-use kevel::watch::{Budget, History, HubConfig, Output, StreamId};
+use kevel::watch::{Budget, History, HubConfig};
 
 /// The session core.
 pub struct Core {
@@ -26,42 +27,6 @@ pub struct Core {
     /// Said by the replica, and not taken yet.
     pub inbox: VecDeque<FromReplica>,
     pub turn_due: bool,
-}
-
-/// The watch streams of a core: each holds some bytes until its client takes them.
-#[derive(Default)]
-pub struct Outlets {
-    pub streams: BTreeMap<StreamId, Outlet>,
-    /// Sent, and not on the way to the clients yet.
-    sent: Vec<Output>,
-}
-
-/// One stream.
-pub struct Outlet {
-    pub capacity: usize,
-    pub unsent: usize,
-    /// A response of which parts have come, and its length.
-    pub begun: Option<(Vec<u8>, usize)>,
-}
-
-impl Outlets {
-    /// Bytes for which a stream has room.
-    pub fn room(&self, stream: StreamId) -> usize {
-        self.streams.get(&stream).map_or(0, |outlet| outlet.capacity.saturating_sub(outlet.unsent))
-    }
-}
-
-impl Transport for Outlets {
-    fn send(&mut self, output: Output) {
-        if let Some(outlet) = self.streams.get_mut(&output.stream) {
-            outlet.unsent += output.len();
-        }
-        self.sent.push(output);
-    }
-
-    fn flush(&mut self, stream: StreamId) -> usize {
-        self.room(stream)
-    }
 }
 
 impl Core {

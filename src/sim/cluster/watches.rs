@@ -247,9 +247,7 @@ impl World {
             stream
         });
         let core = &mut self.nodes[number].life.as_mut().expect("a member that runs").core;
-        core.outlets
-            .streams
-            .insert(stream, super::session::Outlet { capacity: window, unsent: 0, begun: None });
+        core.outlets.open(stream, window);
         self.watchers[which].place = Some(Place { number, life, stream });
         self.pump(number);
     }
@@ -269,9 +267,7 @@ impl World {
         };
         let capacity = if self.is_calm { watcher.window.max(1 << 16) } else { watcher.window };
         let core = &mut self.nodes[place.number].life.as_mut().expect("a member that runs").core;
-        if let Some(outlet) = core.outlets.streams.get_mut(&place.stream) {
-            outlet.capacity = capacity;
-        }
+        core.outlets.set_capacity(place.stream, capacity);
         let room = core.outlets.room(place.stream);
         core.watches.hub().on_window(place.stream, room);
         self.pump(place.number);
@@ -291,31 +287,28 @@ impl World {
         let bytes = [&*output.head, &output.body].concat();
         self.trace.bytes(&bytes);
         let core = &mut self.nodes[number].life.as_mut().expect("a member that runs").core;
-        let Some(outlet) = core.outlets.streams.get_mut(&output.stream) else { return };
-        let (bytes, len) = match output.part {
+        let Some(outlet) = core.outlets.get(output.stream) else { return };
+        let (whole, len) = match output.part {
             Part::Whole => {
                 let len = bytes.len();
-                (bytes, len)
+                (Some(bytes), len)
             }
             // What has come of a response takes no room, and the watcher sees it when it is whole.
             part => {
-                outlet.unsent = outlet.unsent.saturating_sub(bytes.len());
-                let (begun, total) = match (part, outlet.begun.take()) {
-                    (Part::First { total }, None) => (bytes, total),
-                    (Part::Rest, Some((mut begun, total))) => {
-                        begun.extend_from_slice(&bytes);
-                        (begun, total)
+                outlet.take(bytes.len());
+                let whole = match part {
+                    Part::First { total } => {
+                        outlet.begin(bytes, total);
+                        None
                     }
-                    (part, begun) => panic!("judge: {part:?} behind {begun:?}"),
+                    _ => outlet.go_on(&bytes).map(|(whole, _)| whole),
                 };
-                if begun.len() < total {
-                    outlet.begun = Some((begun, total));
-                    let (late, streams) =
-                        (self.some(Duration::from_millis(20)), self.watchers[which].streams);
-                    return self.plan(late, Event::Room(which, streams));
-                }
-                (begun, 0)
+                (whole, 0)
             }
+        };
+        let Some(bytes) = whole else {
+            let (late, streams) = (self.some(Duration::from_millis(20)), self.watchers[which].streams);
+            return self.plan(late, Event::Room(which, streams));
         };
         let response = WatchResponse::decode(&*bytes).expect("an encoded response");
         self.deliver(which, response, len);
@@ -338,9 +331,7 @@ impl World {
         };
         let Some((mut response, len)) = self.next_of(which) else { return };
         let core = &mut self.nodes[place.number].life.as_mut().expect("a member that runs").core;
-        if let Some(outlet) = core.outlets.streams.get_mut(&place.stream) {
-            outlet.unsent = outlet.unsent.saturating_sub(len);
-        }
+        core.outlets.take(place.stream, len);
         let late = self.some(Duration::from_millis(20));
         self.plan(late, Event::Room(which, streams));
         let line = format_args!(
@@ -364,7 +355,7 @@ impl World {
     fn close(&mut self, number: usize, stream: StreamId) {
         let core = &mut self.nodes[number].life.as_mut().expect("a member that runs").core;
         core.watches.hub().close(stream);
-        core.outlets.streams.remove(&stream);
+        core.outlets.close(stream);
     }
 
     /// The response that a watcher takes next. With a planted bug, progress comes before events.
