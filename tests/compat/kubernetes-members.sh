@@ -19,15 +19,7 @@ server=$(realpath "${1:?which server binary?}")
 kills=${2:-20}
 judges=$("$here/build.sh" etcd kubernetes)
 dir=$(mktemp -d -t kubernetes-members-XXXXXX)
-
-step() { echo "$(($(date +%s) - begun)) s: $*"; }
-die() {
-  echo "FAILED: $*; see $dir" >&2
-  exit 1
-}
-expect() { [ "$2" = "$3" ] || die "$1: expected $2, got $3"; }
-begun=$(date +%s)
-
+. "$here/scripts/steps.sh"
 . "$here/kubernetes/ports.sh"
 . "$here/tls/certificates.sh"
 . "$here/kubernetes/members.sh"

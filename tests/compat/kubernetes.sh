@@ -21,19 +21,12 @@ server=$(realpath "${1:?which server binary?}")
 judges=$("$here/build.sh" etcd kubernetes)
 
 dir=$(mktemp -d -t kubernetes-XXXXXX)
+. "$here/scripts/steps.sh"
 . "$here/kubernetes/ports.sh"
 . "$here/kubernetes/store.sh"
 . "$here/kubernetes/apiserver.sh"
 . "$here/kubernetes/objects.sh"
 trap stop_all EXIT
-
-step() { echo "$(($(date +%s) - begun)) s: $*"; }
-die() {
-  echo "FAILED: $*; see $dir" >&2
-  exit 1
-}
-expect() { [ "$2" = "$3" ] || die "$1: expected $2, got $3"; }
-begun=$(date +%s)
 
 start_store
 start_apiserver

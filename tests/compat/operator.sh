@@ -28,7 +28,6 @@ port=${PORT:-25100}
 dir=$(mktemp -d -t operator-XXXXXX)
 tls=$dir/tls
 declare -A pid=()
-begun=$SECONDS
 
 stop_all() {
   local each
@@ -36,13 +35,8 @@ stop_all() {
   wait 2>/dev/null
 }
 trap stop_all EXIT
+. "$here/scripts/steps.sh"
 . "$here/tls/certificates.sh"
-step() { echo "$((SECONDS - begun)) s: $*"; }
-die() {
-  echo "FAILED: $*; see $dir" >&2
-  exit 1
-}
-expect() { [ "$2" = "$3" ] || die "$1: expected $2, got $3"; }
 refused() { ! "$@" >>"$dir/refused" 2>&1 || die "taken, but has to be refused: $*"; }
 
 # within SECONDS COMMAND: until the command succeeds.

@@ -70,14 +70,8 @@ func main() {
 		fail(err)
 		t.sides = append(t.sides, &side{m, conn})
 	}
-	member.Together(all...)
 	defer killAll()
-	for _, s := range t.sides {
-		fail(s.Launch())
-	}
-	for _, s := range t.sides {
-		fail(s.Ready())
-	}
+	fail(member.Found(all...))
 	lagging := t.sides[2]
 	t.load(t.sides, *puts/10)
 	for round := range *rounds {

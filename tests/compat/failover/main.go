@@ -97,13 +97,7 @@ func found(name, binary, dir, level string) *cluster {
 		fail(err)
 		c.members, c.conns = append(c.members, m), append(c.conns, conn)
 	}
-	member.Together(c.members...)
-	for _, m := range c.members {
-		fail(m.Launch())
-	}
-	for _, m := range c.members {
-		fail(m.Ready())
-	}
+	fail(member.Found(c.members...))
 	return c
 }
 

@@ -41,12 +41,8 @@ func found(server, dir string) *cluster {
 		fail(err)
 		c.members, c.conns = append(c.members, m), append(c.conns, conn)
 	}
-	member.Together(c.members...)
-	for _, m := range c.members {
-		fail(m.Launch())
-	}
-	for n, m := range c.members {
-		fail(m.Ready())
+	fail(member.Found(c.members...))
+	for n := range c.members {
 		ctx, cancel := context.WithTimeout(context.Background(), callWithin)
 		status, err := pb.NewMaintenanceClient(c.conns[n]).Status(ctx, &pb.StatusRequest{})
 		cancel()

@@ -86,6 +86,22 @@ func Together(members ...*Member) {
 	}
 }
 
+// Found makes members the founders of one cluster, starts them together, and returns when each answers a linearizable read.
+func Found(members ...*Member) error {
+	Together(members...)
+	for _, m := range members {
+		if err := m.Launch(); err != nil {
+			return err
+		}
+	}
+	for _, m := range members {
+		if err := m.Ready(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Join makes a member one that joins the cluster of the others, which has been told of it.
 func (m *Member) Join(others ...*Member) {
 	var all []string

@@ -117,16 +117,8 @@ func liveTogether(binary, name, dir string) (map[string]scrape, error) {
 		}
 		all, conns = append(all, m), append(conns, conn)
 	}
-	member.Together(all...)
-	for _, m := range all {
-		if err := m.Launch(); err != nil {
-			return nil, err
-		}
-	}
-	for _, m := range all {
-		if err := m.Ready(); err != nil {
-			return nil, err
-		}
+	if err := member.Found(all...); err != nil {
+		return nil, err
 	}
 	leader, err := member.Leader(conns, agreeWithin)
 	if err != nil {

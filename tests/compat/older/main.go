@@ -61,12 +61,8 @@ func main() {
 		s := t.lay(*etcd)
 		t.sides, founders = append(t.sides, s), append(founders, s.Member)
 	}
-	member.Together(founders...)
+	fail(member.Found(founders...))
 	for _, s := range t.sides {
-		fail(s.Launch())
-	}
-	for _, s := range t.sides {
-		fail(s.Ready())
 		s.id = t.status(s).Header.MemberId
 	}
 	t.put(100)
